@@ -1,0 +1,48 @@
+# Each target sets up .venv by itself when it is missing or older than pyproject.toml.
+#
+#   make test ARGS="-k vocabulary"    ARGS goes to pytest
+#   make check PYTHON=python3.12      the interpreter that a new .venv is made with
+#
+# Which build of torch is installed (CPU or CUDA) follows from pip's own configuration.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+MARKERS := $(if $(CI),not gpu,not slow and not gpu)
+CHECKS := "ruff check" "ruff format --check" pyright "lint-imports --no-logo"
+
+.PHONY: help quickstart test check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
+
+quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the embedded corpus, without a network
+	$(BIN)/lmbench-train -m model=lstm,awd_lstm experiment=quickstart
+
+test: $(READY) ## run the fast tests; with CI set, the slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(MARKERS)" $(ARGS)
+
+check: $(READY) ## run every linter and type checker, and fail if any of them does
+	@failed=; \
+	for command in $(CHECKS); do \
+	  echo "--- $$command"; \
+	  $(BIN)/$$command || failed="$$failed '$$command'"; \
+	done; \
+	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
+
+clean: ## remove builds and caches; .venv, outputs/ and multirun/ stay
+	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache
+	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+# --group needs pip 25.1, newer than the one that many interpreters bring.
+$(READY): pyproject.toml
+	@test -x $(BIN)/pip || \
+	  $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo 'lmbench needs Python 3.10 to 3.13, and $(PYTHON) is not.' \
+	    'Choose one by name: make PYTHON=python3.12 ...' >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet 'pip>=25.1'
+	$(BIN)/python -m pip install -e . --group dev
+	@touch $@

@@ -1,0 +1,186 @@
+"""From config to objects: the only place that knows both.
+
+Every class takes plain arguments; a node's ``_target_`` names the class (or function) and its other
+keys are the arguments.
+"""
+
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import get_object
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from lmbench.callbacks.results import Results
+from lmbench.config import flatten
+from lmbench.data.corpus import Corpus
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.errors import UserError
+from lmbench.model import Embedding, LanguageModel
+from lmbench.module import LanguageModelModule
+
+
+def corpus(config: DictConfig) -> Corpus:
+    """The corpus of ``config.data``."""
+    return _factory(config, "data")()
+
+
+def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
+    """Windows over a corpus, from ``config.batching`` and ``config.evaluation``."""
+    return _call(
+        LanguageModelDataModule,
+        "batching",
+        corpus=corpus,
+        **_plain(config.batching),
+        evaluation_columns=config.evaluation.columns,
+        burn_in=config.evaluation.burn_in,
+        evaluation_window=config.evaluation.window,
+        seed=config.seed,
+    )
+
+
+def model(config: DictConfig, vocabulary_size: int) -> LanguageModel:
+    """The language model of ``config.model``."""
+    node = config.model
+    embedding = _call(
+        Embedding,
+        "model",
+        vocabulary_size=vocabulary_size,
+        embedding_size=node.embedding_size,
+        dropout=node.embedding_dropout,
+    )
+    core = _factory(config, "model.core")(input_size=node.embedding_size)
+    head = _factory(config, "model.head")(
+        input_size=core.output_size, vocabulary_size=vocabulary_size
+    )
+    return _call(LanguageModel, "model", embedding, core, head, tied=node.tied)
+
+
+def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
+    """The model in training: with its optimizer, schedule and penalties."""
+    scheduler = _factory(config, "scheduler") if config.get("scheduler") else None
+    return _call(
+        LanguageModelModule,
+        "loss",
+        model,
+        _factory(config, "optimizer"),
+        scheduler,
+        **_plain(config.loss),
+    )
+
+
+def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
+    """The trainer with its callbacks and loggers, writing into ``run_dir``."""
+    options = _plain(config.trainer)
+    _require_devices(options["accelerator"], options["devices"])
+    results = Results(
+        run_dir,
+        model_name=config.model.name,
+        seed=config.seed,
+        evaluation={key: config.evaluation[key] for key in ("columns", "burn_in")},
+        hyperparameters=flatten(_plain(config)),
+    )
+    callbacks = [_in_run_dir(config, f"callbacks.{name}", run_dir) for name in config.callbacks]
+    loggers = [_in_run_dir(config, f"logger.{name}", run_dir) for name in config.logger]
+    try:
+        return _call(
+            L.Trainer,
+            "trainer",
+            **options,
+            callbacks=[*callbacks, results],
+            logger=loggers,
+            default_root_dir=run_dir,
+            enable_progress_bar=sys.stdout.isatty(),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,  # it would enter the history of NT-ASGD's trigger
+            reload_dataloaders_every_n_epochs=1,  # each epoch has its own windows
+            use_distributed_sampler=False,  # each process reads its own columns
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _require_devices(accelerator: str, devices: int | str | list[int]) -> None:
+    """Lightning starts as many processes on a CPU as it is told to."""
+    on_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    there, name = (torch.cuda.device_count(), "GPUs") if on_cuda else (_num_cores(), "CPU cores")
+    if accelerator in ("gpu", "cuda") and not on_cuda:
+        raise UserError(
+            f"trainer.accelerator={accelerator} needs a CUDA device, and PyTorch sees none. "
+            "Set trainer.accelerator=cpu, or install a CUDA build of PyTorch."
+        )
+    if isinstance(devices, int) and not (1 <= devices <= there or (on_cuda and devices == -1)):
+        raise UserError(
+            f"trainer.devices={devices}, but this machine has {there} {name}. "
+            f"Set trainer.devices to a number from 1 to {there}."
+        )
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
+def _in_run_dir(config: DictConfig, key: str, run_dir: Path) -> Any:
+    """An object whose folder is given relative to the run directory."""
+    node = OmegaConf.select(config, key)
+    folders = {name: run_dir / node[name] for name in ("dirpath", "save_dir") if name in node}
+    return _factory(config, key)(**folders)
+
+
+def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
+    """What makes the object of a node; errors name the node's key."""
+    arguments = _plain(OmegaConf.select(config, key))
+    target = get_object(arguments.pop("_target_"))
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        return _call(target, key, *args, **(arguments | kwargs))
+
+    return make
+
+
+def _call(target: Callable[..., Any], key: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Calls with checked types; a refusal by the target itself is the user's to mend."""
+    hints = _hints(target)
+    for name, value in kwargs.items():
+        if name in hints and not _fits(value, hints[name]):
+            expected = hints[name].__name__ if inspect.isclass(hints[name]) else hints[name]
+            raise UserError(
+                f"{key}.{name}={value!r} has the wrong type: {type(value).__name__}, where "
+                f"{target.__name__} takes {expected}."
+            )
+    try:
+        return target(*args, **kwargs)
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # names that only a type checker imports
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value can stand where ``hint`` is declared; what is not known here, can."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is not None or not inspect.isclass(hint):
+        return True
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, hint) or (isinstance(value, str) and issubclass(hint, os.PathLike))

@@ -1,0 +1,165 @@
+"""The run's outcome: ``results.json`` for programs, a table for people, hparams for TensorBoard."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+
+from lmbench.callbacks.nt_asgd import NTASGD
+from lmbench.callbacks.throughput import Throughput, peak_memory_bytes
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.module import LanguageModelModule
+
+
+class Results(L.Callback):
+    """Keeps the best validation while training, and reports when the test has run.
+
+    Args:
+        run_dir: where ``results.json`` is written.
+        model_name: of the model's config.
+        seed: of the run.
+        evaluation: how valid and test were read, e.g. ``{"columns": 64, "burn_in": 512}``.
+        hyperparameters: flat, for TensorBoard's hparams table.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        *,
+        model_name: str,
+        seed: int,
+        evaluation: Mapping[str, Any],
+        hyperparameters: Mapping[str, Any],
+    ) -> None:
+        self._path = Path(run_dir, "results.json")
+        self._model_name = model_name
+        self._seed = seed
+        self._evaluation = dict(evaluation)
+        self._hyperparameters = dict(hyperparameters)
+        self._best_epoch = 0
+        self._best: tuple[float, int] = (math.inf, 1)
+        self._num_epochs = 0
+        self._num_steps = 0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModelModule) -> None:  # type: ignore[override]
+        """Remembers the best validation, by nats per token."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        nats, num_tokens = pl_module.scored["val"]
+        if nats / num_tokens < self._best[0] / self._best[1]:
+            self._best, self._best_epoch = (nats, num_tokens), trainer.current_epoch
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Notes how far training went; the test resets the trainer's own counters."""
+        self._num_steps = trainer.global_step
+        self._num_epochs = trainer.current_epoch
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: LanguageModelModule) -> None:  # type: ignore[override]
+        """Writes and shows the results."""
+        if not trainer.is_global_zero:
+            return
+        results = self._collect(trainer, pl_module)
+        temporary = self._path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", "utf-8")
+        temporary.replace(self._path)
+        self._log_hyperparameters(trainer, results)
+        Console().print(_table(results))
+
+    def _collect(self, trainer: L.Trainer, module: LanguageModelModule) -> dict[str, Any]:
+        datamodule: LanguageModelDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        corpus = datamodule.corpus
+        throughput = _callback(trainer, Throughput)
+        nt_asgd = _callback(trainer, NTASGD)
+        data: dict[str, Any] = {
+            "name": corpus.name,
+            "vocabulary_size": len(corpus.vocabulary),
+            "num_tokens": dict(corpus.num_tokens),
+            "sha256": corpus.sha256,
+        }
+        if corpus.perplexity_floor is not None:
+            data["perplexity_floor"] = dict(corpus.perplexity_floor)
+        return {
+            "lmbench_version": version("lmbench"),
+            "model": self._model_name,
+            "num_parameters": module.model.num_parameters,
+            "seed": self._seed,
+            "precision": trainer.precision,
+            "data": data,
+            "best_epoch": self._best_epoch,
+            "evaluation": self._evaluation,
+            "val": _score(*self._best),
+            "test": _score(*module.scored["test"]) if "test" in module.scored else None,
+            "nt_asgd": {"triggered_epoch": nt_asgd.triggered_epoch if nt_asgd else None},
+            "train": {
+                "epochs": self._num_epochs,
+                "steps": self._num_steps,
+                "tokens": throughput.num_tokens if throughput else None,
+                "seconds": throughput.seconds if throughput else None,
+                "tokens_per_second": throughput.tokens_per_second if throughput else None,
+                "peak_memory_bytes": peak_memory_bytes(module.device),
+            },
+            "environment": {
+                "torch": torch.__version__,
+                "lightning": L.__version__,
+                "device": _device_name(module.device),
+                "num_threads": torch.get_num_threads(),
+            },
+        }
+
+    def _log_hyperparameters(self, trainer: L.Trainer, results: Mapping[str, Any]) -> None:
+        metrics = {f"best/{split}_ppl": results[split]["ppl"] for split in ("val", "test")
+                   if results[split]}
+        for logger in trainer.loggers:
+            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+                logger.log_hyperparams(self._hyperparameters, metrics)
+
+
+def _callback(trainer: L.Trainer, kind: type) -> Any:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)  # type: ignore[attr-defined]
+
+
+def _score(nats: float, num_tokens: int) -> dict[str, float | int]:
+    nll = nats / num_tokens
+    return {"nll": nll, "ppl": math.exp(nll), "num_tokens": num_tokens}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({os.cpu_count()} cores)"
+
+
+def _table(results: Mapping[str, Any]) -> Table:
+    train, floor = results["train"], results["data"].get("perplexity_floor")
+    table = Table(title=f"{results['model']} on {results['data']['name']}", title_justify="left")
+    for column in ("split", "perplexity", "nats/token", "tokens", *(["floor"] if floor else [])):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, name in (("val", "valid"), ("test", "test")):
+        score = results[split]
+        if score is None:
+            continue
+        cells = [name, f"{score['ppl']:.2f}", f"{score['nll']:.4f}", f"{score['num_tokens']:,}"]
+        table.add_row(*cells, *([f"{floor[name]:.2f}"] if floor else []))
+    caption = [
+        f"{results['num_parameters']:,} parameters",
+        f"best epoch {results['best_epoch']}",
+        f"{train['steps']:,} steps",
+    ]
+    if train["tokens_per_second"]:
+        caption.append(f"{train['tokens_per_second']:,.0f} tokens/s")
+    if train["seconds"]:
+        caption.append(f"{train['seconds'] / 60:.1f} min")
+    caption.append(f"peak memory {train['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if results["nt_asgd"]["triggered_epoch"] is not None:
+        caption.append(f"averaged SGD after epoch {results['nt_asgd']['triggered_epoch']}")
+    table.caption = ", ".join(caption)
+    return table

@@ -1,0 +1,103 @@
+"""Training speed and peak memory, measured on the training steps alone."""
+
+import resource
+import statistics
+import sys
+import time
+
+import lightning as L
+import torch
+
+from lmbench.data.batching import Batch
+
+_STEPS_OF_WARM_UP = 2
+
+
+class Throughput(L.Callback):
+    """Logs ``train/tokens_per_second`` and ``train/peak_memory_bytes``.
+
+    A step's time runs from the end of the step before, so that fetching the window counts;
+    validation and saving do not, nor do the first two steps. What is logged is the median over the
+    steps since the last log.
+
+    Attributes:
+        num_tokens: trained tokens, over all devices.
+        seconds: wall-clock time of the fit, validation and saving included.
+    """
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self.seconds = 0.0
+        self._rates: list[float] = []
+        self._num_logged = 0
+        self._num_steps = 0
+        self._fit_start = 0.0
+        self._step_start: float | None = None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Median over the steps so far; None while the first two run."""
+        return statistics.median(self._rates) if self._rates else None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Starts the clock."""
+        self._fit_start = time.perf_counter()
+
+    def on_train_batch_start(
+        self,
+        trainer: L.Trainer,  # noqa: ARG002
+        pl_module: L.LightningModule,  # noqa: ARG002
+        batch: Batch,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """A step after an interruption starts here."""
+        if self._step_start is None:
+            self._step_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: object,  # noqa: ARG002
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Times the step, and logs where the trainer logs."""
+        now = time.perf_counter()
+        num_tokens = batch.num_scored * trainer.world_size
+        self.num_tokens += num_tokens
+        self._num_steps += 1
+        if self._step_start is not None and self._num_steps > _STEPS_OF_WARM_UP:
+            self._rates.append(num_tokens / (now - self._step_start))
+        self._step_start = now
+        since_last_log = self._rates[self._num_logged :]
+        if trainer.global_step % trainer.log_every_n_steps == 0 and since_last_log:
+            self._num_logged = len(self._rates)
+            rate = statistics.median(since_last_log)
+            pl_module.log("train/tokens_per_second", rate, prog_bar=True)
+            pl_module.log("train/peak_memory_bytes", float(peak_memory_bytes(pl_module.device)))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Validation is no part of a training step."""
+        self._step_start = None
+
+    def on_save_checkpoint(
+        self,
+        trainer: L.Trainer,  # noqa: ARG002
+        pl_module: L.LightningModule,  # noqa: ARG002
+        checkpoint: dict,  # noqa: ARG002
+    ) -> None:
+        """Nor is saving."""
+        self._step_start = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Stops the clock."""
+        self.seconds = time.perf_counter() - self._fit_start
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory so far: of the CUDA allocator on a GPU, else of this whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes

@@ -1,0 +1,85 @@
+"""A folder of things that are slow to build: each is built once, and is whole or not there."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+
+from lmbench.errors import UserError
+
+Entry = TypeVar("Entry")
+
+
+def default_cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/lmbench``, or ``~/.cache/lmbench`` where the variable is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmbench"
+
+
+def load_or_build(
+    key: str,
+    *,
+    load: Callable[[Path], Entry | None],
+    build: Callable[[Path], None],
+    cache_dir: str | Path | None = None,
+) -> Entry:
+    """Load an entry of the cache; build it where it is missing or damaged.
+
+    Processes that ask for the same entry at once wait for the one that builds it.
+
+    Args:
+        key: Name of the entry's folder: a hash of everything that decides its content.
+        load: Opens that folder; None if there is none or it is damaged.
+        build: Fills an empty folder. It turns its own reading errors into ``UserError``: what it
+            lets through as ``OSError`` is taken for trouble with the cache.
+        cache_dir: Folder of the entries, ``default_cache_dir()`` if None.
+
+    Raises:
+        UserError: The cache cannot be written. Nothing half-written stays behind.
+    """
+    root = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+    folder = root / key
+    # Without the lock: a cache that is full or read-only still serves what it has.
+    entry = load(folder)
+    if entry is not None:
+        return entry
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f"{key}.lock"):
+            entry = load(folder)
+            if entry is None:
+                _build_and_publish(folder, build)
+                entry = load(folder)
+            if entry is None:
+                raise OSError("what was just written there cannot be read back")
+    except OSError as error:
+        raise UserError(
+            f"The corpus cache in {root} cannot be written: {error.strerror or error}. Make room "
+            "there or set data.cache_dir=… to a folder that can be written."
+        ) from error
+    return entry
+
+
+def _build_and_publish(folder: Path, build: Callable[[Path], None]) -> None:
+    # A folder that already bears the final name could be seen, or left behind, half-written.
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as workplace:
+        new = Path(workplace) / "new"
+        new.mkdir()
+        build(new)
+        for path in (*new.iterdir(), new):
+            _flush_to_disk(path)
+        if folder.exists():
+            # A directory cannot replace a non-empty one. Whoever has it mapped keeps it.
+            folder.replace(Path(workplace) / "damaged")
+        new.replace(folder)
+        _flush_to_disk(folder.parent)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""A corpus as BPTT windows for Lightning."""
+
+import lightning as L
+
+from jaxtyping import Int
+from torch import Tensor
+
+from lmbench.data.batching import (
+    EvaluationWindows,
+    TrainingWindows,
+    columns_for_evaluation,
+    columns_for_training,
+)
+from lmbench.data.corpus import Corpus
+from lmbench.errors import UserError
+
+
+class LanguageModelDataModule(L.LightningDataModule):
+    """Streams BPTT windows of a corpus; one "batch" of a loader is one window.
+
+    Training windows are drawn anew for each epoch from ``(seed, epoch)``, so the trainer must be
+    built with ``reload_dataloaders_every_n_epochs=1``.
+
+    Args:
+        corpus: the token streams.
+        batch_size: training columns over all devices.
+        bptt: base length of a training window.
+        variable_windows: draw the lengths of training windows (see ``TrainingWindows``).
+        evaluation_columns: columns in which valid and test are read; 1 is the exact evaluation.
+        burn_in: unscored tokens at the start of each evaluation column but the first.
+        evaluation_window: length of an evaluation window; it moves memory and time, not results.
+        seed: of the window lengths.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        batch_size: int,
+        bptt: int,
+        variable_windows: bool = False,
+        evaluation_columns: int = 64,
+        burn_in: int = 512,
+        evaluation_window: int = 70,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("bptt", bptt, 1),
+            ("evaluation_columns", evaluation_columns, 1),
+            ("burn_in", burn_in, 0),
+            ("evaluation_window", evaluation_window, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+        self.corpus = corpus
+        self._bptt = bptt
+        self._variable_windows = variable_windows
+        self._evaluation_window = evaluation_window
+        self._seed = seed
+        self._training = columns_for_training(corpus.train, batch_size)
+        self._evaluation = {
+            split: columns_for_evaluation(ids, evaluation_columns, burn_in)
+            for split, ids in (("valid", corpus.valid), ("test", corpus.test))
+        }
+
+    def num_training_steps(self, max_epochs: int, limit_train_batches: float | None = None) -> int:
+        """Exact number of windows in ``max_epochs`` epochs, for schedules over the whole run.
+
+        Args:
+            max_epochs: epochs of the run.
+            limit_train_batches: as Lightning's: an int counts windows, a float is a share.
+        """
+        total = 0
+        for epoch in range(max_epochs):
+            num_windows = len(self._training_windows(self._training, epoch))
+            if isinstance(limit_train_batches, int):
+                num_windows = min(num_windows, limit_train_batches)
+            elif limit_train_batches is not None:
+                num_windows = int(num_windows * limit_train_batches)
+            total += num_windows
+        return total
+
+    def train_dataloader(self) -> TrainingWindows:
+        """The windows of the trainer's current epoch, in this process's columns."""
+        columns = self._of_this_process(self._training, "batching.batch_size")
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        return self._training_windows(columns, epoch)
+
+    def val_dataloader(self) -> EvaluationWindows:
+        """The windows of the validation split, in this process's columns."""
+        return self._evaluation_windows("valid")
+
+    def test_dataloader(self) -> EvaluationWindows:
+        """The windows of the test split, in this process's columns."""
+        return self._evaluation_windows("test")
+
+    def state_dict(self) -> dict[str, object]:
+        """What a checkpoint must know to be read by itself: the words and the corpus's hash."""
+        return {"sha256": self.corpus.sha256, "words": list(self.corpus.vocabulary.words)}
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Refuses to go on with a checkpoint of another corpus.
+
+        Raises:
+            UserError: the hashes differ.
+        """
+        if state_dict["sha256"] != self.corpus.sha256:
+            raise UserError(
+                f"The checkpoint was trained on a corpus with sha256 {state_dict['sha256']}, but "
+                f"the corpus {self.corpus.name!r} at hand has {self.corpus.sha256}. Give the same "
+                "corpus and the same vocabulary options as in the run's config.yaml."
+            )
+
+    def _training_windows(self, columns: Int[Tensor, "L B"], epoch: int) -> TrainingWindows:
+        return TrainingWindows(
+            columns, self._bptt, variable=self._variable_windows, seed=self._seed, epoch=epoch
+        )
+
+    def _evaluation_windows(self, split: str) -> EvaluationWindows:
+        tokens, targets = (
+            self._of_this_process(columns, "evaluation.columns")
+            for columns in self._evaluation[split]
+        )
+        return EvaluationWindows(tokens, targets, window=self._evaluation_window)
+
+    def _of_this_process(self, columns: Int[Tensor, "L B"], key: str) -> Int[Tensor, "L b"]:
+        num_processes = self.trainer.world_size if self.trainer else 1
+        if columns.shape[1] % num_processes:
+            raise UserError(
+                f"{columns.shape[1]} columns cannot be shared out evenly to {num_processes} "
+                f"devices. Set {key} to a multiple of {num_processes}."
+            )
+        share = columns.shape[1] // num_processes
+        rank = self.trainer.global_rank if self.trainer else 0
+        return columns[:, rank * share : (rank + 1) * share].contiguous()

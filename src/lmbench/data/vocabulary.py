@@ -1,0 +1,108 @@
+"""Words and their ids."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from lmbench.errors import UserError
+
+EOS = "<eos>"
+UNK = "<unk>"
+
+
+@dataclass(frozen=True, repr=False)
+class Vocabulary:
+    """A fixed list of words; a word's place in it is its id.
+
+    Args:
+        words: The words in id order, each once.
+
+    Raises:
+        ValueError: A word is there twice.
+    """
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.words):
+            raise ValueError(f"{len(self.words) - len(self.ids)} words are there more than once")
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Word to id."""
+        return {word: number for number, word in enumerate(self.words)}
+
+    @property
+    def unk_id(self) -> int | None:
+        """Id of ``<unk>``, or None where unknown words have no id."""
+        return self.ids.get(UNK)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} words)"
+
+    def encode(self, words: Sequence[str]) -> Int32[np.ndarray, " N"]:
+        """Ids of ``words``; those that are not in the vocabulary become ``<unk>``.
+
+        Raises:
+            UserError: There are unknown words, and the vocabulary has no ``<unk>``.
+            ValueError: ``words`` is a string, whose elements are letters.
+        """
+        if isinstance(words, str):
+            raise ValueError("encode takes a list of words, not a string: split it first")
+        unk_id = self.unk_id
+        if unk_id is None and (unknown := [word for word in words if word not in self.ids]):
+            raise UserError(
+                f"{', '.join(map(repr, unknown[:5]))}: not among the {len(self):,} words of the "
+                f"vocabulary, which has no {UNK} to stand for unknown words. Use words that it has."
+            )
+        return np.array([self.ids.get(word, unk_id) for word in words], dtype=np.int32)
+
+    def decode(self, ids: Iterable[int] | Int[np.ndarray, " N"]) -> list[str]:
+        """Words of ``ids``.
+
+        Raises:
+            IndexError: An id is negative or not below the number of words.
+        """
+        numbers = [int(number) for number in ids]
+        # A negative index would silently count from the end.
+        if any(number < 0 for number in numbers):
+            raise IndexError(f"ids start at 0, found {min(numbers)}")
+        return [self.words[number] for number in numbers]
+
+
+def limit_vocabulary(
+    words: Sequence[str], counts: Int[np.ndarray, " V"], min_count: int, max_size: int | None
+) -> tuple[Vocabulary, Int32[np.ndarray, " V"]]:
+    """Turn rare words into ``<unk>``.
+
+    Args:
+        words: Every type of the training text, in order of first appearance.
+        counts: How often each of them occurs.
+        min_count: Rarer words become ``<unk>``.
+        max_size: Largest vocabulary, ``<eos>`` and ``<unk>`` included; the most frequent words
+            stay, of equally frequent ones those that appear first. None for no limit.
+
+    Returns:
+        The vocabulary in order of first appearance in the resulting text (which has an ``<unk>``
+        only if something became one, or one was there), and the new id of each of ``words``.
+    """
+    special = np.array([word in (EOS, UNK) for word in words], dtype=bool)
+    kept = special | (counts >= min_count)
+    adds_unk = UNK not in words
+    if max_size is not None and kept.sum() + (adds_unk and not kept.all()) > max_size:
+        room = max_size - special.sum() - adds_unk
+        by_frequency = np.argsort(-counts, kind="stable")
+        candidates = by_frequency[(kept & ~special)[by_frequency]]
+        kept[candidates[room:]] = False
+    ids: dict[str, int] = {}
+    new_ids = [
+        ids.setdefault(word if keep else UNK, len(ids))
+        for word, keep in zip(words, kept, strict=True)
+    ]
+    return Vocabulary(tuple(ids)), np.array(new_ids, dtype=np.int32)

@@ -1,0 +1,43 @@
+"""Penalties on a recurrent network's outputs. Shape letters: T time steps, B columns, H hidden.
+
+Source: Merity et al. 2017 (arXiv 1708.02182), section 4.6, in the mean-square form of the authors'
+code. Both are unscaled: the caller multiplies with ``ar_alpha`` and ``tar_beta``.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def activation_regularization(output: Float[Tensor, "T B H"]) -> Float[Tensor, ""]:
+    """Activation regularization (AR): mean(h²).
+
+    Args:
+        output: Outputs of the last layer, after dropout, ``(T, B, H)``.
+
+    Returns:
+        The mean over all T·B·H elements.
+
+    >>> import torch
+    >>> activation_regularization(torch.full((3, 2, 4), 0.5)).item()
+    0.25
+    """
+    return output.square().mean()
+
+
+def temporal_activation_regularization(raw_output: Float[Tensor, "T B H"]) -> Float[Tensor, ""]:
+    """Temporal activation regularization (TAR): mean((h_t − h_{t−1})²).
+
+    Args:
+        raw_output: Outputs of the last layer, before dropout, ``(T, B, H)``.
+
+    Returns:
+        The mean over all (T−1)·B·H differences; 0 for a window of a single step.
+
+    >>> import torch
+    >>> ramp = torch.arange(5.0).reshape(5, 1, 1)
+    >>> temporal_activation_regularization(ramp).item()
+    1.0
+    """
+    difference = raw_output[1:] - raw_output[:-1]
+    # Not mean(): that of no differences would be nan, and would spoil the whole training step.
+    return difference.square().sum() / max(1, difference.numel())

@@ -1,0 +1,178 @@
+"""Cross-entropy of a linear layer that never holds all logits.
+
+Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
+
+With a vocabulary of 33,278 and 80·70 tokens one copy of the logits takes 745 MB, and the usual
+loss keeps several. Here the tokens pass in chunks through one buffer, and each chunk leaves behind
+its loss and its share of the gradients, so that nothing has to be computed twice.
+"""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+def linear_cross_entropy(
+    input: Float[Tensor, "*N H"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    targets: Int[Tensor, "*N"],
+    *,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    chunk_bytes: int = 64 * 2**20,
+) -> Float[Tensor, "..."]:
+    """Negative log-likelihood of ``targets`` under ``softmax(input @ weight.T + bias)``.
+
+    Equals ``F.cross_entropy(F.linear(input, weight, bias), targets)``. Half-precision arguments
+    are cast up and autocast is ignored, since a perplexity needs all digits of a float32.
+
+    Args:
+        input: What the layer reads, ``(*N, H)``.
+        weight: The layer's weight, ``(V, H)``.
+        bias: The layer's bias, ``(V,)``, or None.
+        targets: Ids of the right words, ``(*N,)``.
+        ignore_index: Targets of this value add nothing to the loss or to any gradient.
+        reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"`` (one value a
+            target, 0 where ignored). Differentiating ``"none"`` computes the logits twice.
+        chunk_bytes: Size of the logits that are held at a time.
+
+    Returns:
+        Nats in float32, or float64 if ``weight`` is so. Without a single scored target the mean
+        is nan and the sum 0, as in ``F.cross_entropy``. There is no second derivative.
+
+    Raises:
+        ValueError: If ``reduction`` is unknown.
+
+    >>> input, weight = torch.zeros(5, 3), torch.zeros(10, 3)
+    >>> loss = linear_cross_entropy(input, weight, None, torch.arange(5))
+    >>> torch.isclose(loss.exp(), torch.tensor(10.0)).item()
+    True
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    rows = input.reshape(-1, input.shape[-1]).to(dtype)
+    weight = weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
+    flat_targets = targets.reshape(-1)
+    scored = flat_targets != ignore_index
+    labels = flat_targets.where(scored, 0).long()
+    chunk = max(1, chunk_bytes // (weight.shape[0] * weight.element_size()))
+
+    scale = scored.to(dtype)
+    if reduction == "mean":
+        scale = scale / scored.sum()
+
+    with torch.autocast(input.device.type, enabled=False):
+        if reduction != "none" and torch.is_grad_enabled():
+            return _ScaledSum.apply(rows, weight, bias, labels, scale, chunk)
+        nats = _TokenNats.apply(rows, weight, bias, labels, chunk) * scale
+        return nats.reshape(targets.shape) if reduction == "none" else nats.sum()
+
+
+class _ScaledSum(Function):
+    """Sum of ``scale`` · nats; its gradients are ready when the forward pass ends."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        scale: Tensor,
+        chunk: int,
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[:3]
+        nats, gradients = _walk(input, weight, bias, labels, chunk, scale, wanted)
+        ctx.save_for_backward(*gradients)
+        return (nats * scale).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_output: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        # Not in place: with retain_graph=True the same tensors serve a second backward pass.
+        gradients = (g if g is None else g * grad_output for g in ctx.saved_tensors)
+        return (*gradients, None, None, None)
+
+
+class _TokenNats(Function):
+    """Nats of each token; their weights in the gradient are known only in the backward pass."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        chunk: int,
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight, bias, labels)
+        ctx.chunk = chunk
+        nats, _ = _walk(input, weight, bias, labels, chunk)
+        return nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_output: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        input, weight, bias, labels = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        _, gradients = _walk(input, weight, bias, labels, ctx.chunk, grad_output, wanted)
+        return (*gradients, None, None)
+
+
+def _walk(  # noqa: PLR0917
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    chunk: int,
+    scale: Tensor | None = None,
+    wanted: tuple[bool, ...] = (False, False, False),
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """Nats ``(N,)`` and, where wanted, the gradients of the sum of ``scale`` · nats."""
+    num_rows = input.shape[0]
+    nats = input.new_empty(num_rows)
+    buffer = input.new_empty(min(chunk, num_rows), weight.shape[0])
+    grad_input = torch.empty_like(input) if wanted[0] else None
+    grad_weight = torch.zeros_like(weight) if wanted[1] else None
+    grad_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+
+    for start in range(0, num_rows, chunk):
+        part = slice(start, start + chunk)
+        x = input[part]
+        label = labels[part].unsqueeze(1)
+        logits = buffer[: x.shape[0]]
+        if bias is None:
+            torch.mm(x, weight.t(), out=logits)
+        else:
+            torch.addmm(bias, x, weight.t(), out=logits)
+        logits.sub_(logits.amax(1, keepdim=True))
+        label_logit = logits.gather(1, label)
+        exponentials = logits.exp_()
+        total = exponentials.sum(1, keepdim=True)
+        nats[part] = (total.log() - label_logit).squeeze(1)
+        if scale is None:
+            continue
+
+        # The logits' gradient is scale · (softmax − one-hot). The factor scale / total is applied
+        # to the narrow side of each product, never to the vocabulary-wide matrix.
+        difference = exponentials.scatter_(1, label, label_logit.exp() - total)
+        factor = scale[part].unsqueeze(1) / total
+        if grad_input is not None:
+            torch.mm(difference, weight, out=grad_input[part]).mul_(factor)
+        if grad_weight is not None:
+            grad_weight.addmm_(difference.t(), x * factor)
+        if grad_bias is not None:
+            grad_bias.addmv_(difference.t(), factor.squeeze(1))
+    return nats, (grad_input, grad_weight, grad_bias)

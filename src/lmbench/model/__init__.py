@@ -1,0 +1,17 @@
+"""Models in plain PyTorch: embedding → core → head."""
+
+from lmbench.model.core import AWDLSTM, LSTM, CoreOutput, LSTMState, detach_state
+from lmbench.model.embedding import Embedding
+from lmbench.model.head import Softmax
+from lmbench.model.language_model import LanguageModel
+
+__all__ = [
+    "AWDLSTM",
+    "LSTM",
+    "CoreOutput",
+    "Embedding",
+    "LSTMState",
+    "LanguageModel",
+    "Softmax",
+    "detach_state",
+]

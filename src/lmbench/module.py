@@ -1,0 +1,184 @@
+"""A language model in training: carries the hidden state, computes the loss, logs.
+
+Shape letters: T time steps of a window, B columns.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import SumMetric
+
+from lmbench.data.batching import Batch
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.loss.activation_penalty import (
+    activation_regularization,
+    temporal_activation_regularization,
+)
+from lmbench.model.core import CoreOutput, LSTMState, detach_state
+from lmbench.model.language_model import LanguageModel
+
+
+class LanguageModelModule(L.LightningModule):
+    """Truncated back-propagation through time over the windows of a stream.
+
+    The detached state at the end of a window is where the next one starts; each stage has its own
+    state, zero at the start of each of its epochs.
+
+    Logs ``train/nll`` (nats per token since the last log), ``val/nll``, ``test/nll``, their
+    ``*/ppl`` and ``lr`` (before the scaling by a window's length).
+
+    Args:
+        model: the language model, plain PyTorch.
+        optimizer: makes the optimizer from the parameters.
+        scheduler: makes the learning-rate schedule from ``(optimizer, total_steps=…)``, stepped
+            after each training step; None keeps the learning rate.
+        ar_alpha: weight of the activation regularization on the dropped output (Merity et al.
+            2017, section 4.5).
+        tar_beta: weight of the temporal activation regularization on the raw output (ibid.).
+
+    Attributes:
+        scored: stage ("val", "test") → (sum of nats, number of tokens) of its latest epoch.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        scheduler: Callable[..., LRScheduler] | None = None,
+        *,
+        ar_alpha: float = 0.0,
+        tar_beta: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.scored: dict[str, tuple[float, int]] = {}
+        self._make_optimizer = optimizer
+        self._make_scheduler = scheduler
+        self._ar_alpha = ar_alpha
+        self._tar_beta = tar_beta
+        self._states: dict[str, LSTMState | None] = {}
+        self._length_ratio = 1.0
+        self._train_nats: Tensor | float = 0.0
+        self._train_num_tokens = 0
+        # float64: a split's nats, added up window by window, need more than float32's 24 bits.
+        self._nats = SumMetric().set_dtype(torch.float64)
+        self._num_tokens = SumMetric().set_dtype(torch.float64)
+
+    def forward(self, tokens: Tensor, state: LSTMState | None = None) -> CoreOutput:
+        """The model's forward pass."""
+        return self.model(tokens, state)
+
+    def on_train_epoch_start(self) -> None:
+        """The stream starts anew, from a zero state."""
+        self._states["train"] = None
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Notes the window's length before the optimizer runs the step's closure."""
+        self._length_ratio = batch.length_ratio
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Mean nats per token of a window, with the activation penalties added."""
+        output, raw_output, state = self.model(batch.tokens, self._states["train"])
+        self._states["train"] = detach_state(state)
+        nll = self.model.head.loss(output, batch.targets)
+        self._log_training(nll.detach(), batch.num_scored)
+        loss = nll
+        if self._ar_alpha:
+            loss = loss + self._ar_alpha * activation_regularization(output)
+        if self._tar_beta:
+            loss = loss + self._tar_beta * temporal_activation_regularization(raw_output)
+        return loss
+
+    def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Makes a run that ends inside an epoch validate once."""
+        if self.global_step == self.trainer.max_steps:
+            self.trainer.should_stop = True
+
+    def on_validation_epoch_start(self) -> None:
+        """A zero state for the validation stream; training's own is untouched."""
+        self._states["val"] = None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Adds the window's nats and tokens to the sums of the split."""
+        self._score(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Perplexity of the split, from its sums."""
+        self._log_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        """A zero state for the test stream."""
+        self._states["test"] = None
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Adds the window's nats and tokens to the sums of the split."""
+        self._score(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Perplexity of the split, from its sums."""
+        self._log_scores("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer and, where there is one, its schedule over the exact number of steps."""
+        optimizer = self._make_optimizer(self.model.parameters())
+        if self._make_scheduler is None:
+            return optimizer
+        scheduler = self._make_scheduler(optimizer, total_steps=self._num_steps())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
+        """Steps with the learning rate times the window's drawn length over the base length.
+
+        Merity et al. 2017, section 5: a short window must not weigh as much as a long one.
+        """
+        lrs = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * self._length_ratio
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
+
+    def _log_training(self, nll: Tensor, num_tokens: int) -> None:
+        self._train_nats = self._train_nats + nll * num_tokens
+        self._train_num_tokens += num_tokens
+        if (self.global_step + 1) % self.trainer.log_every_n_steps:
+            return
+        mean = self._train_nats / self._train_num_tokens
+        self._train_nats, self._train_num_tokens = 0.0, 0
+        self.log("train/nll", mean)
+        self.log("train/ppl", mean.exp(), prog_bar=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def _score(self, batch: Batch, stage: str) -> None:
+        output, _, state = self.model(batch.tokens, self._states[stage])
+        self._states[stage] = state
+        self._nats.update(self.model.head.loss(output, batch.targets, reduction="sum"))
+        self._num_tokens.update(batch.num_scored)
+
+    def _log_scores(self, stage: str) -> None:
+        nats, num_tokens = float(self._nats.compute()), int(self._num_tokens.compute())
+        self._nats.reset()
+        self._num_tokens.reset()
+        if num_tokens == 0:
+            return
+        self.scored[stage] = (nats, num_tokens)
+        nll = torch.tensor(nats / num_tokens, dtype=torch.float64)
+        self.log(f"{stage}/nll", nll)
+        self.log(f"{stage}/ppl", nll.exp(), prog_bar=True)
+
+    def _num_steps(self) -> int:
+        trainer = self.trainer
+        datamodule: LanguageModelDataModule = trainer.datamodule  # pyright: ignore
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            return trainer.max_steps
+        steps = datamodule.num_training_steps(trainer.max_epochs, trainer.limit_train_batches)
+        return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)

@@ -1,0 +1,56 @@
+"""``lmbench-train``: train a language model, test its best checkpoint, write the results."""
+
+import logging
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from lmbench.config import conf_dir, write_run_config
+from lmbench.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig, run_dir: Path) -> float:
+    """One run.
+
+    Args:
+        config: the composed config.
+        run_dir: the folder that takes everything the run writes.
+
+    Returns:
+        The best validation perplexity, for sweepers to minimize.
+    """
+    # Slow imports stay out of ``--help`` and shell completion.
+    import lightning as L  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    from lmbench import build  # noqa: PLC0415
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
+    L.seed_everything(config.seed, verbose=False)
+    corpus = build.corpus(config)
+    datamodule = build.datamodule(config, corpus)
+    model = build.model(config, vocabulary_size=len(corpus.vocabulary))
+    module = build.module(config, model)
+    trainer = build.trainer(config, run_dir)
+    write_run_config(config, run_dir)
+    log.info("%s, %s parameters, into %s", config.model.name, f"{model.num_parameters:,}", run_dir)
+
+    trainer.fit(module, datamodule=datamodule)
+    best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True, map_location="cpu")
+    module.load_state_dict(best["state_dict"])
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    return float(trainer.checkpoint_callback.best_model_score.exp())  # type: ignore[union-attr]
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
+def main(config: DictConfig) -> float:
+    """Entry point of the console script."""
+    try:
+        return train(config, Path(HydraConfig.get().runtime.output_dir))
+    except UserError as error:
+        raise CompactHydraException(str(error)) from error

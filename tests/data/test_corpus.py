@@ -1,0 +1,236 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmbench.data.corpus import Corpus, load_text, load_wikitext2
+from lmbench.data.vocabulary import Vocabulary
+from lmbench.errors import UserError
+
+WIKITEXT2 = Path(__file__).parents[2] / ".." / "shared" / "data" / "wikitext-2"
+needs_wikitext2 = pytest.mark.skipif(not WIKITEXT2.is_dir(), reason="WikiText-2 is not at hand")
+
+TEXTS = {
+    "train": " \n = Title = \n \n the cat sat on the <unk> \n",
+    "valid": " \n the dog sat \n",
+    "test": " = cat = \n \n",
+}
+
+
+@pytest.fixture
+def cache_dir(tmp_path):
+    return tmp_path / "cache"
+
+
+def write_folder(folder, texts=TEXTS, pattern="{}.txt"):
+    folder.mkdir()
+    for split, text in texts.items():
+        (folder / pattern.format(split)).write_bytes(text.encode())
+    return folder
+
+
+def reference_tokens(text: str) -> list[str]:
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [word for line in lines for word in [*line.split(), "<eos>"]]
+
+
+def reference_sha256(texts) -> str:
+    words = list(dict.fromkeys(reference_tokens(texts["train"])))
+    ids = {word: number for number, word in enumerate(words)}
+    digest = hashlib.sha256("".join(f"{word}\n" for word in words).encode())
+    for split in ("train", "valid", "test"):
+        for word in reference_tokens(texts[split]):
+            digest.update(ids.get(word, ids.get("<unk>")).to_bytes(4, "little"))
+    return digest.hexdigest()
+
+
+def damage(path, how):
+    if how == "missing":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-4])
+    elif how == "shorter":
+        np.save(path, np.load(path)[:-1])
+    elif how == "other type":
+        np.save(path, np.load(path).astype(np.int64))
+
+
+def test_small_corpus(tmp_path, cache_dir):
+    corpus = load_text(write_folder(tmp_path / "text"), cache_dir=cache_dir)
+    assert corpus.name == "text"
+    assert corpus.perplexity_floor is None
+    for split, text in TEXTS.items():
+        expected = ["<unk>" if w == "dog" else w for w in reference_tokens(text)]
+        assert corpus.vocabulary.decode(getattr(corpus, split)) == expected
+        assert corpus.num_tokens[split] == len(expected)
+    assert corpus.vocabulary.words[:3] == ("<eos>", "=", "Title")
+    assert corpus.sha256 == reference_sha256(TEXTS)
+
+
+def test_ids_are_mapped_and_read_only(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    for _ in ("cold", "warm"):
+        corpus = load_text(folder, cache_dir=cache_dir)
+        for ids in (corpus.train, corpus.valid, corpus.test):
+            assert isinstance(ids, np.memmap)
+            assert ids.dtype == np.int32
+            with pytest.raises(ValueError, match="read-only"):
+                ids[0] = 1
+
+
+def test_cached_by_content_not_by_path(tmp_path, cache_dir, monkeypatch):
+    first = load_text(write_folder(tmp_path / "a"), cache_dir=cache_dir)
+    other = {**TEXTS, "test": "the end\n"}
+    changed = load_text(write_folder(tmp_path / "b", other), cache_dir=cache_dir)
+    assert changed.sha256 == reference_sha256(other) != first.sha256
+    moved_to_valid = {**TEXTS, "valid": TEXTS["test"], "test": TEXTS["valid"]}
+    swapped = load_text(write_folder(tmp_path / "c", moved_to_valid), cache_dir=cache_dir)
+    assert swapped.sha256 == reference_sha256(moved_to_valid)
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr("lmbench.data.corpus.write_ids", forbidden)
+    for split in TEXTS:
+        (tmp_path / "b" / f"{split}.txt").rename(tmp_path / "b" / f"wiki.{split}.tokens")
+    again = load_text(str(tmp_path / "b"), name="mine", cache_dir=str(cache_dir))
+    assert (again.name, again.sha256) == ("mine", changed.sha256)
+    assert load_text(tmp_path / "a", cache_dir=cache_dir).sha256 == first.sha256
+
+
+def test_a_file_that_changes_in_place_is_read_again(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    load_text(folder, cache_dir=cache_dir)
+    (folder / "valid.txt").write_text("sat cat \n")
+    assert load_text(folder, cache_dir=cache_dir).num_tokens["valid"] == 3
+
+
+def test_options_are_part_of_the_key(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    sizes = [
+        len(load_text(folder, cache_dir=cache_dir, **options).vocabulary)
+        for options in ({}, {"min_count": 2}, {"max_size": 5}, {"max_size": 2}, {})
+    ]
+    assert sizes == [8, 4, 5, 2, 8]
+
+
+@pytest.mark.parametrize("file", ["train.npy", "valid.npy", "test.npy", "corpus.json"])
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "shorter", "other type"])
+def test_damaged_cache_is_rebuilt(tmp_path, cache_dir, file, how):
+    if file == "corpus.json" and how in ("shorter", "other type"):
+        pytest.skip("no array")
+    folder = write_folder(tmp_path / "text")
+    load_text(folder, cache_dir=cache_dir)
+    (damaged,) = cache_dir.glob(f"*/{file}")
+    damage(damaged, how)
+    corpus = load_text(folder, cache_dir=cache_dir)
+    assert corpus.sha256 == reference_sha256(TEXTS)
+    assert corpus.vocabulary.decode(corpus.test) == reference_tokens(TEXTS["test"])
+    assert [path.name for path in cache_dir.glob(f"*/{file}")] == [file]
+
+
+@pytest.mark.parametrize("pattern", ["{}.txt", "{}.tokens", "wiki.{}.tokens"])
+def test_file_names(tmp_path, cache_dir, pattern):
+    folder = write_folder(tmp_path / "text", pattern=pattern)
+    assert load_text(folder, cache_dir=cache_dir).sha256 == reference_sha256(TEXTS)
+
+
+def test_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "text")
+    assert load_text("~/text", cache_dir="~/cache").num_tokens["train"] == 13
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_what_is_wrong_with_the_folder(tmp_path, cache_dir):
+    def message(path, **options):
+        with pytest.raises(UserError) as caught:
+            load_text(path, cache_dir=cache_dir, **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "nowhere does not exist" in message(tmp_path / "nowhere")
+    folder = write_folder(tmp_path / "text")
+    assert "train.txt is a file, not a folder" in message(folder / "train.txt")
+    assert "data.min_count must be 1 or more, not 0" in message(folder, min_count=0)
+    assert "data.max_size must be 2" in message(folder, max_size=1)
+
+    (folder / "wiki.valid.tokens").write_text("a\n")
+    assert "valid.txt and wiki.valid.tokens" in message(folder)
+    (folder / "wiki.valid.tokens").unlink()
+
+    (folder / "test.txt").write_bytes(b"")
+    assert f"{folder}: no text in test" in message(folder)
+    (folder / "test.txt").write_bytes(b"a\n\xe9\n")
+    assert "test.txt is not UTF-8: byte 0xe9 at byte offset 2" in message(folder)
+    (folder / "test.txt").rename(folder / "validation.txt")
+    missing = message(folder)
+    assert "no test split: looked for test.txt, test.tokens, wiki.test.tokens" in missing
+    assert "there is train.txt, valid.txt, validation.txt" in missing
+    assert not list(cache_dir.glob("*/"))
+
+
+def test_unknown_words_without_unk(tmp_path, cache_dir):
+    texts = {"train": "a b b\n", "valid": "a c\n", "test": "a\n"}
+    folder = write_folder(tmp_path / "text", texts)
+    with pytest.raises(UserError, match=r"text: 1 of 3 tokens .* valid .*'c'.*data\.min_count=2"):
+        load_text(folder, cache_dir=cache_dir)
+    corpus = load_text(folder, cache_dir=cache_dir, min_count=2)
+    assert corpus.vocabulary.words == ("<unk>", "b", "<eos>")
+
+
+def test_corpus_by_hand():
+    ids = np.array([0, 1, 0], dtype=np.int32)
+    corpus = Corpus("synthetic", Vocabulary(("a", "<eos>")), ids, ids[:2], ids[1:])
+    digest = hashlib.sha256(b"a\n<eos>\n" + bytes([0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]))
+    digest.update(bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes([1, 0, 0, 0, 0, 0, 0, 0]))
+    assert corpus.sha256 == digest.hexdigest()
+    assert corpus.num_tokens == {"train": 3, "valid": 2, "test": 2}
+    assert not corpus.train.flags.writeable
+    assert ids.flags.writeable  # the caller's own stays as it was
+    assert len(repr(corpus)) < 200
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3, dtype=np.int64), np.zeros((3, 1), dtype=np.int32)])
+def test_corpus_refuses_other_arrays(wrong):
+    ids = np.zeros(3, dtype=np.int32)
+    with pytest.raises(ValueError, match="valid must be 1-D int32"):
+        Corpus("synthetic", Vocabulary(("a",)), ids, wrong, ids)
+
+
+@needs_wikitext2
+def test_wikitext2(cache_dir, monkeypatch):
+    corpus = load_wikitext2(WIKITEXT2, cache_dir=cache_dir)
+    assert corpus.name == "wikitext2"
+    assert corpus.num_tokens == {"train": 2_088_628, "valid": 217_646, "test": 245_569}
+    assert len(corpus.vocabulary) == 33_278
+    texts = {split: (WIKITEXT2 / f"{split}.txt").read_bytes().decode() for split in TEXTS}
+    assert corpus.vocabulary.decode(corpus.valid) == reference_tokens(texts["valid"])
+    assert corpus.sha256 == reference_sha256(texts)
+
+    monkeypatch.setenv("LMBENCH_DATA_DIR", str(WIKITEXT2.parent))
+    assert load_wikitext2(cache_dir=cache_dir).sha256 == corpus.sha256
+
+
+def test_another_corpus_is_not_wikitext2(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    with pytest.raises(UserError) as caught:
+        load_wikitext2(folder, cache_dir=cache_dir)
+    message = str(caught.value)
+    assert "13 / 5 / 5 tokens and 8 types" in message
+    assert "2,088,628 / 217,646 / 245,569 tokens and 33,278 types" in message
+    assert "data=text" in message
+
+
+def test_data_dir_without_wikitext2(tmp_path, cache_dir, monkeypatch):
+    monkeypatch.setenv("LMBENCH_DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"LMBENCH_DATA_DIR is .*no folder .*/wikitext-2"):
+        load_wikitext2(cache_dir=cache_dir)
+    write_folder(tmp_path / "wikitext-2")
+    with pytest.raises(UserError, match=r"/wikitext-2 is not the word-level WikiText-2"):
+        load_wikitext2(cache_dir=cache_dir)

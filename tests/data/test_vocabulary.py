@@ -1,0 +1,86 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lmbench.data.vocabulary import EOS, UNK, Vocabulary, limit_vocabulary
+from lmbench.errors import UserError
+
+SMALL = Vocabulary(("the", EOS, UNK, "cat"))
+
+
+def test_ids_are_places():
+    assert SMALL.ids == {"the": 0, EOS: 1, UNK: 2, "cat": 3}
+    assert len(SMALL) == 4
+    assert SMALL.unk_id == 2
+    assert Vocabulary(("a",)).unk_id is None
+
+
+def test_encode_and_decode():
+    ids = SMALL.encode(["cat", "dog", "the", EOS])
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [3, 2, 0, 1]
+    assert SMALL.decode(ids) == ["cat", UNK, "the", EOS]
+    assert SMALL.decode([0, 3]) == ["the", "cat"]
+    assert SMALL.encode([]).shape == (0,)
+
+
+def test_encode_without_unk_names_the_unknown_words():
+    with pytest.raises(UserError, match=r"'dog', 'cow'.* 2 words.*no <unk>"):
+        Vocabulary(("the", "cat")).encode(["the", "dog", "cow"])
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="not a string"):
+        SMALL.encode("the cat")
+    with pytest.raises(ValueError, match="more than once"):
+        Vocabulary(("a", "b", "a"))
+    with pytest.raises(IndexError, match="-1"):
+        SMALL.decode([0, -1])
+    with pytest.raises(IndexError):
+        SMALL.decode([4])
+
+
+def test_repr_does_not_list_the_words():
+    assert repr(SMALL) == "Vocabulary(4 words)"
+
+
+def limit_by_trying(tokens: list[str], min_count: int, max_size: int | None) -> list[str]:
+    """The limited text, with as many of the most frequent words as fit."""
+    counts = Counter(tokens)
+    ordinary = [word for word in dict.fromkeys(tokens) if word not in (EOS, UNK)]
+    ordinary = [word for word in ordinary if counts[word] >= min_count]
+    ordinary.sort(key=lambda word: -counts[word])
+    for size in range(len(ordinary), -1, -1):
+        kept = {EOS, UNK, *ordinary[:size]}
+        text = [word if word in kept else UNK for word in tokens]
+        if max_size is None or len(set(text)) <= max_size:
+            return text
+    raise AssertionError
+
+
+@pytest.mark.parametrize("with_unk", [False, True])
+@pytest.mark.parametrize("min_count", [1, 2, 3, 50, 10_000])
+@pytest.mark.parametrize("max_size", [None, 2, 3, 10, 39, 40, 41, 42, 43, 100])
+def test_limit_against_counting(with_unk, min_count, max_size):
+    generator = np.random.default_rng(0)
+    tokens = [f"w{k}" for k in np.minimum(generator.zipf(1.3, size=600), 39)]
+    tokens[7::9] = [EOS] * len(tokens[7::9])
+    if with_unk:
+        tokens[100] = UNK
+    words = list(dict.fromkeys(tokens))
+    counts = np.array([Counter(tokens)[word] for word in words])
+
+    vocabulary, new_ids = limit_vocabulary(words, counts, min_count, max_size)
+
+    expected = limit_by_trying(tokens, min_count, max_size)
+    assert vocabulary.words == tuple(dict.fromkeys(expected))
+    new_id = dict(zip(words, new_ids, strict=True))
+    assert vocabulary.decode([new_id[word] for word in tokens]) == expected
+
+
+def test_equally_frequent_words_stay_by_first_appearance():
+    words = ["c", "b", EOS, "a"]
+    vocabulary, new_ids = limit_vocabulary(words, np.array([1, 1, 5, 1]), 1, 3)
+    assert vocabulary.words == ("c", UNK, EOS)
+    assert new_ids.tolist() == [0, 1, 2, 1]

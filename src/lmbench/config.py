@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lmbench.errors import UserError
+
 
 def conf_dir() -> Path:
     """The folder of Hydra groups: inside the installed package, else of the checkout."""
@@ -17,9 +19,20 @@ def write_run_config(config: DictConfig, run_dir: Path) -> None:
     """Writes ``config.yaml``, fully resolved: the one config that later commands read.
 
     Hydra's own ``.hydra/config.yaml`` is rewritten whenever a folder is used again.
+
+    Raises:
+        UserError: the folder holds a run already. Hydra names folders by the second, so two
+            commands can meet in one.
     """
-    resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(resolved), encoding="utf-8")
+    path = run_dir / "config.yaml"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(OmegaConf.to_yaml(config, resolve=True))
+    except FileExistsError:
+        raise UserError(
+            f"{run_dir} holds a run already, and a second one would mix with it. Start again, or "
+            "name another folder with hydra.run.dir=DIR."
+        ) from None
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """``lmbench-train``: train a language model, test its best checkpoint, write the results."""
 
 import logging
+import warnings
 from pathlib import Path
 
 import hydra
@@ -31,6 +32,8 @@ def train(config: DictConfig, run_dir: Path) -> float:
     from lmbench import build  # noqa: PLC0415
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
+    # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     L.seed_everything(config.seed, verbose=False)
     corpus = build.corpus(config)
     datamodule = build.datamodule(config, corpus)

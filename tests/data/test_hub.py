@@ -79,7 +79,9 @@ def test_genuine_rows(hub_has, tmp_path):
 def test_wrong_rows_are_not_kept(hub_has, tmp_path):
     hub_has(ROWS)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"Salesforce/wikitext .*it has 10 / 4 / 2 tokens and 6 types"):
+        with pytest.raises(
+            UserError, match=r"Salesforce/wikitext .*it has 10 / 4 / 2 tokens and 6 types"
+        ):
             load_wikitext2(cache_dir=tmp_path)
     assert not list(tmp_path.glob("*/"))
 

@@ -63,6 +63,17 @@ def test_every_character_splits_as_in_python():
             assert [types[place] for place in places] == expected
 
 
+def test_every_length_of_text():
+    """Arrow pads its buffers to 64 bytes, and must not look behind a text that fills one."""
+    for length in range(1, 400):
+        text = ("wört " * length).encode()[:length].decode(errors="ignore")
+        expected = [*text.split(), "<eos>"]
+        for block in (text, text + "\n"):
+            for _ in range(5):
+                types, places = tokenize(block.encode())
+                assert [types[place] for place in places] == expected
+
+
 def test_blocks_are_whole_lines(tmp_path):
     text = "aé\n\nlonger line\nend"
     path = write(tmp_path / "text.txt", text)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -63,13 +65,13 @@ class Vocabulary:
             )
         return np.array([self.ids.get(word, unk_id) for word in words], dtype=np.int32)
 
-    def decode(self, ids: Iterable[int] | Int[np.ndarray, " N"]) -> list[str]:
-        """Words of ``ids``.
+    def decode(self, ids: Iterable[SupportsIndex]) -> list[str]:
+        """Words of ``ids``: a list, an array or a tensor of one axis.
 
         Raises:
             IndexError: An id is negative or not below the number of words.
         """
-        numbers = [int(number) for number in ids]
+        numbers = [index(number) for number in ids]
         # A negative index would silently count from the end.
         if any(number < 0 for number in numbers):
             raise IndexError(f"ids start at 0, found {min(numbers)}")

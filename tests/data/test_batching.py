@@ -1,0 +1,125 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lmbench.data.batching import (
+    IGNORE_INDEX,
+    EvaluationWindows,
+    TrainingWindows,
+    columns_for_evaluation,
+    columns_for_training,
+)
+from lmbench.errors import UserError
+
+
+def stream(length: int) -> np.ndarray:
+    """Ids that say where they stand."""
+    return np.arange(length, dtype=np.int32)
+
+
+def test_training_columns_are_consecutive_parts_of_the_stream():
+    columns = columns_for_training(stream(23), batch_size=4)
+    expected = [[0, 5, 10, 15], [1, 6, 11, 16], [2, 7, 12, 17], [3, 8, 13, 18], [4, 9, 14, 19]]
+    assert columns.tolist() == expected
+    assert columns.dtype == torch.int64
+
+
+def test_too_few_tokens_for_the_columns_say_what_would_do():
+    with pytest.raises(UserError, match=r"11 tokens.*batch_size=4.*to 3 or less"):
+        columns_for_training(stream(11), batch_size=4)
+    assert columns_for_training(stream(12), batch_size=4).shape == (3, 4)
+
+
+@pytest.mark.parametrize("variable", [False, True])
+@pytest.mark.parametrize("length", [3, 37, 38, 71, 72, 500])
+def test_training_windows_follow_each_other_without_gap(length: int, variable: bool):
+    columns = columns_for_training(stream(length * 2), batch_size=2)
+    windows = TrainingWindows(columns, 35, variable=variable, seed=3, epoch=1)
+    batches = list(windows)
+    assert len(batches) == len(windows)
+    assert torch.equal(torch.cat([batch.tokens for batch in batches]), columns[: sum(
+        len(batch.tokens) for batch in batches)])
+    for batch in batches:
+        assert torch.equal(batch.targets, batch.tokens + 1)
+        assert batch.num_scored == batch.targets.numel()
+    # All but a last single target are read.
+    assert sum(len(batch.tokens) for batch in batches) >= length - 2
+
+
+def test_fixed_windows_skip_a_last_window_of_one_target():
+    columns = columns_for_training(stream(72), batch_size=1)
+    assert [len(batch.tokens) for batch in TrainingWindows(
+        columns, 35, variable=False, seed=0, epoch=0)] == [35, 35]
+    columns = columns_for_training(stream(73), batch_size=1)
+    assert [len(batch.tokens) for batch in TrainingWindows(
+        columns, 35, variable=False, seed=0, epoch=0)] == [35, 35, 2]
+
+
+def test_variable_windows_have_the_published_distribution():
+    """Mean .95·70 + .05·35 and variance 25 + .95·.05·35², less the half that truncation takes."""
+    columns = torch.zeros(800_000, 1, dtype=torch.int64)
+    windows = TrainingWindows(columns, 70, variable=True, seed=0, epoch=0)
+    lengths = [len(batch.tokens) for batch in windows][:-1]
+    mean = 0.95 * 70 + 0.05 * 35 - 0.5
+    deviation = math.sqrt(25 + 1 / 12 + 0.95 * 0.05 * 35**2)
+    assert abs(np.mean(lengths) - mean) < 4 * deviation / math.sqrt(len(lengths))
+    assert np.std(lengths) == pytest.approx(deviation, rel=0.05)
+    assert np.mean(np.array(lengths) < 52) == pytest.approx(0.05, abs=0.01)
+    assert min(lengths) >= 5
+
+
+def test_the_last_window_is_cut_by_the_stream_but_keeps_its_drawn_length():
+    columns = columns_for_training(stream(50), batch_size=1)
+    (batch,) = TrainingWindows(columns, 70, variable=False, seed=0, epoch=0)
+    assert len(batch.tokens) == 49
+    assert batch.length_ratio == 1.0
+
+
+def test_windows_depend_on_seed_and_epoch_alone():
+    columns = columns_for_training(stream(4000), batch_size=2)
+
+    def lengths(seed: int, epoch: int) -> list[int]:
+        windows = TrainingWindows(columns, 70, variable=True, seed=seed, epoch=epoch)
+        return [len(batch.tokens) for batch in windows]
+
+    assert lengths(1, 0) == lengths(1, 0)
+    assert lengths(1, 0) != lengths(1, 1)
+    assert lengths(1, 0) != lengths(2, 0)
+
+
+@pytest.mark.parametrize("num_tokens", [2, 3, 5, 6, 7, 8, 64, 65, 1000, 1001, 1063, 4097])
+@pytest.mark.parametrize("columns", [1, 2, 7, 64])
+@pytest.mark.parametrize("burn_in", [0, 1, 5, 512])
+@pytest.mark.parametrize("window", [1, 70])
+def test_every_target_is_scored_once_after_its_burn_in(num_tokens, columns, burn_in, window):
+    tokens, targets = columns_for_evaluation(stream(num_tokens), columns, burn_in)
+    scored = targets != IGNORE_INDEX
+    assert sorted(targets[scored].tolist()) == list(range(1, num_tokens))
+    assert torch.equal(targets[scored], tokens[scored] + 1)
+    # What a column reads before it scores is the stream right before, at least burn_in of it.
+    for column in range(tokens.shape[1]):
+        rows = scored[:, column].nonzero().flatten()
+        if len(rows) and column:
+            first = int(rows[0])
+            assert first == burn_in
+            start = int(tokens[first, column])
+            assert tokens[:first, column].tolist() == list(range(start - burn_in, start))
+    windows = EvaluationWindows(tokens, targets, window=window)
+    batches = list(windows)
+    assert len(batches) == len(windows)
+    assert torch.equal(torch.cat([batch.targets for batch in batches]), targets)
+    assert sum(batch.num_scored for batch in batches) == num_tokens - 1
+    assert all(batch.num_scored == int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
+
+
+def test_one_column_is_the_stream_itself():
+    tokens, targets = columns_for_evaluation(stream(100), 1, 512)
+    assert tokens.flatten().tolist() == list(range(99))
+    assert targets.flatten().tolist() == list(range(1, 100))
+
+
+def test_nothing_to_score_is_an_error():
+    with pytest.raises(UserError, match="nothing to score"):
+        columns_for_evaluation(stream(1), 4, 8)

@@ -1,0 +1,30 @@
+import torch
+from torch.testing import assert_close
+
+from lmbench.loss import activation_regularization, temporal_activation_regularization
+
+
+def test_ar_is_the_mean_square_and_its_gradient_is_twice_the_mean() -> None:
+    output = torch.tensor([[[1.0, -2.0]], [[3.0, 0.0]]], requires_grad=True)
+    penalty = activation_regularization(output)
+    penalty.backward()
+    assert penalty.item() == (1 + 4 + 9 + 0) / 4
+    assert_close(output.grad, output.detach() / 2)
+
+
+def test_tar_is_the_mean_square_difference_along_time_only() -> None:
+    raw = torch.tensor([[[1.0], [10.0]], [[2.0], [10.0]], [[4.0], [7.0]]], requires_grad=True)
+    penalty = temporal_activation_regularization(raw)
+    penalty.backward()
+    assert penalty.item() == (1 + 4 + 0 + 9) / 4
+    # d/dh_t of sum of squares: 2 (h_t − h_{t−1}) − 2 (h_{t+1} − h_t), divided by 4 differences
+    expected = torch.tensor([[[-2.0], [0.0]], [[-2.0], [6.0]], [[4.0], [-6.0]]]) / 4
+    assert_close(raw.grad, expected)
+
+
+def test_tar_of_a_single_step_is_zero_with_a_zero_gradient() -> None:
+    raw = torch.ones(1, 2, 3, requires_grad=True)
+    penalty = temporal_activation_regularization(raw)
+    penalty.backward()
+    assert penalty.item() == 0.0
+    assert_close(raw.grad, torch.zeros(1, 2, 3))

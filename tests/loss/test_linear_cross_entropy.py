@@ -1,0 +1,227 @@
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lmbench.loss import linear_cross_entropy
+
+N, H, V = 12, 5, 11
+ROW = V * 8  # bytes of one token's logits in float64
+
+
+def problem(
+    n: int = N,
+    h: int = H,
+    v: int = V,
+    *,
+    bias: bool = True,
+    dtype: torch.dtype = torch.float64,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
+        return values.to(dtype).requires_grad_()
+
+    targets = torch.randint(v, (n,), generator=generator)
+    return normal(n, h), normal(v, h), normal(v) if bias else None, targets
+
+
+def reference(input, weight, bias, targets, **options) -> Tensor:
+    return functional.cross_entropy(functional.linear(input, weight, bias), targets, **options)
+
+
+def gradients(loss: Tensor, *leaves: Tensor | None) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, [leaf for leaf in leaves if leaf is not None]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "reduction", "bias"),
+    list(product([1, 4, 5, 12, 100], ["mean", "sum"], [True, False])),
+)
+def test_value_and_gradients_at_every_chunk_border(rows: int, reduction: str, bias: bool) -> None:
+    *leaves, targets = problem(bias=bias)
+    targets[::3] = -100
+    ours = linear_cross_entropy(*leaves, targets, reduction=reduction, chunk_bytes=rows * ROW)
+    theirs = reference(*leaves, targets, reduction=reduction)
+    assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    # a factor on the loss must reach the gradients that the forward pass prepared
+    assert_close(
+        gradients(3.5 * ours, *leaves), gradients(3.5 * theirs, *leaves), rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_value_a_token_with_a_weight_of_its_own(bias: bool) -> None:
+    *leaves, targets = problem(bias=bias)
+    targets[2] = 7
+    ours = linear_cross_entropy(
+        *leaves, targets, reduction="none", ignore_index=7, chunk_bytes=5 * ROW
+    )
+    theirs = reference(*leaves, targets, reduction="none", ignore_index=7)
+    assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert ours[2] == 0.0
+    factors = torch.linspace(-1, 2, N, dtype=torch.float64)
+    assert_close(
+        gradients((ours * factors).sum(), *leaves),
+        gradients((theirs * factors).sum(), *leaves),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_gradcheck(reduction: str) -> None:
+    *leaves, targets = problem(n=5, h=3, v=4)
+    targets[1] = -100
+
+    def loss(*leaves: Tensor) -> Tensor:
+        return linear_cross_entropy(*leaves, targets, reduction=reduction, chunk_bytes=2 * 4 * 8)
+
+    assert torch.autograd.gradcheck(loss, leaves)
+
+
+@pytest.mark.parametrize("wanted", list(product([True, False], repeat=3)))
+def test_gradients_for_exactly_those_who_ask(wanted: tuple[bool, bool, bool]) -> None:
+    *leaves, targets = problem()
+    expected = gradients(reference(*leaves, targets), *leaves)
+    asked = [leaf.detach().requires_grad_(want) for leaf, want in zip(leaves, wanted, strict=True)]
+    loss = linear_cross_entropy(*asked, targets)
+    assert loss.requires_grad == any(wanted)
+    if any(wanted):
+        loss.backward()
+    for leaf, want, gradient in zip(asked, wanted, expected, strict=True):
+        if want:
+            assert_close(leaf.grad, gradient)
+        else:
+            assert leaf.grad is None
+
+
+def test_time_and_columns_are_tokens_like_any_other() -> None:
+    *leaves, targets = problem()
+    input = leaves[0].reshape(4, 3, H)
+    columns = targets.reshape(4, 3)
+    ours = linear_cross_entropy(input, *leaves[1:], columns, reduction="none")
+    assert ours.shape == (4, 3)
+    assert_close(ours.flatten(), reference(*leaves, targets, reduction="none"))
+
+
+def test_strided_arguments() -> None:
+    *leaves, targets = problem(n=6)
+    input = leaves[0].t().contiguous().t()
+    weight = leaves[1].t().contiguous().t()
+    assert not input.is_contiguous()
+    ours = linear_cross_entropy(input, weight, leaves[2], targets)
+    theirs = reference(*leaves, targets)
+    assert_close(ours, theirs)
+    assert_close(gradients(ours, *leaves), gradients(theirs, *leaves))
+
+
+def test_float32_gradients_have_float32_accuracy() -> None:
+    shape = {"n": 300, "h": 64, "v": 1000}
+    *leaves, targets = problem(**shape, dtype=torch.float32, scale=0.5)
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    ours = linear_cross_entropy(*leaves, targets, chunk_bytes=70 * 1000 * 4)
+    theirs = reference(*exact, targets)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    for found, expected in zip(gradients(ours, *leaves), gradients(theirs, *exact), strict=True):
+        assert (found.double() - expected).norm() / expected.norm() <= 2e-6
+
+
+def test_a_logit_gap_of_200_stays_finite_and_exact() -> None:
+    input = torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    weight = torch.tensor([[100.0], [-100.0]], requires_grad=True)
+    loss = linear_cross_entropy(input, weight, None, torch.tensor([1, 1]), reduction="none")
+    assert loss.tolist() == [200.0, 0.0]
+    loss.sum().backward()
+    assert_close(input.grad, torch.tensor([[200.0], [0.0]]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_cast_up_and_autocast_ignored(dtype: torch.dtype, reduction: str) -> None:
+    input, weight, bias, targets = problem(dtype=torch.float32)
+    half = input.detach().to(dtype).requires_grad_()
+    exact = [leaf.detach().double().requires_grad_() for leaf in (half, weight, bias)]
+    with torch.autocast("cpu", dtype=dtype):
+        ours = linear_cross_entropy(half, weight, bias, targets, reduction=reduction).sum()
+        ours.backward()
+    theirs = reference(*exact, targets, reduction=reduction).sum()
+    theirs.backward()
+    assert ours.dtype == weight.grad.dtype == torch.float32
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    assert_close(weight.grad.double(), exact[1].grad, rtol=1e-5, atol=1e-6)
+    assert_close(half.grad, exact[0].grad.to(dtype))
+
+
+def test_nothing_scored_is_a_sum_of_zero_and_a_mean_of_nan() -> None:
+    *leaves, targets = problem()
+    targets.fill_(-100)
+    assert linear_cross_entropy(*leaves, targets, reduction="sum").item() == 0.0
+    assert linear_cross_entropy(*leaves, targets).isnan()
+    total = linear_cross_entropy(*leaves, targets, reduction="sum")
+    assert all(not gradient.any() for gradient in gradients(total, *leaves))
+
+
+def test_backward_twice_through_a_kept_graph() -> None:
+    *leaves, targets = problem()
+    loss = linear_cross_entropy(*leaves, targets)
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    second = torch.autograd.grad(loss, leaves)
+    assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_second_derivative_is_refused_instead_of_wrong(reduction: str) -> None:
+    *leaves, targets = problem()
+    loss = linear_cross_entropy(*leaves, targets, reduction=reduction).square().sum()
+    (gradient,) = torch.autograd.grad(loss, leaves[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_a_target_outside_the_vocabulary_is_refused() -> None:
+    *leaves, targets = problem()
+    targets[3] = V
+    with pytest.raises((RuntimeError, IndexError), match="out of bounds"):
+        linear_cross_entropy(*leaves, targets)
+
+
+class BiggestTensor(TorchDispatchMode):
+    """Records the number of elements of the biggest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_never_holds_all_logits(reduction: str) -> None:
+    n, h, v = 64, 3, 50
+    *leaves, targets = problem(n=n, h=h, v=v)
+    with BiggestTensor() as usual:
+        reference(*leaves, targets, reduction=reduction).sum().backward()
+    with BiggestTensor() as ours:
+        loss = linear_cross_entropy(*leaves, targets, reduction=reduction, chunk_bytes=8 * v * 8)
+        loss.sum().backward()
+    assert usual.numel == n * v
+    assert ours.numel == 8 * v
+
+
+def test_without_gradients_only_the_logits_are_multiplied_out() -> None:
+    *leaves, targets = problem(h=64)
+    with torch.no_grad(), BiggestTensor() as ours:
+        loss = linear_cross_entropy(*leaves, targets, chunk_bytes=2 * ROW)
+    assert_close(loss, reference(*leaves, targets).detach())
+    assert ours.numel <= max(tensor.numel() for tensor in leaves)
+    assert not loss.requires_grad

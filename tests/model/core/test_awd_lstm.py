@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+from torch.testing import assert_close
+
+from lmbench.model import AWDLSTM
+
+T, B, E, H, OUTPUT = 5, 3, 4, 6, 5
+PROBABILITIES = {
+    "input_dropout": 0.4,
+    "hidden_dropout": 0.2,
+    "output_dropout": 0.3,
+    "weight_dropout": 0.5,
+}
+
+
+def make() -> tuple[AWDLSTM, Tensor]:
+    torch.manual_seed(0)
+    core = AWDLSTM(E, H, OUTPUT, num_layers=3, **PROBABILITIES).double()
+    return core, torch.randn(T, B, E, dtype=torch.float64)
+
+
+def locked(input: Tensor, p: float) -> Tensor:
+    return input * functional.dropout(torch.ones(1, *input.shape[1:], dtype=input.dtype), p)
+
+
+def test_every_dropout_in_its_place() -> None:
+    core, input = make()
+    torch.manual_seed(1)
+    result = core(input)
+
+    torch.manual_seed(1)
+    expected = locked(input, 0.4)
+    for index, layer in enumerate(core.layers):
+        if index > 0:
+            expected = locked(expected, 0.2)
+        dropped = {"weight_hh_l0": functional.dropout(layer.weight_hh_l0, 0.5)}
+        expected, (hidden, cell) = functional_call(layer, dropped, expected)
+        assert_close(result.state[index], (hidden, cell))
+    assert_close(result.raw_output, expected)
+    assert_close(result.output, locked(expected, 0.3))
+
+    parameters = list(core.parameters())
+    assert_close(
+        torch.autograd.grad(result.raw_output.square().sum(), parameters),
+        torch.autograd.grad(expected.square().sum(), parameters),
+    )
+
+
+def test_evaluation_between_training_steps_is_exact_and_leaves_training_whole() -> None:
+    core, input = make()
+    plain = AWDLSTM(E, H, OUTPUT, num_layers=3, **dict.fromkeys(PROBABILITIES, 0.0)).double()
+    plain.load_state_dict(core.state_dict())
+    for _ in range(2):
+        core.train()
+        core.zero_grad()
+        core(input).output.sum().backward()
+        assert all(parameter.grad.any() for parameter in core.parameters())
+        core.eval()
+        with torch.no_grad():
+            assert_close(core(input), plain(input), rtol=0, atol=0)
+
+
+def test_parameters_are_those_of_plain_layers() -> None:
+    core, _ = make()
+    names = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
+    assert list(core.state_dict()) == [f"layers.{i}.{name}" for i in range(3) for name in names]
+    assert core.output_size == OUTPUT
+    assert AWDLSTM(E, H, **PROBABILITIES).output_size == H
+
+
+@pytest.mark.parametrize("name", list(PROBABILITIES))
+def test_a_wrong_probability_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        AWDLSTM(E, H, **{**PROBABILITIES, name: 1.0})

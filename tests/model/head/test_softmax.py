@@ -1,0 +1,49 @@
+import pytest
+import torch
+from torch.nn import functional
+from torch.testing import assert_close
+
+from lmbench.model import Softmax
+
+
+def test_initial_values() -> None:
+    torch.manual_seed(0)
+    head = Softmax(40, 500)
+    assert head.weight.var().item() == pytest.approx(0.01 / 3, rel=0.03)
+    assert head.weight.abs().max() <= 0.1
+    assert not head.bias.any()
+    assert dict(Softmax(40, 500, bias=False).named_parameters()).keys() == {"weight"}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_loss_and_log_probs_are_one_distribution(bias: bool) -> None:
+    torch.manual_seed(0)
+    head = Softmax(4, 9, bias=bias).double()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_()
+    output = torch.randn(5, 2, 4, dtype=torch.float64)
+    targets = torch.randint(9, (5, 2))
+    log_probs = head.log_probs(output)
+    assert_close(log_probs.exp().sum(-1), torch.ones(5, 2, dtype=torch.float64))
+    logits = output @ head.weight.t() + (head.bias if bias else 0.0)
+    nats = logits.logsumexp(-1) - logits.gather(-1, targets[..., None]).squeeze(-1)
+    assert_close(head.loss(output, targets, reduction="none"), nats)
+    assert_close(-log_probs.gather(-1, targets[..., None]).squeeze(-1), nats)
+    assert_close(head.loss(output, targets), nats.mean())
+    kept = targets != targets[0, 0]
+    total = head.loss(output, targets, reduction="sum", ignore_index=int(targets[0, 0]))
+    assert_close(total, nats[kept].sum())
+
+
+def test_log_probs_keep_their_digits_under_autocast() -> None:
+    torch.manual_seed(0)
+    head = Softmax(8, 50)
+    output = torch.randn(3, 2, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = head.log_probs(output)
+        rounded = head.log_probs(output.bfloat16())
+    assert_close(
+        found, functional.linear(output, head.weight, head.bias).log_softmax(-1), rtol=0, atol=0
+    )
+    assert rounded.dtype == torch.float32

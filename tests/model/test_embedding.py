@@ -1,0 +1,36 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lmbench.model import Embedding
+
+
+def test_initial_values_fill_the_range() -> None:
+    torch.manual_seed(0)
+    weight = Embedding(500, 40).weight
+    assert weight.shape == (500, 40)
+    assert 0.0999 < weight.max() <= 0.1
+    assert -0.1 <= weight.min() < -0.0999
+    # variance of U(−a, a) is a²/3
+    assert weight.var().item() == pytest.approx(0.01 / 3, rel=0.03)
+
+
+@pytest.mark.parametrize("word", [0, 49])
+def test_every_row_learns_also_the_first_and_the_last(word: int) -> None:
+    embedding = Embedding(50, 4)
+    embedding(torch.tensor([[word, 7], [word, 8]])).sum().backward()
+    assert_close(embedding.weight.grad[word], torch.full((4,), 2.0))
+
+
+def test_drops_words_in_training_only() -> None:
+    torch.manual_seed(0)
+    embedding = Embedding(50, 4, dropout=0.5)
+    tokens = torch.arange(50).reshape(25, 2)
+    dropped = (embedding(tokens) == 0).all(-1)
+    assert 5 < dropped.sum() < 45
+    assert_close(embedding.eval()(tokens), embedding.weight[tokens], rtol=0, atol=0)
+
+
+def test_wrong_dropout() -> None:
+    with pytest.raises(ValueError, match="dropout must be"):
+        Embedding(50, 4, dropout=1.0)

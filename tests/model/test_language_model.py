@@ -57,6 +57,14 @@ def test_a_tied_weight_is_one_parameter_with_the_gradients_of_both_sides() -> No
     assert_close(tied.head.bias.grad, twin.head.bias.grad)
 
 
+def test_a_tied_model_keeps_the_weight_of_the_embedding() -> None:
+    embedding, head = Embedding(V, E), Softmax(E, V)
+    weight = embedding.weight
+    model = LanguageModel(embedding, LSTM(E, E), head, tied=True)
+    assert model.embedding.weight is weight
+    assert model.head.weight is weight
+
+
 def test_a_tied_weight_stays_tied_when_copied_converted_or_loaded() -> None:
     model = copy.deepcopy(make(tied=True)).float()
     model.load_state_dict(make(tied=True).state_dict())

@@ -54,8 +54,8 @@ def columns_for_training(ids: np.ndarray, batch_size: int) -> Int[Tensor, "L B"]
             f"{batch_size} columns of at least 3 tokens. Set batching.batch_size to "
             f"{max(1, len(ids) // 3)} or less, or give a larger corpus."
         )
-    columns = np.ascontiguousarray(ids[: length * batch_size].reshape(batch_size, length).T)
-    return torch.from_numpy(columns).long()
+    columns = ids[: length * batch_size].reshape(batch_size, length).T
+    return torch.from_numpy(columns.astype(np.int64, order="C"))
 
 
 def columns_for_evaluation(

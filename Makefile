@@ -19,7 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 
 quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the embedded corpus, without a network
-	$(BIN)/lmbench-train -m model=lstm,awd_lstm experiment=quickstart
+	$(BIN)/lmbench-train -m experiment=quickstart_lstm,quickstart_awd_lstm
 
 test: $(READY) ## run the fast tests; with CI set, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(MARKERS)" $(ARGS)

@@ -1,0 +1,216 @@
+"""Shape letters: T time steps, B columns, H hidden, V vocabulary."""
+
+import copy
+import itertools
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.testing import assert_close
+
+from lmbench.data.corpus import Corpus
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.data.vocabulary import Vocabulary
+from lmbench.model import AWDLSTM, Embedding, LanguageModel, Softmax
+from lmbench.module import LanguageModelModule
+
+WORDS = 11
+BPTT = 8
+LR = 0.5
+DECAY = 0.1
+CLIP = 0.4
+AR, TAR = 2.0, 1.0
+OUTPUT_SCALE = 1.5
+
+Layers = list[tuple[Tensor, Tensor]]
+
+
+class Scaled(nn.Module):
+    """In the place of the output dropout: tells dropped from raw outputs, without chance."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return OUTPUT_SCALE * input
+
+
+class RecordingSGD(torch.optim.SGD):
+    """Notes the learning rate that each step is taken with."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.lrs: list[float] = []
+
+    def step(self, closure=None):
+        self.lrs.append(self.param_groups[0]["lr"])
+        return super().step(closure)
+
+
+class Recorder(L.Callback):
+    """What happened, step by step and validation by validation."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.num_scored: list[int] = []
+        self.lrs_between_steps: list[float] = []
+        self.validated_at: list[int] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.num_scored.append(batch.num_scored)
+        self.lrs_between_steps.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self.validated_at.append(trainer.global_step)
+
+
+class Rows(Logger):
+    """Keeps what is logged."""
+
+    name, version = "rows", ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, metrics, step=None) -> None:
+        self.rows.append((step, dict(metrics)))
+
+    def log_hyperparams(self, *args, **kwargs) -> None:
+        pass
+
+
+def make_datamodule(**options) -> LanguageModelDataModule:
+    generator = np.random.default_rng(0)
+    train, valid, test = (
+        generator.integers(0, WORDS, length, dtype=np.int32) for length in (211, 64, 49)
+    )
+    vocabulary = Vocabulary(tuple(f"w{index}" for index in range(WORDS)))
+    defaults = {"batch_size": 3, "bptt": BPTT, "evaluation_columns": 1, "evaluation_window": 10}
+    corpus = Corpus("text", vocabulary, train, valid, test)
+    return LanguageModelDataModule(corpus, variable_windows=True, **(defaults | options))
+
+
+def make_module(scheduler=None, *, decay: float = 0.0, **penalties) -> LanguageModelModule:
+    torch.manual_seed(0)
+    core = AWDLSTM(
+        5, 6, 5, 2, input_dropout=0.0, hidden_dropout=0.0, output_dropout=0.0, weight_dropout=0.0
+    )
+    core.output_dropout = Scaled()  # pyright: ignore
+    model = LanguageModel(Embedding(WORDS, 5), core, Softmax(5, WORDS), tied=True)
+    for parameter in model.parameters():  # sharper than a real start, so that errors show
+        nn.init.uniform_(parameter, -0.7, 0.7)
+    return LanguageModelModule(
+        model,
+        lambda parameters: RecordingSGD(parameters, lr=LR, weight_decay=decay),
+        scheduler,
+        **penalties,
+    ).double()
+
+
+def make_trainer(**options) -> L.Trainer:
+    defaults = {"max_epochs": 2, "logger": False, "log_every_n_steps": 1}
+    return L.Trainer(
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        **(defaults | options),
+    )
+
+
+def weights_of(module: LanguageModelModule) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.model.named_parameters()}
+
+
+def read(weights: dict[str, Tensor], tokens: Tensor, state: Layers) -> tuple[Tensor, Tensor]:
+    """The network from its formulas: log-probabilities (T, B, V) and raw outputs (T, B, H).
+
+    ``state`` is brought up to date in place.
+    """
+    outputs = []
+    for value in weights["embedding.weight"][tokens]:
+        for index, (hidden, cell) in enumerate(state):
+            layer = {
+                name: weights[f"core.layers.{index}.{name}_l0"]
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            }
+            gates = value @ layer["weight_ih"].T + layer["bias_ih"]
+            gates = gates + hidden @ layer["weight_hh"].T + layer["bias_hh"]
+            enter, forget, candidate, leave = gates.chunk(4, dim=-1)
+            cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
+            value = leave.sigmoid() * cell.tanh()
+            state[index] = (value, cell)
+        outputs.append(value)
+    raw = torch.stack(outputs)
+    logits = OUTPUT_SCALE * raw @ weights["embedding.weight"].T + weights["head.bias"]
+    return logits - logits.exp().sum(-1, keepdim=True).log(), raw
+
+
+def zero_state(columns: int) -> Layers:
+    sizes = (6, 5)
+    return [(torch.zeros(columns, size).double(), torch.zeros(columns, size).double())
+            for size in sizes]
+
+
+def nats_of(log_probs: Tensor, targets: Tensor) -> Tensor:
+    return -log_probs.gather(-1, targets[..., None]).squeeze(-1)
+
+
+def stream_nats(weights: dict[str, Tensor], ids: np.ndarray) -> Tensor:
+    """Nats of each token but the first of a stream that is read at once, in one column."""
+    tokens = torch.from_numpy(ids.astype(np.int64))[:, None]
+    log_probs, _ = read(weights, tokens[:-1], zero_state(1))
+    return nats_of(log_probs, tokens[1:])[:, 0]
+
+
+def drawn_lengths(datamodule: LanguageModelDataModule, epoch: int) -> list[int]:
+    windows = datamodule._training_windows(datamodule._training, epoch)
+    return [round(window.length_ratio * BPTT) for window in windows]
+
+
+def train_by_hand(
+    weights: dict[str, Tensor], ids: np.ndarray, epochs: list[list[int]]
+) -> tuple[dict[str, Tensor], list[float], list[float]]:
+    """Plain SGD over windows of the given lengths; weights, losses and gradient norms."""
+    columns = torch.from_numpy(ids[: len(ids) // 3 * 3].astype(np.int64)).view(3, -1).T
+    losses, norms = [], []
+    for lengths in epochs:
+        state, start = zero_state(3), 0
+        for length in lengths:
+            leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
+            state = [(hidden.detach(), cell.detach()) for hidden, cell in state]
+            end = min(start + length, len(columns) - 1)
+            log_probs, raw = read(leaves, columns[start:end], state)
+            loss = nats_of(log_probs, columns[start + 1 : end + 1]).mean()
+            loss = loss + AR * ((OUTPUT_SCALE * raw) ** 2).mean()
+            loss = loss + TAR * ((raw[1:] - raw[:-1]) ** 2).mean()
+            gradients = torch.autograd.grad(loss, list(leaves.values()))
+            norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients))
+            for (name, value), gradient in zip(weights.items(), gradients, strict=True):
+                clipped = gradient * min(1.0, CLIP / (norm + 1e-6))
+                weights[name] = value - LR * length / BPTT * (clipped + DECAY * value)
+            losses.append(float(loss))
+            norms.append(norm)
+            start = end
+    return weights, losses, norms
+
+
+def test_a_training_is_the_same_as_by_hand():
+    """Windows, carried state, penalties, clipping, decay after it and scaled learning rates."""
+    datamodule = make_datamodule()
+    module = make_module(decay=DECAY, ar_alpha=AR, tar_beta=TAR)
+    lengths = [drawn_lengths(datamodule, epoch) for epoch in range(2)]
+    before = weights_of(module)
+    recorder = Recorder()
+    make_trainer(callbacks=[recorder], gradient_clip_val=CLIP).fit(module, datamodule=datamodule)
+
+    expected, losses, norms = train_by_hand(before, datamodule.corpus.train, lengths)
+    assert min(norms) < CLIP < max(norms)
+    assert recorder.losses == pytest.approx(losses, rel=1e-10)
+    assert_close(weights_of(module), expected, rtol=0, atol=1e-10)

@@ -154,8 +154,9 @@ def read(weights: dict[str, Tensor], tokens: Tensor, state: Layers) -> tuple[Ten
 
 def zero_state(columns: int) -> Layers:
     sizes = (6, 5)
-    return [(torch.zeros(columns, size).double(), torch.zeros(columns, size).double())
-            for size in sizes]
+    return [
+        (torch.zeros(columns, size).double(), torch.zeros(columns, size).double()) for size in sizes
+    ]
 
 
 def nats_of(log_probs: Tensor, targets: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import get_object
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench.callbacks.results import Results
@@ -26,6 +26,25 @@ from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.model import Embedding, LanguageModel
 from lmbench.module import LanguageModelModule
+
+# Arguments that the config has under another key than their node's.
+_KEYS = {
+    "batching.evaluation_columns": "evaluation.columns",
+    "batching.burn_in": "evaluation.burn_in",
+    "batching.evaluation_window": "evaluation.window",
+    "batching.seed": "seed",
+    "model.dropout": "model.embedding_dropout",
+    "model.core.input_size": "model.embedding_size",
+}
+
+
+def seed_everything(config: DictConfig) -> None:
+    """Seeds every random generator with ``config.seed``."""
+    _require_type("seed", config.seed, int)
+    try:
+        L.seed_everything(config.seed, verbose=False)
+    except ValueError as error:
+        raise UserError(f"seed: {error}") from error
 
 
 def corpus(config: DictConfig) -> Corpus:
@@ -81,6 +100,7 @@ def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
     """The trainer with its callbacks and loggers, writing into ``run_dir``."""
     options = _plain(config.trainer)
     _require_devices(options["accelerator"], options["devices"])
+    _require_validation(options)
     results = Results(
         run_dir,
         model_name=config.model.name,
@@ -88,8 +108,8 @@ def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
         evaluation={key: config.evaluation[key] for key in ("columns", "burn_in")},
         hyperparameters=flatten(_plain(config)),
     )
-    callbacks = [_in_run_dir(config, f"callbacks.{name}", run_dir) for name in config.callbacks]
-    loggers = [_in_run_dir(config, f"logger.{name}", run_dir) for name in config.logger]
+    callbacks = _all_in_run_dir(config, "callbacks", run_dir)
+    loggers = _all_in_run_dir(config, "logger", run_dir)
     try:
         return _call(
             L.Trainer,
@@ -124,6 +144,15 @@ def _require_devices(accelerator: str, devices: int | str | list[int]) -> None:
         )
 
 
+def _require_validation(options: dict[str, Any]) -> None:
+    for name in ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches"):
+        if options[name] == 0:
+            raise UserError(
+                f"trainer.{name}=0 would leave the run without a validation, by which its best "
+                "checkpoint is chosen. Set it to 1 or more, or leave it out."
+            )
+
+
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -132,17 +161,23 @@ def _plain(node: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
 
 
-def _in_run_dir(config: DictConfig, key: str, run_dir: Path) -> Any:
-    """An object whose folder is given relative to the run directory."""
-    node = OmegaConf.select(config, key)
-    folders = {name: run_dir / node[name] for name in ("dirpath", "save_dir") if name in node}
-    return _factory(config, key)(**folders)
+def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:
+    """The objects of a group, but for those set to null; their folders lie in the run directory."""
+    objects = []
+    for name, node in config[group].items():
+        if node is not None:
+            folders = {key: run_dir / node[key] for key in ("dirpath", "save_dir") if key in node}
+            objects.append(_factory(config, f"{group}.{name}")(**folders))
+    return objects
 
 
 def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
     """What makes the object of a node; errors name the node's key."""
     arguments = _plain(OmegaConf.select(config, key))
-    target = get_object(arguments.pop("_target_"))
+    try:
+        target = get_object(arguments.pop("_target_"))
+    except ImportError as error:
+        raise UserError(f"{key}._target_: {error}") from error
 
     def make(*args: Any, **kwargs: Any) -> Any:
         return _call(target, key, *args, **(arguments | kwargs))
@@ -150,20 +185,19 @@ def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
     return make
 
 
-def _call(target: Callable[..., Any], key: str, /, *args: Any, **kwargs: Any) -> Any:
+def _call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) -> Any:
     """Calls with checked types; a refusal by the target itself is the user's to mend."""
+    keys = {name: _KEYS.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
     hints = _hints(target)
     for name, value in kwargs.items():
-        if name in hints and not _fits(value, hints[name]):
-            expected = hints[name].__name__ if inspect.isclass(hints[name]) else hints[name]
-            raise UserError(
-                f"{key}.{name}={value!r} has the wrong type: {type(value).__name__}, where "
-                f"{target.__name__} takes {expected}."
-            )
+        if name in hints:
+            _require_type(keys[name], value, hints[name])
     try:
         return target(*args, **kwargs)
-    except ValueError as error:
-        raise UserError(f"{key}: {error}") from error
+    except (TypeError, ValueError) as error:
+        argument, _, rest = str(error).partition(" ")
+        message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
+        raise UserError(message) from error
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -173,14 +207,37 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+def _require_type(key: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        raise UserError(
+            f"{key}={value!r} has the wrong type: {type(value).__name__} instead of "
+            f"{_describe(hint)}."
+        )
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value can stand where ``hint`` is declared; what is not known here, can."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    if _is_union(hint):
         return any(_fits(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is not None or not inspect.isclass(hint):
+    kind = typing.get_origin(hint) or hint
+    if not inspect.isclass(kind):
         return True
     if isinstance(value, bool):
-        return hint is bool
-    if hint is float:
+        return kind in (bool, object)
+    if kind is float:
         return isinstance(value, (int, float))
-    return isinstance(value, hint) or (isinstance(value, str) and issubclass(hint, os.PathLike))
+    if isinstance(value, list) and kind is tuple:  # YAML has no tuples
+        return True
+    return isinstance(value, kind)
+
+
+def _describe(hint: Any) -> str:
+    if _is_union(hint):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if hint is types.NoneType:
+        return "None"
+    return hint.__name__ if inspect.isclass(hint) else str(hint)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -3,7 +3,6 @@
 Shape letters: T time steps of a window, B columns.
 """
 
-import math
 from collections.abc import Callable, Iterable
 
 import lightning as L
@@ -20,7 +19,7 @@ from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
 )
-from lmbench.model.core import CoreOutput, LSTMState, detach_state
+from lmbench.model.core import CoreOutput, State, detach_state
 from lmbench.model.language_model import LanguageModel
 
 
@@ -62,7 +61,7 @@ class LanguageModelModule(L.LightningModule):
         self._make_scheduler = scheduler
         self._ar_alpha = ar_alpha
         self._tar_beta = tar_beta
-        self._states: dict[str, LSTMState | None] = {}
+        self._states: dict[str, State | None] = {}
         self._length_ratio = 1.0
         self._train_nats: Tensor | float = 0.0
         self._train_num_tokens = 0
@@ -70,7 +69,7 @@ class LanguageModelModule(L.LightningModule):
         self._nats = SumMetric().set_dtype(torch.float64)
         self._num_tokens = SumMetric().set_dtype(torch.float64)
 
-    def forward(self, tokens: Tensor, state: LSTMState | None = None) -> CoreOutput:
+    def forward(self, tokens: Tensor, state: State | None = None) -> CoreOutput:
         """The model's forward pass."""
         return self.model(tokens, state)
 
@@ -78,11 +77,11 @@ class LanguageModelModule(L.LightningModule):
         """The stream starts anew, from a zero state."""
         self._states["train"] = None
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Notes the window's length before the optimizer runs the step's closure."""
         self._length_ratio = batch.length_ratio
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean nats per token of a window, with the activation penalties added."""
         output, raw_output, state = self.model(batch.tokens, self._states["train"])
         self._states["train"] = detach_state(state)
@@ -95,7 +94,7 @@ class LanguageModelModule(L.LightningModule):
             loss = loss + self._tar_beta * temporal_activation_regularization(raw_output)
         return loss
 
-    def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         """Makes a run that ends inside an epoch validate once."""
         if self.global_step == self.trainer.max_steps:
             self.trainer.should_stop = True
@@ -104,7 +103,7 @@ class LanguageModelModule(L.LightningModule):
         """A zero state for the validation stream; training's own is untouched."""
         self._states["val"] = None
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds the window's nats and tokens to the sums of the split."""
         self._score(batch, "val")
 
@@ -116,7 +115,7 @@ class LanguageModelModule(L.LightningModule):
         """A zero state for the test stream."""
         self._states["test"] = None
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds the window's nats and tokens to the sums of the split."""
         self._score(batch, "test")
 
@@ -150,7 +149,7 @@ class LanguageModelModule(L.LightningModule):
     def _log_training(self, nll: Tensor, num_tokens: int) -> None:
         self._train_nats = self._train_nats + nll * num_tokens
         self._train_num_tokens += num_tokens
-        if (self.global_step + 1) % self.trainer.log_every_n_steps:
+        if (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         mean = self._train_nats / self._train_num_tokens
         self._train_nats, self._train_num_tokens = 0.0, 0

@@ -26,15 +26,15 @@ def train(config: DictConfig, run_dir: Path) -> float:
         The best validation perplexity, for sweepers to minimize.
     """
     # Slow imports stay out of ``--help`` and shell completion.
-    import lightning as L  # noqa: PLC0415
     import torch  # noqa: PLC0415
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # noqa: PLC0415
 
     from lmbench import build  # noqa: PLC0415
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    L.seed_everything(config.seed, verbose=False)
+    build.seed_everything(config)
     corpus = build.corpus(config)
     datamodule = build.datamodule(config, corpus)
     model = build.model(config, vocabulary_size=len(corpus.vocabulary))
@@ -43,7 +43,10 @@ def train(config: DictConfig, run_dir: Path) -> float:
     write_run_config(config, run_dir)
     log.info("%s, %s parameters, into %s", config.model.name, f"{model.num_parameters:,}", run_dir)
 
-    trainer.fit(module, datamodule=datamodule)
+    try:
+        trainer.fit(module, datamodule=datamodule)
+    except MisconfigurationException as error:  # as for limit_val_batches=0.01 of few windows
+        raise UserError(f"trainer: {error}") from error
     best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True, map_location="cpu")
     module.load_state_dict(best["state_dict"])
     trainer.test(module, datamodule=datamodule, verbose=False)

@@ -39,8 +39,10 @@ def test_training_windows_follow_each_other_without_gap(length: int, variable: b
     windows = TrainingWindows(columns, 35, variable=variable, seed=3, epoch=1)
     batches = list(windows)
     assert len(batches) == len(windows)
-    assert torch.equal(torch.cat([batch.tokens for batch in batches]), columns[: sum(
-        len(batch.tokens) for batch in batches)])
+    assert torch.equal(
+        torch.cat([batch.tokens for batch in batches]),
+        columns[: sum(len(batch.tokens) for batch in batches)],
+    )
     for batch in batches:
         assert torch.equal(batch.targets, batch.tokens + 1)
         assert batch.num_scored == batch.targets.numel()
@@ -50,11 +52,13 @@ def test_training_windows_follow_each_other_without_gap(length: int, variable: b
 
 def test_fixed_windows_skip_a_last_window_of_one_target():
     columns = columns_for_training(stream(72), batch_size=1)
-    assert [len(batch.tokens) for batch in TrainingWindows(
-        columns, 35, variable=False, seed=0, epoch=0)] == [35, 35]
+    assert [
+        len(batch.tokens) for batch in TrainingWindows(columns, 35, variable=False, seed=0, epoch=0)
+    ] == [35, 35]
     columns = columns_for_training(stream(73), batch_size=1)
-    assert [len(batch.tokens) for batch in TrainingWindows(
-        columns, 35, variable=False, seed=0, epoch=0)] == [35, 35, 2]
+    assert [
+        len(batch.tokens) for batch in TrainingWindows(columns, 35, variable=False, seed=0, epoch=0)
+    ] == [35, 35, 2]
 
 
 def test_variable_windows_have_the_published_distribution():

@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def results(valid: float, test: float | None, floor: float | None = None) -> dic
 
 
 def rendered(sweep_dir: Path) -> list[list[str]]:
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(sweep_table(sweep_jobs(sweep_dir), title="sweep"))
     lines = console.export_text().splitlines()
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]

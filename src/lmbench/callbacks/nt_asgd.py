@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -72,7 +73,7 @@ class NTASGD(L.Callback):
             pl_module.load_state_dict(self._raw)
             self._raw = None
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the averages in place."""
         if self._averages_in(trainer):
             swap_averages(trainer.optimizers[0])
@@ -82,7 +83,7 @@ class NTASGD(L.Callback):
         if self._averages_in(trainer):
             swap_averages(trainer.optimizers[0])
         elif trainer.state.fn == TrainerFn.FITTING:
-            self._decide(trainer, pl_module)
+            self._decide(trainer)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict
@@ -107,11 +108,11 @@ class NTASGD(L.Callback):
     def _averages_in(self, trainer: L.Trainer) -> bool:
         return self.triggered_epoch is not None and trainer.state.fn == TrainerFn.FITTING
 
-    def _decide(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _decide(self, trainer: L.Trainer) -> None:
         value = float(trainer.callback_metrics[self.monitor])
         earlier = self.history[: -self.non_monotone_interval]
         self.history.append(value)
-        if not earlier or value <= min(earlier):
+        if not earlier or not value > min(earlier):  # also for nan, as in the published code
             return
         self.triggered_epoch = trainer.current_epoch
         self._switch(trainer)
@@ -121,8 +122,10 @@ class NTASGD(L.Callback):
         )
         log.info(message)
         for logger in trainer.loggers:
-            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
-                logger.experiment.add_text("nt_asgd", message, trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text(  # type: ignore[attr-defined]
+                    "nt_asgd", message, trainer.global_step
+                )
 
     def _switch(self, trainer: L.Trainer) -> None:
         sgd = trainer.optimizers[0]

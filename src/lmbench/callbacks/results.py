@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
@@ -58,7 +59,7 @@ class Results(L.Callback):
         if nats / num_tokens < self._best[0] / self._best[1]:
             self._best, self._best_epoch = (nats, num_tokens), trainer.current_epoch
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes how far training went; the test resets the trainer's own counters."""
         self._num_steps = trainer.global_step
         self._num_epochs = trainer.current_epoch
@@ -116,10 +117,13 @@ class Results(L.Callback):
         }
 
     def _log_hyperparameters(self, trainer: L.Trainer, results: Mapping[str, Any]) -> None:
-        metrics = {f"best/{split}_ppl": results[split]["ppl"] for split in ("val", "test")
-                   if results[split]}
+        metrics = {
+            f"best/{split}_ppl": results[split]["ppl"]
+            for split in ("val", "test")
+            if results[split]
+        }
         for logger in trainer.loggers:
-            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+            if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(self._hyperparameters, metrics)
 
 

@@ -39,16 +39,16 @@ class Throughput(L.Callback):
         """Median over the steps so far; None while the first two run."""
         return statistics.median(self._rates) if self._rates else None
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self._fit_start = time.perf_counter()
 
     def on_train_batch_start(
         self,
-        trainer: L.Trainer,  # noqa: ARG002
-        pl_module: L.LightningModule,  # noqa: ARG002
-        batch: Batch,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """A step after an interruption starts here."""
         if self._step_start is None:
@@ -58,9 +58,9 @@ class Throughput(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: object,  # noqa: ARG002
+        outputs: object,
         batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Times the step, and logs where the trainer logs."""
         now = time.perf_counter()
@@ -71,26 +71,27 @@ class Throughput(L.Callback):
             self._rates.append(num_tokens / (now - self._step_start))
         self._step_start = now
         since_last_log = self._rates[self._num_logged :]
-        if trainer.global_step % trainer.log_every_n_steps == 0 and since_last_log:
+        logs = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if logs and since_last_log:
             self._num_logged = len(self._rates)
             rate = statistics.median(since_last_log)
             pl_module.log("train/tokens_per_second", rate, prog_bar=True)
             pl_module.log("train/peak_memory_bytes", float(peak_memory_bytes(pl_module.device)))
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation is no part of a training step."""
         self._step_start = None
 
     def on_save_checkpoint(
         self,
-        trainer: L.Trainer,  # noqa: ARG002
-        pl_module: L.LightningModule,  # noqa: ARG002
-        checkpoint: dict,  # noqa: ARG002
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        checkpoint: dict,
     ) -> None:
         """Nor is saving."""
         self._step_start = None
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock."""
         self.seconds = time.perf_counter() - self._fit_start
 

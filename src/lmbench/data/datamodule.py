@@ -1,7 +1,6 @@
 """A corpus as BPTT windows for Lightning."""
 
 import lightning as L
-
 from jaxtyping import Int
 from torch import Tensor
 

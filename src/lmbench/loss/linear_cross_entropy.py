@@ -78,7 +78,7 @@ class _ScaledSum(Function):
     """Sum of ``scale`` · nats; its gradients are ready when the forward pass ends."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any,
         input: Tensor,
         weight: Tensor,
@@ -106,7 +106,7 @@ class _TokenNats(Function):
     """Nats of each token; their weights in the gradient are known only in the backward pass."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any,
         input: Tensor,
         weight: Tensor,
@@ -130,7 +130,7 @@ class _TokenNats(Function):
         return (*gradients, None, None)
 
 
-def _walk(  # noqa: PLR0917
+def _walk(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,

@@ -1,6 +1,6 @@
 """Models in plain PyTorch: embedding → core → head."""
 
-from lmbench.model.core import AWDLSTM, LSTM, CoreOutput, LSTMState, detach_state
+from lmbench.model.core import AWDLSTM, LSTM, CoreOutput, State, detach_state
 from lmbench.model.embedding import Embedding
 from lmbench.model.head import Softmax
 from lmbench.model.language_model import LanguageModel
@@ -10,8 +10,8 @@ __all__ = [
     "LSTM",
     "CoreOutput",
     "Embedding",
-    "LSTMState",
     "LanguageModel",
     "Softmax",
+    "State",
     "detach_state",
 ]

@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmbench.model.core import CoreOutput, LSTMState
+from lmbench.model.core import CoreOutput, State
 from lmbench.model.embedding import Embedding
 from lmbench.model.head import Softmax
 
@@ -56,7 +56,7 @@ class LanguageModel(nn.Module):
         """Number of trained values; a tied weight counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, tokens: Int[Tensor, "T B"], state: LSTMState | None = None) -> CoreOutput:
+    def forward(self, tokens: Int[Tensor, "T B"], state: State | None = None) -> CoreOutput:
         """Read a window.
 
         Args:

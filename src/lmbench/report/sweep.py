@@ -16,7 +16,7 @@ from lmbench.report.runs import Job, sweep_jobs
 class SweepTable(Callback):
     """Shows all jobs of a multirun, the best validation perplexity first, failed ones last."""
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Has the table printed at the end of the command.
 
         Hydra calls ``on_multirun_end`` only if no job failed, and then the table is needed most.

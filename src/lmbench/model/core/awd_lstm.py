@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmbench.model.core.stack import CoreOutput, LSTMState, run_layers, stack_layers
+from lmbench.model.core.stack import CoreOutput, State, run_layers, stack_layers
 from lmbench.model.dropout import LockedDropout, require_probabilities
 
 
@@ -53,7 +53,7 @@ class AWDLSTM(nn.Module):
         self.output_dropout = LockedDropout(output_dropout)
         self.weight_dropout = weight_dropout
 
-    def forward(self, input: Float[Tensor, "T B E"], state: LSTMState | None = None) -> CoreOutput:
+    def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
         """Run a window, from ``state`` or from zeros."""
         raw_output, state = run_layers(
             self.layers,

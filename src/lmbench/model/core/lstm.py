@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmbench.model.core.stack import CoreOutput, LSTMState, run_layers, stack_layers
+from lmbench.model.core.stack import CoreOutput, State, run_layers, stack_layers
 from lmbench.model.dropout import require_probabilities
 
 
@@ -39,7 +39,7 @@ class LSTM(nn.Module):
         self.layers = stack_layers(input_size, hidden_size, self.output_size, num_layers)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, input: Float[Tensor, "T B E"], state: LSTMState | None = None) -> CoreOutput:
+    def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
         """Run a window, from ``state`` or from zeros."""
         raw_output, state = run_layers(
             self.layers, self.dropout(input), state, between=self.dropout

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lmbench.model.dropout import lstm_with_weight_dropout
 
-LSTMState: TypeAlias = tuple[tuple[Float[Tensor, "1 B _"], Float[Tensor, "1 B _"]], ...]
-"""``(h, c)`` of each layer, each ``(1, B, H)`` with the layer's own H."""
+State: TypeAlias = tuple[tuple[Tensor, ...], ...]
+"""A tuple of tensors for each layer; an LSTM layer's is ``(h, c)``, each ``(1, B, H)``."""
 
 
 class CoreOutput(NamedTuple):
@@ -20,13 +20,13 @@ class CoreOutput(NamedTuple):
     """Outputs of the last layer, after dropout."""
     raw_output: Float[Tensor, "T B H"]
     """The same before dropout."""
-    state: LSTMState
+    state: State
     """State after the last step, still attached to the graph."""
 
 
-def detach_state(state: LSTMState) -> LSTMState:
+def detach_state(state: State) -> State:
     """Cut a state off from the window that made it: here truncated backpropagation ends."""
-    return tuple((hidden.detach(), cell.detach()) for hidden, cell in state)
+    return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
 def stack_layers(
@@ -46,11 +46,11 @@ def stack_layers(
 def run_layers(
     layers: nn.ModuleList,
     input: Float[Tensor, "T B E"],
-    state: LSTMState | None,
+    state: State | None,
     *,
     between: Callable[[Tensor], Tensor],
     weight_dropout: float = 0.0,
-) -> tuple[Float[Tensor, "T B H"], LSTMState]:
+) -> tuple[Float[Tensor, "T B H"], State]:
     """Run layers one on top of the other.
 
     Args:

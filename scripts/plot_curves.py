@@ -1,0 +1,65 @@
+"""Draws the validation curves of runs: ``plot_curves.py OUTPUT RUN_DIR…``."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def main(output: Path, run_dirs: list[Path]) -> None:
+    """One panel per corpus: perplexity of each run against its epochs.
+
+    A dotted line is the train perplexity, a circle the switch to averaged SGD, a grey line the
+    perplexity floor of the embedded corpus.
+    """
+    runs = [(run, json.loads((run / "results.json").read_text("utf-8"))) for run in run_dirs]
+    corpora = list(dict.fromkeys(results["data"]["name"] for _, results in runs))
+    figure, axes = plt.subplots(
+        1, len(corpora), figsize=(6 * len(corpora), 4), squeeze=False, layout="constrained"
+    )
+    for axis, corpus in zip(axes[0], corpora, strict=True):
+        axis.set(title=corpus, xlabel="epochs", ylabel="perplexity", yscale="log")
+        on_corpus = [(run, results) for run, results in runs if results["data"]["name"] == corpus]
+        for color, (run, results) in enumerate(on_corpus):
+            draw(axis, run, results, f"C{color}")
+        floor = on_corpus[0][1]["data"].get("perplexity_floor")
+        if floor:
+            axis.axhline(floor["valid"], color="0.5", label=f"floor {floor['valid']:.1f}")
+        axis.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+        axis.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    figure.savefig(output, dpi=120)
+
+
+def draw(axis: plt.Axes, run: Path, results: dict, color: str) -> None:
+    """The curves of one run."""
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    valid = [(int(row["step"]) + 1, float(row["val/ppl"])) for row in rows if row.get("val/ppl")]
+    train = [(int(row["step"]) + 1, float(row["train/ppl"])) for row in rows if row["train/ppl"]]
+    steps_per_epoch = results["train"]["steps"] / results["train"]["epochs"]
+    label = f"{results['model']}: test {results['test']['ppl']:.1f}"
+    axis.plot(*scaled(valid, steps_per_epoch), color=color, marker=".", label=label)
+    axis.plot(*scaled(train, steps_per_epoch), color=color, linestyle=":", linewidth=1)
+    switch = results["nt_asgd"]["triggered_epoch"]
+    if switch is not None:
+        x, y = (values[switch] for values in scaled(valid, steps_per_epoch))
+        axis.plot(x, y, "o", color=color, fillstyle="none", markersize=12, label="switch to ASGD")
+    axis.set_ylim(top=max(ppl for _, ppl in valid) * 1.2)
+
+
+def scaled(points: list[tuple[int, float]], steps_per_epoch: float) -> tuple[list, list]:
+    """Steps as epochs."""
+    return [step / steps_per_epoch for step, _ in points], [value for _, value in points]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])

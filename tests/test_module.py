@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.testing import assert_close
 
+from lmbench.data.batching import TrainingWindows, columns_for_training
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
@@ -171,7 +172,8 @@ def stream_nats(weights: dict[str, Tensor], ids: np.ndarray) -> Tensor:
 
 
 def drawn_lengths(datamodule: LanguageModelDataModule, epoch: int) -> list[int]:
-    windows = datamodule._training_windows(datamodule._training, epoch)
+    columns = columns_for_training(datamodule.corpus.train, 3)
+    windows = TrainingWindows(columns, BPTT, variable=True, seed=0, epoch=epoch)
     return [round(window.length_ratio * BPTT) for window in windows]
 
 
@@ -196,7 +198,7 @@ def train_by_hand(
             for (name, value), gradient in zip(weights.items(), gradients, strict=True):
                 clipped = gradient * min(1.0, CLIP / (norm + 1e-6))
                 weights[name] = value - LR * length / BPTT * (clipped + DECAY * value)
-            losses.append(float(loss))
+            losses.append(loss.item())
             norms.append(norm)
             start = end
     return weights, losses, norms
@@ -215,3 +217,161 @@ def test_a_training_is_the_same_as_by_hand():
     assert min(norms) < CLIP < max(norms)
     assert recorder.losses == pytest.approx(losses, rel=1e-10)
     assert_close(weights_of(module), expected, rtol=0, atol=1e-10)
+
+
+def test_each_step_scales_the_learning_rate_by_the_drawn_length_alone():
+    datamodule = make_datamodule()
+    module, recorder = make_module(), Recorder()
+    trainer = make_trainer(callbacks=[recorder])
+    trainer.fit(module, datamodule=datamodule)
+    lengths = [drawn_lengths(datamodule, epoch) for epoch in range(2)]
+    # 211 tokens in three columns are 69 targets each: both last windows are cut short.
+    assert all(sum(drawn) > 69 for drawn in lengths)
+    expected = [LR * length / BPTT for length in itertools.chain(*lengths)]
+    assert trainer.optimizers[0].lrs == pytest.approx(expected, rel=1e-14)
+    assert len(set(expected)) > 3
+    assert recorder.lrs_between_steps == [LR] * len(expected)
+
+
+def test_state_is_carried_without_its_graph_and_each_stage_has_its_own():
+    module = make_module()
+    calls: dict[str, list] = {"train": [], "val": []}
+
+    def note(_, arguments, output) -> None:
+        stage = "train" if module.training else "val"
+        calls[stage].append((module.trainer.current_epoch, arguments[1], output.state))
+
+    module.model.register_forward_hook(note)
+    make_trainer(val_check_interval=3).fit(module, datamodule=make_datamodule())
+
+    starts = {"train": 0, "val": 0}
+    for stage, noted in calls.items():
+        for (epoch_before, _, left), (epoch, taken, _) in itertools.pairwise(noted):
+            if taken is None:
+                starts[stage] += 1
+                assert stage == "val" or epoch == epoch_before + 1
+            else:
+                assert all(not part.requires_grad for layer in taken for part in layer)
+                assert_close(taken, left, rtol=0, atol=0)
+        assert noted[0][1] is None
+    validations = len(calls["val"]) / math.ceil(63 / 10)
+    assert validations > 2
+    assert starts == {"train": 1, "val": validations - 1}
+    assert all(
+        not part.requires_grad for _, _, state in calls["val"] for layer in state for part in layer
+    )
+
+
+def test_validation_within_an_epoch_does_not_touch_training():
+    weights, losses = [], []
+    for options in ({"val_check_interval": 2}, {"limit_val_batches": 0}):
+        module, recorder = make_module(ar_alpha=AR, tar_beta=TAR), Recorder()
+        make_trainer(callbacks=[recorder], **options).fit(module, datamodule=make_datamodule())
+        weights.append(weights_of(module))
+        losses.append(recorder.losses)
+        assert len(recorder.validated_at) == (0 if "limit_val_batches" in options else 8)
+    assert losses[0] == losses[1]
+    assert_close(weights[0], weights[1], rtol=0, atol=0)
+
+
+def test_one_column_scores_the_whole_stream_in_uneven_windows():
+    datamodule, module = make_datamodule(), make_module()
+    trainer = make_trainer()
+    (logged,) = trainer.validate(module, datamodule=datamodule, verbose=False)
+    nats = stream_nats(weights_of(module), datamodule.corpus.valid)
+    assert len(nats) == 63  # windows of 10: the last one holds 3
+    assert module.scored["val"] == (pytest.approx(nats.sum().item(), rel=1e-12), 63)
+    assert logged["val/nll"] == pytest.approx(nats.mean().item(), rel=1e-6)
+    assert logged["val/ppl"] == pytest.approx(nats.mean().exp().item(), rel=1e-6)
+    means = torch.stack([window.mean() for window in nats.split(10)])
+    assert logged["val/nll"] != pytest.approx(means.mean().item(), rel=1e-4)
+    assert logged["val/ppl"] != pytest.approx(means.exp().mean().item(), rel=1e-4)
+
+    (logged,) = trainer.test(module, datamodule=datamodule, verbose=False)
+    nats = stream_nats(weights_of(module), datamodule.corpus.test)
+    assert module.scored["test"] == (pytest.approx(nats.sum().item(), rel=1e-12), 48)
+    assert logged["test/ppl"] == pytest.approx(nats.mean().exp().item(), rel=1e-6)
+
+
+def test_columns_with_burn_in_score_each_target_once_from_a_warm_state():
+    """63 targets in 3 columns of 25: the first scores 25; the others read 6 first and score 19."""
+    datamodule, module = make_datamodule(evaluation_columns=3, burn_in=6), make_module()
+    make_trainer().validate(module, datamodule=datamodule, verbose=False)
+    weights, ids = weights_of(module), datamodule.corpus.valid
+    nats = torch.cat(
+        [
+            stream_nats(weights, ids[:26]),
+            stream_nats(weights, ids[19:45])[6:],
+            stream_nats(weights, ids[38:])[6:],
+        ]
+    )
+    assert len(nats) == 63
+    assert module.scored["val"] == (pytest.approx(nats.sum().item(), rel=1e-12), 63)
+    assert nats.sum().item() != pytest.approx(stream_nats(weights, ids).sum().item(), rel=1e-6)
+
+
+def test_train_nll_is_the_mean_over_the_tokens_since_the_last_log():
+    module, recorder, rows = make_module(), Recorder(), Rows()
+    trainer = make_trainer(callbacks=[recorder], logger=rows, log_every_n_steps=3)
+    trainer.fit(module, datamodule=make_datamodule())
+    logged = [row for _, row in rows.rows if "train/nll" in row]
+    assert len(logged) == len(recorder.losses) // 3
+    for index, row in enumerate(logged):
+        part = slice(3 * index, 3 * index + 3)
+        expected = np.average(recorder.losses[part], weights=recorder.num_scored[part])
+        assert row["train/nll"] == pytest.approx(expected, rel=1e-6)
+        assert row["train/ppl"] == pytest.approx(math.exp(expected), rel=1e-6)
+        assert row["lr"] == LR  # before the scaling by a window's length
+        assert expected != pytest.approx(np.mean(recorder.losses[part]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "validated_at"),
+    [
+        ({"max_epochs": 1}, [5]),
+        ({"max_epochs": 2}, [5, 10]),
+        ({"max_steps": 5}, [5]),
+        ({"max_steps": 10}, [5, 10]),
+        ({"max_steps": 3}, [3]),
+        ({"max_steps": 8}, [5, 8]),
+        ({"max_epochs": -1, "max_steps": 7}, [5, 7]),
+        ({"max_steps": 8, "val_check_interval": 2}, [2, 4, 7, 8]),
+    ],
+)
+def test_the_end_of_training_is_validated_once(options: dict, validated_at: list[int]):
+    recorder = Recorder()
+    datamodule = make_datamodule(bptt=14)
+    datamodule._variable_windows = False
+    make_trainer(callbacks=[recorder], **options).fit(make_module(), datamodule=datamodule)
+    assert recorder.validated_at == validated_at
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_epochs": 3},
+        {"max_epochs": 3, "max_steps": 13},
+        {"max_epochs": 3, "max_steps": 1000},
+        {"max_epochs": -1, "max_steps": 20},
+        {"max_epochs": 3, "limit_train_batches": 4},
+        {"max_epochs": 3, "limit_train_batches": 1000},
+        {"max_epochs": 3, "limit_train_batches": 0.5},
+        {"max_epochs": 3, "limit_train_batches": 1.0},
+    ],
+)
+def test_a_schedule_ends_with_the_last_step(options: dict):
+    def one_cycle(optimizer, total_steps: int) -> OneCycleLR:
+        return OneCycleLR(
+            optimizer, LR, total_steps, anneal_strategy="linear", cycle_momentum=False
+        )
+
+    module, rows = make_module(one_cycle), Rows()
+    trainer = make_trainer(logger=rows, **options)
+    trainer.fit(module, datamodule=make_datamodule())
+    lrs = [row["lr"] for _, row in rows.rows if "lr" in row]
+    num_steps = len(trainer.optimizers[0].lrs)
+    assert len(lrs) == num_steps
+    # Linearly from max / 25 up to max over 30 % of the steps, then linearly to max / 25e4.
+    peak = 0.3 * num_steps - 1
+    points = ([0, peak, num_steps - 1], [LR / 25, LR, LR / 25e4])
+    assert lrs == pytest.approx(np.interp(range(num_steps), *points), rel=1e-5)

@@ -80,6 +80,8 @@ class LanguageModelModule(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Notes the window's length before the optimizer runs the step's closure."""
         self._length_ratio = batch.length_ratio
+        if self._logs_this_step():
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean nats per token of a window, with the activation penalties added."""
@@ -149,13 +151,15 @@ class LanguageModelModule(L.LightningModule):
     def _log_training(self, nll: Tensor, num_tokens: int) -> None:
         self._train_nats = self._train_nats + nll * num_tokens
         self._train_num_tokens += num_tokens
-        if (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if not self._logs_this_step():
             return
         mean = self._train_nats / self._train_num_tokens
         self._train_nats, self._train_num_tokens = 0.0, 0
         self.log("train/nll", mean)
         self.log("train/ppl", mean.exp(), prog_bar=True)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def _logs_this_step(self) -> bool:
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def _score(self, batch: Batch, stage: str) -> None:
         output, _, state = self.model(batch.tokens, self._states[stage])

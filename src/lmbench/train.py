@@ -45,12 +45,18 @@ def train(config: DictConfig, run_dir: Path) -> float:
 
     try:
         trainer.fit(module, datamodule=datamodule)
+        score = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
+        if score is None or not score.exp().isfinite():
+            raise UserError(
+                "No validation gave a finite perplexity, so there is no best checkpoint to test. "
+                "Set optimizer.lr or trainer.gradient_clip_val lower."
+            )
+        best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True, map_location="cpu")
+        module.load_state_dict(best["state_dict"])
+        trainer.test(module, datamodule=datamodule, verbose=False)
     except MisconfigurationException as error:  # as for limit_val_batches=0.01 of few windows
         raise UserError(f"trainer: {error}") from error
-    best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True, map_location="cpu")
-    module.load_state_dict(best["state_dict"])
-    trainer.test(module, datamodule=datamodule, verbose=False)
-    return float(trainer.checkpoint_callback.best_model_score.exp())  # type: ignore[union-attr]
+    return float(score.exp())
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")

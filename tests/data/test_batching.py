@@ -93,9 +93,9 @@ def test_windows_depend_on_seed_and_epoch_alone():
     assert lengths(1, 0) != lengths(2, 0)
 
 
-@pytest.mark.parametrize("num_tokens", [2, 3, 5, 6, 7, 8, 64, 65, 1000, 1001, 1063, 4097])
-@pytest.mark.parametrize("columns", [1, 2, 7, 64])
-@pytest.mark.parametrize("burn_in", [0, 1, 5, 512])
+@pytest.mark.parametrize("num_tokens", [2, 6, 7, 65, 1001, 1063])
+@pytest.mark.parametrize("columns", [1, 7, 64])
+@pytest.mark.parametrize("burn_in", [0, 5, 512])
 @pytest.mark.parametrize("window", [1, 70])
 def test_every_target_is_scored_once_after_its_burn_in(num_tokens, columns, burn_in, window):
     tokens, targets = columns_for_evaluation(stream(num_tokens), columns, burn_in)

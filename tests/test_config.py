@@ -1,0 +1,210 @@
+"""Every choice of the conf folder composes, and says nothing that its target does not take."""
+
+import inspect
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from lmbench import build, config
+from lmbench.config import conf_dir, flatten, write_run_config
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.errors import UserError
+from lmbench.module import LanguageModelModule
+
+# Group → options, as a user sees them; hydra/ configures Hydra itself.
+OPTIONS: dict[str, list[str]] = {}
+for file in sorted(conf_dir().glob("*/**/*.yaml")):
+    group = file.parent.relative_to(conf_dir()).as_posix()
+    if not group.startswith("hydra"):
+        OPTIONS.setdefault(group, []).append(file.stem)
+CHOICES = [f"{group}={option}" for group, options in OPTIONS.items() for option in options]
+# What a choice cannot do without.
+NEEDS = {"data=text": ["data.path=/corpus"]}
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("train", list(overrides))
+
+
+def nodes_with_target(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node
+        for name, child in node.items():
+            yield from nodes_with_target(child, f"{key}.{name}".removeprefix("."))
+
+
+def arguments_of(target: Any) -> set[str]:
+    return set(inspect.signature(target).parameters)
+
+
+def test_the_groups_of_the_architecture_are_there():
+    assert {"lstm", "awd_lstm"} <= set(OPTIONS["model"])
+    assert {"wikitext2", "text", "synthetic"} <= set(OPTIONS["data"])
+    groups = ("model/core", "model/head", "optimizer", "scheduler", "trainer", "callbacks")
+    assert {*groups, "logger", "evaluation", "experiment"} <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_into_targets_that_take_its_keys(choice):
+    plain = OmegaConf.to_container(composed(choice, *NEEDS.get(choice, [])), resolve=True)
+    nodes = dict(nodes_with_target(plain))
+    assert {"data", "optimizer", "model.core", "model.head"} <= set(nodes)
+    for key, node in nodes.items():
+        unknown = set(node) - {"_target_"} - arguments_of(get_object(node["_target_"]))
+        assert not unknown, f"{key}: {unknown}"
+    # Nodes without a target of their own: build knows where they go.
+    assert set(plain["trainer"]) <= arguments_of(L.Trainer)
+    assert set(plain["batching"]) <= arguments_of(LanguageModelDataModule)
+    assert set(plain["loss"]) <= arguments_of(LanguageModelModule)
+    assert set(plain["evaluation"]) == {"columns", "burn_in", "window"}
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "scheduler"),
+    product(OPTIONS["model"], OPTIONS["optimizer"], OPTIONS["scheduler"]),
+)
+def test_choices_combine(model, optimizer, scheduler):
+    combined = composed(f"model={model}", f"optimizer={optimizer}", f"scheduler={scheduler}")
+    alone = OmegaConf.load(conf_dir() / f"optimizer/{optimizer}.yaml")
+    assert combined.model.name == model
+    # A model must not leave another optimizer with the learning rate of its own.
+    assert combined.optimizer == alone
+    assert bool(combined.get("scheduler")) == (scheduler != "constant")
+
+
+@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
+@pytest.mark.parametrize("data", OPTIONS["data"])
+def test_experiments_run_on_every_corpus(experiment, data):
+    both = composed(f"experiment={experiment}", f"data={data}")
+    assert both.data._target_ == OmegaConf.load(conf_dir() / f"data/{data}.yaml")._target_
+
+
+@pytest.mark.parametrize(
+    ("key", "published"),
+    {
+        "model.name": "awd_lstm",
+        "model.core._target_": "lmbench.model.core.AWDLSTM",
+        "model.embedding_size": 400,
+        "model.core.hidden_size": 1150,
+        "model.core.output_size": 400,
+        "model.core.num_layers": 3,
+        "model.tied": True,
+        "model.head.bias": True,
+        "model.embedding_dropout": 0.1,
+        "model.core.input_dropout": 0.65,
+        "model.core.hidden_dropout": 0.2,
+        "model.core.output_dropout": 0.4,
+        "model.core.weight_dropout": 0.5,
+        "optimizer._target_": "torch.optim.SGD",
+        "optimizer.lr": 30.0,
+        "optimizer.weight_decay": 1.2e-6,
+        "scheduler": None,
+        "trainer.gradient_clip_val": 0.25,
+        "trainer.max_epochs": 750,
+        "batching.batch_size": 80,
+        "batching.bptt": 70,
+        "batching.variable_windows": True,
+        "loss.ar_alpha": 2.0,
+        "loss.tar_beta": 1.0,
+        "callbacks.nt_asgd._target_": "lmbench.callbacks.nt_asgd.NTASGD",
+        "callbacks.nt_asgd.non_monotone_interval": 5,
+        "data._target_": "lmbench.data.corpus.load_wikitext2",
+    }.items(),
+)
+def test_awd_lstm_is_the_published_one(key, published):
+    awd_lstm = composed("model=awd_lstm")
+    assert OmegaConf.select(awd_lstm, key) == published
+    assert "momentum" not in awd_lstm.optimizer
+    assert get_object(awd_lstm.optimizer._target_) is torch.optim.SGD
+
+
+def test_awd_lstm_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        model = build.model(composed("model=awd_lstm"), vocabulary_size=33_278)
+    assert model.num_parameters == 33_556_078
+
+
+def test_each_model_of_a_sweep_brings_its_own_recipe():
+    lstm, awd_lstm = composed("model=lstm"), composed("model=awd_lstm")
+    assert (lstm.optimizer._target_, awd_lstm.optimizer._target_) == (
+        "torch.optim.Adam",
+        "torch.optim.SGD",
+    )
+    assert lstm.scheduler._target_ == "torch.optim.lr_scheduler.OneCycleLR"
+    assert lstm.scheduler.max_lr == lstm.optimizer.lr
+    assert "nt_asgd" not in lstm.callbacks
+    assert set(awd_lstm.callbacks) - set(lstm.callbacks) == {"nt_asgd"}
+    assert not lstm.batching.variable_windows
+    assert lstm.loss.ar_alpha == lstm.loss.tar_beta == 0.0
+
+
+@pytest.mark.parametrize("model", OPTIONS["model"])
+def test_the_command_line_wins_over_the_recipe(model):
+    overridden = composed(
+        f"model={model}",
+        "optimizer=adam",
+        "callbacks=default",
+        "trainer.max_epochs=3",
+        "batching.bptt=7",
+        "optimizer.lr=0.125",
+    )
+    assert overridden.optimizer._target_ == "torch.optim.Adam"
+    assert (overridden.trainer.max_epochs, overridden.batching.bptt) == (3, 7)
+    assert overridden.optimizer.lr == 0.125
+    assert "nt_asgd" not in overridden.callbacks
+
+
+def test_another_core_can_take_the_place_of_the_models():
+    swapped = composed("model=awd_lstm", "model/core=lstm")
+    assert swapped.model.core == OmegaConf.merge(
+        OmegaConf.load(conf_dir() / "model/core/lstm.yaml"), {"output_size": 400}
+    )
+
+
+def test_the_options_of_a_trainer_can_be_overridden_by_name():
+    names = ("accelerator", "devices", "strategy", "precision", "max_epochs", "max_steps")
+    limits = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+    assert {*names, *limits} <= set(OmegaConf.load(conf_dir() / "trainer/default.yaml"))
+
+
+def test_unknown_keys_and_options_are_refused():
+    with pytest.raises(ConfigCompositionException, match="bptt_length"):
+        composed("batching.bptt_length=3")
+    with pytest.raises(ConfigCompositionException, match=r"(?s)gru.*awd_lstm"):
+        composed("model=gru")
+
+
+def test_conf_is_found_in_a_wheel_and_in_a_checkout(tmp_path, monkeypatch):
+    package = tmp_path / "src/lmbench"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(config, "__file__", str(package / "config.py"))
+    assert conf_dir() == tmp_path.resolve() / "conf"
+    (package / "conf").mkdir()
+    assert conf_dir() == package.resolve() / "conf"
+
+
+def test_a_runs_config_is_resolved_and_written_once(tmp_path):
+    path = tmp_path / "config.yaml"
+    written = composed("model=awd_lstm", "data=synthetic", "seed=7")
+    write_run_config(written, tmp_path)
+    text = path.read_text("utf-8")
+    assert "${" not in text
+    assert OmegaConf.create(text) == OmegaConf.to_container(written, resolve=True)
+    with pytest.raises(UserError, match=r"holds a run already.*hydra\.run\.dir"):
+        write_run_config(composed("seed=8"), tmp_path)
+    assert path.read_text("utf-8") == text
+
+
+def test_flatten_gives_dotted_keys():
+    nested = {"a": {"b": 1, "c": {"d": [2, 3]}}, "e": None}
+    assert flatten(nested) == {"a.b": 1, "a.c.d": [2, 3], "e": None}

@@ -110,22 +110,19 @@ def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
     loggers = _all_in_run_dir(config, "logger", run_dir)
-    try:
-        return _call(
-            L.Trainer,
-            "trainer",
-            **options,
-            callbacks=[*callbacks, results],
-            logger=loggers,
-            default_root_dir=run_dir,
-            enable_progress_bar=sys.stdout.isatty(),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,  # it would enter the history of NT-ASGD's trigger
-            reload_dataloaders_every_n_epochs=1,  # each epoch has its own windows
-            use_distributed_sampler=False,  # each process reads its own columns
-        )
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {error}") from error
+    return _call(
+        L.Trainer,
+        "trainer",
+        **options,
+        callbacks=[*callbacks, results],
+        logger=loggers,
+        default_root_dir=run_dir,
+        enable_progress_bar=sys.stdout.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,  # it would enter the history of NT-ASGD's trigger
+        reload_dataloaders_every_n_epochs=1,  # each epoch has its own windows
+        use_distributed_sampler=False,  # each process reads its own columns
+    )
 
 
 def _require_devices(accelerator: str, devices: int | str | list[int]) -> None:
@@ -194,7 +191,7 @@ def _call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) -
             _require_type(keys[name], value, hints[name])
     try:
         return target(*args, **kwargs)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         argument, _, rest = str(error).partition(" ")
         message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
         raise UserError(message) from error

@@ -66,8 +66,9 @@ class LanguageModelModule(L.LightningModule):
         self._train_nats: Tensor | float = 0.0
         self._train_num_tokens = 0
         # float64: a split's nats, added up window by window, need more than float32's 24 bits.
-        self._nats = SumMetric().set_dtype(torch.float64)
-        self._num_tokens = SumMetric().set_dtype(torch.float64)
+        # A nan is kept: by default it would be left out, and a model that diverged score 0 nats.
+        self._nats = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
+        self._num_tokens = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> CoreOutput:
         """The model's forward pass."""

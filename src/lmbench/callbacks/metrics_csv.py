@@ -69,5 +69,6 @@ class _CSVFile:
         if new:
             writer.writeheader()
         writer.writerows(self._rows if new else [row])
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("w" if new else "a", encoding="utf-8") as file:
             file.write(text.getvalue())

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import lightning as L
 import torch
@@ -30,7 +30,7 @@ class NTASGD(L.Callback):
     Args:
         non_monotone_interval: n, at least 1.
         monitor: the validation metric to watch; lower is better.
-        averaged_sgd: makes the averaged optimizer from the parameters, ``lr`` and
+        averaged_sgd: makes the averaged optimizer from parameter groups, ``lr`` and
             ``weight_decay``; it must keep its averages in ``state[parameter]["ax"]``, as
             ``torch.optim.ASGD`` does.
 
@@ -61,11 +61,12 @@ class NTASGD(L.Callback):
         Lightning restores the optimizer's state after this hook, and it must find averaged SGD.
         """
         optimizer = trainer.optimizers[0]
-        if not isinstance(optimizer, torch.optim.SGD) or optimizer.param_groups[0]["momentum"]:
+        momentum = any(group.get("momentum") for group in optimizer.param_groups)
+        if not isinstance(optimizer, torch.optim.SGD) or momentum:
             raise UserError(
                 f"callbacks.nt_asgd replaces SGD without momentum, but the optimizer is "
-                f"{type(optimizer).__name__}. Set optimizer=sgd, or leave the callback out with "
-                "callbacks=default."
+                f"{type(optimizer).__name__}{' with momentum' if momentum else ''}. Set "
+                "optimizer=sgd, or leave the callback out with callbacks=default."
             )
         if self.triggered_epoch is not None:
             self._switch(trainer)
@@ -129,13 +130,13 @@ class NTASGD(L.Callback):
 
     def _switch(self, trainer: L.Trainer) -> None:
         sgd = trainer.optimizers[0]
-        group = sgd.param_groups[0]
-        parameters: Iterable[Tensor] = group["params"]
-        averaged = self._averaged_sgd(
-            parameters, lr=group["lr"], weight_decay=group["weight_decay"]
-        )
-        if "initial_lr" in group:
-            averaged.param_groups[0]["initial_lr"] = group["initial_lr"]
+        # What is no option of SGD was put into the group by a schedule, which looks for it there.
+        taken_over = ("lr", "weight_decay")
+        groups = [
+            {key: group[key] for key in group if key in taken_over or key not in sgd.defaults}
+            for group in sgd.param_groups
+        ]
+        averaged = self._averaged_sgd(groups, **{key: sgd.defaults[key] for key in taken_over})
         trainer.strategy.optimizers = [averaged]
         for config in trainer.lr_scheduler_configs:
             config.scheduler.optimizer = averaged

@@ -46,8 +46,8 @@ class Results(L.Callback):
         self._seed = seed
         self._evaluation = dict(evaluation)
         self._hyperparameters = dict(hyperparameters)
-        self._best_epoch = 0
-        self._best: tuple[float, int] = (math.inf, 1)
+        self._best_epoch: int | None = None
+        self._best: tuple[float, int] | None = None
         self._num_epochs = 0
         self._num_steps = 0
 
@@ -56,7 +56,8 @@ class Results(L.Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         nats, num_tokens = pl_module.scored["val"]
-        if nats / num_tokens < self._best[0] / self._best[1]:
+        best = self._best[0] / self._best[1] if self._best else math.inf
+        if nats / num_tokens < best:
             self._best, self._best_epoch = (nats, num_tokens), trainer.current_epoch
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -64,9 +65,9 @@ class Results(L.Callback):
         self._num_steps = trainer.global_step
         self._num_epochs = trainer.current_epoch
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: LanguageModelModule) -> None:  # type: ignore[override]
-        """Writes and shows the results."""
-        if not trainer.is_global_zero:
+    def teardown(self, trainer: L.Trainer, pl_module: LanguageModelModule, stage: str) -> None:  # type: ignore[override]
+        """Writes and shows the results after the test, even if it had no batches."""
+        if stage != "test" or not trainer.is_global_zero:
             return
         results = self._collect(trainer, pl_module)
         temporary = self._path.with_suffix(".json.tmp")
@@ -78,6 +79,7 @@ class Results(L.Callback):
     def _collect(self, trainer: L.Trainer, module: LanguageModelModule) -> dict[str, Any]:
         datamodule: LanguageModelDataModule = trainer.datamodule  # type: ignore[attr-defined]
         corpus = datamodule.corpus
+        device = trainer.strategy.root_device  # the module has left it by now
         throughput = _callback(trainer, Throughput)
         nt_asgd = _callback(trainer, NTASGD)
         data: dict[str, Any] = {
@@ -97,7 +99,7 @@ class Results(L.Callback):
             "data": data,
             "best_epoch": self._best_epoch,
             "evaluation": self._evaluation,
-            "val": _score(*self._best),
+            "val": _score(*self._best) if self._best else None,
             "test": _score(*module.scored["test"]) if "test" in module.scored else None,
             "nt_asgd": {"triggered_epoch": nt_asgd.triggered_epoch if nt_asgd else None},
             "train": {
@@ -106,12 +108,12 @@ class Results(L.Callback):
                 "tokens": throughput.num_tokens if throughput else None,
                 "seconds": throughput.seconds if throughput else None,
                 "tokens_per_second": throughput.tokens_per_second if throughput else None,
-                "peak_memory_bytes": peak_memory_bytes(module.device),
+                "peak_memory_bytes": peak_memory_bytes(device),
             },
             "environment": {
                 "torch": torch.__version__,
                 "lightning": L.__version__,
-                "device": _device_name(module.device),
+                "device": _device_name(device),
                 "num_threads": torch.get_num_threads(),
             },
         }
@@ -155,9 +157,10 @@ def _table(results: Mapping[str, Any]) -> Table:
         table.add_row(*cells, *([f"{floor[name]:.2f}"] if floor else []))
     caption = [
         f"{results['num_parameters']:,} parameters",
-        f"best epoch {results['best_epoch']}",
         f"{train['steps']:,} steps",
     ]
+    if results["best_epoch"] is not None:
+        caption.insert(1, f"best epoch {results['best_epoch']}")
     if train["tokens_per_second"]:
         caption.append(f"{train['tokens_per_second']:,.0f} tokens/s")
     if train["seconds"]:

@@ -1,0 +1,162 @@
+"""On a clock that moves only where the test says so."""
+
+import resource
+import statistics
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+from lmbench.callbacks import throughput
+from lmbench.callbacks.throughput import Throughput, peak_memory_bytes
+from lmbench.data.batching import Batch
+
+FETCH, VALIDATION, SAVING = 0.25, 1000.0, 500.0
+# A window's number of tokens, and the seconds of a step on it.
+STEPS = [(10, 50.0), (20, 70.0), (30, 1.5), (40, 2.0), (10, 4.0), (30, 1.0), (20, 3.0), (50, 0.5)]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Windows:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(STEPS)
+
+    def __iter__(self):
+        for num_tokens, _ in STEPS:
+            self._clock.now += FETCH
+            tokens = torch.zeros(num_tokens, 1, dtype=torch.int64)
+            yield Batch(tokens, tokens, 1.0, num_tokens)
+
+
+class TimedModule(L.LightningModule):
+    """Training and validation that take time, and do nothing else."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.clock = clock
+        self.rates: dict[int, float] = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        self.clock.now += STEPS[batch_idx][1]
+        return self.weight**2
+
+    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
+        logged = self.trainer.callback_metrics
+        if "train/tokens_per_second" in logged:
+            self.rates[batch_idx] = float(logged["train/tokens_per_second"])
+            assert float(logged["train/peak_memory_bytes"]) > 2**20
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.clock.now += VALIDATION
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self.clock.now += SAVING
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(
+    monkeypatch: pytest.MonkeyPatch, *callbacks: L.Callback, **options
+) -> tuple[Throughput, TimedModule, Clock]:
+    clock = Clock()
+    monkeypatch.setattr(throughput, "time", clock)
+    callback, module = Throughput(), TimedModule(clock)
+    defaults = {"log_every_n_steps": 1, "limit_val_batches": 0}
+    L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=[callback, *callbacks],
+        logger=False,
+        enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **(defaults | options),
+    ).fit(module, Windows(clock), Windows(clock))
+    return callback, module, clock
+
+
+def rates(steps: slice, without_fetching: tuple[int, ...] = ()) -> list[float]:
+    """Tokens per second of single steps; a step after an interruption starts without fetching."""
+    return [
+        num_tokens / (seconds + (0 if index in without_fetching else FETCH))
+        for index, (num_tokens, seconds) in list(enumerate(STEPS))[steps]
+    ]
+
+
+def test_the_median_leaves_out_the_first_two_steps(monkeypatch: pytest.MonkeyPatch):
+    callback, module, _ = fit(monkeypatch)
+    expected = rates(slice(2, None))
+    assert callback.tokens_per_second == pytest.approx(statistics.median(expected))
+    assert callback.tokens_per_second != pytest.approx(statistics.median(rates(slice(None))))
+    assert callback.num_tokens == sum(num_tokens for num_tokens, _ in STEPS)
+    assert callback.seconds == sum(FETCH + seconds for _, seconds in STEPS)
+    # With a log at every step, each is that step's own rate.
+    assert module.rates == pytest.approx(dict(enumerate(expected, start=2)))
+
+
+def test_a_log_is_the_median_since_the_last_one(monkeypatch: pytest.MonkeyPatch):
+    _, module, _ = fit(monkeypatch, log_every_n_steps=4)
+    assert module.rates[3] == pytest.approx(statistics.median(rates(slice(2, 4))))
+    assert module.rates[7] == pytest.approx(statistics.median(rates(slice(4, 8))))
+
+
+def test_validation_is_not_counted(monkeypatch: pytest.MonkeyPatch):
+    callback, _, clock = fit(monkeypatch, limit_val_batches=2, val_check_interval=3)
+    # After the third and the sixth step; the next one starts once its window is there.
+    expected = statistics.median(rates(slice(2, None), without_fetching=(3, 6)))
+    assert callback.tokens_per_second == pytest.approx(expected)
+    assert callback.seconds == clock.now - 100.0
+    assert callback.seconds > 4 * VALIDATION
+
+
+def test_saving_is_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    saving = ModelCheckpoint(
+        tmp_path, every_n_train_steps=3, save_top_k=-1, save_on_train_epoch_end=False
+    )
+    callback, _, clock = fit(monkeypatch, saving)
+    expected = statistics.median(rates(slice(2, None), without_fetching=(3, 6)))
+    assert callback.tokens_per_second == pytest.approx(expected)
+    assert clock.now - 100.0 > 2 * SAVING
+
+
+def test_tokens_of_all_devices_count():
+    callback = Throughput()
+    trainer = SimpleNamespace(world_size=4, global_step=1, log_every_n_steps=50)
+    callback.on_train_batch_end(trainer, None, None, Batch(None, None, 1.0, 7), 0)  # type: ignore[arg-type]
+    assert callback.num_tokens == 28
+
+
+def test_there_is_no_rate_before_the_third_step(monkeypatch: pytest.MonkeyPatch):
+    assert Throughput().tokens_per_second is None
+    callback, module, _ = fit(monkeypatch, limit_train_batches=2)
+    assert callback.tokens_per_second is None
+    assert module.rates == {}
+
+
+def test_peak_memory_is_that_of_this_process():
+    block = torch.zeros(2**23)  # 32 MiB, touched
+    peak = peak_memory_bytes(torch.device("cpu"))
+    assert peak > block.nbytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        assert peak >= 0.9 * pages * resource.getpagesize()

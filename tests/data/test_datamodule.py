@@ -1,0 +1,156 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lmbench.data.corpus import Corpus
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.data.vocabulary import Vocabulary
+from lmbench.errors import UserError
+
+
+def make_corpus(num_train: int = 400, first_word: str = "a") -> Corpus:
+    """Ids that say where they stand; splits told apart by where they begin."""
+    train, valid, test = (
+        np.arange(start, start + length, dtype=np.int32)
+        for start, length in ((0, num_train), (1000, 50), (2000, 61))
+    )
+    return Corpus("text", Vocabulary((first_word, "b")), train, valid, test)
+
+
+def make_datamodule(**options) -> LanguageModelDataModule:
+    defaults = {"batch_size": 4, "bptt": 10, "evaluation_columns": 4, "burn_in": 3}
+    return LanguageModelDataModule(make_corpus(), **(defaults | options))
+
+
+def in_process(rank: int, epoch: int = 0, num_processes: int = 2, **options):
+    datamodule = make_datamodule(**options)
+    datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
+        world_size=num_processes, global_rank=rank, current_epoch=epoch
+    )
+    return datamodule
+
+
+def joined(loader) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = list(loader)
+    return (
+        torch.cat([batch.tokens for batch in batches]),
+        torch.cat([batch.targets for batch in batches]),
+    )
+
+
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader", "test_dataloader"])
+def test_two_processes_read_disjoint_halves_of_the_columns(loader: str):
+    whole = joined(getattr(make_datamodule(variable_windows=True), loader)())
+    halves = [
+        joined(getattr(in_process(rank, variable_windows=True), loader)()) for rank in range(2)
+    ]
+    for part, together in enumerate(whole):
+        assert halves[0][part].shape[1] == halves[1][part].shape[1] == 2
+        assert torch.equal(torch.cat([half[part] for half in halves], dim=1), together)
+
+
+def test_processes_have_the_same_windows():
+    loaders = [
+        in_process(rank, epoch=3, variable_windows=True).train_dataloader() for rank in range(2)
+    ]
+    first, second = ([len(batch.tokens) for batch in loader] for loader in loaders)
+    assert first == second
+    assert len(set(first)) > 1
+
+
+@pytest.mark.parametrize(
+    ("loader", "options", "message"),
+    [
+        ("train_dataloader", {"batch_size": 3}, r"3 columns.*2 devices.*batching\.batch_size"),
+        ("val_dataloader", {"evaluation_columns": 3}, r"3 columns.*evaluation\.columns"),
+        ("test_dataloader", {"evaluation_columns": 3}, r"3 columns.*evaluation\.columns"),
+    ],
+)
+def test_columns_that_cannot_be_shared_out_are_refused(loader: str, options: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        getattr(in_process(0, **options), loader)()
+
+
+def test_each_split_has_its_own_stream():
+    datamodule = make_datamodule(evaluation_columns=1)
+    tokens, targets = joined(datamodule.train_dataloader())
+    # 400 tokens in four columns; a last window of one target is not trained on.
+    expected = torch.arange(400).view(4, 100).T
+    assert torch.equal(tokens, expected[:99])
+    assert torch.equal(targets, expected[1:])
+    for loader, start, length in (
+        (datamodule.val_dataloader(), 1000, 50),
+        (datamodule.test_dataloader(), 2000, 61),
+    ):
+        assert joined(loader)[1].flatten().tolist() == list(range(start + 1, start + length))
+
+
+def test_training_windows_change_with_the_epoch_and_come_back_with_it():
+    def lengths(epoch: int, **options) -> list[int]:
+        datamodule = in_process(0, epoch, num_processes=1, variable_windows=True, **options)
+        return [len(batch.tokens) for batch in datamodule.train_dataloader()]
+
+    assert lengths(0) == lengths(0)
+    assert lengths(4) == lengths(4)
+    assert lengths(0) != lengths(4)
+    assert lengths(0) != lengths(0, seed=1)
+    datamodule = make_datamodule(variable_windows=True)
+    assert [len(batch.tokens) for batch in datamodule.train_dataloader()] == lengths(0)
+
+
+@pytest.mark.parametrize("limit", [None, 1, 3, 10_000, 0.25, 1.0])
+def test_the_number_of_training_steps_is_that_of_the_loaders(limit: float | None):
+    def limited(length: int) -> int:
+        if limit is None:
+            return length
+        return min(length, limit) if isinstance(limit, int) else int(length * limit)
+
+    options = {"num_processes": 1, "variable_windows": True}
+    lengths = [len(in_process(0, epoch, **options).train_dataloader()) for epoch in range(6)]
+    assert len(set(lengths)) > 1
+    steps = make_datamodule(variable_windows=True).num_training_steps(6, limit)
+    assert steps == sum(limited(length) for length in lengths)
+
+
+def test_the_evaluation_window_moves_no_target():
+    for loader in ("val_dataloader", "test_dataloader"):
+        whole, cut = (
+            joined(getattr(make_datamodule(evaluation_window=window), loader)())
+            for window in (1000, 7)
+        )
+        assert torch.equal(whole[0], cut[0])
+        assert torch.equal(whole[1], cut[1])
+
+
+def test_a_checkpoint_knows_its_corpus():
+    datamodule = make_datamodule()
+    state = datamodule.state_dict()
+    assert state == {"sha256": datamodule.corpus.sha256, "words": ["a", "b"]}
+    make_datamodule().load_state_dict(state)
+
+
+@pytest.mark.parametrize("other", [{"num_train": 399}, {"first_word": "c"}])
+def test_a_checkpoint_of_another_corpus_is_refused(other: dict):
+    corpus = make_corpus(**other)
+    datamodule = LanguageModelDataModule(corpus, batch_size=4, bptt=10)
+    state = make_datamodule().state_dict()
+    with pytest.raises(UserError, match=f"{state['sha256']}.*'text'.*{corpus.sha256}"):
+        datamodule.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("batch_size", 0, 1),
+        ("bptt", 0, 1),
+        ("evaluation_columns", 0, 1),
+        ("burn_in", -1, 0),
+        ("evaluation_window", 0, 1),
+    ],
+)
+def test_wrong_arguments_are_named(name: str, value: int, least: int):
+    with pytest.raises(ValueError, match=f"{name} must be at least {least}, not {value}"):
+        make_datamodule(**{name: value})
+    make_datamodule(**{name: least})

@@ -1,0 +1,308 @@
+"""From config to objects: they get the values, and a wrong value is refused under its own key."""
+
+import math
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from lmbench import build
+from lmbench.callbacks.nt_asgd import NTASGD
+from lmbench.config import conf_dir
+from lmbench.data.corpus import Corpus
+from lmbench.errors import UserError
+from lmbench.model import AWDLSTM, LSTM
+
+SMALL = (
+    "data=synthetic",
+    "data.num_words=40",
+    "data.num_train_tokens=2000",
+    "data.num_valid_tokens=300",
+    "data.num_test_tokens=200",
+    "model.embedding_size=8",
+    "model.core.hidden_size=12",
+    "batching.batch_size=4",
+    "batching.bptt=5",
+    "evaluation.columns=2",
+    "evaluation.burn_in=8",
+    "trainer.accelerator=cpu",
+)
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("train", list(overrides))
+
+
+def small(model: str = "lstm", **changes: object) -> DictConfig:
+    """A small config; ``changes`` sets keys, with two underscores for each dot, after composing."""
+    config = composed(f"model={model}", *SMALL).copy()
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    return config
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return build.corpus(small())
+
+
+def build_all(config: DictConfig, corpus: Corpus, run_dir: Path) -> torch.optim.Optimizer:
+    """Everything that a command builds before its first step."""
+    build.seed_everything(config)
+    if config.data != small().data:
+        corpus = build.corpus(config)
+    datamodule = build.datamodule(config, corpus)
+    model = build.model(config, len(corpus.vocabulary))
+    module = build.module(config, model)
+    trainer = build.trainer(config, run_dir)
+    trainer.datamodule = datamodule  # type: ignore[attr-defined]
+    module.trainer = trainer
+    optimizer = module.configure_optimizers()
+    return optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer  # type: ignore
+
+
+def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def test_corpus_and_windows_get_their_values(corpus):
+    assert corpus.name == "synthetic"
+    assert corpus.num_tokens == {"train": 2000, "valid": 300, "test": 200}
+    datamodule = build.datamodule(small(evaluation__window=9), corpus)
+    train, valid = datamodule.train_dataloader(), datamodule.val_dataloader()
+    assert next(iter(train)).tokens.shape == (5, 4)  # bptt, batch_size
+    assert len(train) == math.ceil((2000 // 4 - 2) / 5)
+    # 299 targets and 8 of burn-in in two columns.
+    assert next(iter(valid)).tokens.shape == (9, 2)
+    assert sum(len(batch.tokens) for batch in valid) == math.ceil((299 + 8) / 2)
+
+
+def test_variable_windows_come_from_the_seed(corpus):
+    def lengths(seed: int) -> list[int]:
+        config = small(batching__variable_windows=True, batching__bptt=20, seed=seed)
+        return [len(batch.tokens) for batch in build.datamodule(config, corpus).train_dataloader()]
+
+    assert lengths(1) == lengths(1)
+    assert lengths(1) != lengths(2)
+    assert len(set(lengths(1))) > 2
+
+
+def test_lstm_gets_its_values():
+    model = build.model(small(model__core__dropout=0.25, model__embedding_dropout=0.5), 41)
+    assert isinstance(model.core, LSTM)
+    assert [(layer.input_size, layer.hidden_size) for layer in model.core.layers] == [
+        (8, 12),
+        (12, 8),
+    ]
+    assert (model.core.dropout.p, model.embedding.dropout) == (0.25, 0.5)
+    assert model.head.weight is model.embedding.weight
+    layers = sum(4 * h * (i + h) + 2 * 4 * h for i, h in ((8, 12), (12, 8)))
+    assert model.num_parameters == 41 * 8 + layers + 41
+
+
+def test_untied_weights_are_two():
+    model = build.model(small(model__tied=False, model__core__output_size=6), 41)
+    assert model.head.weight is not model.embedding.weight
+    assert (model.head.weight.shape, model.embedding.weight.shape) == ((41, 6), (41, 8))
+
+
+def test_awd_lstm_gets_its_values():
+    core = build.model(small("awd_lstm", model__core__weight_dropout=0.375), 41).core
+    assert isinstance(core, AWDLSTM)
+    assert (core.input_dropout.p, core.hidden_dropout.p, core.output_dropout.p) == (0.65, 0.2, 0.4)
+    assert core.weight_dropout == 0.375
+    assert len(core.layers) == 3
+
+
+def test_another_core_is_built_into_a_model():
+    swapped = composed("model=awd_lstm", "model/core=lstm", *SMALL)
+    model = build.model(swapped, 41)
+    assert isinstance(model.core, LSTM)
+    assert len(model.core.layers) == 2
+    assert model.embedding.dropout == 0.1  # of the model, not of the core
+
+
+def test_optimizer_and_trainer_get_their_values(corpus, tmp_path):
+    config = small("awd_lstm", optimizer__lr=0.5, trainer__max_epochs=3, trainer__max_steps=11)
+    optimizer = build_all(config, corpus, tmp_path)
+    assert type(optimizer) is torch.optim.SGD
+    assert {key: optimizer.param_groups[0][key] for key in ("lr", "weight_decay", "momentum")} == {
+        "lr": 0.5,
+        "weight_decay": 1.2e-6,
+        "momentum": 0,
+    }
+    trainer = build.trainer(config, tmp_path)
+    assert (trainer.max_epochs, trainer.max_steps, trainer.gradient_clip_val) == (3, 11, 0.25)
+    assert (trainer.num_devices, trainer.precision) == (1, "32-true")
+    assert trainer.num_sanity_val_steps == 0
+    nt_asgd = next(callback for callback in callbacks_of(trainer) if isinstance(callback, NTASGD))
+    assert nt_asgd.non_monotone_interval == 5
+    best = trainer.checkpoint_callback
+    assert isinstance(best, ModelCheckpoint)
+    assert (best.dirpath, best.monitor) == (str(tmp_path / "checkpoints"), "val/nll")
+
+
+def test_the_schedule_ends_with_the_run(corpus, tmp_path):
+    config = small(trainer__max_epochs=3, optimizer__lr=0.5)
+    module = build.module(config, build.model(config, len(corpus.vocabulary)))
+    module.trainer = trainer = build.trainer(config, tmp_path)
+    trainer.datamodule = build.datamodule(config, corpus)  # type: ignore[attr-defined]
+    scheduler: Any = module.configure_optimizers()["lr_scheduler"]["scheduler"]  # type: ignore
+    assert scheduler.total_steps == 3 * math.ceil((2000 // 4 - 2) / 5)
+    assert scheduler.optimizer.param_groups[0]["max_lr"] == 0.5
+
+
+def test_a_callback_or_logger_set_to_null_is_left_out(tmp_path):
+    trainer = build.trainer(small(logger__tensorboard=None, callbacks__progress=None), tmp_path)
+    assert [logger.name for logger in trainer.loggers] == ["csv"]
+    assert "Progress" not in [type(callback).__name__ for callback in callbacks_of(trainer)]
+
+
+def test_the_seed_decides_the_weights():
+    def weight(seed: int) -> torch.Tensor:
+        config = small(seed=seed)
+        build.seed_everything(config)
+        return build.model(config, 41).embedding.weight
+
+    assert torch.equal(weight(1), weight(1))
+    assert not torch.equal(weight(1), weight(2))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", "abc", "int"),
+        ("seed", None, "int"),
+        ("seed", 1.5, "int"),
+        ("seed", True, "int"),
+        ("data.num_words", "many", "int"),
+        ("batching.bptt", True, "int"),
+        ("batching.batch_size", 2.5, "int"),
+        ("batching.variable_windows", 1, "bool"),
+        ("evaluation.columns", 1.5, "int"),
+        ("evaluation.burn_in", "x", "int"),
+        ("evaluation.window", None, "int"),
+        ("loss.ar_alpha", "x", "float"),
+        ("loss.tar_beta", True, "float"),
+        ("model.embedding_size", "x", "int"),
+        ("model.embedding_dropout", "x", "float"),
+        ("model.tied", 3, "bool"),
+        ("model.core.hidden_size", 1.5, "int"),
+        ("model.core.dropout", "x", "float"),
+        ("model.head.bias", "x", "bool"),
+        ("optimizer.lr", "abc", "float or Tensor"),
+        ("optimizer.lr", None, "float or Tensor"),
+        ("optimizer.betas", 3, "tuple"),
+        ("scheduler.pct_start", "x", "float"),
+        ("trainer.max_epochs", "abc", "int or None"),
+        ("trainer.max_steps", 1.5, "int"),
+        ("trainer.devices", None, "list[int] or str or int"),
+        ("trainer.devices", True, "list[int] or str or int"),
+        ("trainer.limit_train_batches", "x", "int or float or None"),
+        ("trainer.gradient_clip_val", "x", "int or float or None"),
+        ("callbacks.best.monitor", 3, "str or None"),
+    ],
+)
+def test_a_wrong_type_is_named_with_its_key(key, value, expected, corpus, tmp_path):
+    config = small()
+    OmegaConf.update(config, key, value)
+    with pytest.raises(UserError) as error:
+        build_all(config, corpus, tmp_path)
+    message = str(error.value)
+    assert message.startswith(f"{key}={value!r} has the wrong type: {type(value).__name__} ")
+    assert f"instead of {expected}" in message
+
+
+def test_whole_numbers_stand_for_floats_and_lists_for_tuples(corpus, tmp_path):
+    config = small(optimizer__lr=1, loss__ar_alpha=2, optimizer__betas=[0.5, 0.75])
+    optimizer = build_all(config, corpus, tmp_path)
+    assert tuple(optimizer.param_groups[0]["betas"]) == (0.5, 0.75)
+
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", -1, r"^seed: -1 is not in bounds"),
+        ("seed", 2**40, r"^seed: .* not in bounds"),
+        ("data.num_topics", 0, r"^data\.num_topics must be at least 1"),
+        ("batching.batch_size", 0, r"^batching\.batch_size must be at least 1, not 0"),
+        ("batching.batch_size", 1000, r"2,000 tokens, too few for batching\.batch_size=1000"),
+        ("evaluation.columns", 0, r"^evaluation\.columns must be at least 1"),
+        ("evaluation.burn_in", -1, r"^evaluation\.burn_in must be at least 0"),
+        ("model.embedding_size", 0, r"^model\.embedding_size must be greater"),
+        ("model.embedding_dropout", 2.0, r"^model\.embedding_dropout must be at least 0 and less"),
+        ("model.core.dropout", 1.5, r"^model\.core\.dropout must be .* less than 1, got 1\.5"),
+        ("model.core.num_layers", 0, r"^model\.core\.num_layers must be at least 1"),
+        ("model.core.output_size", 7, r"tied weights embedding_size \(8\) .* output_size \(7\)"),
+        ("optimizer.lr", -1, r"^optimizer: .*learning rate: -1"),
+        ("optimizer._target_", "torch.optim.Atom", r"^optimizer\._target_: .*torch\.optim\.Atom"),
+        ("scheduler.pct_start", 5.0, r"^scheduler: .*pct_start"),
+        ("callbacks.last.every_n_epochs", -1, r"^callbacks\.last"),
+        ("trainer.devices", 0, rf"^trainer\.devices=0, but .* {CORES} CPU cores.*from 1 to"),
+        ("trainer.devices", CORES + 1, rf"^trainer\.devices={CORES + 1}, but .* {CORES} CPU"),
+        ("trainer.devices", "two", r"^trainer: .*devices"),
+        ("trainer.precision", "foo", r"^trainer: .*'foo'.*32-true"),
+        ("trainer.accelerator", "foo", r"^trainer: .*'foo'.*cpu"),
+        ("trainer.strategy", "foo", r"^trainer: .*'foo'.*ddp"),
+        ("trainer.max_steps", -5, r"^trainer: .*max_steps.*-5"),
+        *(
+            (f"trainer.{name}", 0, rf"^trainer\.{name}=0 .*without a validation.*best checkpoint")
+            for name in ("limit_val_batches", "limit_train_batches", "max_epochs", "max_steps")
+        ),
+        ("trainer.limit_val_batches", 0.0, r"without a validation"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(key, value, message, corpus, tmp_path):
+    config = small()
+    OmegaConf.update(config, key, value, force_add=True)
+    with pytest.raises(UserError, match=message):
+        build_all(config, corpus, tmp_path)
+
+
+def test_an_argument_that_the_target_does_not_have_is_refused(corpus, tmp_path):
+    config = small()
+    OmegaConf.update(config, "optimizer.nesterov_beta", 1, force_add=True)
+    with pytest.raises(UserError, match=r"^optimizer: .*'nesterov_beta'"):
+        build_all(config, corpus, tmp_path)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_refused(accelerator, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=rf"^trainer\.accelerator={accelerator} needs a CUDA"):
+        build.trainer(small(trainer__accelerator=accelerator), tmp_path)
+
+
+def test_the_interval_of_nt_asgd_is_at_least_one(tmp_path):
+    config = small("awd_lstm", callbacks__nt_asgd__non_monotone_interval=0)
+    with pytest.raises(
+        UserError, match=r"^callbacks\.nt_asgd\.non_monotone_interval must be at least 1, not 0"
+    ):
+        build.trainer(config, tmp_path)
+
+
+def test_nt_asgd_needs_sgd(corpus, tmp_path):
+    config = composed("model=awd_lstm", "optimizer=adam", *SMALL)
+    module = build.module(config, build.model(config, len(corpus.vocabulary)))
+    trainer: L.Trainer = build.trainer(config, tmp_path)
+    with pytest.raises(UserError, match=r"(?s)nt_asgd.*Adam.*optimizer=sgd.*callbacks=default"):
+        trainer.fit(module, datamodule=build.datamodule(config, corpus))
+    assert trainer.global_step == 0
+
+
+def test_errors_keep_their_cause():
+    with pytest.raises(UserError) as error:
+        build.model(small(model__core__dropout=1.5), 41)
+    assert isinstance(error.value.__cause__, ValueError)

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+# An int can stand where a float is annotated (PEP 484), as it can everywhere in Python.
 install_import_hook(
-    ["lmbench.data", "lmbench.loss", "lmbench.model", "lmbench.optim"], "beartype.beartype"
+    ["lmbench.data", "lmbench.loss", "lmbench.model", "lmbench.optim"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
 

@@ -89,9 +89,10 @@ def make_datamodule(**options) -> LanguageModelDataModule:
         generator.integers(0, WORDS, length, dtype=np.int32) for length in (211, 64, 49)
     )
     vocabulary = Vocabulary(tuple(f"w{index}" for index in range(WORDS)))
-    defaults = {"batch_size": 3, "bptt": BPTT, "evaluation_columns": 1, "evaluation_window": 10}
+    defaults = {"batch_size": 3, "bptt": BPTT, "variable_windows": True}
+    defaults |= {"evaluation_columns": 1, "evaluation_window": 10}
     corpus = Corpus("text", vocabulary, train, valid, test)
-    return LanguageModelDataModule(corpus, variable_windows=True, **(defaults | options))
+    return LanguageModelDataModule(corpus, **(defaults | options))
 
 
 def make_module(scheduler=None, *, decay: float = 0.0, **penalties) -> LanguageModelModule:
@@ -342,8 +343,7 @@ def test_train_nll_is_the_mean_over_the_tokens_since_the_last_log():
 )
 def test_the_end_of_training_is_validated_once(options: dict, validated_at: list[int]):
     recorder = Recorder()
-    datamodule = make_datamodule(bptt=14)
-    datamodule._variable_windows = False
+    datamodule = make_datamodule(bptt=14, variable_windows=False)
     make_trainer(callbacks=[recorder], **options).fit(make_module(), datamodule=datamodule)
     assert recorder.validated_at == validated_at
 

@@ -9,6 +9,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import ScalarFormatter
 
 
 def main(output: Path, run_dirs: list[Path]) -> None:
@@ -30,14 +32,14 @@ def main(output: Path, run_dirs: list[Path]) -> None:
         floor = on_corpus[0][1]["data"].get("perplexity_floor")
         if floor:
             axis.axhline(floor["valid"], color="0.5", label=f"floor {floor['valid']:.1f}")
-        axis.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-        axis.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(ScalarFormatter())
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     figure.savefig(output, dpi=120)
 
 
-def draw(axis: plt.Axes, run: Path, results: dict, color: str) -> None:
+def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
     """The curves of one run."""
     with (run / "metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

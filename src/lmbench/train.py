@@ -40,7 +40,8 @@ def train(config: DictConfig, run_dir: Path) -> float:
     model = build.model(config, vocabulary_size=len(corpus.vocabulary))
     module = build.module(config, model)
     trainer = build.trainer(config, run_dir)
-    write_run_config(config, run_dir)
+    if trainer.is_global_zero:
+        write_run_config(config, run_dir)
     log.info("%s, %s parameters, into %s", config.model.name, f"{model.num_parameters:,}", run_dir)
 
     try:

@@ -77,6 +77,7 @@ def run_layers(
     for index, (layer, layer_state) in enumerate(zip(lstms, state, strict=True)):
         if index > 0:
             output = between(output)
-        output, last = lstm_with_weight_dropout(layer, output, layer_state, weight_dropout)
+        hidden, cell = layer_state
+        output, last = lstm_with_weight_dropout(layer, output, (hidden, cell), weight_dropout)
         new_state.append(last)
     return output, tuple(new_state)

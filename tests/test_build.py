@@ -42,9 +42,9 @@ def composed(*overrides: str) -> DictConfig:
         return compose("train", list(overrides))
 
 
-def small(model: str = "lstm", **changes: object) -> DictConfig:
+def small(model: str = "lstm", *overrides: str, **changes: object) -> DictConfig:
     """A small config; ``changes`` sets keys, with two underscores for each dot, after composing."""
-    config = composed(f"model={model}", *SMALL).copy()
+    config = composed(f"model={model}", *overrides, *SMALL).copy()
     for key, value in changes.items():
         OmegaConf.update(config, key.replace("__", "."), value)
     return config
@@ -213,7 +213,7 @@ def test_the_seed_decides_the_weights():
     ],
 )
 def test_a_wrong_type_is_named_with_its_key(key, value, expected, corpus, tmp_path):
-    config = small()
+    config = small("lstm", "optimizer=adam")
     OmegaConf.update(config, key, value)
     with pytest.raises(UserError) as error:
         build_all(config, corpus, tmp_path)
@@ -223,7 +223,8 @@ def test_a_wrong_type_is_named_with_its_key(key, value, expected, corpus, tmp_pa
 
 
 def test_whole_numbers_stand_for_floats_and_lists_for_tuples(corpus, tmp_path):
-    config = small(optimizer__lr=1, loss__ar_alpha=2, optimizer__betas=[0.5, 0.75])
+    changes = {"optimizer__lr": 1, "loss__ar_alpha": 2, "optimizer__betas": [0.5, 0.75]}
+    config = small("lstm", "optimizer=adam", **changes)
     optimizer = build_all(config, corpus, tmp_path)
     assert tuple(optimizer.param_groups[0]["betas"]) == (0.5, 0.75)
 

@@ -152,10 +152,8 @@ def test_awd_lstm_has_the_published_number_of_parameters():
 
 def test_each_model_of_a_sweep_brings_its_own_recipe():
     lstm, awd_lstm = composed("model=lstm"), composed("model=awd_lstm")
-    assert (lstm.optimizer._target_, awd_lstm.optimizer._target_) == (
-        "torch.optim.Adam",
-        "torch.optim.SGD",
-    )
+    assert (lstm.optimizer.lr, awd_lstm.optimizer.lr) == (20.0, 30.0)
+    assert (lstm.optimizer.weight_decay, awd_lstm.optimizer.weight_decay) == (0.0, 1.2e-6)
     assert lstm.scheduler._target_ == "torch.optim.lr_scheduler.OneCycleLR"
     assert lstm.scheduler.max_lr == lstm.optimizer.lr
     assert "nt_asgd" not in lstm.callbacks

@@ -222,6 +222,11 @@ def test_a_wrong_type_is_named_with_its_key(key, value, expected, corpus, tmp_pa
     assert f"instead of {expected}" in message
 
 
+def test_an_option_chosen_with_a_dot_is_pointed_to_the_slash(corpus):
+    with pytest.raises(UserError, match=r"^model\.core=gru .*model/core=NAME"):
+        build.model(small(model__core="gru"), len(corpus.vocabulary))
+
+
 def test_whole_numbers_stand_for_floats_and_lists_for_tuples(corpus, tmp_path):
     changes = {"optimizer__lr": 1, "loss__ar_alpha": 2, "optimizer__betas": [0.5, 0.75]}
     config = small("lstm", "optimizer=adam", **changes)

@@ -170,7 +170,14 @@ def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:
 
 def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
     """What makes the object of a node; errors name the node's key."""
-    arguments = _plain(OmegaConf.select(config, key))
+    node = OmegaConf.select(config, key)
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        group = key.replace(".", "/")
+        raise UserError(
+            f"{key}={node} names no class to build. An option of a group is chosen with a slash: "
+            f"{group}=NAME; lmbench-train --help lists them."
+        )
+    arguments = _plain(node)
     try:
         target = get_object(arguments.pop("_target_"))
     except ImportError as error:

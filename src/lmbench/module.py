@@ -154,7 +154,10 @@ class LanguageModelModule(L.LightningModule):
         self._train_num_tokens += num_tokens
         if not self._logs_this_step():
             return
-        mean = self._train_nats / self._train_num_tokens
+        # Every process has as many columns, so the mean over processes is that over tokens.
+        mean = self.trainer.strategy.reduce(
+            self._train_nats / self._train_num_tokens, reduce_op="mean"
+        )
         self._train_nats, self._train_num_tokens = 0.0, 0
         self.log("train/nll", mean)
         self.log("train/ppl", mean.exp(), prog_bar=True)
@@ -176,8 +179,9 @@ class LanguageModelModule(L.LightningModule):
             return
         self.scored[stage] = (nats, num_tokens)
         nll = torch.tensor(nats / num_tokens, dtype=torch.float64)
-        self.log(f"{stage}/nll", nll)
-        self.log(f"{stage}/ppl", nll.exp(), prog_bar=True)
+        # The sums are those of all processes already; sync_dist tells Lightning so.
+        self.log(f"{stage}/nll", nll, sync_dist=True)
+        self.log(f"{stage}/ppl", nll.exp(), prog_bar=True, sync_dist=True)
 
     def _num_steps(self) -> int:
         trainer = self.trainer

@@ -328,6 +328,13 @@ def test_train_nll_is_the_mean_over_the_tokens_since_the_last_log():
         assert expected != pytest.approx(np.mean(recorder.losses[part]), rel=1e-6)
 
 
+def test_an_interval_of_zero_logs_no_training_steps():
+    rows = Rows()
+    make_trainer(logger=rows, log_every_n_steps=0).fit(make_module(), datamodule=make_datamodule())
+    assert [row for _, row in rows.rows if "val/nll" in row]
+    assert not [row for _, row in rows.rows if "train/nll" in row or "lr" in row]
+
+
 @pytest.mark.parametrize(
     ("options", "validated_at"),
     [

@@ -163,7 +163,8 @@ class LanguageModelModule(L.LightningModule):
         self.log("train/ppl", mean.exp(), prog_bar=True)
 
     def _logs_this_step(self) -> bool:
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return interval > 0 and (self.global_step + 1) % interval == 0
 
     def _score(self, batch: Batch, stage: str) -> None:
         output, _, state = self.model(batch.tokens, self._states[stage])

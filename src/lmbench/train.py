@@ -7,6 +7,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lmbench.config import conf_dir, write_run_config
@@ -66,4 +67,6 @@ def main(config: DictConfig) -> float:
     try:
         return train(config, Path(HydraConfig.get().runtime.output_dir))
     except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            log.error(error)  # at the end of a sweep Hydra shows that of the first failed job only
         raise CompactHydraException(str(error)) from error

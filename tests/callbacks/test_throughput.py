@@ -118,6 +118,12 @@ def test_a_log_is_the_median_since_the_last_one(monkeypatch: pytest.MonkeyPatch)
     assert module.rates[7] == pytest.approx(statistics.median(rates(slice(4, 8))))
 
 
+def test_an_interval_of_zero_logs_nothing(monkeypatch: pytest.MonkeyPatch):
+    callback, module, _ = fit(monkeypatch, log_every_n_steps=0)
+    assert not module.rates
+    assert callback.tokens_per_second == pytest.approx(statistics.median(rates(slice(2, None))))
+
+
 def test_validation_is_not_counted(monkeypatch: pytest.MonkeyPatch):
     callback, _, clock = fit(monkeypatch, limit_val_batches=2, val_check_interval=3)
     # After the third and the sixth step; the next one starts once its window is there.

@@ -172,15 +172,15 @@ def test_a_bad_value(train: Train, tmp_path: Path, override: str, part: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("override", "part"),
+    ("overrides", "part"),
     [
-        ("optimizer.lr=-1", "learning rate: -1"),
-        ("callbacks=nt_asgd", "callbacks=default"),
-        ("trainer.limit_val_batches=0.001", "limit_val_batches"),
+        (("optimizer.lr=-1",), "learning rate: -1"),
+        (("optimizer=adam", "callbacks=nt_asgd"), "callbacks=default"),
+        (("trainer.limit_val_batches=0.001",), "limit_val_batches"),
     ],
 )
-def test_a_value_that_only_the_fit_can_refuse(train: Train, tmp_path: Path, override, part):
-    result = train(*TINY_SYNTHETIC, *TINY, override)
+def test_a_value_that_only_the_fit_can_refuse(train: Train, tmp_path: Path, overrides, part):
+    result = train(*TINY_SYNTHETIC, *TINY, *overrides)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert part in result.stderr

@@ -219,7 +219,8 @@ def test_tensorboard_has_scalars_and_hyperparameters(run_dir: Path):
     content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     hyperparameters = HParamsPluginData.FromString(content).session_start_info.hparams
     assert hyperparameters["model.core.hidden_size"].number_value == 12
-    assert hyperparameters["optimizer._target_"].string_value == "torch.optim.Adam"
+    optimizer = config_of(run_dir).optimizer
+    assert hyperparameters["optimizer._target_"].string_value == optimizer._target_
 
 
 @pytest.mark.slow
@@ -240,7 +241,11 @@ def test_each_model_of_a_sweep_trains_with_its_recipe(tmp_path: Path):
     results = [json.loads((sweep / f"{job}/results.json").read_text("utf-8")) for job in range(2)]
     assert [job["model"] for job in results] == ["lstm", "awd_lstm"]
     configs = [config_of(sweep / str(job)) for job in range(2)]
-    assert [config.optimizer._target_.split(".")[-1] for config in configs] == ["Adam", "SGD"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        alone = [compose("train", [f"model={job['model']}"]) for job in results]
+    assert [config.optimizer for config in configs] == [config.optimizer for config in alone]
+    assert configs[0].optimizer != configs[1].optimizer
+    assert ["nt_asgd" in config.callbacks for config in configs] == [False, True]
     assert results[0]["num_parameters"] == NUM_PARAMETERS
 
 

@@ -71,7 +71,8 @@ class Throughput(L.Callback):
             self._rates.append(num_tokens / (now - self._step_start))
         self._step_start = now
         since_last_log = self._rates[self._num_logged :]
-        logs = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        logs = interval > 0 and trainer.global_step % interval == 0
         if logs and since_last_log:
             self._num_logged = len(self._rates)
             rate = statistics.median(since_last_log)

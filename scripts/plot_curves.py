@@ -25,7 +25,9 @@ def main(output: Path, run_dirs: list[Path]) -> None:
         1, len(corpora), figsize=(6 * len(corpora), 4), squeeze=False, layout="constrained"
     )
     for axis, corpus in zip(axes[0], corpora, strict=True):
-        axis.set(title=corpus, xlabel="epochs", ylabel="perplexity", yscale="log")
+        axis.set(
+            title=corpus, xlabel="epochs", ylabel="valid perplexity (dotted: train)", yscale="log"
+        )
         on_corpus = [(run, results) for run, results in runs if results["data"]["name"] == corpus]
         for color, (run, results) in enumerate(on_corpus):
             draw(axis, run, results, f"C{color}")

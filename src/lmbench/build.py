@@ -155,7 +155,7 @@ def _num_cores() -> int:
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+    return typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 
 def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:

@@ -4,6 +4,7 @@ Shape letters: T time steps of a window, B columns.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import lightning as L
 import torch
@@ -163,7 +164,8 @@ class LanguageModelModule(L.LightningModule):
         self.log("train/ppl", mean.exp(), prog_bar=True)
 
     def _logs_this_step(self) -> bool:
-        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        trainer: Any = self.trainer  # its connectors set what its class does not declare
+        interval: int = trainer.log_every_n_steps
         return interval > 0 and (self.global_step + 1) % interval == 0
 
     def _score(self, batch: Batch, stage: str) -> None:
@@ -185,8 +187,8 @@ class LanguageModelModule(L.LightningModule):
         self.log(f"{stage}/ppl", nll.exp(), prog_bar=True, sync_dist=True)
 
     def _num_steps(self) -> int:
-        trainer = self.trainer
-        datamodule: LanguageModelDataModule = trainer.datamodule  # pyright: ignore
+        trainer: Any = self.trainer
+        datamodule: LanguageModelDataModule = trainer.datamodule
         if trainer.max_epochs is None or trainer.max_epochs < 0:
             return trainer.max_steps
         steps = datamodule.num_training_steps(trainer.max_epochs, trainer.limit_train_batches)

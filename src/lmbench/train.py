@@ -27,10 +27,10 @@ def train(config: DictConfig, run_dir: Path) -> float:
         The best validation perplexity, for sweepers to minimize.
     """
     # Slow imports stay out of ``--help`` and shell completion.
-    import torch  # noqa: PLC0415
-    from lightning.fabric.utilities.exceptions import MisconfigurationException  # noqa: PLC0415
+    import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from lmbench import build  # noqa: PLC0415
+    from lmbench import build
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
@@ -47,7 +47,7 @@ def train(config: DictConfig, run_dir: Path) -> float:
 
     try:
         trainer.fit(module, datamodule=datamodule)
-        score = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
+        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
         if score is None or not score.exp().isfinite():
             raise UserError(
                 "No validation gave a finite perplexity, so there is no best checkpoint to test. "

@@ -124,9 +124,7 @@ class NTASGD(L.Callback):
         log.info(message)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text(  # type: ignore[attr-defined]
-                    "nt_asgd", message, trainer.global_step
-                )
+                logger.experiment.add_text("nt_asgd", message, trainer.global_step)
 
     def _switch(self, trainer: L.Trainer) -> None:
         sgd = trainer.optimizers[0]

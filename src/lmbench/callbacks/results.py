@@ -51,10 +51,11 @@ class Results(L.Callback):
         self._num_epochs = 0
         self._num_steps = 0
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModelModule) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remembers the best validation, by nats per token."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        assert isinstance(pl_module, LanguageModelModule)
         nats, num_tokens = pl_module.scored["val"]
         best = self._best[0] / self._best[1] if self._best else math.inf
         if nats / num_tokens < best:
@@ -65,10 +66,11 @@ class Results(L.Callback):
         self._num_steps = trainer.global_step
         self._num_epochs = trainer.current_epoch
 
-    def teardown(self, trainer: L.Trainer, pl_module: LanguageModelModule, stage: str) -> None:  # type: ignore[override]
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes and shows the results after the test, even if it had no batches."""
         if stage != "test" or not trainer.is_global_zero:
             return
+        assert isinstance(pl_module, LanguageModelModule)
         results = self._collect(trainer, pl_module)
         temporary = self._path.with_suffix(".json.tmp")
         temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", "utf-8")
@@ -76,8 +78,9 @@ class Results(L.Callback):
         self._log_hyperparameters(trainer, results)
         Console().print(_table(results))
 
-    def _collect(self, trainer: L.Trainer, module: LanguageModelModule) -> dict[str, Any]:
-        datamodule: LanguageModelDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    # Any: Lightning's connectors give a trainer attributes that its class does not declare.
+    def _collect(self, trainer: Any, module: LanguageModelModule) -> dict[str, Any]:
+        datamodule: LanguageModelDataModule = trainer.datamodule
         corpus = datamodule.corpus
         device = trainer.strategy.root_device  # the module has left it by now
         throughput = _callback(trainer, Throughput)
@@ -129,8 +132,8 @@ class Results(L.Callback):
                 logger.log_hyperparams(self._hyperparameters, metrics)
 
 
-def _callback(trainer: L.Trainer, kind: type) -> Any:
-    return next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)  # type: ignore[attr-defined]
+def _callback(trainer: Any, kind: type) -> Any:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)
 
 
 def _score(nats: float, num_tokens: int) -> dict[str, float | int]:

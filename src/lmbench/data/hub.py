@@ -19,7 +19,7 @@ def wikitext2_blocks() -> dict[str, list[bytes]]:
     Raises:
         UserError: It is neither on the hub nor in that cache.
     """
-    from datasets import config, load_dataset  # noqa: PLC0415 (slow)
+    from datasets import config, load_dataset
 
     offline = config.HF_HUB_OFFLINE
     trouble = None if offline else _hub_trouble()
@@ -47,7 +47,7 @@ def join_rows(rows: Iterable[str]) -> bytes:
 
 def _hub_trouble() -> str | None:
     """Why the hub does not answer, or None if it does."""
-    from huggingface_hub import HfApi  # noqa: PLC0415 (slow)
+    from huggingface_hub import HfApi
 
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 

@@ -50,8 +50,8 @@ def tokenize(block: bytes) -> tuple[list[str], Int[np.ndarray, " N"]]:
         The types of the block in order of first appearance, and each token's place among them.
     """
     # Slow to import, and not needed where the cache has the corpus already.
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.compute as pc  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     if block and not block.endswith(b"\n"):
         block += b"\n"

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def run_layers(
     Raises:
         ValueError: If ``state`` has another number of layers.
     """
-    lstms: Iterable[nn.LSTM] = layers  # type: ignore[assignment]
+    lstms = cast(Iterable[nn.LSTM], layers)  # a ModuleList says no more than Module
     if state is None:
         zeros = (input.new_zeros(1, input.shape[1], layer.hidden_size) for layer in lstms)
         state = tuple((zero, zero) for zero in zeros)

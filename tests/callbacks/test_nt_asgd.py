@@ -63,8 +63,8 @@ class Recorder(L.Callback):
         self.raw.append(weights_of(pl_module))
 
 
-class RecordingSGD(torch.optim.SGD):
-    """Notes the learning rate that each step is taken with."""
+class RecordsRates:
+    """Notes the learning rate that each step of an optimizer is taken with."""
 
     def __init__(self, *args, lrs: list[float], **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -75,14 +75,12 @@ class RecordingSGD(torch.optim.SGD):
         return super().step(closure)
 
 
-class RecordingASGD(ASGD):
-    def __init__(self, *args, lrs: list[float], **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self._lrs = lrs
+class RecordingSGD(RecordsRates, torch.optim.SGD):
+    pass
 
-    def step(self, closure=None):
-        self._lrs.append(self.param_groups[0]["lr"])
-        return super().step(closure)
+
+class RecordingASGD(RecordsRates, ASGD):
+    pass
 
 
 class Run(NamedTuple):

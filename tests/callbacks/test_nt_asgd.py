@@ -56,31 +56,21 @@ class Recorder(L.Callback):
             self.seen.append(weights_of(pl_module))
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        nats, num_tokens = pl_module.scored["val"]
+        nats, num_tokens, _ = pl_module.scores["val"]
         self.nll.append(nats / num_tokens)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         self.raw.append(weights_of(pl_module))
 
 
-class RecordsRates:
-    """Notes the learning rate that each step of an optimizer is taken with."""
+class NotesRates(L.Callback):
+    """Notes the learning rate of each step."""
 
-    def __init__(self, *args, lrs: list[float], **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self._lrs = lrs
+    def __init__(self) -> None:
+        self.lrs: list[float] = []
 
-    def step(self, closure=None):
-        self._lrs.append(self.param_groups[0]["lr"])
-        return super().step(closure)
-
-
-class RecordingSGD(RecordsRates, torch.optim.SGD):
-    pass
-
-
-class RecordingASGD(RecordsRates, ASGD):
-    pass
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.lrs.append(optimizer.param_groups[0]["lr"])
 
 
 class Run(NamedTuple):
@@ -113,8 +103,8 @@ def make_module(optimizer: Callable | None = None, scheduler=None, seed: int = 0
     )
     for parameter in model.parameters():  # sharper than a real start, so that errors show
         nn.init.uniform_(parameter, -0.7, 0.7)
-    sgd = optimizer or partial(torch.optim.SGD, lr=LR, weight_decay=DECAY)
-    return LanguageModelModule(model, sgd, scheduler).double()
+    averaged_sgd = optimizer or partial(ASGD, lr=LR, weight_decay=DECAY)
+    return LanguageModelModule(model, averaged_sgd, scheduler).double()
 
 
 def make_trainer(*callbacks: L.Callback, max_epochs: int = len(SCORES), **options) -> L.Trainer:
@@ -137,11 +127,12 @@ def fit(
     module: LanguageModelModule | None = None,
     variable_windows: bool = True,
     ckpt_path: Path | None = None,
+    max_epochs: int = len(SCORES),
     **options,
 ) -> Run:
     module = module or make_module()
     callback, recorder = NTASGD(1, "scripted", **options), Recorder()
-    trainer = make_trainer(Scripted(), callback, recorder, *more)
+    trainer = make_trainer(Scripted(), callback, recorder, *more, max_epochs=max_epochs)
     trainer.fit(module, datamodule=make_datamodule(variable_windows), ckpt_path=ckpt_path)
     return Run(trainer, module, callback, recorder)
 
@@ -182,7 +173,7 @@ def by_hand(variable_windows: bool = True) -> tuple[list[Weights], list[Weights]
             leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
             loss, state = read(model, leaves, window.tokens, window.targets, state)
             gradients = torch.autograd.grad(loss, list(leaves.values()))
-            lr = LR * window.length_ratio
+            lr = LR * window.lr_scale
             weights = {
                 name: value - lr * (gradient + DECAY * value)
                 for (name, value), gradient in zip(weights.items(), gradients, strict=True)
@@ -220,17 +211,29 @@ def first_switch(scores: list[float], interval: int) -> int | None:
     return None
 
 
+class BareTrainer(SimpleNamespace):
+    """What the callback uses of a trainer."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(
+            state=SimpleNamespace(fn=TrainerFn.FITTING),
+            strategy=SimpleNamespace(optimizers=[optimizer]),
+            lr_scheduler_configs=[],
+            loggers=[],
+            should_stop=False,
+        )
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return self.strategy.optimizers
+
+
 def decide(scores: list[float], interval: int) -> NTASGD:
     """The callback after validations with these scores, without a training."""
-    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, weight_decay=0.0)
-    trainer = SimpleNamespace(
-        state=SimpleNamespace(fn=TrainerFn.FITTING),
-        optimizers=[sgd],
-        strategy=SimpleNamespace(),
-        lr_scheduler_configs=[],
-        loggers=[],
-    )
+    averaged_sgd = ASGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    trainer = BareTrainer(averaged_sgd)
     callback = NTASGD(interval)
+    callback.on_fit_start(trainer, None)  # type: ignore[arg-type]
     for trainer.current_epoch, score in enumerate(scores):
         trainer.callback_metrics = {"val/nll": torch.tensor(score, dtype=torch.float64)}
         callback.on_validation_start(trainer, None)  # type: ignore[arg-type]
@@ -249,7 +252,7 @@ def test_the_trigger_on_random_histories():
         expected = first_switch(scores, interval)
         callback = decide(scores, interval)
         assert callback.triggered_epoch == expected
-        assert callback.history == (scores if expected is None else scores[: expected + 1])
+        assert callback.history == (scores if expected is None else [])
         outcomes.add(None if expected is None else min(expected - interval, 3))
     assert outcomes == {None, 1, 2, 3}
 
@@ -276,25 +279,51 @@ def test_an_interval_below_one_is_refused(interval: int):
     ("optimizer", "name"),
     [
         (partial(torch.optim.Adam, lr=0.1), "Adam"),
-        (partial(torch.optim.SGD, lr=0.1, momentum=0.9), "SGD with momentum"),
+        (partial(torch.optim.SGD, lr=0.1), "SGD"),
     ],
 )
-def test_only_plain_sgd_can_be_replaced(optimizer: Callable, name: str):
-    with pytest.raises(UserError, match=rf"the optimizer is {name}\. Set optimizer=sgd"):
+def test_it_needs_averaged_sgd(optimizer: Callable, name: str):
+    with pytest.raises(UserError, match=rf"the optimizer is {name}\. Set optimizer=asgd"):
         fit(module=make_module(optimizer))
 
 
 def test_weights_and_scores_are_those_of_plain_sgd_and_its_averages(run: Run):
     raw, scored, scores = by_hand()
     assert run.callback.triggered_epoch == SWITCH
-    assert run.callback.history == SCORES[: SWITCH + 1]
+    assert run.callback.history == []  # averages are not watched
     assert_close(run.recorder.raw, raw, rtol=0, atol=1e-12)
     assert_close(run.recorder.seen, scored, rtol=0, atol=1e-12)
-    assert run.recorder.nll == pytest.approx(scores, rel=1e-7)
+    assert run.recorder.nll == pytest.approx(scores, rel=1e-12)
     # At each of the two epochs after the switch the averages are something else.
     for epoch in (3, 4):
         difference = scored[epoch]["embedding.weight"] - raw[epoch]["embedding.weight"]
         assert difference.abs().max() > 1e-3
+
+
+def test_averaging_from_the_start_is_that_of_plain_sgds_iterates():
+    """And the raw iterates are those of plain SGD, whether averaged or not."""
+    run = fit(average_from_start=True)
+    raw, _, _ = by_hand()
+    assert run.callback.triggered_epoch is None
+    assert_close(run.recorder.raw, raw, rtol=0, atol=1e-12)
+    first_epoch = run.recorder.seen[0]
+    assert (first_epoch["embedding.weight"] - raw[0]["embedding.weight"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("from_start", [True, False])
+def test_it_can_end_the_training_when_the_averages_stall(from_start: bool):
+    """By the same rule, on the validations of the averages alone."""
+    run = fit(average_from_start=from_start, stop_when_stalled=True, max_epochs=12)
+    # The scores are 1, 1, 2 (worse than the first 1), then 0 for ever, which never stalls.
+    assert run.trainer.current_epoch == (SWITCH + 1 if from_start else 12)
+    assert run.callback.triggered_epoch == (None if from_start else SWITCH)
+
+
+def test_the_end_is_decided_anew_after_the_switch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(f"{__name__}.SCORES", [1.0, 1.0, 2.0, 3.0, 3.0, 4.0, 0.0, 0.0])
+    run = fit(stop_when_stalled=True, max_epochs=8)
+    assert run.callback.triggered_epoch == 2
+    assert run.trainer.current_epoch == 6  # 3, 3, 4: the last one is worse than the first
 
 
 def test_the_new_optimizer_takes_over_rate_and_decay(run: Run):
@@ -314,7 +343,7 @@ def test_checkpoints_hold_the_averages_and_beside_them_the_raw_iterate(run: Run,
             assert_close(held[f"model.{name}"], value, rtol=0, atol=1e-12)
         assert held["model.head.weight"].data_ptr() == held["model.embedding.weight"].data_ptr()
         state = checkpoint["callbacks"]["NTASGD"]
-        assert state["history"] == SCORES[: min(epoch, SWITCH) + 1]
+        assert state["history"] == ([] if epoch >= SWITCH else SCORES[: epoch + 1])
         assert state["triggered_epoch"] == (None if epoch < SWITCH else SWITCH)
         if epoch >= SWITCH:
             iterate = state["raw"]
@@ -353,8 +382,8 @@ def test_a_resumed_training_goes_on_to_the_last_bit(
 
 def test_averages_of_torchs_own_optimizer_are_scored():
     """Of fixed windows: it applies a changed learning rate a step late."""
-    asgd = partial(torch.optim.ASGD, t0=0, lambd=0)
-    run = fit(variable_windows=False, averaged_sgd=asgd)
+    asgd = partial(torch.optim.ASGD, lr=LR, weight_decay=DECAY, t0=0, lambd=0)
+    run = fit(module=make_module(asgd), variable_windows=False)
     raw, scored, scores = by_hand(variable_windows=False)
     assert type(run.trainer.optimizers[0]) is torch.optim.ASGD
     # It keeps 1/n in float32.
@@ -367,25 +396,22 @@ def test_a_learning_rate_schedule_goes_on_after_the_switch():
     def one_cycle(optimizer, total_steps: int) -> OneCycleLR:
         return OneCycleLR(optimizer, LR, total_steps, cycle_momentum=False)
 
-    lrs: dict[str, list[float]] = {"switch": [], "plain": []}
-    for kind, noted in lrs.items():
-        module = make_module(partial(RecordingSGD, lr=LR, weight_decay=0.0, lrs=noted), one_cycle)
-        if kind == "plain":
-            make_trainer().fit(module, datamodule=make_datamodule())
-        else:
-            run = fit(module=module, averaged_sgd=partial(RecordingASGD, lrs=noted))
-            (config,) = run.trainer.lr_scheduler_configs
-            assert config.scheduler.optimizer is run.trainer.optimizers[0]
-            assert run.callback.triggered_epoch == SWITCH
-    assert lrs["switch"] == lrs["plain"]
-    assert len(set(lrs["plain"])) > 20
+    plain, switching = NotesRates(), NotesRates()
+    module = make_module(partial(torch.optim.SGD, lr=LR, weight_decay=0.0), one_cycle)
+    make_trainer(plain).fit(module, datamodule=make_datamodule())
+    run = fit(switching, module=make_module(scheduler=one_cycle))
+    (config,) = run.trainer.lr_scheduler_configs
+    assert config.scheduler.optimizer is run.trainer.optimizers[0]
+    assert run.callback.triggered_epoch == SWITCH
+    assert switching.lrs == plain.lrs
+    assert len(set(plain.lrs)) > 20
 
 
 def test_parameter_groups_stay_apart():
-    def two_groups(parameters) -> torch.optim.SGD:
+    def two_groups(parameters) -> ASGD:
         first, *others = parameters
         groups = [{"params": [first], "lr": 0.1}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.SGD(groups, lr=LR, weight_decay=DECAY)
+        return ASGD(groups, lr=LR, weight_decay=DECAY)
 
     run = fit(module=make_module(two_groups))
     groups = run.trainer.optimizers[0].param_groups

@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Callable
+import warnings
+from typing import Any
 
 import lightning as L
 import torch
@@ -20,19 +21,25 @@ log = logging.getLogger(__name__)
 class NTASGD(L.Callback):
     """Non-monotonically triggered averaged SGD (Merity et al. 2017, section 4.1, algorithm 1).
 
-    After each validation under SGD: if more than n earlier ones are known and this one is worse
-    than the best of all but the last n of them, the optimizer becomes averaged SGD, with the
-    learning rate and weight decay of the SGD it replaces. (The authors' code; the paper's formula
-    has a misprint, as they say.) From then on validation scores the averages, a checkpoint's
-    ``state_dict`` holds them, with the raw iterate kept in this callback's state, and training
-    goes on from the raw iterate.
+    The optimizer of the module is averaged SGD, but training begins with plain SGD of the same
+    learning rate and weight decay. Validation stalls when more than n earlier ones are known and
+    this one is worse than the best of all but the last n of them. (The authors' code; the paper's
+    formula has a misprint, as they say.) Then averaged SGD takes over from the current weights.
+    While it runs, validation scores the averages, a checkpoint's ``state_dict`` holds them, with
+    the raw iterate kept in this callback's state, and training goes on from the raw iterate.
+
+    With both options set, this is the authors' finetuning.
 
     Args:
         non_monotone_interval: n, at least 1.
         monitor: the validation metric to watch; lower is better.
-        averaged_sgd: makes the averaged optimizer from parameter groups, ``lr`` and
-            ``weight_decay``; it must keep its averages in ``state[parameter]["ax"]``, as
-            ``torch.optim.ASGD`` does.
+        average_from_start: average from the first step on, without plain SGD before.
+        stop_when_stalled: end the training when the validations of the averages stall, by the
+            same rule.
+
+    Attributes:
+        history: the validations under the present optimizer.
+        triggered_epoch: the epoch after which averaged SGD took over; None if it has not.
 
     Raises:
         ValueError: ``non_monotone_interval`` is below 1.
@@ -42,7 +49,9 @@ class NTASGD(L.Callback):
         self,
         non_monotone_interval: int = 5,
         monitor: str = "val/nll",
-        averaged_sgd: Callable[..., Optimizer] = ASGD,
+        *,
+        average_from_start: bool = False,
+        stop_when_stalled: bool = False,
     ) -> None:
         if non_monotone_interval < 1:
             raise ValueError(
@@ -50,47 +59,70 @@ class NTASGD(L.Callback):
             )
         self.non_monotone_interval = non_monotone_interval
         self.monitor = monitor
+        self.average_from_start = average_from_start
+        self.stop_when_stalled = stop_when_stalled
         self.history: list[float] = []
         self.triggered_epoch: int | None = None
-        self._averaged_sgd = averaged_sgd
+        self._averaged_sgd: tuple[type[Optimizer], dict[str, Any]] | None = None
         self._raw: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Checks the optimizer; after a resume beyond the switch, switches again.
+        """Puts plain SGD first; after a resume, lays the raw iterate where training goes on.
 
-        Lightning restores the optimizer's state after this hook, and it must find averaged SGD.
+        Lightning restores the optimizer's state after this hook, and must find the optimizer whose
+        state it was: averaged SGD after the switch, SGD before.
         """
         optimizer = trainer.optimizers[0]
-        momentum = any(group.get("momentum") for group in optimizer.param_groups)
-        if not isinstance(optimizer, torch.optim.SGD) or momentum:
+        if not isinstance(optimizer, (ASGD, torch.optim.ASGD)):
             raise UserError(
-                f"callbacks.nt_asgd replaces SGD without momentum, but the optimizer is "
-                f"{type(optimizer).__name__}{' with momentum' if momentum else ''}. Set "
-                "optimizer=sgd, or leave the callback out with callbacks=default."
+                f"callbacks.nt_asgd needs averaged SGD, but the optimizer is "
+                f"{type(optimizer).__name__}. Set optimizer=asgd, or leave the callback out with "
+                "callbacks=default."
             )
-        if self.triggered_epoch is not None:
-            self._switch(trainer)
+        self._averaged_sgd = type(optimizer), optimizer.defaults
+        if self.triggered_epoch is None and not self.average_from_start:
+            decay = optimizer.defaults["weight_decay"]
+            sgd = {"lr": optimizer.defaults["lr"], "weight_decay": decay, "foreach": True}
+            _replace_optimizer(trainer, torch.optim.SGD, sgd)
         if self._raw is not None:
             pl_module.load_state_dict(self._raw)
             self._raw = None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the averages in place."""
-        if self._averages_in(trainer):
+        if _is_averaging(trainer):
             swap_averages(trainer.optimizers[0])
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Puts the raw iterate back, or decides whether to switch."""
-        if self._averages_in(trainer):
+        """Puts the raw iterate back, and decides whether to switch or to stop."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        averaging = _is_averaging(trainer)
+        if averaging:
             swap_averages(trainer.optimizers[0])
-        elif trainer.state.fn == TrainerFn.FITTING:
-            self._decide(trainer)
+        if averaging and not self.stop_when_stalled:
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        earlier = self.history[: -self.non_monotone_interval]
+        self.history.append(value)
+        if not earlier or not value > min(earlier):  # also for nan, as in the published code
+            return
+        stalled = (
+            f"{self.monitor} {value:.4f} is above {min(earlier):.4f}, the best of all but the last "
+            f"{self.non_monotone_interval} validations"
+        )
+        if averaging:
+            trainer.should_stop = True
+            _announce(trainer, f"{stalled}: the training ends")
+        else:
+            self._switch(trainer)
+            _announce(trainer, f"{stalled}: from here on averaged SGD")
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict
     ) -> None:
         """Lets ``state_dict`` hold the weights to evaluate."""
-        if self._averages_in(trainer):
+        if _is_averaging(trainer):
             swap_averages(trainer.optimizers[0])
             checkpoint["state_dict"] = copy.deepcopy(pl_module.state_dict())
             swap_averages(trainer.optimizers[0])
@@ -106,35 +138,37 @@ class NTASGD(L.Callback):
         self.triggered_epoch = state_dict["triggered_epoch"]
         self._raw = state_dict.get("raw")
 
-    def _averages_in(self, trainer: L.Trainer) -> bool:
-        return self.triggered_epoch is not None and trainer.state.fn == TrainerFn.FITTING
-
-    def _decide(self, trainer: L.Trainer) -> None:
-        value = float(trainer.callback_metrics[self.monitor])
-        earlier = self.history[: -self.non_monotone_interval]
-        self.history.append(value)
-        if not earlier or not value > min(earlier):  # also for nan, as in the published code
-            return
-        self.triggered_epoch = trainer.current_epoch
-        self._switch(trainer)
-        message = (
-            f"{self.monitor} {value:.4f} is above {min(earlier):.4f}, the best of all but the last "
-            f"{self.non_monotone_interval} validations: from here on averaged SGD"
-        )
-        log.info(message)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("nt_asgd", message, trainer.global_step)
-
     def _switch(self, trainer: L.Trainer) -> None:
-        sgd = trainer.optimizers[0]
-        # What is no option of SGD was put into the group by a schedule, which looks for it there.
-        taken_over = ("lr", "weight_decay")
-        groups = [
-            {key: group[key] for key in group if key in taken_over or key not in sgd.defaults}
-            for group in sgd.param_groups
-        ]
-        averaged = self._averaged_sgd(groups, **{key: sgd.defaults[key] for key in taken_over})
-        trainer.strategy.optimizers = [averaged]
-        for config in trainer.lr_scheduler_configs:
-            config.scheduler.optimizer = averaged
+        assert self._averaged_sgd is not None
+        _replace_optimizer(trainer, *self._averaged_sgd)
+        self.triggered_epoch = trainer.current_epoch
+        self.history = []
+
+
+def _is_averaging(trainer: L.Trainer) -> bool:
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    return fitting and isinstance(trainer.optimizers[0], (ASGD, torch.optim.ASGD))
+
+
+def _replace_optimizer(trainer: L.Trainer, kind: type[Optimizer], defaults: dict[str, Any]) -> None:
+    old = trainer.optimizers[0]
+    # What is no option of the old one was put into the group by a schedule, which looks for it
+    # there; of the old one's own options, the new one has these two.
+    taken_over = ("params", "lr", "weight_decay")
+    groups = [
+        {key: group[key] for key in group if key in taken_over or key not in old.defaults}
+        for group in old.param_groups
+    ]
+    new = kind(groups, **defaults)  # type: ignore[call-arg]
+    trainer.strategy.optimizers = [new]
+    for config in trainer.lr_scheduler_configs:
+        config.scheduler.optimizer = new
+        # A schedule counts the steps of the optimizer it was made with, to warn of a wrong order.
+        warnings.filterwarnings("ignore", message=r"Seems like `optimizer\.step\(\)` has been")
+
+
+def _announce(trainer: L.Trainer, message: str) -> None:
+    log.info(message)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text("nt_asgd", message, trainer.global_step)

@@ -19,6 +19,7 @@ from lmbench.config import conf_dir
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 from lmbench.model import AWDLSTM, LSTM
+from lmbench.optim import ASGD
 
 SMALL = (
     "data=synthetic",
@@ -134,11 +135,10 @@ def test_another_core_is_built_into_a_model():
 def test_optimizer_and_trainer_get_their_values(corpus, tmp_path):
     config = small("awd_lstm", optimizer__lr=0.5, trainer__max_epochs=3, trainer__max_steps=11)
     optimizer = build_all(config, corpus, tmp_path)
-    assert type(optimizer) is torch.optim.SGD
-    assert {key: optimizer.param_groups[0][key] for key in ("lr", "weight_decay", "momentum")} == {
+    assert type(optimizer) is ASGD
+    assert {key: optimizer.param_groups[0][key] for key in ("lr", "weight_decay")} == {
         "lr": 0.5,
         "weight_decay": 1.2e-6,
-        "momentum": 0,
     }
     trainer = build.trainer(config, tmp_path)
     assert (trainer.max_epochs, trainer.max_steps, trainer.gradient_clip_val) == (3, 11, 0.25)
@@ -299,11 +299,11 @@ def test_the_interval_of_nt_asgd_is_at_least_one(tmp_path):
         build.trainer(config, tmp_path)
 
 
-def test_nt_asgd_needs_sgd(corpus, tmp_path):
+def test_nt_asgd_needs_averaged_sgd(corpus, tmp_path):
     config = composed("model=awd_lstm", "optimizer=adam", *SMALL)
     module = build.module(config, build.model(config, len(corpus.vocabulary)))
     trainer: L.Trainer = build.trainer(config, tmp_path)
-    with pytest.raises(UserError, match=r"(?s)nt_asgd.*Adam.*optimizer=sgd.*callbacks=default"):
+    with pytest.raises(UserError, match=r"(?s)nt_asgd.*Adam.*optimizer=asgd.*callbacks=default"):
         trainer.fit(module, datamodule=build.datamodule(config, corpus))
     assert trainer.global_step == 0
 

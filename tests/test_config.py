@@ -55,7 +55,7 @@ PUBLISHED = {
     "model.core.hidden_dropout": 0.2,
     "model.core.output_dropout": 0.4,
     "model.core.weight_dropout": 0.5,
-    "optimizer._target_": "torch.optim.SGD",
+    "optimizer._target_": "lmbench.optim.ASGD",
     "optimizer.lr": 30.0,
     "optimizer.weight_decay": 1.2e-6,
     "optimizer.momentum": None,
@@ -101,7 +101,7 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
     assert set(plain["trainer"]) <= arguments_of(L.Trainer)
     assert set(plain["batching"]) <= arguments_of(LanguageModelDataModule)
     assert set(plain["loss"]) <= arguments_of(LanguageModelModule)
-    assert set(plain["evaluation"]) == {"columns", "burn_in", "window"}
+    assert set(plain["evaluation"]) == {"protocol", "columns", "burn_in", "window"}
 
 
 def test_the_groups_of_the_architecture_are_there():

@@ -29,6 +29,7 @@ from lmbench.module import LanguageModelModule
 
 # Arguments that the config has under another key than their node's.
 _KEYS = {
+    "batching.evaluation_protocol": "evaluation.protocol",
     "batching.evaluation_columns": "evaluation.columns",
     "batching.burn_in": "evaluation.burn_in",
     "batching.evaluation_window": "evaluation.window",
@@ -47,6 +48,17 @@ def seed_everything(config: DictConfig) -> None:
         raise UserError(f"seed: {error}") from error
 
 
+def set_matmul_precision(config: DictConfig) -> None:
+    """How PyTorch multiplies matrices of float32, from ``config.float32_matmul_precision``."""
+    choices = ("highest", "high", "medium")
+    if config.float32_matmul_precision not in choices:
+        raise UserError(
+            f"float32_matmul_precision={config.float32_matmul_precision!r} is none of "
+            f"{', '.join(choices)} (see torch.set_float32_matmul_precision)."
+        )
+    torch.set_float32_matmul_precision(config.float32_matmul_precision)
+
+
 def corpus(config: DictConfig) -> Corpus:
     """The corpus of ``config.data``."""
     return _factory(config, "data")()
@@ -59,6 +71,7 @@ def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
         "batching",
         corpus=corpus,
         **_plain(config.batching),
+        evaluation_protocol=config.evaluation.protocol,
         evaluation_columns=config.evaluation.columns,
         burn_in=config.evaluation.burn_in,
         evaluation_window=config.evaluation.window,
@@ -105,7 +118,6 @@ def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
         run_dir,
         model_name=config.model.name,
         seed=config.seed,
-        evaluation={key: config.evaluation[key] for key in ("columns", "burn_in")},
         hyperparameters=flatten(_plain(config)),
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)

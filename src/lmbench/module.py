@@ -4,15 +4,15 @@ Shape letters: T time steps of a window, B columns.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import SumMetric
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import Metric
 
 from lmbench.data.batching import Batch
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -22,6 +22,22 @@ from lmbench.loss.activation_penalty import (
 )
 from lmbench.model.core import CoreOutput, State, detach_state
 from lmbench.model.language_model import LanguageModel
+
+
+class Score(NamedTuple):
+    """What a model scored on a split."""
+
+    nats: float
+    """Sum of the negative log-likelihoods of all scored targets."""
+    num_tokens: int
+    """Number of scored targets."""
+    surplus: int = 0
+    """By how much the published code's divisor is larger than that number; 0 otherwise."""
+
+    @property
+    def nll(self) -> float:
+        """Nats per token."""
+        return self.nats / (self.num_tokens + self.surplus)
 
 
 class LanguageModelModule(L.LightningModule):
@@ -37,39 +53,37 @@ class LanguageModelModule(L.LightningModule):
         model: the language model, plain PyTorch.
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the learning-rate schedule from ``(optimizer, total_steps=…)``, stepped
-            after each training step; None keeps the learning rate.
+            after each training step, or a ``ReduceLROnPlateau``, stepped by each ``val/nll``; None
+            keeps the learning rate.
         ar_alpha: weight of the activation regularization on the dropped output (Merity et al.
             2017, section 4.5).
         tar_beta: weight of the temporal activation regularization on the raw output (ibid.).
 
     Attributes:
-        scored: stage ("val", "test") → (sum of nats, number of tokens) of its latest epoch.
+        scores: stage ("val", "test") → what the model scored in its latest epoch.
     """
 
     def __init__(
         self,
         model: LanguageModel,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
-        scheduler: Callable[..., LRScheduler] | None = None,
+        scheduler: Callable[..., LRScheduler | ReduceLROnPlateau] | None = None,
         *,
         ar_alpha: float = 0.0,
         tar_beta: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
-        self.scored: dict[str, tuple[float, int]] = {}
+        self.scores: dict[str, Score] = {}
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
         self._ar_alpha = ar_alpha
         self._tar_beta = tar_beta
         self._states: dict[str, State | None] = {}
-        self._length_ratio = 1.0
+        self._lr_scale = 1.0
         self._train_nats: Tensor | float = 0.0
         self._train_num_tokens = 0
-        # float64: a split's nats, added up window by window, need more than float32's 24 bits.
-        # A nan is kept: by default it would be left out, and a model that diverged score 0 nats.
-        self._nats = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
-        self._num_tokens = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
+        self._sums = _Sums()
 
     def forward(self, tokens: Tensor, state: State | None = None) -> CoreOutput:
         """The model's forward pass."""
@@ -81,7 +95,7 @@ class LanguageModelModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Notes the window's length before the optimizer runs the step's closure."""
-        self._length_ratio = batch.length_ratio
+        self._lr_scale = batch.lr_scale
         if self._logs_this_step():
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
@@ -133,6 +147,11 @@ class LanguageModelModule(L.LightningModule):
         if self._make_scheduler is None:
             return optimizer
         scheduler = self._make_scheduler(optimizer, total_steps=self._num_steps())
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": "val/nll"},
+            }
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -145,7 +164,7 @@ class LanguageModelModule(L.LightningModule):
         """
         lrs = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * self._length_ratio
+            group["lr"] = group["lr"] * self._lr_scale
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = lr
@@ -171,17 +190,19 @@ class LanguageModelModule(L.LightningModule):
     def _score(self, batch: Batch, stage: str) -> None:
         output, _, state = self.model(batch.tokens, self._states[stage])
         self._states[stage] = state
-        self._nats.update(self.model.head.loss(output, batch.targets, reduction="sum"))
-        self._num_tokens.update(batch.num_scored)
+        nats = self.model.head.loss(output, batch.targets, reduction="sum")
+        self._sums.update(nats, batch.num_scored)
 
     def _log_scores(self, stage: str) -> None:
-        nats, num_tokens = float(self._nats.compute()), int(self._num_tokens.compute())
-        self._nats.reset()
-        self._num_tokens.reset()
+        nats, num_tokens = self._sums.compute()
+        self._sums.reset()
         if num_tokens == 0:
             return
-        self.scored[stage] = (nats, num_tokens)
-        nll = torch.tensor(nats / num_tokens, dtype=torch.float64)
+        trainer: Any = self.trainer
+        datamodule: LanguageModelDataModule = trainer.datamodule
+        score = Score(float(nats), int(num_tokens), datamodule.surplus[stage])
+        self.scores[stage] = score
+        nll = torch.tensor(score.nll, dtype=torch.float64)
         # The sums are those of all processes already; sync_dist tells Lightning so.
         self.log(f"{stage}/nll", nll, sync_dist=True)
         self.log(f"{stage}/ppl", nll.exp(), prog_bar=True, sync_dist=True)
@@ -193,3 +214,23 @@ class LanguageModelModule(L.LightningModule):
             return trainer.max_steps
         steps = datamodule.num_training_steps(trainer.max_epochs, trainer.limit_train_batches)
         return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
+
+
+class _Sums(Metric):
+    """Nats and number of tokens over windows and processes."""
+
+    nats: Tensor
+    num_tokens: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # float64: a split's nats, added up window by window, need more than float32's 24 bits.
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, nats: Tensor, num_tokens: int) -> None:
+        self.nats += nats
+        self.num_tokens += num_tokens
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        return self.nats, self.num_tokens

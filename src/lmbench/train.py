@@ -36,6 +36,7 @@ def train(config: DictConfig, run_dir: Path) -> float:
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     build.seed_everything(config)
+    build.set_matmul_precision(config)
     corpus = build.corpus(config)
     datamodule = build.datamodule(config, corpus)
     model = build.model(config, vocabulary_size=len(corpus.vocabulary))

@@ -69,7 +69,7 @@ def test_a_training_has_a_line_per_validation_and_a_test_none(lines: list[str]):
 
     class Recorder(L.Callback):
         def on_validation_end(self, trainer, pl_module) -> None:
-            nats, num_tokens = pl_module.scored["val"]
+            nats, num_tokens, _ = pl_module.scores["val"]
             perplexities.append(math.exp(nats / num_tokens))
 
     trainer = L.Trainer(

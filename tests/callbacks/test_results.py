@@ -17,10 +17,11 @@ from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.module import LanguageModelModule
+from lmbench.module import LanguageModelModule, Score
+from lmbench.optim import ASGD
 
 WORDS = 9
-EVALUATION = {"columns": 1, "burn_in": 512}
+EVALUATION = {"protocol": "standard", "columns": 1, "burn_in": 512}
 SCORES = [(300.0, 39), (150.0, 39), (200.0, 39)]  # the second of three epochs is the best
 FLOOR = {"valid": 7.125, "test": 7.375}
 
@@ -29,7 +30,7 @@ class Scripted(L.Callback):
     """Validation scores of our choice, epoch by epoch."""
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        pl_module.scored["val"] = SCORES[trainer.current_epoch]
+        pl_module.scores["val"] = Score(*SCORES[trainer.current_epoch])
 
 
 def make_corpus(floor: dict[str, float] | None = None) -> Corpus:
@@ -44,9 +45,7 @@ def run(
     """Trains three epochs of four steps, then tests; ``folder`` takes the results."""
     torch.manual_seed(0)
     model = LanguageModel(Embedding(WORDS, 4), LSTM(4, 4, num_layers=1), Softmax(4, WORDS))
-    module = LanguageModelModule(
-        model, lambda parameters: torch.optim.SGD(parameters, lr=0.1, weight_decay=0.0)
-    )
+    module = LanguageModelModule(model, lambda parameters: ASGD(parameters, lr=0.1))
     datamodule = LanguageModelDataModule(
         make_corpus(floor), batch_size=2, bptt=10, evaluation_columns=1
     )
@@ -54,7 +53,6 @@ def run(
         folder,
         model_name="lstm",
         seed=17,
-        evaluation=EVALUATION,
         hyperparameters={"optimizer.lr": 0.1},
     )
     defaults = {"max_epochs": 3, "logger": False, "log_every_n_steps": 1}
@@ -103,6 +101,7 @@ def test_the_file_is_as_agreed(tmp_path: Path):
         "num_parameters": 9 * 4 + 4 * (4 * 4 + 4 * 4 + 4 + 4) + (9 * 4 + 9),
         "seed": 17,
         "precision": "32-true",
+        "float32_matmul_precision": "highest",
         "data": {
             "name": "synthetic",
             "vocabulary_size": WORDS,
@@ -113,7 +112,7 @@ def test_the_file_is_as_agreed(tmp_path: Path):
         "best_epoch": 1,
         "evaluation": EVALUATION,
         "val": score(*SCORES[1]),
-        "test": score(*module.scored["test"]),
+        "test": score(*module.scores["test"][:2]),
         "nt_asgd": {"triggered_epoch": 0},
         "train": {
             "epochs": 3,
@@ -168,7 +167,7 @@ def test_a_training_that_ends_within_an_epoch_says_how_far_it_came(tmp_path: Pat
 def test_the_table_shows_both_perplexities(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     trainer = run(tmp_path, Scripted(), floor=FLOOR)
     shown = capsys.readouterr().out
-    nats, num_tokens = trainer.lightning_module.scored["test"]
+    nats, num_tokens, _ = trainer.lightning_module.scores["test"]
     assert "lstm on synthetic" in shown
     for split, perplexity in (("valid", math.exp(150 / 39)), ("test", math.exp(nats / num_tokens))):
         (row,) = [line for line in shown.splitlines() if f" {split} " in line]
@@ -216,7 +215,7 @@ def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(
 
     board = Board(tmp_path, name="", version="")
     trainer = run(tmp_path, Scripted(), logger=board)
-    nats, num_tokens = trainer.lightning_module.scored["test"]
+    nats, num_tokens, _ = trainer.lightning_module.scores["test"]
     expected = {
         "best/val_ppl": pytest.approx(math.exp(150 / 39)),
         "best/test_ppl": pytest.approx(math.exp(nats / num_tokens)),

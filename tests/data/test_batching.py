@@ -78,7 +78,7 @@ def test_the_last_window_is_cut_by_the_stream_but_keeps_its_drawn_length():
     columns = columns_for_training(stream(50), batch_size=1)
     (batch,) = TrainingWindows(columns, 70, variable=False, seed=0, epoch=0)
     assert len(batch.tokens) == 49
-    assert batch.length_ratio == 1.0
+    assert batch.lr_scale == 1.0
 
 
 def test_windows_depend_on_seed_and_epoch_alone():

@@ -150,7 +150,7 @@ def test_results_are_as_the_contract_says(run_dir: Path):
         "sha256": corpus.sha256,
         "perplexity_floor": corpus.perplexity_floor,
     }
-    assert results["evaluation"] == {"columns": 1, "burn_in": 512}
+    assert results["evaluation"] == {"protocol": "standard", "columns": 1, "burn_in": 512}
     # Of N tokens all but the first are scored.
     for split, num_tokens in (("val", 299), ("test", 199)):
         score = results[split]

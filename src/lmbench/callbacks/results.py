@@ -18,7 +18,7 @@ from rich.table import Table
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.throughput import Throughput, peak_memory_bytes
 from lmbench.data.datamodule import LanguageModelDataModule
-from lmbench.module import LanguageModelModule
+from lmbench.module import LanguageModelModule, Score
 
 
 class Results(L.Callback):
@@ -28,7 +28,6 @@ class Results(L.Callback):
         run_dir: where ``results.json`` is written.
         model_name: of the model's config.
         seed: of the run.
-        evaluation: how valid and test were read, e.g. ``{"columns": 64, "burn_in": 512}``.
         hyperparameters: flat, for TensorBoard's hparams table.
     """
 
@@ -38,16 +37,14 @@ class Results(L.Callback):
         *,
         model_name: str,
         seed: int,
-        evaluation: Mapping[str, Any],
         hyperparameters: Mapping[str, Any],
     ) -> None:
         self._path = Path(run_dir, "results.json")
         self._model_name = model_name
         self._seed = seed
-        self._evaluation = dict(evaluation)
         self._hyperparameters = dict(hyperparameters)
         self._best_epoch: int | None = None
-        self._best: tuple[float, int] | None = None
+        self._best: Score | None = None
         self._num_epochs = 0
         self._num_steps = 0
 
@@ -56,10 +53,9 @@ class Results(L.Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         assert isinstance(pl_module, LanguageModelModule)
-        nats, num_tokens = pl_module.scored["val"]
-        best = self._best[0] / self._best[1] if self._best else math.inf
-        if nats / num_tokens < best:
-            self._best, self._best_epoch = (nats, num_tokens), trainer.current_epoch
+        score = pl_module.scores["val"]
+        if score.nll < (self._best.nll if self._best else math.inf):
+            self._best, self._best_epoch = score, trainer.current_epoch
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes how far training went; the test resets the trainer's own counters."""
@@ -99,11 +95,12 @@ class Results(L.Callback):
             "num_parameters": module.model.num_parameters,
             "seed": self._seed,
             "precision": trainer.precision,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
             "data": data,
             "best_epoch": self._best_epoch,
-            "evaluation": self._evaluation,
-            "val": _score(*self._best) if self._best else None,
-            "test": _score(*module.scored["test"]) if "test" in module.scored else None,
+            "evaluation": dict(datamodule.evaluation),
+            "val": _score(self._best) if self._best else None,
+            "test": _score(module.scores["test"]) if "test" in module.scores else None,
             "nt_asgd": {"triggered_epoch": nt_asgd.triggered_epoch if nt_asgd else None},
             "train": {
                 "epochs": self._num_epochs,
@@ -136,9 +133,8 @@ def _callback(trainer: Any, kind: type) -> Any:
     return next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)
 
 
-def _score(nats: float, num_tokens: int) -> dict[str, float | int]:
-    nll = nats / num_tokens
-    return {"nll": nll, "ppl": math.exp(nll), "num_tokens": num_tokens}
+def _score(score: Score) -> dict[str, float | int]:
+    return {"nll": score.nll, "ppl": math.exp(score.nll), "num_tokens": score.num_tokens}
 
 
 def _device_name(device: torch.device) -> str:

@@ -26,14 +26,14 @@ class Batch(NamedTuple):
     Attributes:
         tokens: (T, B) input ids.
         targets: (T, B) the ids that follow them; ``IGNORE_INDEX`` where nothing is scored.
-        length_ratio: the window's drawn length divided by the base length, by which variable
-            windows scale the learning rate (Merity et al. 2017, section 5).
+        lr_scale: what the learning rate of this step is multiplied by: the window's drawn length
+            over the base length (Merity et al. 2017, section 5), or 1.
         num_scored: number of targets that are scored, known without a look at the tensor.
     """
 
     tokens: Int[Tensor, "T B"]
     targets: Int[Tensor, "T B"]
-    length_ratio: float
+    lr_scale: float
     num_scored: int
 
 
@@ -100,6 +100,34 @@ def columns_for_evaluation(
     return tokens, targets
 
 
+def columns_as_published(
+    ids: np.ndarray, columns: int
+) -> tuple[Int[Tensor, "T B"], Int[Tensor, "T B"]]:
+    """Arranges a stream for evaluation as salesforce/awd-lstm-lm does.
+
+    Columns of equal length, each from a zero state and scored from its first target on; what is
+    left over at the end, and the target at each border between columns, is not scored.
+
+    Args:
+        ids: (N,) token ids.
+        columns: B, at most N // 2.
+
+    Returns:
+        tokens and targets, both (T, B) with T = N // B − 1.
+
+    Raises:
+        UserError: a column would hold fewer than two tokens.
+    """
+    length = len(ids) // columns
+    if length < 2:
+        raise UserError(
+            f"A split of {len(ids)} token(s) has nothing to score in {columns} columns, as "
+            "evaluation.protocol=published reads it. Set evaluation.protocol=standard."
+        )
+    rows = ids[: length * columns].reshape(columns, length).T.astype(np.int64, order="C")
+    return torch.from_numpy(rows[:-1]), torch.from_numpy(rows[1:])
+
+
 class TrainingWindows:
     """The windows of one epoch over training columns.
 
@@ -113,13 +141,22 @@ class TrainingWindows:
             .95, else ``bptt`` / 2; length max(5, ⌊N(base, 5)⌋). Otherwise all have length ``bptt``.
         seed: of the run.
         epoch: from 0.
+        scale_lr: give each window its drawn length over ``bptt`` as ``lr_scale``, not 1.
     """
 
     def __init__(
-        self, columns: Int[Tensor, "L B"], bptt: int, *, variable: bool, seed: int, epoch: int
+        self,
+        columns: Int[Tensor, "L B"],
+        bptt: int,
+        *,
+        variable: bool,
+        seed: int,
+        epoch: int,
+        scale_lr: bool = True,
     ) -> None:
         self._columns = columns
         self._bptt = bptt
+        self._scale_lr = scale_lr
         # A last window of a single target is skipped, as in the published training.
         self._lengths: list[int] = []
         generator = np.random.default_rng((seed, epoch))
@@ -140,9 +177,8 @@ class TrainingWindows:
         for length in self._lengths:
             end = min(row + length, len(self._columns) - 1)
             targets = self._columns[row + 1 : end + 1]
-            yield Batch(
-                self._columns[row:end], targets, length / self._bptt, num_scored=targets.numel()
-            )
+            lr_scale = length / self._bptt if self._scale_lr else 1.0
+            yield Batch(self._columns[row:end], targets, lr_scale, num_scored=targets.numel())
             row = end
 
 

@@ -1,5 +1,8 @@
 """A corpus as BPTT windows for Lightning."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import lightning as L
 from jaxtyping import Int
 from torch import Tensor
@@ -7,11 +10,15 @@ from torch import Tensor
 from lmbench.data.batching import (
     EvaluationWindows,
     TrainingWindows,
+    columns_as_published,
     columns_for_evaluation,
     columns_for_training,
 )
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
+
+PUBLISHED_COLUMNS = {"valid": 10, "test": 1}
+"""Columns in which salesforce/awd-lstm-lm evaluates (main.py)."""
 
 
 class LanguageModelDataModule(L.LightningDataModule):
@@ -25,10 +32,19 @@ class LanguageModelDataModule(L.LightningDataModule):
         batch_size: training columns over all devices.
         bptt: base length of a training window.
         variable_windows: draw the lengths of training windows (see ``TrainingWindows``).
+        scale_lr: whether a window's learning rate is scaled by its drawn length.
+        evaluation_protocol: "standard" scores each target of valid and test once; "published" is
+            the evaluation of salesforce/awd-lstm-lm: 10 columns for valid and one for test, without
+            the targets between columns, and the sum divided by the tokens read, of which there are
+            more than targets. The next two arguments are then not used.
         evaluation_columns: columns in which valid and test are read; 1 is the exact evaluation.
         burn_in: unscored tokens at the start of each evaluation column but the first.
         evaluation_window: length of an evaluation window; it moves memory and time, not results.
         seed: of the window lengths.
+
+    Attributes:
+        evaluation: how valid and test are read, for a run's results.
+        surplus: stage → by how much the protocol's divisor is larger than the number of targets.
     """
 
     def __init__(
@@ -38,6 +54,8 @@ class LanguageModelDataModule(L.LightningDataModule):
         batch_size: int,
         bptt: int,
         variable_windows: bool = False,
+        scale_lr: bool = True,
+        evaluation_protocol: Literal["standard", "published"] = "standard",
         evaluation_columns: int = 64,
         burn_in: int = 512,
         evaluation_window: int = 70,
@@ -56,13 +74,34 @@ class LanguageModelDataModule(L.LightningDataModule):
         self.corpus = corpus
         self._bptt = bptt
         self._variable_windows = variable_windows
+        self._scale_lr = scale_lr
         self._evaluation_window = evaluation_window
         self._seed = seed
         self._training = columns_for_training(corpus.train, batch_size)
-        self._evaluation = {
-            split: columns_for_evaluation(ids, evaluation_columns, burn_in)
-            for split, ids in (("valid", corpus.valid), ("test", corpus.test))
-        }
+        splits = {"valid": corpus.valid, "test": corpus.test}
+        self.evaluation: Mapping[str, Any]
+        if evaluation_protocol == "published":
+            self.evaluation = {"protocol": "published", "columns": PUBLISHED_COLUMNS, "burn_in": 0}
+            self._evaluation = {
+                split: columns_as_published(ids, PUBLISHED_COLUMNS[split])
+                for split, ids in splits.items()
+            }
+            self.surplus = {"val": PUBLISHED_COLUMNS["valid"], "test": PUBLISHED_COLUMNS["test"]}
+        elif evaluation_protocol == "standard":
+            self.evaluation = {
+                "protocol": "standard",
+                "columns": evaluation_columns,
+                "burn_in": burn_in,
+            }
+            self._evaluation = {
+                split: columns_for_evaluation(ids, evaluation_columns, burn_in)
+                for split, ids in splits.items()
+            }
+            self.surplus = {"val": 0, "test": 0}
+        else:
+            raise ValueError(
+                f"evaluation_protocol must be standard or published, not {evaluation_protocol!r}"
+            )
 
     def num_training_steps(self, max_epochs: int, limit_train_batches: float | None = None) -> int:
         """Exact number of windows in ``max_epochs`` epochs, for schedules over the whole run.
@@ -114,13 +153,19 @@ class LanguageModelDataModule(L.LightningDataModule):
 
     def _training_windows(self, columns: Int[Tensor, "L B"], epoch: int) -> TrainingWindows:
         return TrainingWindows(
-            columns, self._bptt, variable=self._variable_windows, seed=self._seed, epoch=epoch
+            columns,
+            self._bptt,
+            variable=self._variable_windows,
+            seed=self._seed,
+            epoch=epoch,
+            scale_lr=self._scale_lr,
         )
 
     def _evaluation_windows(self, split: str) -> EvaluationWindows:
+        protocol = self.evaluation["protocol"]
+        key = "evaluation.columns" if protocol == "standard" else "evaluation.protocol=standard and"
         tokens, targets = (
-            self._of_this_process(columns, "evaluation.columns")
-            for columns in self._evaluation[split]
+            self._of_this_process(columns, key) for columns in self._evaluation[split]
         )
         return EvaluationWindows(tokens, targets, window=self._evaluation_window)
 

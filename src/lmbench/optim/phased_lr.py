@@ -1,0 +1,94 @@
+"""A learning rate, and Adam's β1, that change in phases."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+_ANNEALING = {
+    "linear": lambda progress: progress,
+    "cosine": lambda progress: (1.0 - math.cos(math.pi * progress)) / 2.0,
+}
+
+
+class PhasedLR(LRScheduler):
+    """A run cut into phases, in each of which the learning rate goes from one value to another.
+
+    Step s of n lies at s/n of the run. A phase is a mapping with
+
+    - ``share``: its length, relative to the other phases';
+    - ``lr_factor``: what the optimizer's learning rate is multiplied with, ``(from, to)``;
+    - ``beta1``: the first of Adam's betas, ``(from, to)``; left out, it stays as it is;
+    - ``anneal``: the way between the two, ``"linear"`` (the default) or ``"cosine"``.
+
+    Source: the phases of Gugger and Howard 2018 ("AdamW and Super-convergence is now the fastest
+    way to train neural nets"), after Smith 2018 (arXiv 1803.09820).
+
+    Args:
+        optimizer: Whose learning rate is set.
+        total_steps: Steps of the run, n.
+        phases: In their order.
+
+    Raises:
+        ValueError: There is no phase or no step; a phase lacks a key, has one that is unknown, or
+            a share that is not positive; the optimizer has no betas for a phase to set.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, phases: Sequence[Mapping[str, Any]]
+    ) -> None:
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, not {total_steps}")
+        if not phases:
+            raise ValueError("phases must hold at least one phase")
+        for index, phase in enumerate(phases):
+            _check(f"phases[{index}]", phase)
+            if "beta1" in phase and any("betas" not in group for group in optimizer.param_groups):
+                raise ValueError(
+                    f"phases[{index}].beta1 needs an optimizer with betas, as Adam has, not "
+                    f"{type(optimizer).__name__}"
+                )
+        self.total_steps = total_steps
+        self.phases = [dict(phase) for phase in phases]
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """The learning rate of each parameter group; sets β1 on the way, as PyTorch's do."""
+        phase, progress = self._position()
+        if "beta1" in phase:
+            for group in self.optimizer.param_groups:
+                group["betas"] = (_between(phase, "beta1", progress), group["betas"][1])
+        factor = _between(phase, "lr_factor", progress)
+        return [base_lr * factor for base_lr in self.base_lrs]
+
+    def _position(self) -> tuple[dict[str, Any], float]:
+        ends = list(accumulate(phase["share"] for phase in self.phases))
+        at = min(self.last_epoch / self.total_steps, 1.0) * ends[-1]
+        for phase, end in zip(self.phases, ends, strict=True):
+            if at < end:
+                return phase, 1.0 - (end - at) / phase["share"]
+        return self.phases[-1], 1.0
+
+
+def _between(phase: Mapping[str, Any], key: str, progress: float) -> float:
+    start, end = phase[key]
+    return start + (end - start) * _ANNEALING[phase.get("anneal", "linear")](progress)
+
+
+def _check(name: str, phase: Mapping[str, Any]) -> None:
+    known = {"share", "lr_factor", "beta1", "anneal"}
+    if unknown := set(phase) - known:
+        raise ValueError(f"{name} has an unknown key {min(unknown)!r}; known are {sorted(known)}")
+    for key in ("share", "lr_factor"):
+        if key not in phase:
+            raise ValueError(f"{name} must have {key!r}")
+    if not phase["share"] > 0:
+        raise ValueError(f"{name}.share must be positive, not {phase['share']}")
+    for key in {"lr_factor", "beta1"} & set(phase):
+        if len(phase[key]) != 2:
+            raise ValueError(f"{name}.{key} must be two numbers, from and to, not {phase[key]}")
+    if phase.get("anneal", "linear") not in _ANNEALING:
+        raise ValueError(f"{name}.anneal must be linear or cosine, not {phase['anneal']!r}")

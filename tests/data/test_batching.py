@@ -8,6 +8,7 @@ from lmbench.data.batching import (
     IGNORE_INDEX,
     EvaluationWindows,
     TrainingWindows,
+    columns_as_published,
     columns_for_evaluation,
     columns_for_training,
 )
@@ -93,6 +94,22 @@ def test_windows_depend_on_seed_and_epoch_alone():
     assert lengths(1, 0) != lengths(2, 0)
 
 
+def test_windows_are_the_same_whether_they_scale_the_learning_rate_or_not():
+    columns = columns_for_training(stream(2000), batch_size=2)
+    scaled, unscaled = (
+        list(TrainingWindows(columns, 35, variable=True, seed=0, epoch=0, **options))
+        for options in ({}, {"scale_lr": False})
+    )
+    assert {batch.lr_scale for batch in unscaled} == {1.0}
+    drawn = [batch.lr_scale * 35 for batch in scaled]
+    assert len(set(drawn)) > 3
+    assert drawn[:-1] == pytest.approx([len(batch.tokens) for batch in unscaled[:-1]], rel=1e-12)
+    for ours, theirs in zip(unscaled, scaled, strict=True):
+        assert torch.equal(ours.tokens, theirs.tokens)
+        assert torch.equal(ours.targets, theirs.targets)
+        assert ours.num_scored == theirs.num_scored
+
+
 @pytest.mark.parametrize("num_tokens", [2, 6, 7, 65, 1001, 1063])
 @pytest.mark.parametrize("columns", [1, 7, 64])
 @pytest.mark.parametrize("burn_in", [0, 5, 512])
@@ -127,3 +144,35 @@ def test_one_column_is_the_stream_itself():
 def test_nothing_to_score_is_an_error():
     with pytest.raises(UserError, match="nothing to score"):
         columns_for_evaluation(stream(1), 4, 8)
+
+
+@pytest.mark.parametrize("num_tokens", [20, 29, 30, 1001])
+@pytest.mark.parametrize("columns", [1, 7, 10])
+def test_published_columns_score_what_lies_within_a_column(num_tokens: int, columns: int):
+    ids = np.random.default_rng(0).permutation(num_tokens).astype(np.int32)
+    tokens, targets = columns_as_published(ids, columns)
+    length = num_tokens // columns
+    pairs = [
+        (ids[position], ids[position + 1])
+        for position in range(columns * length - 1)
+        if (position + 1) % length  # the next token does not begin another column
+    ]
+    assert tokens.shape == targets.shape == (length - 1, columns)
+    read = zip(tokens.T.flatten().tolist(), targets.T.flatten().tolist(), strict=True)
+    assert list(read) == pairs
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "columns", "num_scored"), [(217_646, 10, 217_630), (245_569, 1, 245_568)]
+)
+def test_published_columns_score_as_many_targets_of_wikitext2_as_the_published_code(
+    num_tokens: int, columns: int, num_scored: int
+):
+    windows = EvaluationWindows(*columns_as_published(stream(num_tokens), columns), window=70)
+    assert sum(batch.num_scored for batch in windows) == num_scored
+
+
+def test_too_few_tokens_for_the_published_columns_are_an_error():
+    with pytest.raises(UserError, match=r"19 token.*10 columns.*evaluation\.protocol=standard"):
+        columns_as_published(stream(19), 10)
+    assert columns_as_published(stream(20), 10)[1].tolist() == [list(range(1, 20, 2))]

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -154,3 +155,41 @@ def test_wrong_arguments_are_named(name: str, value: int, least: int):
     with pytest.raises(ValueError, match=f"{name} must be at least {least}, not {value}"):
         make_datamodule(**{name: value})
     make_datamodule(**{name: least})
+
+
+def test_the_published_protocol_has_columns_of_its_own():
+    read = []
+    for options in ({}, {"evaluation_columns": 7, "burn_in": 11}):
+        datamodule = make_datamodule(evaluation_protocol="published", **options)
+        assert datamodule.evaluation == {
+            "protocol": "published",
+            "columns": {"valid": 10, "test": 1},
+            "burn_in": 0,
+        }
+        assert datamodule.surplus == {"val": 10, "test": 1}
+        read.append([joined(datamodule.val_dataloader()), joined(datamodule.test_dataloader())])
+    for (_, valid), (_, test) in read:
+        # 50 tokens in ten columns of 5; no column scores its first token.
+        assert sorted(valid.flatten().tolist()) == [1000 + i for i in range(50) if i % 5]
+        assert test.tolist() == [[2000 + i] for i in range(1, 61)]
+    assert_close(*read, rtol=0, atol=0)
+
+
+def test_the_standard_protocol_divides_by_the_number_of_targets():
+    datamodule = make_datamodule()
+    assert datamodule.surplus == {"val": 0, "test": 0}
+    assert datamodule.evaluation == {"protocol": "standard", "columns": 4, "burn_in": 3}
+
+
+def test_the_one_column_of_the_published_test_split_is_not_for_two_devices():
+    halves = [in_process(rank, evaluation_protocol="published") for rank in range(2)]
+    valid = [joined(half.val_dataloader())[1] for half in halves]
+    whole = joined(make_datamodule(evaluation_protocol="published").val_dataloader())[1]
+    assert torch.equal(torch.cat(valid, dim=1), whole)
+    with pytest.raises(UserError, match=r"1 column.*2 devices.*evaluation\.protocol=standard"):
+        halves[0].test_dataloader()
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(ValueError, match=r"evaluation_protocol must be .*, not 'exact'"):
+        make_datamodule(evaluation_protocol="exact")

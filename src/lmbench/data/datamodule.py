@@ -1,7 +1,7 @@
 """A corpus as BPTT windows for Lightning."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from jaxtyping import Int
@@ -55,7 +55,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         bptt: int,
         variable_windows: bool = False,
         scale_lr: bool = True,
-        evaluation_protocol: Literal["standard", "published"] = "standard",
+        evaluation_protocol: str = "standard",
         evaluation_columns: int = 64,
         burn_in: int = 512,
         evaluation_window: int = 70,
@@ -162,8 +162,8 @@ class LanguageModelDataModule(L.LightningDataModule):
         )
 
     def _evaluation_windows(self, split: str) -> EvaluationWindows:
-        protocol = self.evaluation["protocol"]
-        key = "evaluation.columns" if protocol == "standard" else "evaluation.protocol=standard and"
+        published = self.evaluation["protocol"] == "published"
+        key = "evaluation.protocol=standard and its columns" if published else "evaluation.columns"
         tokens, targets = (
             self._of_this_process(columns, key) for columns in self._evaluation[split]
         )
@@ -172,9 +172,10 @@ class LanguageModelDataModule(L.LightningDataModule):
     def _of_this_process(self, columns: Int[Tensor, "L B"], key: str) -> Int[Tensor, "L b"]:
         num_processes = self.trainer.world_size if self.trainer else 1
         if columns.shape[1] % num_processes:
+            number = "1 column" if columns.shape[1] == 1 else f"{columns.shape[1]} columns"
             raise UserError(
-                f"{columns.shape[1]} columns cannot be shared out evenly to {num_processes} "
-                f"devices. Set {key} to a multiple of {num_processes}."
+                f"{number} cannot be shared out evenly to {num_processes} devices. Set {key} to a "
+                f"multiple of {num_processes}."
             )
         share = columns.shape[1] // num_processes
         rank = self.trainer.global_rank if self.trainer else 0

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -33,8 +34,9 @@ class PhasedLR(LRScheduler):
         phases: In their order.
 
     Raises:
-        ValueError: There is no phase or no step; a phase lacks a key, has one that is unknown, or
-            a share that is not positive; the optimizer has no betas for a phase to set.
+        ValueError: There is no phase or no step; a phase lacks a key or has an unknown one; a share
+            is not positive, a range not two numbers, an ``anneal`` unknown; the optimizer has no
+            betas for a phase to set.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class PhasedLR(LRScheduler):
         self.phases = [dict(phase) for phase in phases]
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each parameter group; sets β1 on the way, as PyTorch's do."""
         phase, progress = self._position()
         if "beta1" in phase:
@@ -68,7 +70,7 @@ class PhasedLR(LRScheduler):
         ends = list(accumulate(phase["share"] for phase in self.phases))
         at = min(self.last_epoch / self.total_steps, 1.0) * ends[-1]
         for phase, end in zip(self.phases, ends, strict=True):
-            if at < end:
+            if end - at > 1e-9 * ends[-1]:  # a border belongs to the next phase, also when rounded
                 return phase, 1.0 - (end - at) / phase["share"]
         return self.phases[-1], 1.0
 
@@ -88,7 +90,7 @@ def _check(name: str, phase: Mapping[str, Any]) -> None:
     if not phase["share"] > 0:
         raise ValueError(f"{name}.share must be positive, not {phase['share']}")
     for key in {"lr_factor", "beta1"} & set(phase):
-        if len(phase[key]) != 2:
+        if not isinstance(phase[key], Sequence) or len(phase[key]) != 2:
             raise ValueError(f"{name}.{key} must be two numbers, from and to, not {phase[key]}")
     if phase.get("anneal", "linear") not in _ANNEALING:
         raise ValueError(f"{name}.anneal must be linear or cosine, not {phase['anneal']!r}")

@@ -1,0 +1,140 @@
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+
+from lmbench.config import conf_dir
+from lmbench.optim import PhasedLR
+
+PHASE = {"share": 1, "lr_factor": [1.0, 0.5]}
+
+
+def published_phases() -> list[dict[str, Any]]:
+    node = OmegaConf.load(conf_dir() / "scheduler/phases_awd_lstm.yaml")
+    return OmegaConf.to_container(node)["phases"]  # type: ignore
+
+
+def adam(lr: float = 0.005, beta1: float = 0.9) -> Adam:
+    return Adam([nn.Parameter(torch.zeros(2))], lr, betas=(beta1, 0.99))
+
+
+def walk(optimizer: Optimizer, scheduler: PhasedLR, num_steps: int) -> list[dict[str, Any]]:
+    """The options of the first group that each step is taken with."""
+    options = []
+    for _ in range(num_steps):
+        options.append({**optimizer.param_groups[0]})
+        optimizer.step()
+        scheduler.step()
+    return options
+
+
+def published_lr_and_beta1(epoch: float) -> tuple[float, float]:
+    """What 90 epochs of sgugger/Adam-experiments at 5e-3 are trained with."""
+    if epoch <= 7.5:
+        return 5e-4 + 4.5e-3 * epoch / 7.5, 0.8 - 0.1 * epoch / 7.5
+    if epoch <= 45:
+        return 5e-3, 0.7
+    if epoch <= 82.5:
+        return 5e-3 - 4.5e-3 * (epoch - 45) / 37.5, 0.7 + 0.1 * (epoch - 45) / 37.5
+    if epoch <= 90:
+        return 5e-4 * math.cos(math.pi / 2 * (epoch - 82.5) / 7.5) ** 2, 0.8
+    return 0.0, 0.8
+
+
+@pytest.mark.parametrize("num_steps", [7, 240, 1001])
+def test_a_run_of_any_length_goes_through_the_published_phases(num_steps: int) -> None:
+    optimizer = adam()
+    scheduler = PhasedLR(optimizer, num_steps, published_phases())
+    options = walk(optimizer, scheduler, num_steps + 3)
+    expected = [published_lr_and_beta1(90 * step / num_steps) for step in range(num_steps + 3)]
+    # 1e-16: the cosine's end, where float64 says not quite zero.
+    assert [o["lr"] for o in options] == pytest.approx([lr for lr, _ in expected], 1e-12, 1e-16)
+    assert [o["betas"][0] for o in options] == pytest.approx([b for _, b in expected], 1e-12)
+    assert {o["betas"][1] for o in options} == {0.99}
+
+
+def test_the_phases_of_240_steps_begin_and_end_where_they_should() -> None:
+    optimizer = adam()
+    options = walk(optimizer, PhasedLR(optimizer, 240, published_phases()), 241)
+    lrs = [options[step]["lr"] for step in (0, 10, 20, 120, 170, 220, 230, 240)]
+    assert lrs == pytest.approx(
+        [5e-4, 2.75e-3, 5e-3, 5e-3, 2.75e-3, 5e-4, 2.5e-4, 0], rel=1e-12, abs=1e-16
+    )
+    assert {o["lr"] for o in options[20:121]} == {5e-3}
+
+
+def test_saved_in_the_middle_it_goes_on_bit_for_bit() -> None:
+    optimizer = adam()
+    scheduler = PhasedLR(optimizer, 240, published_phases())
+    walk(optimizer, scheduler, 150)
+    file = io.BytesIO()
+    torch.save([optimizer.state_dict(), scheduler.state_dict()], file)
+    expected = walk(optimizer, scheduler, 95)
+
+    file.seek(0)
+    optimizer_state, scheduler_state = torch.load(file, weights_only=True)
+    optimizer = adam(lr=99.0)
+    scheduler = PhasedLR(optimizer, 240, published_phases())
+    optimizer.load_state_dict(optimizer_state)
+    scheduler.load_state_dict(scheduler_state)
+    for ours, theirs in zip(walk(optimizer, scheduler, 95), expected, strict=True):
+        assert (ours["lr"], tuple(ours["betas"])) == (theirs["lr"], tuple(theirs["betas"]))
+
+
+def test_a_phase_without_beta1_leaves_it_as_it_is() -> None:
+    optimizer = adam(beta1=0.6)
+    phases = [PHASE, {**PHASE, "beta1": [0.95, 0.95]}, PHASE]
+    options = walk(optimizer, PhasedLR(optimizer, 6, phases), 6)
+    assert [o["betas"] for o in options] == [(b, 0.99) for b in (0.6, 0.6, *[0.95] * 4)]
+
+
+def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (30.0, 8.0)]
+    optimizer = SGD(groups, momentum=0.5)
+    scheduler = PhasedLR(optimizer, 2, [PHASE])
+    for factor in (1.0, 0.75, 0.5):
+        assert [group["lr"] for group in optimizer.param_groups] == [30 * factor, 8 * factor]
+        assert [group["momentum"] for group in optimizer.param_groups] == [0.5, 0.5]
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"share": 0}, r"phases\[1\]\.share must be positive, not 0"),
+        ({"share": float("nan")}, r"phases\[1\]\.share must be positive, not nan"),
+        ({"lr_factor": [1.0]}, r"phases\[1\]\.lr_factor must be two numbers"),
+        ({"beta1": [0.9, 0.8, 0.7]}, r"phases\[1\]\.beta1 must be two numbers"),
+        ({"anneal": "step"}, r"phases\[1\]\.anneal must be linear or cosine, not 'step'"),
+        ({"beta2": [0.9, 0.99]}, r"phases\[1\] has an unknown key 'beta2'"),
+    ],
+)
+def test_a_wrong_phase_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PhasedLR(adam(), 10, [PHASE, PHASE | changes])
+
+
+@pytest.mark.parametrize("key", ["share", "lr_factor"])
+def test_a_phase_that_lacks_a_key_is_named(key: str) -> None:
+    lacking = {name: value for name, value in PHASE.items() if name != key}
+    with pytest.raises(ValueError, match=rf"phases\[0\] must have '{key}'"):
+        PhasedLR(adam(), 10, [lacking, PHASE])
+
+
+def test_nothing_to_schedule_is_an_error() -> None:
+    with pytest.raises(ValueError, match="total_steps must be at least 1, not 0"):
+        PhasedLR(adam(), 0, [PHASE])
+    with pytest.raises(ValueError, match="at least one phase"):
+        PhasedLR(adam(), 10, [])
+
+
+def test_beta1_needs_an_optimizer_that_has_one() -> None:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    with pytest.raises(ValueError, match=r"phases\[1\]\.beta1 .*not SGD"):
+        PhasedLR(optimizer, 10, [PHASE, {**PHASE, "beta1": [0.8, 0.7]}])

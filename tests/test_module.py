@@ -7,9 +7,10 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.testing import assert_close
 
 from lmbench.data.batching import TrainingWindows, columns_for_training
@@ -113,12 +114,16 @@ def make_module(scheduler=None, *, decay: float = 0.0, **penalties) -> LanguageM
 
 
 def make_trainer(**options) -> L.Trainer:
-    defaults = {"max_epochs": 2, "logger": False, "log_every_n_steps": 1}
+    defaults = {
+        "max_epochs": 2,
+        "logger": False,
+        "log_every_n_steps": 1,
+        "enable_checkpointing": False,
+    }
     return L.Trainer(
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
         **(defaults | options),
@@ -313,6 +318,24 @@ def test_columns_with_burn_in_score_each_target_once_from_a_warm_state():
     assert nats.sum().item() != pytest.approx(stream_nats(weights, ids).sum().item(), rel=1e-6)
 
 
+def test_the_published_protocol_divides_the_nats_within_columns_by_the_tokens():
+    """64 tokens are 10 columns of 6 with 5 targets each; the last 4 tokens are left out."""
+    datamodule = make_datamodule(evaluation_protocol="published", evaluation_window=2)
+    module, trainer = make_module(), make_trainer()
+    (logged,) = trainer.validate(module, datamodule=datamodule, verbose=False)
+    weights, ids = weights_of(module), datamodule.corpus.valid
+    columns = [stream_nats(weights, ids[start : start + 6]) for start in range(0, 60, 6)]
+    nats = torch.cat(columns).sum().item()
+    assert module.scores["val"] == (pytest.approx(nats, rel=1e-12), 50, 10)
+    assert module.scores["val"].nll == pytest.approx(nats / 60, rel=1e-12)
+    assert logged["val/nll"] == pytest.approx(nats / 60, rel=1e-6)
+    assert logged["val/ppl"] == pytest.approx(math.exp(nats / 60), rel=1e-6)
+
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    nats = stream_nats(weights, datamodule.corpus.test).sum().item()
+    assert module.scores["test"].nll == pytest.approx(nats / 49, rel=1e-12)
+
+
 def test_train_nll_is_the_mean_over_the_tokens_since_the_last_log():
     module, recorder, rows = make_module(), Recorder(), Rows()
     trainer = make_trainer(callbacks=[recorder], logger=rows, log_every_n_steps=3)
@@ -384,6 +407,46 @@ def test_a_schedule_ends_with_the_last_step(options: dict):
     peak = 0.3 * num_steps - 1
     points = ([0, peak, num_steps - 1], [LR / 25, LR, LR / 25e4])
     assert lrs == pytest.approx(np.interp(range(num_steps), *points), rel=1e-5)
+
+
+def plateau(optimizer, total_steps: int) -> ReduceLROnPlateau:
+    optimizer.param_groups[0]["lr"] = 1.2
+    return ReduceLROnPlateau(optimizer, factor=0.25, patience=0, threshold=0)
+
+
+def test_a_plateau_lowers_the_rate_after_each_validation_that_is_no_better_than_the_best():
+    module, rows = make_module(plateau), Rows()
+    trainer = make_trainer(logger=rows, max_epochs=5)
+    trainer.fit(module, datamodule=make_datamodule(variable_windows=False))
+    nlls = [row["val/nll"] for _, row in rows.rows if "val/nll" in row]
+    lr, best, expected, falls = 1.2, math.inf, [], []
+    for nll in nlls:
+        expected += [lr] * math.ceil(68 / BPTT)
+        falls.append(not nll < best)
+        best = min(best, nll)
+        lr = lr / 4 if falls[-1] else lr
+    assert trainer.optimizers[0].lrs == pytest.approx(expected, rel=1e-14)
+    # The third is better than the second, but not than the best.
+    assert falls == [False, True, True, False, False]
+    assert nlls[2] < nlls[1]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+def test_a_plateau_goes_on_after_a_resume(tmp_path):
+    lrs = []
+    for name, start in (("whole", None), ("resumed", tmp_path / "whole/epoch=1.ckpt")):
+        folder = tmp_path / name
+        checkpoints = ModelCheckpoint(
+            folder, "{epoch}", save_top_k=-1, save_on_train_epoch_end=False
+        )
+        trainer = make_trainer(callbacks=[checkpoints], max_epochs=5, enable_checkpointing=True)
+        datamodule = make_datamodule(variable_windows=False)
+        trainer.fit(make_module(plateau), datamodule=datamodule, ckpt_path=start)
+        lrs.append(trainer.optimizers[0].lrs)
+    steps = math.ceil(68 / BPTT)
+    assert len(lrs[1]) == 3 * steps
+    assert lrs[1] == lrs[0][2 * steps :]
+    assert lrs[1][0] < lrs[0][0]  # the second validation had lowered it
 
 
 def test_a_model_that_has_diverged_is_not_scored_by_what_is_left_of_it():

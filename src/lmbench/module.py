@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -53,8 +54,8 @@ class LanguageModelModule(L.LightningModule):
         model: the language model, plain PyTorch.
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the learning-rate schedule from ``(optimizer, total_steps=…)``, stepped
-            after each training step, or a ``ReduceLROnPlateau``, stepped by each ``val/nll``; None
-            keeps the learning rate.
+            after each training step, or a ``ReduceLROnPlateau``, stepped by each validation's nats
+            per token; None keeps the learning rate.
         ar_alpha: weight of the activation regularization on the dropped output (Merity et al.
             2017, section 4.5).
         tar_beta: weight of the temporal activation regularization on the raw output (ibid.).
@@ -126,8 +127,11 @@ class LanguageModelModule(L.LightningModule):
         self._score(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        """Perplexity of the split, from its sums."""
+        """Perplexity of the split, from its sums; a plateau may lower the learning rate."""
         self._log_scores("val")
+        scheduler = self.lr_schedulers() if self.trainer.state.fn == TrainerFn.FITTING else None
+        if isinstance(scheduler, ReduceLROnPlateau) and "val" in self.scores:
+            scheduler.step(self.scores["val"].nll)
 
     def on_test_epoch_start(self) -> None:
         """A zero state for the test stream."""
@@ -156,6 +160,11 @@ class LanguageModelModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def lr_scheduler_step(self, scheduler, metric: Any) -> None:
+        """Leaves out plateaus: Lightning would step them when their state has been saved."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """Steps with the learning rate times the window's drawn length over the base length.

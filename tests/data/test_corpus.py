@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmbench.data.corpus import Corpus, load_text, load_wikitext2
+from lmbench.data.corpus import Corpus, load_penn_treebank, load_text, load_wikitext2
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
@@ -140,7 +140,7 @@ def test_damaged_cache_is_rebuilt(tmp_path, cache_dir, file, how):
     assert [path.name for path in cache_dir.glob(f"*/{file}")] == [file]
 
 
-@pytest.mark.parametrize("pattern", ["{}.txt", "{}.tokens", "wiki.{}.tokens"])
+@pytest.mark.parametrize("pattern", ["{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt"])
 def test_file_names(tmp_path, cache_dir, pattern):
     folder = write_folder(tmp_path / "text", pattern=pattern)
     assert load_text(folder, cache_dir=cache_dir).sha256 == reference_sha256(TEXTS)
@@ -231,6 +231,29 @@ def test_another_corpus_is_not_wikitext2(tmp_path, cache_dir):
     assert "13 / 5 / 5 tokens and 8 types" in message
     assert "2,088,628 / 217,646 / 245,569 tokens and 33,278 types" in message
     assert "data=text" in message
+
+
+def test_another_corpus_is_not_the_penn_treebank(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    with pytest.raises(UserError) as caught:
+        load_penn_treebank(folder, cache_dir=cache_dir)
+    message = str(caught.value)
+    assert "is not the word-level Penn Treebank: it has 13 / 5 / 5 tokens and 8 types" in message
+    assert "929,589 / 73,760 / 82,430 tokens and 10,000 types" in message
+
+
+def test_a_corpus_with_the_counts_of_the_penn_treebank(tmp_path, cache_dir):
+    """9,999 words and <eos>, in lines of ten tokens each but the last."""
+    counts = {"train": 929_589, "valid": 73_760, "test": 82_430}
+    for split, count in counts.items():
+        num_lines = -(-count // 10)
+        num_words = count - num_lines
+        words = [f"w{index % 9999}" for index in range(num_words)]
+        lines = [" ".join(words[start : start + 9]) for start in range(0, num_words, 9)]
+        (tmp_path / f"ptb.{split}.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    corpus = load_penn_treebank(tmp_path, cache_dir=cache_dir)
+    assert (corpus.name, corpus.num_tokens) == ("penn_treebank", counts)
+    assert len(corpus.vocabulary) == 10_000
 
 
 def test_data_dir_without_wikitext2(tmp_path, cache_dir, monkeypatch):

@@ -18,6 +18,8 @@ from lmbench.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 WIKITEXT2_COUNTS = {"train": 2_088_628, "valid": 217_646, "test": 245_569, "types": 33_278}
+PENN_TREEBANK_COUNTS = {"train": 929_589, "valid": 73_760, "test": 82_430, "types": 10_000}
+_WIKITEXT2 = "the word-level WikiText-2 (wikitext-2-v1, not the raw version)"
 FORMAT = 1  # part of every cache key: raise it when the files of a cached corpus change
 
 
@@ -26,7 +28,7 @@ class Corpus:
     """Token ids of the training, validation and test split, and the vocabulary they index.
 
     Args:
-        name: ``wikitext2``, ``text`` or ``synthetic``.
+        name: ``wikitext2``, ``penn_treebank``, ``text`` or ``synthetic``.
         vocabulary: Id to word.
         train: 1-D int32 ids, kept read-only (and left on disk where they are memory-mapped).
         valid: Likewise.
@@ -88,8 +90,8 @@ def load_text(
     other words of the other splits become ``<unk>``.
 
     Args:
-        path: Folder with ``train.txt`` or ``train.tokens`` or ``wiki.train.tokens``, and the same
-            for ``valid`` and ``test``.
+        path: Folder with ``train.txt``, ``train.tokens``, ``wiki.train.tokens`` or
+            ``ptb.train.txt``, and the same for ``valid`` and ``test``.
         name: Name of the corpus in results.
         cache_dir: Where the ids are kept, by content; ``$XDG_CACHE_HOME/lmbench`` or
             ``~/.cache/lmbench`` if None.
@@ -151,18 +153,33 @@ def load_wikitext2(
             )
     if path is not None:
         corpus = load_text(path, name="wikitext2", cache_dir=cache_dir)
-        _check_wikitext2(corpus, str(path))
+        _check_counts(corpus, str(path), WIKITEXT2_COUNTS, _WIKITEXT2)
         return corpus
 
     def build(folder: Path) -> None:
         source = f"{hub.REPOSITORY} ({hub.CONFIGURATION})"
         corpus = _write_summary(folder, write_ids(folder, hub.wikitext2_blocks(), source=source))
-        _check_wikitext2(corpus, source)
+        _check_counts(corpus, source, WIKITEXT2_COUNTS, _WIKITEXT2)
 
     # By name, not content: the counts have been checked, and nobody asks the hub a second time.
     key = hashlib.sha256(repr((FORMAT, hub.REPOSITORY, hub.CONFIGURATION)).encode()).hexdigest()
     load = partial(_open, name="wikitext2")
     return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
+
+
+def load_penn_treebank(path: str | Path, *, cache_dir: str | Path | None = None) -> Corpus:
+    """Load the Penn Treebank as Mikolov et al. 2010 prepared it: 10,000 types, no case, no digits.
+
+    Args:
+        path: Folder as ``load_text`` takes it.
+        cache_dir: See ``load_text``.
+
+    Raises:
+        UserError: As for ``load_text``; the corpus has other numbers of tokens and types.
+    """
+    corpus = load_text(path, name="penn_treebank", cache_dir=cache_dir)
+    _check_counts(corpus, str(path), PENN_TREEBANK_COUNTS, "the word-level Penn Treebank")
+    return corpus
 
 
 def _find_files(folder: Path) -> dict[str, Path]:
@@ -174,7 +191,8 @@ def _find_files(folder: Path) -> dict[str, Path]:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     files = {}
     for split in SPLITS:
-        wanted = (f"{split}.txt", f"{split}.tokens", f"wiki.{split}.tokens")
+        prefixes = {"": ("txt", "tokens"), "wiki.": ("tokens",), "ptb.": ("txt",)}
+        wanted = [f"{prefix}{split}.{end}" for prefix, ends in prefixes.items() for end in ends]
         found = [name for name in wanted if name in names]
         if not found:
             raise UserError(
@@ -215,16 +233,15 @@ def _open(folder: Path, name: str) -> Corpus | None:
     return corpus if whole else None
 
 
-def _check_wikitext2(corpus: Corpus, source: str) -> None:
+def _check_counts(corpus: Corpus, source: str, expected: Mapping[str, int], what: str) -> None:
     found = {**corpus.num_tokens, "types": len(corpus.vocabulary)}
-    if found == WIKITEXT2_COUNTS:
+    if found == expected:
         return
 
     def describe(counts: Mapping[str, int]) -> str:
         return "{train:,} / {valid:,} / {test:,} tokens and {types:,} types".format(**counts)
 
     raise UserError(
-        f"{source} is not the word-level WikiText-2: it has {describe(found)}, expected "
-        f"{describe(WIKITEXT2_COUNTS)} (wikitext-2-v1, not the raw version). For another corpus "
-        "use data=text with data.path=…"
+        f"{source} is not {what}: it has {describe(found)}, expected {describe(expected)}. For "
+        "another corpus use data=text with data.path=…"
     )

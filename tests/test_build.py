@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,14 @@ def corpus() -> Corpus:
     return build.corpus(small())
 
 
+@pytest.fixture
+def matmul_precision() -> Iterator[None]:
+    """torch has one for the whole process."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
 def build_all(config: DictConfig, corpus: Corpus, run_dir: Path) -> torch.optim.Optimizer:
     """Everything that a command builds before its first step."""
     build.seed_everything(config)
@@ -95,6 +104,38 @@ def test_variable_windows_come_from_the_seed(corpus):
     assert lengths(1) == lengths(1)
     assert lengths(1) != lengths(2)
     assert len(set(lengths(1))) > 2
+
+
+def test_learning_rates_are_scaled_by_the_drawn_length_unless_told_otherwise(corpus):
+    def scales(**changes: object) -> set[float]:
+        config = small(batching__variable_windows=True, batching__bptt=20, **changes)
+        return {batch.lr_scale for batch in build.datamodule(config, corpus).train_dataloader()}
+
+    assert len(scales()) > 2
+    assert scales(batching__scale_lr=False) == {1.0}
+
+
+def test_the_published_protocol_reads_valid_in_ten_columns_and_test_in_one(corpus):
+    datamodule = build.datamodule(small(evaluation__protocol="published"), corpus)
+    assert datamodule.evaluation["protocol"] == "published"
+    for loader, columns, num_scored in (
+        (datamodule.val_dataloader(), 10, 300 - 10),
+        (datamodule.test_dataloader(), 1, 200 - 1),
+    ):
+        assert {batch.tokens.shape[1] for batch in loader} == {columns}
+        assert sum(batch.num_scored for batch in loader) == num_scored
+
+
+@pytest.mark.usefixtures("matmul_precision")
+def test_matmul_precision_is_set_for_the_process():
+    for precision in ("medium", "high", "highest"):
+        build.set_matmul_precision(small(float32_matmul_precision=precision))
+        assert torch.get_float32_matmul_precision() == precision
+    with pytest.raises(
+        UserError, match=r"^float32_matmul_precision='fast' .*highest, high, medium"
+    ):
+        build.set_matmul_precision(small(float32_matmul_precision="fast"))
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_lstm_gets_its_values():
@@ -188,6 +229,7 @@ def test_the_seed_decides_the_weights():
         ("batching.bptt", True, "int"),
         ("batching.batch_size", 2.5, "int"),
         ("batching.variable_windows", 1, "bool"),
+        ("batching.scale_lr", 0, "bool"),
         ("evaluation.columns", 1.5, "int"),
         ("evaluation.burn_in", "x", "int"),
         ("evaluation.window", None, "int"),
@@ -275,6 +317,11 @@ def test_a_value_that_cannot_be_is_refused(key, value, message, corpus, tmp_path
     OmegaConf.update(config, key, value, force_add=True)
     with pytest.raises(UserError, match=message):
         build_all(config, corpus, tmp_path)
+
+
+def test_an_unknown_evaluation_protocol_is_refused(corpus):
+    with pytest.raises(UserError, match=r"^evaluation\.protocol must be .*not 'exact'"):
+        build.datamodule(small(evaluation__protocol="exact"), corpus)
 
 
 def test_an_argument_that_the_target_does_not_have_is_refused(corpus, tmp_path):

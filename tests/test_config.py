@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,7 +16,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench import build, config
-from lmbench.config import conf_dir, flatten, write_run_config
+from lmbench.config import conf_dir, flatten, take_over_from_run, write_run_config
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.module import LanguageModelModule
@@ -142,6 +143,111 @@ def test_awd_lstm_is_the_published_one():
     awd_lstm = composed("model=awd_lstm")
     assert {key: OmegaConf.select(awd_lstm, key) for key in PUBLISHED} == PUBLISHED
     assert not awd_lstm.scheduler
+
+
+# What the published runs have that differs from model=awd_lstm or model=lstm.
+EXPERIMENTS = {
+    "awd_lstm_wikitext2": {"seed": 1882},
+    "awd_lstm_wikitext2_90": {
+        "optimizer._target_": "torch.optim.Adam",
+        "optimizer.lr": 5e-3,
+        "optimizer.betas": [0.9, 0.99],
+        "optimizer.weight_decay": 1.2e-6,
+        "batching.batch_size": 100,
+        "trainer.gradient_clip_val": 0.12,
+        "trainer.max_epochs": 90,
+        "loss.ar_alpha": 3.0,
+        "loss.tar_beta": 1.5,
+        "model.core.input_dropout": 0.6,
+        "callbacks.nt_asgd._target_": None,
+        "callbacks.nt_asgd.non_monotone_interval": None,
+    },
+    "awd_lstm_penn_treebank": {
+        "seed": 141,
+        "batching.batch_size": 20,
+        "model.core.input_dropout": 0.4,
+        "model.core.hidden_dropout": 0.25,
+        "trainer.max_epochs": 500,
+        "data._target_": "lmbench.data.corpus.load_penn_treebank",
+    },
+    "finetune": {
+        "callbacks.nt_asgd.average_from_start": True,
+        "callbacks.nt_asgd.stop_when_stalled": True,
+    },
+}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_are_the_published_ones(experiment: str):
+    config = composed(f"experiment={experiment}", "init_from=x", "++data.path=x")
+    expected = {**PUBLISHED, **EXPERIMENTS[experiment]}
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+    assert bool(config.scheduler) == (experiment == "awd_lstm_wikitext2_90")
+
+
+def test_the_90_epochs_have_the_published_phases():
+    phases = composed("experiment=awd_lstm_wikitext2_90").scheduler.phases
+    assert [phase.share for phase in phases] == [7.5, 37.5, 37.5, 7.5]
+    lrs = [[factor * 5e-3 for factor in phase.lr_factor] for phase in phases]
+    assert lrs == [[5e-4, 5e-3], [5e-3, 5e-3], [5e-3, 5e-4], [5e-4, 0.0]]
+    assert [list(phase.beta1) for phase in phases] == [[0.8, 0.7], [0.7] * 2, [0.7, 0.8], [0.8] * 2]
+
+
+def test_the_larger_lstm_is_that_of_pytorchs_examples():
+    config = composed("experiment=lstm_wikitext2")
+    assert (config.model.embedding_size, config.model.core.hidden_size) == (650, 650)
+    assert (config.model.tied, config.model.core.dropout, config.trainer.max_epochs) == (
+        True,
+        0.5,
+        40,
+    )
+    assert (config.optimizer.lr, config.scheduler.factor) == (20.0, 0.25)
+    assert (config.batching.batch_size, config.batching.bptt) == (20, 35)
+
+
+def write_run(folder: Path, *overrides: str) -> Path:
+    folder.mkdir()
+    write_run_config(composed(*overrides), folder)
+    return folder
+
+
+def test_a_start_from_a_run_takes_over_what_belongs_to_its_weights(tmp_path):
+    overrides = ("experiment=quickstart_awd_lstm", "loss.ar_alpha=0.5", "seed=7")
+    run = composed(*overrides)
+    folder = write_run(tmp_path / "run", *overrides)
+    config = composed("experiment=finetune", f"init_from={folder}")
+    changes = ("model.core.weight_dropout=0.125", "batching.batch_size=40", "trainer.max_epochs=9")
+    taken = take_over_from_run(config, ["experiment=finetune", f"init_from={folder}", *changes])
+    assert taken.data == run.data
+    assert taken.loss == run.loss
+    assert taken.model.core.weight_dropout == 0.125
+    assert taken.batching.batch_size == 40
+    taken.model.core.weight_dropout = run.model.core.weight_dropout
+    taken.batching.batch_size = run.batching.batch_size
+    assert (taken.model, taken.batching) == (run.model, run.batching)
+    # The rest is finetuning's own.
+    for node in ("optimizer", "callbacks", "trainer", "evaluation", "seed"):
+        assert taken[node] == config[node]
+    assert config.data == composed("experiment=finetune", f"init_from={folder}").data
+
+
+def test_a_start_from_nowhere_takes_over_nothing():
+    config = composed("model=lstm")
+    assert take_over_from_run(config, ["model=lstm"]) is config
+
+
+@pytest.mark.parametrize("override", ["model=lstm", "data=text", "model/core=lstm"])
+def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
+    folder = write_run(tmp_path / "run", "model=awd_lstm")
+    config = composed("experiment=finetune", f"init_from={folder}")
+    with pytest.raises(UserError, match=rf"^{override} does not go with init_from="):
+        take_over_from_run(config, [override])
+
+
+def test_a_start_from_what_is_no_run(tmp_path):
+    config = composed("experiment=finetune", f"init_from={tmp_path}")
+    with pytest.raises(UserError, match=r"is not the directory of a run: it has no config\.yaml"):
+        take_over_from_run(config, [])
 
 
 def test_awd_lstm_has_the_published_number_of_parameters():

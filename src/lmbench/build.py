@@ -7,7 +7,6 @@ keys are the arguments.
 import inspect
 import os
 import sys
-import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import get_object
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from lmbench.arguments import call, require_type
 from lmbench.callbacks.results import Results
 from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
@@ -41,7 +40,7 @@ _KEYS = {
 
 def seed_everything(config: DictConfig) -> None:
     """Seeds every random generator with ``config.seed``."""
-    _require_type("seed", config.seed, int)
+    require_type("seed", config.seed, int)
     try:
         L.seed_everything(config.seed, verbose=False)
     except ValueError as error:
@@ -66,9 +65,10 @@ def corpus(config: DictConfig) -> Corpus:
 
 def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
     """Windows over a corpus, from ``config.batching`` and ``config.evaluation``."""
-    return _call(
+    return call(
         LanguageModelDataModule,
         "batching",
+        _KEYS,
         corpus=corpus,
         **_plain(config.batching),
         evaluation_protocol=config.evaluation.protocol,
@@ -82,9 +82,10 @@ def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
 def model(config: DictConfig, vocabulary_size: int) -> LanguageModel:
     """The language model of ``config.model``."""
     node = config.model
-    embedding = _call(
+    embedding = call(
         Embedding,
         "model",
+        _KEYS,
         vocabulary_size=vocabulary_size,
         embedding_size=node.embedding_size,
         dropout=node.embedding_dropout,
@@ -93,20 +94,47 @@ def model(config: DictConfig, vocabulary_size: int) -> LanguageModel:
     head = _factory(config, "model.head")(
         input_size=core.output_size, vocabulary_size=vocabulary_size
     )
-    return _call(LanguageModel, "model", embedding, core, head, tied=node.tied)
+    return call(LanguageModel, "model", _KEYS, embedding, core, head, tied=node.tied)
 
 
 def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
     """The model in training: with its optimizer, schedule and penalties."""
-    scheduler = _factory(config, "scheduler") if config.get("scheduler") else None
-    return _call(
+    scheduler = _scheduler(config) if config.get("scheduler") else None
+    return call(
         LanguageModelModule,
         "loss",
+        _KEYS,
         model,
         _factory(config, "optimizer"),
         scheduler,
         **_plain(config.loss),
     )
+
+
+def load_initial_weights(
+    config: DictConfig, module: LanguageModelModule, datamodule: LanguageModelDataModule
+) -> None:
+    """Gives the module the weights of the best checkpoint of the run ``config.init_from``.
+
+    Raises:
+        UserError: there is no such checkpoint; it is of another corpus or another model.
+    """
+    path = Path(config.init_from, "checkpoints", "best.ckpt")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise UserError(
+            f"init_from={config.init_from}: {path} cannot be read ({error.strerror}). Give the "
+            "directory of a run that has finished an epoch."
+        ) from error
+    datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights in {path} do not fit the model: {' '.join(str(error).split())}. Leave "
+            "the sizes of the model as the run has them."
+        ) from error
 
 
 def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
@@ -122,9 +150,10 @@ def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
     loggers = _all_in_run_dir(config, "logger", run_dir)
-    return _call(
+    return call(
         L.Trainer,
         "trainer",
+        _KEYS,
         **options,
         callbacks=[*callbacks, results],
         logger=loggers,
@@ -180,6 +209,14 @@ def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:
     return objects
 
 
+def _scheduler(config: DictConfig) -> Callable[..., Any]:
+    """Makes a schedule; it learns the length of the run if it has an argument for that."""
+    factory = _factory(config, "scheduler")
+    if "total_steps" in inspect.signature(get_object(config.scheduler._target_)).parameters:
+        return factory
+    return lambda optimizer, total_steps: factory(optimizer)
+
+
 def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
     """What makes the object of a node; errors name the node's key."""
     node = OmegaConf.select(config, key)
@@ -196,64 +233,6 @@ def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
         raise UserError(f"{key}._target_: {error}") from error
 
     def make(*args: Any, **kwargs: Any) -> Any:
-        return _call(target, key, *args, **(arguments | kwargs))
+        return call(target, key, _KEYS, *args, **(arguments | kwargs))
 
     return make
-
-
-def _call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) -> Any:
-    """Calls with checked types; a refusal by the target itself is the user's to mend."""
-    keys = {name: _KEYS.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
-    hints = _hints(target)
-    for name, value in kwargs.items():
-        if name in hints:
-            _require_type(keys[name], value, hints[name])
-    try:
-        return target(*args, **kwargs)
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        argument, _, rest = str(error).partition(" ")
-        message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
-        raise UserError(message) from error
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # names that only a type checker imports
-        return {}
-
-
-def _require_type(key: str, value: Any, hint: Any) -> None:
-    if not _fits(value, hint):
-        raise UserError(
-            f"{key}={value!r} has the wrong type: {type(value).__name__} instead of "
-            f"{_describe(hint)}."
-        )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can stand where ``hint`` is declared; what is not known here, can."""
-    if _is_union(hint):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    kind = typing.get_origin(hint) or hint
-    if not inspect.isclass(kind):
-        return True
-    if isinstance(value, bool):
-        return kind in (bool, object)
-    if kind is float:
-        return isinstance(value, (int, float))
-    if isinstance(value, list) and kind is tuple:  # YAML has no tuples
-        return True
-    return isinstance(value, kind)
-
-
-def _describe(hint: Any) -> str:
-    if _is_union(hint):
-        return " or ".join(_describe(option) for option in typing.get_args(hint))
-    if hint is types.NoneType:
-        return "None"
-    return hint.__name__ if inspect.isclass(hint) else str(hint)
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)

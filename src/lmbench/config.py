@@ -1,5 +1,7 @@
 """Where the configs are, and a run's own config."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,52 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parent
     in_wheel = package / "conf"
     return in_wheel if in_wheel.is_dir() else package.parents[1] / "conf"
+
+
+def read_run_config(run_dir: str | Path) -> DictConfig:
+    """The config that a run was made with.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    path = Path(run_dir, "config.yaml")
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not the directory of a run: it has no config.yaml.")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """Data, model, batching and loss of the run that ``config.init_from`` names, if it names one.
+
+    Args:
+        config: the composed config.
+        overrides: of the command line; those of values in these nodes still win.
+
+    Raises:
+        UserError: the folder holds no run; an override chooses one of these nodes anew.
+    """
+    if config.init_from is None:
+        return config
+    nodes = ("data", "model", "batching", "loss")
+    run = read_run_config(config.init_from)
+    values = []
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if re.split(r"[./@]", key)[0] not in nodes:
+            continue
+        if "." not in key:
+            raise UserError(
+                f"{override} does not go with init_from={config.init_from}, which brings its own "
+                f"{', '.join(nodes)}. Leave it out; single values can be set (model.core.…=)."
+            )
+        values.append(override.lstrip("+"))
+    of_run = OmegaConf.create({node: run[node] for node in nodes})
+    config = config.copy()
+    for node, content in OmegaConf.merge(of_run, OmegaConf.from_dotlist(values)).items():
+        config[node] = content
+    return config
 
 
 def write_run_config(config: DictConfig, run_dir: Path) -> None:

@@ -10,7 +10,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lmbench.config import conf_dir, write_run_config
+from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ def train(config: DictConfig, run_dir: Path) -> float:
     datamodule = build.datamodule(config, corpus)
     model = build.model(config, vocabulary_size=len(corpus.vocabulary))
     module = build.module(config, model)
+    if config.init_from is not None:
+        build.load_initial_weights(config, module, datamodule)
     trainer = build.trainer(config, run_dir)
     if trainer.is_global_zero:
         write_run_config(config, run_dir)
@@ -66,7 +68,9 @@ def train(config: DictConfig, run_dir: Path) -> float:
 def main(config: DictConfig) -> float:
     """Entry point of the console script."""
     try:
-        return train(config, Path(HydraConfig.get().runtime.output_dir))
+        hydra_config = HydraConfig.get()
+        config = take_over_from_run(config, hydra_config.overrides.task)
+        return train(config, Path(hydra_config.runtime.output_dir))
     except UserError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             log.error(error)  # at the end of a sweep Hydra shows that of the first failed job only

@@ -101,7 +101,6 @@ def test_the_file_is_as_agreed(tmp_path: Path):
         "num_parameters": 9 * 4 + 4 * (4 * 4 + 4 * 4 + 4 + 4) + (9 * 4 + 9),
         "seed": 17,
         "precision": "32-true",
-        "float32_matmul_precision": "highest",
         "data": {
             "name": "synthetic",
             "vocabulary_size": WORDS,
@@ -125,6 +124,7 @@ def test_the_file_is_as_agreed(tmp_path: Path):
             "torch": torch.__version__,
             "lightning": L.__version__,
             "num_threads": torch.get_num_threads(),
+            "float32_matmul_precision": "highest",
         },
     }
     assert results["test"]["num_tokens"] == 39

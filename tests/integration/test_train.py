@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore
+from torch.testing import assert_close
 
 from lmbench import build
 from lmbench.config import conf_dir
@@ -163,7 +164,13 @@ def test_results_are_as_the_contract_says(run_dir: Path):
     for key in ("seconds", "tokens_per_second", "peak_memory_bytes"):
         assert measured[key] > 0
     assert set(measured) == {*counts, "seconds", "tokens_per_second", "peak_memory_bytes"}
-    assert set(results["environment"]) == {"torch", "lightning", "device", "num_threads"}
+    assert set(results["environment"]) == {
+        "torch",
+        "lightning",
+        "device",
+        "num_threads",
+        "float32_matmul_precision",
+    }
     assert results["environment"]["num_threads"] == 1
 
 
@@ -234,6 +241,59 @@ def test_the_seed_alone_decides_the_metrics(run_dir: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_awd_lstm_repeats_itself_to_the_last_bit(tmp_path: Path):
+    """With every dropout, variable windows and averaged SGD."""
+    averaging = ("trainer.max_steps=-1", "trainer.max_epochs=2")
+    start = ("callbacks.nt_asgd.average_from_start=true", "batching.batch_size=20")
+    arguments = (*SYNTHETIC, *TINY[1:], "model=awd_lstm", *averaging, *start)
+    result = command(tmp_path, "-m", *arguments, "seed=3", "trainer.limit_val_batches=30,31")
+    assert result.returncode == 0, result.stderr
+    (sweep,) = tmp_path.glob("multirun/*/*")
+    jobs = [sweep / "0", sweep / "1"]
+    metrics = [(job / "metrics.csv").read_bytes() for job in jobs]
+    assert metrics[0] == metrics[1]
+    assert len(rows_of(jobs[0] / "metrics.csv")) > 4
+    first, second = (
+        torch.load(job / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for job in jobs
+    )
+    assert_close(second, first, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_finetuning_goes_on_from_a_runs_best_weights(run_dir: Path, tmp_path: Path):
+    """Of an LSTM, with the lr so small that the weights stay what they are."""
+    arguments = ("experiment=finetune", f"init_from='{run_dir}'", "optimizer.lr=1e-12")
+    more = ("trainer.max_steps=3", "trainer.accelerator=cpu", "evaluation.columns=1")
+    result = command(tmp_path, *arguments, *more, "batching.batch_size=2")
+    assert result.returncode == 0, result.stderr
+    (finetuned,) = tmp_path.glob("outputs/*/*")
+    before, after = (json.loads((d / "results.json").read_text()) for d in (run_dir, finetuned))
+    assert after["test"]["nll"] == pytest.approx(before["test"]["nll"], rel=1e-6)
+    assert after["data"] == before["data"]
+    assert after["num_parameters"] == NUM_PARAMETERS
+    config, of_run = config_of(finetuned), config_of(run_dir)
+    assert (config.model, config.data) == (of_run.model, of_run.data)
+    assert (config.batching.batch_size, config.batching.bptt) == (2, of_run.batching.bptt)
+    assert config.optimizer._target_ == "lmbench.optim.ASGD"
+    optimizer = torch.load(finetuned / "checkpoints/last.ckpt", weights_only=True)
+    assert all("ax" in state for state in optimizer["optimizer_states"][0]["state"].values())
+
+
+@pytest.mark.slow
+def test_weights_go_to_no_other_model_or_corpus(run_dir: Path, tmp_path: Path):
+    start = ("experiment=finetune", f"init_from='{run_dir}'", "trainer.accelerator=cpu")
+    for change, message in (
+        ("model.core.hidden_size=13", "do not fit the model"),
+        ("+data.num_train_tokens=2100", "was trained on a corpus with sha256"),
+        ("model=lstm", "does not go with init_from"),
+    ):
+        result = command(tmp_path, *start, change)
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert message in result.stderr
+
+
+@pytest.mark.slow
 def test_each_model_of_a_sweep_trains_with_its_recipe(tmp_path: Path):
     result = command(tmp_path, "-m", *SYNTHETIC, *TINY[1:], "model=lstm,awd_lstm")
     assert result.returncode == 0, result.stderr
@@ -294,7 +354,7 @@ def test_help_names_groups_and_examples(tmp_path: Path):
     result = command(tmp_path, "--help")
     assert result.returncode == 0
     assert "model: awd_lstm, lstm" in result.stdout
-    assert "data: synthetic, text, wikitext2" in result.stdout
+    assert "data: penn_treebank, synthetic, text, wikitext2" in result.stdout
     assert "lmbench-train model=awd_lstm trainer.devices=1" in result.stdout
     assert "lmbench-train -m " in result.stdout
 

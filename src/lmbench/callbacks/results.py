@@ -95,7 +95,6 @@ class Results(L.Callback):
             "num_parameters": module.model.num_parameters,
             "seed": self._seed,
             "precision": trainer.precision,
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
             "data": data,
             "best_epoch": self._best_epoch,
             "evaluation": dict(datamodule.evaluation),
@@ -115,6 +114,7 @@ class Results(L.Callback):
                 "lightning": L.__version__,
                 "device": _device_name(device),
                 "num_threads": torch.get_num_threads(),
+                "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },
         }
 

@@ -1,0 +1,84 @@
+"""Two processes on the CPU against one, with the same columns in all."""
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+COMMAND = Path(sysconfig.get_path("scripts"), "lmbench-train")
+ARGUMENTS = (
+    "model=awd_lstm",
+    "data=synthetic",
+    "data.num_words=40",
+    "data.num_train_tokens=3000",
+    "data.num_valid_tokens=300",
+    "data.num_test_tokens=201",
+    "model.embedding_size=8",
+    "model.embedding_dropout=0",
+    "model.core.hidden_size=12",
+    "model.core.input_dropout=0",
+    "model.core.hidden_dropout=0",
+    "model.core.output_dropout=0",
+    "model.core.weight_dropout=0",
+    "optimizer.lr=1",
+    "batching.batch_size=4",
+    "batching.bptt=20",
+    "evaluation.columns=4",
+    "evaluation.burn_in=8",
+    "trainer.accelerator=cpu",
+    "trainer.precision=64-true",
+    "trainer.max_steps=20",
+    "trainer.log_every_n_steps=1",
+)
+TWO = ("trainer.devices=2", "trainer.strategy=ddp")
+
+
+def train(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
+    folder.mkdir()
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HYDRA_")}
+    return subprocess.run(
+        [COMMAND, *ARGUMENTS, *overrides, "hydra.run.dir=run"],
+        cwd=folder,
+        env=inherited | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("averaged", [False, True])
+def test_two_processes_train_as_one(tmp_path: Path, averaged: bool):
+    """To 1e-6, over 20 steps with penalties, clipping and variable windows."""
+    start = f"callbacks.nt_asgd.average_from_start={str(averaged).lower()}"
+    runs = []
+    for name, overrides in (("one", ()), ("two", TWO)):
+        result = train(tmp_path / name, *overrides, start)
+        assert result.returncode == 0, result.stderr
+        run = tmp_path / name / "run"
+        checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+        runs.append((json.loads((run / "results.json").read_text()), checkpoint["state_dict"]))
+    (one, weights), (two, same_weights) = runs
+    assert one["train"]["steps"] == two["train"]["steps"] == 20
+    assert one["train"]["tokens"] == two["train"]["tokens"]
+    assert two["val"]["num_tokens"] == 299  # each target once, over both processes
+    assert two["test"]["num_tokens"] == 200
+    for split in ("val", "test"):
+        assert two[split]["ppl"] == pytest.approx(one[split]["ppl"], rel=1e-6)
+    assert_close(same_weights, weights, rtol=1e-6, atol=1e-9)
+    print(f"\nval/nll {two['val']['nll']:.9f} with two processes, {one['val']['nll']:.9f} with one")
+
+
+@pytest.mark.slow
+def test_columns_that_cannot_be_shared_out_are_refused(tmp_path: Path):
+    result = train(tmp_path / "two", *TWO, "batching.batch_size=5")
+    assert result.returncode == 1
+    assert "5 columns cannot be shared out evenly to 2 devices" in result.stderr
+    assert "batching.batch_size to a multiple of 2" in result.stderr
+    assert "Traceback" not in result.stderr

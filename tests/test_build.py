@@ -319,6 +319,11 @@ def test_a_value_that_cannot_be_is_refused(key, value, message, corpus, tmp_path
         build_all(config, corpus, tmp_path)
 
 
+def test_a_value_without_a_default_must_be_set():
+    with pytest.raises(UserError, match=r"^data\.path has no default: set data\.path=…"):
+        build.corpus(composed("data=text"))
+
+
 def test_an_unknown_evaluation_protocol_is_refused(corpus):
     with pytest.raises(UserError, match=r"^evaluation\.protocol must be .*not 'exact'"):
         build.datamodule(small(evaluation__protocol="exact"), corpus)

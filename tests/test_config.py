@@ -244,6 +244,11 @@ def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
         take_over_from_run(config, [override])
 
 
+def test_finetuning_never_starts_from_nowhere():
+    with pytest.raises(UserError, match=r"^Set init_from=RUN_DIR"):
+        take_over_from_run(composed("experiment=finetune"), ["experiment=finetune"])
+
+
 def test_a_start_from_what_is_no_run(tmp_path):
     config = composed("experiment=finetune", f"init_from={tmp_path}")
     with pytest.raises(UserError, match=r"is not the directory of a run: it has no config\.yaml"):

@@ -39,10 +39,12 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         overrides: of the command line; those of values in these nodes still win.
 
     Raises:
-        UserError: the folder holds no run; an override chooses one of these nodes anew.
+        UserError: no folder is named, or it holds no run; an override chooses one of these nodes anew.
     """
     if config.init_from is None:
         return config
+    if not config.init_from:
+        raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
     nodes = ("data", "model", "batching", "loss")
     run = read_run_config(config.init_from)
     values = []

@@ -226,8 +226,8 @@ def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
             f"{key}={node} names no class to build. An option of a group is chosen with a slash: "
             f"{group}=NAME; lmbench-train --help lists them."
         )
-    for name in OmegaConf.missing_keys(node):
-        raise UserError(f"{key}.{name} has no default: set {key}.{name}=…")
+    for missing in OmegaConf.missing_keys(node):
+        raise UserError(f"{missing} has no default: set {missing}=…")
     arguments = _plain(node)
     try:
         target = get_object(arguments.pop("_target_"))

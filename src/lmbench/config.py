@@ -39,7 +39,7 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         overrides: of the command line; those of values in these nodes still win.
 
     Raises:
-        UserError: no folder is named, or it holds no run; an override chooses one of these nodes anew.
+        UserError: no folder is named, or it holds no run; an override chooses a node anew.
     """
     if config.init_from is None:
         return config

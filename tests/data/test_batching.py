@@ -23,14 +23,27 @@ def stream(length: int) -> np.ndarray:
 def test_training_columns_are_consecutive_parts_of_the_stream():
     columns = columns_for_training(stream(23), batch_size=4)
     expected = [[0, 5, 10, 15], [1, 6, 11, 16], [2, 7, 12, 17], [3, 8, 13, 18], [4, 9, 14, 19]]
-    assert columns.tolist() == expected
-    assert columns.dtype == torch.int64
+    tokens, targets = columns.read()
+    assert tokens.tolist() == expected[:-1]
+    assert targets.tolist() == expected[1:]
+    assert tokens.dtype == targets.dtype == torch.int64
+
+
+def test_columns_share_the_memory_of_the_stream():
+    ids = stream(23)
+    for columns in (
+        columns_for_training(ids, 4),
+        columns_for_evaluation(ids, 4, 2),
+        columns_as_published(ids, 4),
+    ):
+        assert columns.ids is ids
+        assert columns.share(1, 2).ids is ids
 
 
 def test_too_few_tokens_for_the_columns_say_what_would_do():
     with pytest.raises(UserError, match=r"11 tokens.*batch_size=4.*to 3 or less"):
         columns_for_training(stream(11), batch_size=4)
-    assert columns_for_training(stream(12), batch_size=4).shape == (3, 4)
+    assert columns_for_training(stream(12), batch_size=4).read()[0].shape == (2, 4)
 
 
 @pytest.mark.parametrize("variable", [False, True])
@@ -42,7 +55,7 @@ def test_training_windows_follow_each_other_without_gap(length: int, variable: b
     assert len(batches) == len(windows)
     assert torch.equal(
         torch.cat([batch.tokens for batch in batches]),
-        columns[: sum(len(batch.tokens) for batch in batches)],
+        columns.read(0, sum(len(batch.tokens) for batch in batches))[0],
     )
     for batch in batches:
         assert torch.equal(batch.targets, batch.tokens + 1)
@@ -64,7 +77,7 @@ def test_fixed_windows_skip_a_last_window_of_one_target():
 
 def test_variable_windows_have_the_published_distribution():
     """Mean .95·70 + .05·35 and variance 25 + .95·.05·35², less the half that truncation takes."""
-    columns = torch.zeros(800_000, 1, dtype=torch.int64)
+    columns = columns_for_training(np.zeros(800_000, dtype=np.int32), 1)
     windows = TrainingWindows(columns, 70, variable=True, seed=0, epoch=0)
     lengths = [len(batch.tokens) for batch in windows][:-1]
     mean = 0.95 * 70 + 0.05 * 35 - 0.5
@@ -115,7 +128,8 @@ def test_windows_are_the_same_whether_they_scale_the_learning_rate_or_not():
 @pytest.mark.parametrize("burn_in", [0, 5, 512])
 @pytest.mark.parametrize("window", [1, 70])
 def test_every_target_is_scored_once_after_its_burn_in(num_tokens, columns, burn_in, window):
-    tokens, targets = columns_for_evaluation(stream(num_tokens), columns, burn_in)
+    arranged = columns_for_evaluation(stream(num_tokens), columns, burn_in)
+    tokens, targets = arranged.read()
     scored = targets != IGNORE_INDEX
     assert sorted(targets[scored].tolist()) == list(range(1, num_tokens))
     assert torch.equal(targets[scored], tokens[scored] + 1)
@@ -127,7 +141,7 @@ def test_every_target_is_scored_once_after_its_burn_in(num_tokens, columns, burn
             assert first == burn_in
             start = int(tokens[first, column])
             assert tokens[:first, column].tolist() == list(range(start - burn_in, start))
-    windows = EvaluationWindows(tokens, targets, window=window)
+    windows = EvaluationWindows(arranged, window=window)
     batches = list(windows)
     assert len(batches) == len(windows)
     assert torch.equal(torch.cat([batch.targets for batch in batches]), targets)
@@ -136,7 +150,7 @@ def test_every_target_is_scored_once_after_its_burn_in(num_tokens, columns, burn
 
 
 def test_one_column_is_the_stream_itself():
-    tokens, targets = columns_for_evaluation(stream(100), 1, 512)
+    tokens, targets = columns_for_evaluation(stream(100), 1, 512).read()
     assert tokens.flatten().tolist() == list(range(99))
     assert targets.flatten().tolist() == list(range(1, 100))
 
@@ -150,7 +164,7 @@ def test_nothing_to_score_is_an_error():
 @pytest.mark.parametrize("columns", [1, 7, 10])
 def test_published_columns_score_what_lies_within_a_column(num_tokens: int, columns: int):
     ids = np.random.default_rng(0).permutation(num_tokens).astype(np.int32)
-    tokens, targets = columns_as_published(ids, columns)
+    tokens, targets = columns_as_published(ids, columns).read()
     length = num_tokens // columns
     pairs = [
         (ids[position], ids[position + 1])
@@ -168,11 +182,11 @@ def test_published_columns_score_what_lies_within_a_column(num_tokens: int, colu
 def test_published_columns_score_as_many_targets_of_wikitext2_as_the_published_code(
     num_tokens: int, columns: int, num_scored: int
 ):
-    windows = EvaluationWindows(*columns_as_published(stream(num_tokens), columns), window=70)
+    windows = EvaluationWindows(columns_as_published(stream(num_tokens), columns), window=70)
     assert sum(batch.num_scored for batch in windows) == num_scored
 
 
 def test_too_few_tokens_for_the_published_columns_are_an_error():
     with pytest.raises(UserError, match=r"19 token.*10 columns.*evaluation\.protocol=standard"):
         columns_as_published(stream(19), 10)
-    assert columns_as_published(stream(20), 10)[1].tolist() == [list(range(1, 20, 2))]
+    assert columns_as_published(stream(20), 10).read()[1].tolist() == [list(range(1, 20, 2))]

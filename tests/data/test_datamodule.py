@@ -125,6 +125,19 @@ def test_the_evaluation_window_moves_no_target():
         assert torch.equal(whole[1], cut[1])
 
 
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_an_id_outside_the_vocabulary_is_refused(wrong: int):
+    train, heldout = np.zeros(400, dtype=np.int32), np.ones(50, dtype=np.int32)
+    train[205] = wrong
+    corpus = Corpus("text", Vocabulary(("a", "b")), train, heldout, heldout)
+    datamodule = LanguageModelDataModule(corpus, batch_size=4, bptt=10)
+    first, *others = list(datamodule.train_dataloader())
+    with pytest.raises(UserError, match="id outside its vocabulary of 2 words"):
+        datamodule.on_before_batch_transfer(first, 0)  # column 2 starts at 200
+    for batch in others:
+        assert datamodule.on_before_batch_transfer(batch, 0) is batch
+
+
 def test_a_checkpoint_knows_its_corpus():
     datamodule = make_datamodule()
     state = datamodule.state_dict()

@@ -6,7 +6,9 @@ A stream is read in B columns side by side. A window is T consecutive rows of al
 next window goes on where it stopped, so the recurrent state can be carried from window to window.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +39,57 @@ class Batch(NamedTuple):
     num_scored: int
 
 
-def columns_for_training(ids: np.ndarray, batch_size: int) -> Int[Tensor, "L B"]:
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """A stream read side by side in B columns of equal length, of which nothing is copied.
+
+    Row r of a column that starts at s reads token s + r and has token s + r + 1 as its target.
+
+    Args:
+        ids: (N,) the stream, which may lie on disk.
+        starts: (B,) where each column starts.
+        length: L, rows of each column.
+        first_scored: (B,) the row from which on each column is scored.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    length: int
+    first_scored: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def read(
+        self, start: int = 0, end: int | None = None
+    ) -> tuple[Int[Tensor, "T B"], Int[Tensor, "T B"]]:
+        """Tokens and targets of the rows from ``start`` to before ``end``.
+
+        Rows beyond the stream are filled with its first token. Their targets, and those before
+        ``first_scored``, are ``IGNORE_INDEX``.
+        """
+        rows = np.arange(start, self.length if end is None else end)[:, None]
+        places = self.starts + rows
+        inside = places < len(self.ids) - 1
+        places = np.where(inside, places, 0)
+        scored = inside & (rows >= self.first_scored)
+        targets = np.where(scored, self.ids[places + 1], IGNORE_INDEX)
+        tokens = torch.from_numpy(self.ids[places].astype(np.int64))
+        return tokens, torch.from_numpy(targets.astype(np.int64))
+
+    def num_scored(self, start: int, end: int) -> int:
+        """Number of targets that are scored in these rows."""
+        ends = np.minimum(end, len(self.ids) - 1 - self.starts)
+        return int(np.maximum(ends - np.maximum(start, self.first_scored), 0).sum())
+
+    def share(self, part: int, num_parts: int) -> "Columns":
+        """One of as many equal parts, which must divide the number of columns."""
+        size = len(self) // num_parts
+        mine = slice(part * size, (part + 1) * size)
+        return replace(self, starts=self.starts[mine], first_scored=self.first_scored[mine])
+
+
+def columns_for_training(ids: np.ndarray, batch_size: int) -> Columns:
     """Folds a stream into columns of equal length; the remainder at its end is left out.
 
     Args:
@@ -47,20 +99,17 @@ def columns_for_training(ids: np.ndarray, batch_size: int) -> Int[Tensor, "L B"]
     Raises:
         UserError: a column would hold fewer than three tokens (two targets).
     """
-    length = len(ids) // batch_size
-    if length < 3:
+    num_tokens = len(ids) // batch_size
+    if num_tokens < 3:
         raise UserError(
             f"The training split has {len(ids):,} tokens, too few for batching.batch_size="
             f"{batch_size} columns of at least 3 tokens. Set batching.batch_size to "
             f"{max(1, len(ids) // 3)} or less, or give a larger corpus."
         )
-    columns = ids[: length * batch_size].reshape(batch_size, length).T
-    return torch.from_numpy(columns.astype(np.int64, order="C"))
+    return _fold(ids, batch_size)
 
 
-def columns_for_evaluation(
-    ids: np.ndarray, columns: int, burn_in: int
-) -> tuple[Int[Tensor, "T B"], Int[Tensor, "T B"]]:
+def columns_for_evaluation(ids: np.ndarray, columns: int, burn_in: int) -> Columns:
     """Arranges a stream so that each of its N − 1 targets is scored exactly once.
 
     The first column starts at the first token and scores from there. Each other column starts
@@ -72,9 +121,6 @@ def columns_for_evaluation(
         ids: (N,) token ids.
         columns: B at most. One column is the exact evaluation of the whole stream.
         burn_in: tokens that each column but the first reads before it scores.
-
-    Returns:
-        tokens and targets, both (T, B), ``IGNORE_INDEX`` where a target is not scored.
 
     Raises:
         UserError: fewer than two tokens, so nothing to score.
@@ -88,21 +134,12 @@ def columns_for_evaluation(
     if num_targets <= burn_in:
         columns = 1
     length = -(-(num_targets + (columns - 1) * burn_in) // columns)
-    stride = length - burn_in
-    starts = np.arange(columns) * stride
-    rows = starts + np.arange(length)[:, None]
-    inside = rows < num_targets
-    scored = inside.copy()
-    scored[:burn_in, 1:] = False
-    rows = np.where(inside, rows, 0)
-    tokens = torch.from_numpy(ids[rows].astype(np.int64))
-    targets = torch.from_numpy(np.where(scored, ids[rows + 1], IGNORE_INDEX).astype(np.int64))
-    return tokens, targets
+    first_scored = np.full(columns, burn_in)
+    first_scored[0] = 0
+    return Columns(ids, np.arange(columns) * (length - burn_in), length, first_scored)
 
 
-def columns_as_published(
-    ids: np.ndarray, columns: int
-) -> tuple[Int[Tensor, "T B"], Int[Tensor, "T B"]]:
+def columns_as_published(ids: np.ndarray, columns: int) -> Columns:
     """Arranges a stream for evaluation as salesforce/awd-lstm-lm does.
 
     Columns of equal length, each from a zero state and scored from its first target on; what is
@@ -112,20 +149,22 @@ def columns_as_published(
         ids: (N,) token ids.
         columns: B, at most N // 2.
 
-    Returns:
-        tokens and targets, both (T, B) with T = N // B − 1.
-
     Raises:
         UserError: a column would hold fewer than two tokens.
     """
-    length = len(ids) // columns
-    if length < 2:
+    if len(ids) // columns < 2:
         raise UserError(
             f"A split of {len(ids)} token(s) has nothing to score in {columns} columns, as "
             "evaluation.protocol=published reads it. Set evaluation.protocol=standard."
         )
-    rows = ids[: length * columns].reshape(columns, length).T.astype(np.int64, order="C")
-    return torch.from_numpy(rows[:-1]), torch.from_numpy(rows[1:])
+    return _fold(ids, columns)
+
+
+def _fold(ids: np.ndarray, columns: int) -> Columns:
+    """As published: the last token of a column is a target only."""
+    num_tokens = len(ids) // columns
+    starts = np.arange(columns) * num_tokens
+    return Columns(ids, starts, num_tokens - 1, np.zeros(columns, dtype=np.int64))
 
 
 class TrainingWindows:
@@ -135,7 +174,7 @@ class TrainingWindows:
     the first one is read and any epoch can be reproduced by itself.
 
     Args:
-        columns: (L, B) from ``columns_for_training``.
+        columns: from ``columns_for_training``.
         bptt: base length of a window.
         variable: draw lengths as Merity et al. 2017 (section 5) do: base ``bptt`` with probability
             .95, else ``bptt`` / 2; length max(5, ⌊N(base, 5)⌋). Otherwise all have length ``bptt``.
@@ -146,7 +185,7 @@ class TrainingWindows:
 
     def __init__(
         self,
-        columns: Int[Tensor, "L B"],
+        columns: Columns,
         bptt: int,
         *,
         variable: bool,
@@ -160,8 +199,8 @@ class TrainingWindows:
         # A last window of a single target is skipped, as in the published training.
         self._lengths: list[int] = []
         generator = np.random.default_rng((seed, epoch))
-        row, last_row = 0, len(columns) - 2
-        while row < last_row:
+        row = 0
+        while row < columns.length - 1:
             length = bptt
             if variable:
                 base = bptt if generator.random() < 0.95 else bptt / 2
@@ -175,34 +214,29 @@ class TrainingWindows:
     def __iter__(self) -> Iterator[Batch]:
         row = 0
         for length in self._lengths:
-            end = min(row + length, len(self._columns) - 1)
-            targets = self._columns[row + 1 : end + 1]
+            end = min(row + length, self._columns.length)
+            tokens, targets = self._columns.read(row, end)
             lr_scale = length / self._bptt if self._scale_lr else 1.0
-            yield Batch(self._columns[row:end], targets, lr_scale, num_scored=targets.numel())
+            yield Batch(tokens, targets, lr_scale, num_scored=targets.numel())
             row = end
 
 
 class EvaluationWindows:
-    """Consecutive windows of fixed length, the last one partial, over evaluation columns."""
+    """Consecutive windows of fixed length, the last one partial.
 
-    def __init__(
-        self, tokens: Int[Tensor, "L B"], targets: Int[Tensor, "L B"], *, window: int
-    ) -> None:
-        self._tokens = tokens
-        self._targets = targets
+    Args:
+        columns: from ``columns_for_evaluation`` or ``columns_as_published``.
+        window: length of a window.
+    """
+
+    def __init__(self, columns: Columns, *, window: int) -> None:
+        self._columns = columns
         self._window = window
-        scored_per_row = (targets != IGNORE_INDEX).sum(dim=1)
-        self._num_scored = [int(part.sum()) for part in scored_per_row.split(window)]
 
     def __len__(self) -> int:
-        return len(self._num_scored)
+        return math.ceil(self._columns.length / self._window)
 
     def __iter__(self) -> Iterator[Batch]:
-        windows = zip(
-            self._tokens.split(self._window),
-            self._targets.split(self._window),
-            self._num_scored,
-            strict=True,
-        )
-        for tokens, targets, num_scored in windows:
-            yield Batch(tokens, targets, 1.0, num_scored)
+        for start in range(0, self._columns.length, self._window):
+            end = min(start + self._window, self._columns.length)
+            yield Batch(*self._columns.read(start, end), 1.0, self._columns.num_scored(start, end))

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-from jaxtyping import Int
-from torch import Tensor
 
 from lmbench.data.batching import (
+    Batch,
+    Columns,
     EvaluationWindows,
     TrainingWindows,
     columns_as_published,
@@ -134,6 +134,21 @@ class LanguageModelDataModule(L.LightningDataModule):
         """The windows of the test split, in this process's columns."""
         return self._evaluation_windows("test")
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Refuses ids that the vocabulary does not have: on a GPU they would end the process.
+
+        Raises:
+            UserError: there is such an id.
+        """
+        low, high = batch.tokens.aminmax()
+        if low < 0 or high >= len(self.corpus.vocabulary):
+            raise UserError(
+                f"The corpus {self.corpus.name!r} holds an id outside its vocabulary of "
+                f"{len(self.corpus.vocabulary):,} words: its files in the cache are damaged. Set "
+                "data.cache_dir=… to an empty folder, or delete them."
+            )
+        return batch
+
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint must know to be read by itself: the words and the corpus's hash."""
         return {"sha256": self.corpus.sha256, "words": list(self.corpus.vocabulary.words)}
@@ -151,7 +166,7 @@ class LanguageModelDataModule(L.LightningDataModule):
                 "corpus and the same vocabulary options as in the run's config.yaml."
             )
 
-    def _training_windows(self, columns: Int[Tensor, "L B"], epoch: int) -> TrainingWindows:
+    def _training_windows(self, columns: Columns, epoch: int) -> TrainingWindows:
         return TrainingWindows(
             columns,
             self._bptt,
@@ -164,19 +179,15 @@ class LanguageModelDataModule(L.LightningDataModule):
     def _evaluation_windows(self, split: str) -> EvaluationWindows:
         published = self.evaluation["protocol"] == "published"
         key = "evaluation.protocol=standard and its columns" if published else "evaluation.columns"
-        tokens, targets = (
-            self._of_this_process(columns, key) for columns in self._evaluation[split]
-        )
-        return EvaluationWindows(tokens, targets, window=self._evaluation_window)
+        columns = self._of_this_process(self._evaluation[split], key)
+        return EvaluationWindows(columns, window=self._evaluation_window)
 
-    def _of_this_process(self, columns: Int[Tensor, "L B"], key: str) -> Int[Tensor, "L b"]:
+    def _of_this_process(self, columns: Columns, key: str) -> Columns:
         num_processes = self.trainer.world_size if self.trainer else 1
-        if columns.shape[1] % num_processes:
-            number = "1 column" if columns.shape[1] == 1 else f"{columns.shape[1]} columns"
+        if len(columns) % num_processes:
+            number = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
             raise UserError(
                 f"{number} cannot be shared out evenly to {num_processes} devices. Set {key} to a "
                 f"multiple of {num_processes}."
             )
-        share = columns.shape[1] // num_processes
-        rank = self.trainer.global_rank if self.trainer else 0
-        return columns[:, rank * share : (rank + 1) * share].contiguous()
+        return columns.share(self.trainer.global_rank if self.trainer else 0, num_processes)

@@ -69,7 +69,7 @@ PUBLISHED = {
     "loss.tar_beta": 1.0,
     "callbacks.nt_asgd._target_": "lmbench.callbacks.nt_asgd.NTASGD",
     "callbacks.nt_asgd.non_monotone_interval": 5,
-    "data._target_": "lmbench.data.corpus.load_wikitext2",
+    "data._target_": "lmbench.data.published.load_wikitext2",
 }
 
 
@@ -168,7 +168,7 @@ EXPERIMENTS = {
         "model.core.input_dropout": 0.4,
         "model.core.hidden_dropout": 0.25,
         "trainer.max_epochs": 500,
-        "data._target_": "lmbench.data.corpus.load_penn_treebank",
+        "data._target_": "lmbench.data.published.load_penn_treebank",
     },
     "finetune": {
         "callbacks.nt_asgd.average_from_start": True,

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import struct
 from itertools import product
 from pathlib import Path
@@ -6,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmbench.data.corpus import Corpus, load_penn_treebank, load_text, load_wikitext2
+from lmbench.data import corpus as corpus_module
+from lmbench.data.corpus import Corpus, load_text
+from lmbench.data.published import load_penn_treebank, load_wikitext2
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
@@ -111,6 +114,63 @@ def test_a_file_that_changes_in_place_is_read_again(tmp_path, cache_dir):
     load_text(folder, cache_dir=cache_dir)
     (folder / "valid.txt").write_text("sat cat \n")
     assert load_text(folder, cache_dir=cache_dir).num_tokens["valid"] == 3
+
+
+def count_reads(monkeypatch) -> list[Path]:
+    read: list[Path] = []
+    original = corpus_module.read_blocks
+
+    def noting(path: Path):
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(corpus_module, "read_blocks", noting)
+    return read
+
+
+def test_a_file_that_did_not_change_is_not_read_again(tmp_path, cache_dir, monkeypatch):
+    folder = write_folder(tmp_path / "text")
+    for file in folder.iterdir():  # long ago, in nanoseconds
+        os.utime(file, ns=(10**18, 10**18))
+    first = load_text(folder, cache_dir=cache_dir)
+    read = count_reads(monkeypatch)
+    assert load_text(folder, cache_dir=cache_dir).sha256 == first.sha256
+    assert read == []
+    assert load_text(folder, cache_dir=cache_dir, verify=True).sha256 == first.sha256
+    assert sorted(read) == sorted(folder.iterdir())
+    (folder / "valid.txt").write_bytes(TEXTS["valid"].replace("dog", "cat").encode())
+    os.utime(folder / "valid.txt", ns=(10**18 + 1, 10**18 + 1))  # as long as before
+    assert load_text(folder, cache_dir=cache_dir).sha256 != first.sha256
+
+
+def test_a_file_that_has_just_changed_is_read_again(tmp_path, cache_dir, monkeypatch):
+    """It could change once more within the resolution of its clock."""
+    folder = write_folder(tmp_path / "text")
+    load_text(folder, cache_dir=cache_dir)
+    read = count_reads(monkeypatch)
+    load_text(folder, cache_dir=cache_dir)
+    assert sorted(read) == sorted(folder.iterdir())
+
+
+def test_verify_finds_a_changed_id(tmp_path, cache_dir):
+    """Which neither the summary nor the lengths show."""
+    folder = write_folder(tmp_path / "text")
+    whole = np.array(load_text(folder, cache_dir=cache_dir).train)
+    (ids,) = cache_dir.glob("*/train.npy")
+    content = bytearray(ids.read_bytes())
+    content[-4] ^= 1
+    ids.write_bytes(content)
+    assert not np.array_equal(load_text(folder, cache_dir=cache_dir).train, whole)
+    assert np.array_equal(load_text(folder, cache_dir=cache_dir, verify=True).train, whole)
+    assert np.array_equal(load_text(folder, cache_dir=cache_dir).train, whole)
+
+
+def test_a_changed_summary_is_not_believed(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    words = load_text(folder, cache_dir=cache_dir).vocabulary.words
+    (summary,) = cache_dir.glob("*/corpus.json")
+    summary.write_text(summary.read_text().replace('"cat"', '"dog"'))
+    assert load_text(folder, cache_dir=cache_dir).vocabulary.words == words
 
 
 def test_options_are_part_of_the_key(tmp_path, cache_dir):

@@ -7,9 +7,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from lmbench.data import corpus as corpus_module
-from lmbench.data import hub
-from lmbench.data.corpus import load_text, load_wikitext2
+from lmbench.data import hub, published
+from lmbench.data.corpus import load_text
+from lmbench.data.published import load_wikitext2
 from lmbench.errors import UserError
 
 WIKITEXT2 = Path(__file__).parents[2] / ".." / "shared" / "data" / "wikitext-2"
@@ -54,7 +54,7 @@ def test_rows_keep_blank_lines():
 
 def test_rows_and_files_give_the_same_corpus(hub_has, tmp_path, monkeypatch):
     counts = {"train": 10, "valid": 4, "test": 2, "types": 6}
-    monkeypatch.setattr(corpus_module, "WIKITEXT2_COUNTS", counts)
+    monkeypatch.setattr(published, "WIKITEXT2_COUNTS", counts)
     hub_has(ROWS)
     from_hub = load_wikitext2(cache_dir=tmp_path / "cache")
     for split, rows in ROWS.items():
@@ -88,7 +88,7 @@ def test_wrong_rows_are_not_kept(hub_has, tmp_path):
 
 LOAD = """
 import sys, time
-from lmbench.data.corpus import load_wikitext2
+from lmbench.data.published import load_wikitext2
 from lmbench.data.hub import wikitext2_blocks
 from lmbench.errors import UserError
 

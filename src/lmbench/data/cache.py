@@ -1,8 +1,12 @@
 """A folder of things that are slow to build: each is built once, and is whole or not there."""
 
+import contextlib
+import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,11 +15,63 @@ from filelock import FileLock
 from lmbench.errors import UserError
 
 Entry = TypeVar("Entry")
+SETTLED_NANOSECONDS = 2 * 10**9
 
 
 def default_cache_dir() -> Path:
     """``$XDG_CACHE_HOME/lmbench``, or ``~/.cache/lmbench`` where the variable is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmbench"
+
+
+def content_hash(
+    path: Path,
+    read: Callable[[], Iterable[bytes]],
+    cache_dir: str | Path | None = None,
+    *,
+    verify: bool = False,
+) -> str:
+    """SHA-256 of a file, read only if its size or time of change is not that of last time.
+
+    Args:
+        path: The file.
+        read: Gives its bytes.
+        cache_dir: Folder that remembers hashes, ``default_cache_dir()`` if None.
+        verify: Read the file in any case.
+    """
+    root = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+    where = str(path.resolve())
+    memory = root / "files" / f"{hashlib.sha256(where.encode()).hexdigest()}.json"
+    identity = _identity(path)
+    if not verify:
+        try:
+            remembered = json.loads(memory.read_text(encoding="utf-8"))
+            if identity is not None and remembered["identity"] == list(identity):
+                return remembered["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not there, or not whole: the file itself tells
+    digest = hashlib.sha256()
+    for block in read():
+        digest.update(block)
+    # A file that has just changed could change again within the resolution of its clock.
+    settled = identity is not None and time.time_ns() - identity[2] > SETTLED_NANOSECONDS
+    if settled and _identity(path) == identity:
+        with contextlib.suppress(OSError):  # it costs time, not correctness
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            content = json.dumps({"identity": identity, "sha256": digest.hexdigest()})
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=memory.parent, delete=False
+            ) as file:
+                file.write(content)
+            Path(file.name).replace(memory)
+    return digest.hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:  # reading it will say why
+        return None
+    return status.st_size, status.st_ino, status.st_mtime_ns
 
 
 def load_or_build(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,17 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lmbench.data import hub
-from lmbench.data.cache import load_or_build
+from lmbench.data.cache import content_hash, load_or_build
 from lmbench.data.tokenization import read_blocks, write_ids
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
 SPLITS = ("train", "valid", "test")
-WIKITEXT2_COUNTS = {"train": 2_088_628, "valid": 217_646, "test": 245_569, "types": 33_278}
-PENN_TREEBANK_COUNTS = {"train": 929_589, "valid": 73_760, "test": 82_430, "types": 10_000}
-_WIKITEXT2 = "the word-level WikiText-2 (wikitext-2-v1, not the raw version)"
-FORMAT = 1  # part of every cache key: raise it when the files of a cached corpus change
+FORMAT = 2  # part of every cache key: raise it when the files of a cached corpus change
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +77,7 @@ def load_text(
     cache_dir: str | Path | None = None,
     min_count: int = 1,
     max_size: int | None = None,
+    verify: bool = False,
 ) -> Corpus:
     """Load a corpus from a folder of UTF-8 text, one file a split.
 
@@ -98,6 +94,9 @@ def load_text(
         min_count: Words that the training split has less often become ``<unk>``.
         max_size: Largest vocabulary, ``<eos>`` and ``<unk>`` included: the most frequent training
             words stay, the others become ``<unk>``. None for no limit.
+        verify: Read every text file and every cached id, where otherwise a file that has the size
+            and the time of change of last time is taken to be the same, and of the cache only a
+            checksum of its summary and the lengths are looked at.
 
     Raises:
         UserError: An option is out of range; a file is missing, ambiguous, empty or not UTF-8;
@@ -116,70 +115,14 @@ def load_text(
         vocabulary = write_ids(
             folder, read(), source=str(path), min_count=min_count, max_size=max_size
         )
-        _write_summary(folder, vocabulary)
+        write_summary(folder, vocabulary)
 
     digest = hashlib.sha256(repr((FORMAT, min_count, max_size)).encode())
-    for blocks in read().values():
-        content = hashlib.sha256()
-        for block in blocks:
-            content.update(block)
-        digest.update(content.digest())
-    load = partial(_open, name=name)
+    for file in files.values():
+        content = content_hash(file, partial(read_blocks, file), cache_dir, verify=verify)
+        digest.update(bytes.fromhex(content))
+    load = partial(open_corpus, name=name, verify=verify)
     return load_or_build(digest.hexdigest(), load=load, build=build, cache_dir=cache_dir)
-
-
-def load_wikitext2(
-    path: str | Path | None = None, *, cache_dir: str | Path | None = None
-) -> Corpus:
-    """Load the word-level WikiText-2 of Merity et al. 2016 (arXiv 1609.07843).
-
-    Args:
-        path: Folder as ``load_text`` takes it. If None: ``$LMBENCH_DATA_DIR/wikitext-2`` where
-            that variable is set, else the Hugging Face hub.
-        cache_dir: See ``load_text``.
-
-    Raises:
-        UserError: As for ``load_text``; the hub cannot be reached; the corpus has other numbers of
-            tokens and types than the published one.
-    """
-    data_dir = os.environ.get("LMBENCH_DATA_DIR")
-    if path is None and data_dir:
-        path = Path(data_dir).expanduser() / "wikitext-2"
-        if not path.is_dir():
-            raise UserError(
-                f"LMBENCH_DATA_DIR is {data_dir}, but there is no folder {path}. Put WikiText-2 "
-                "there, set data.path=… to where it is, or unset the variable to get it from the "
-                "Hugging Face hub."
-            )
-    if path is not None:
-        corpus = load_text(path, name="wikitext2", cache_dir=cache_dir)
-        _check_counts(corpus, str(path), WIKITEXT2_COUNTS, _WIKITEXT2)
-        return corpus
-
-    def build(folder: Path) -> None:
-        source = f"{hub.REPOSITORY} ({hub.CONFIGURATION})"
-        corpus = _write_summary(folder, write_ids(folder, hub.wikitext2_blocks(), source=source))
-        _check_counts(corpus, source, WIKITEXT2_COUNTS, _WIKITEXT2)
-
-    # By name, not content: the counts have been checked, and nobody asks the hub a second time.
-    key = hashlib.sha256(repr((FORMAT, hub.REPOSITORY, hub.CONFIGURATION)).encode()).hexdigest()
-    load = partial(_open, name="wikitext2")
-    return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
-
-
-def load_penn_treebank(path: str | Path, *, cache_dir: str | Path | None = None) -> Corpus:
-    """Load the Penn Treebank as Mikolov et al. 2010 prepared it: 10,000 types, no case, no digits.
-
-    Args:
-        path: Folder as ``load_text`` takes it.
-        cache_dir: See ``load_text``.
-
-    Raises:
-        UserError: As for ``load_text``; the corpus has other numbers of tokens and types.
-    """
-    corpus = load_text(path, name="penn_treebank", cache_dir=cache_dir)
-    _check_counts(corpus, str(path), PENN_TREEBANK_COUNTS, "the word-level Penn Treebank")
-    return corpus
 
 
 def _find_files(folder: Path) -> dict[str, Path]:
@@ -208,7 +151,8 @@ def _find_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _write_summary(folder: Path, vocabulary: Vocabulary) -> Corpus:
+def write_summary(folder: Path, vocabulary: Vocabulary) -> Corpus:
+    """Completes a folder of ids by ``corpus.json``, which makes it a corpus."""
     splits = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
     corpus = Corpus("", vocabulary, **splits)
     summary = {
@@ -216,32 +160,36 @@ def _write_summary(folder: Path, vocabulary: Vocabulary) -> Corpus:
         "num_tokens": corpus.num_tokens,
         "words": vocabulary.words,
     }
-    (folder / "corpus.json").write_text(json.dumps(summary), encoding="utf-8")
+    (folder / "corpus.json").write_text(
+        json.dumps({"checksum": _checksum(summary), **summary}), encoding="utf-8"
+    )
     return corpus
 
 
-def _open(folder: Path, name: str) -> Corpus | None:
-    """The corpus in a folder of the cache, or None if it is not there whole."""
+def open_corpus(folder: Path, name: str, *, verify: bool = False) -> Corpus | None:
+    """The corpus in a folder of the cache, or None if it is not there whole.
+
+    Args:
+        folder: What ``write_ids`` and ``write_summary`` filled.
+        name: Name of the corpus in results.
+        verify: Also compare all ids with the hash that was taken when they were written.
+    """
     try:
         summary = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        checksum = summary.pop("checksum")
         splits = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
         vocabulary = Vocabulary(tuple(summary["words"]))
-        corpus = Corpus(name, vocabulary, **splits, sha256=summary["sha256"])
-        whole = corpus.num_tokens == summary["num_tokens"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        hash_of_ids = "" if verify else summary["sha256"]  # empty: taken anew
+        corpus = Corpus(name, vocabulary, **splits, sha256=hash_of_ids)
+        whole = (
+            checksum == _checksum(summary)
+            and corpus.num_tokens == summary["num_tokens"]
+            and corpus.sha256 == summary["sha256"]
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return corpus if whole else None
 
 
-def _check_counts(corpus: Corpus, source: str, expected: Mapping[str, int], what: str) -> None:
-    found = {**corpus.num_tokens, "types": len(corpus.vocabulary)}
-    if found == expected:
-        return
-
-    def describe(counts: Mapping[str, int]) -> str:
-        return "{train:,} / {valid:,} / {test:,} tokens and {types:,} types".format(**counts)
-
-    raise UserError(
-        f"{source} is not {what}: it has {describe(found)}, expected {describe(expected)}. For "
-        "another corpus use data=text with data.path=…"
-    )
+def _checksum(summary: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(summary).encode()).hexdigest()

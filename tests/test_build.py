@@ -19,7 +19,7 @@ from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.config import conf_dir
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
-from lmbench.model import AWDLSTM, LSTM
+from lmbench.model import AWDLSTM, LSTM, AdaptiveSoftmax, Softmax
 from lmbench.optim import ASGD
 
 SMALL = (
@@ -155,6 +155,35 @@ def test_untied_weights_are_two():
     model = build.model(small(model__tied=False, model__core__output_size=6), 41)
     assert model.head.weight is not model.embedding.weight
     assert (model.head.weight.shape, model.embedding.weight.shape) == ((41, 6), (41, 8))
+
+
+def test_an_adaptive_softmax_learns_the_frequencies_of_the_training_split(corpus):
+    config = small("lstm", "model/head=adaptive_softmax", model__head__cutoffs=[5, 20])
+    size = len(corpus.vocabulary)
+    head = build.model(config, size, corpus.train).head
+    assert isinstance(head, AdaptiveSoftmax)
+    assert (head.cutoffs, head.div_value, head.bias is not None) == ([5, 20], 4.0, True)
+    words = sorted(range(size), key=lambda word: (-(corpus.train == word).sum(), word))
+    assert [words[rank] for rank in head.ranks] == list(range(size))
+    assert words != list(range(size))
+    without = build.model(config, size)
+    assert without.head.weight is without.embedding.weight
+    without.head.load_state_dict(head.state_dict())
+    assert torch.equal(without.head.ranks, head.ranks)
+    untied = build.model(small("lstm", "model/head=adaptive_softmax", model__tied=False), size)
+    assert untied.head.weight is None
+
+
+def test_a_full_softmax_does_not_ask_for_frequencies(corpus):
+    head = build.model(small(), len(corpus.vocabulary), corpus.train).head
+    assert isinstance(head, Softmax)
+
+
+def test_cutoffs_that_cannot_be_are_named_with_their_key():
+    for cutoffs, message in (([9, 5], "must be whole numbers"), ("x", "='x' has the wrong type")):
+        config = small("lstm", "model/head=adaptive_softmax", model__head__cutoffs=cutoffs)
+        with pytest.raises(UserError, match=rf"^model\.head\.cutoffs ?{message}"):
+            build.model(config, 41)
 
 
 def test_awd_lstm_gets_its_values():

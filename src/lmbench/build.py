@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -79,8 +80,17 @@ def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
     )
 
 
-def model(config: DictConfig, vocabulary_size: int) -> LanguageModel:
-    """The language model of ``config.model``."""
+def model(
+    config: DictConfig, vocabulary_size: int, train_ids: np.ndarray | None = None
+) -> LanguageModel:
+    """The language model of ``config.model``.
+
+    Args:
+        config: the composed config.
+        vocabulary_size: number of words.
+        train_ids: the training split, for heads that order the words by frequency. Not needed if
+            a checkpoint is loaded, which has the order in it.
+    """
     node = config.model
     embedding = call(
         Embedding,
@@ -91,9 +101,13 @@ def model(config: DictConfig, vocabulary_size: int) -> LanguageModel:
         dropout=node.embedding_dropout,
     )
     core = _factory(config, "model.core")(input_size=node.embedding_size)
-    head = _factory(config, "model.head")(
-        input_size=core.output_size, vocabulary_size=vocabulary_size
-    )
+    make_head = _factory(config, "model.head")
+    of_corpus = {}
+    if train_ids is not None and _takes(node.head, "counts"):
+        # In parts, since bincount makes an int64 copy of what it counts.
+        parts = np.array_split(train_ids, 1 + len(train_ids) // 2**24)
+        of_corpus["counts"] = sum(np.bincount(part, minlength=vocabulary_size) for part in parts)
+    head = make_head(input_size=core.output_size, vocabulary_size=vocabulary_size, **of_corpus)
     return call(LanguageModel, "model", _KEYS, embedding, core, head, tied=node.tied)
 
 
@@ -212,9 +226,13 @@ def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:
 def _scheduler(config: DictConfig) -> Callable[..., Any]:
     """Makes a schedule; it learns the length of the run if it has an argument for that."""
     factory = _factory(config, "scheduler")
-    if "total_steps" in inspect.signature(get_object(config.scheduler._target_)).parameters:
+    if _takes(config.scheduler, "total_steps"):
         return factory
     return lambda optimizer, total_steps: factory(optimizer)
+
+
+def _takes(node: DictConfig, argument: str) -> bool:
+    return argument in inspect.signature(get_object(node._target_)).parameters
 
 
 def _factory(config: DictConfig, key: str) -> Callable[..., Any]:

@@ -39,7 +39,7 @@ def train(config: DictConfig, run_dir: Path) -> float:
     build.set_matmul_precision(config)
     corpus = build.corpus(config)
     datamodule = build.datamodule(config, corpus)
-    model = build.model(config, vocabulary_size=len(corpus.vocabulary))
+    model = build.model(config, len(corpus.vocabulary), corpus.train)
     module = build.module(config, model)
     if config.init_from is not None:
         build.load_initial_weights(config, module, datamodule)

@@ -2,12 +2,13 @@
 
 from lmbench.model.core import AWDLSTM, LSTM, CoreOutput, State, detach_state
 from lmbench.model.embedding import Embedding
-from lmbench.model.head import Softmax
+from lmbench.model.head import AdaptiveSoftmax, Softmax
 from lmbench.model.language_model import LanguageModel
 
 __all__ = [
     "AWDLSTM",
     "LSTM",
+    "AdaptiveSoftmax",
     "CoreOutput",
     "Embedding",
     "LanguageModel",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lmbench.model.core import CoreOutput, State
 from lmbench.model.embedding import Embedding
-from lmbench.model.head import Softmax
+from lmbench.model.head import AdaptiveSoftmax, Softmax
 
 
 class LanguageModel(nn.Module):
@@ -26,7 +26,12 @@ class LanguageModel(nn.Module):
     """
 
     def __init__(
-        self, embedding: Embedding, core: nn.Module, head: Softmax, *, tied: bool = False
+        self,
+        embedding: Embedding,
+        core: nn.Module,
+        head: Softmax | AdaptiveSoftmax,
+        *,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         core_input, core_output = core.input_size, core.output_size
@@ -49,7 +54,7 @@ class LanguageModel(nn.Module):
         self.core = core
         self.head = head
         if tied:
-            self.head.weight = self.embedding.weight
+            self.head.tie(self.embedding.weight)
 
     @property
     def num_parameters(self) -> int:

@@ -1,5 +1,6 @@
 """Heads: from a core's outputs to a distribution over words."""
 
+from lmbench.model.head.adaptive_softmax import AdaptiveSoftmax
 from lmbench.model.head.softmax import Softmax
 
-__all__ = ["Softmax"]
+__all__ = ["AdaptiveSoftmax", "Softmax"]

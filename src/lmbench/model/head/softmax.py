@@ -27,6 +27,10 @@ class Softmax(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary_size)) if bias else None
         nn.init.uniform_(self.weight, -0.1, 0.1)
 
+    def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
+        """Share the embedding's weight, which takes the place of ours."""
+        self.weight = weight
+
     def loss(
         self,
         output: Float[Tensor, "*N H"],

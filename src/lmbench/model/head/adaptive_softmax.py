@@ -1,0 +1,190 @@
+"""Adaptive softmax. Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
+
+K tail clusters; C words in the head; cluster k has V_k words and reads H_k features.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lmbench.loss.linear_cross_entropy import linear_cross_entropy
+
+
+class AdaptiveSoftmax(nn.Module):
+    """Two-level softmax for large vocabularies: rare words are predicted within their cluster.
+
+    The head is a softmax over the C most frequent words and the K tail clusters; each cluster has
+    a softmax over its own words, computed only for the targets in it. Its words have vectors of
+    H_k = H // div_value^k features, which a projection H → H_k reads. After :meth:`tie` the words'
+    vectors are rows of the embedding instead, H wide, and there is no projection.
+
+    Word ids stay as they are outside; inside, words are ordered by frequency, and ``ranks``
+    (part of ``state_dict``) maps ids to places in that order.
+
+    Source: Grave et al. 2017 (arXiv 1609.04309); as ``torch.nn.AdaptiveLogSoftmaxWithLoss``, but
+    for the biases of the tail words. Vectors from U(−0.1, 0.1), projections from U(−1/√H, 1/√H),
+    bias 0.
+
+    Args:
+        input_size: Size of what the core gives, H.
+        vocabulary_size: Number of words, V.
+        cutoffs: Number of words in the head, C, and of words before the end of each cluster but
+            the last. None for V // 20 and V // 5.
+        div_value: By how much each cluster's vectors are narrower than those of the one before
+            it; they keep 1 feature at least. Without effect on tied weights.
+        bias: Whether words and clusters have a bias.
+        counts: How often each word occurs in training, ``(V,)``, by id; None if ids are ordered
+            by frequency already. Equally frequent words keep the order of their ids.
+
+    Raises:
+        ValueError: If ``cutoffs`` are not whole numbers, rising from at least 1 to at most V − 1;
+            if ``div_value`` is below 1; if ``counts`` has another length than V.
+    """
+
+    ranks: Tensor
+    weight: nn.Parameter | None
+
+    def __init__(
+        self,
+        input_size: int,
+        vocabulary_size: int,
+        *,
+        cutoffs: list[int] | None = None,
+        div_value: float = 4.0,
+        bias: bool = True,
+        counts: Int[Tensor, "..."] | Int[np.ndarray, "..."] | None = None,
+    ) -> None:
+        super().__init__()
+        if cutoffs is None:
+            cutoffs = sorted({max(1, vocabulary_size // share) for share in (20, 5)})
+        borders = [0, *cutoffs, vocabulary_size]
+        whole = all(isinstance(border, int) for border in borders)
+        if not cutoffs or not whole or any(a >= b for a, b in pairwise(borders)):
+            raise ValueError(
+                "cutoffs must be whole numbers that rise from at least 1 to at most "
+                f"{vocabulary_size - 1} (one less than there are words), not {cutoffs}"
+            )
+        if not div_value >= 1:
+            raise ValueError(f"div_value must be at least 1, not {div_value}")
+        ranks = torch.arange(vocabulary_size)
+        if counts is not None:
+            if counts.shape != (vocabulary_size,):
+                raise ValueError(
+                    f"counts must have one entry for each of {vocabulary_size} words, not the "
+                    f"shape {tuple(counts.shape)}"
+                )
+            by_frequency = torch.as_tensor(counts).argsort(descending=True, stable=True)
+            ranks[by_frequency] = ranks.clone()
+        self.input_size = input_size
+        self.vocabulary_size = vocabulary_size
+        self.cutoffs = cutoffs
+        self.div_value = div_value
+        self._sizes = [stop - start for start, stop in pairwise(borders)]
+        widths = [max(1, int(input_size // div_value**k)) for k in range(len(self._sizes))]
+
+        self.register_buffer("ranks", ranks)
+        self.register_parameter("weight", None)
+        self.word_weights = nn.ParameterList(
+            torch.empty(size, width) for size, width in zip(self._sizes, widths, strict=True)
+        )
+        self.projections = nn.ParameterList(torch.empty(width, input_size) for width in widths[1:])
+        self.cluster_weight = nn.Parameter(torch.empty(len(cutoffs), input_size))
+        # In the order of the logits: head (words, then clusters), first cluster, second, …
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size + len(cutoffs))) if bias else None
+        for weight in (*self.word_weights, self.cluster_weight):
+            nn.init.uniform_(weight, -0.1, 0.1)
+        for projection in self.projections:
+            nn.init.uniform_(projection, -(input_size**-0.5), input_size**-0.5)
+
+    def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
+        """Share the embedding's weight: its rows, in the order of ids, take the place of ours."""
+        self.weight = weight
+        self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
+
+    def loss(
+        self,
+        output: Float[Tensor, "*N H"],
+        targets: Int[Tensor, "*N"],
+        *,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        ignore_index: int = -100,
+    ) -> Float[Tensor, "..."]:
+        """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
+
+        Arguments, precision and errors are those of :func:`lmbench.loss.linear_cross_entropy`,
+        which computes the head and each cluster.
+        """
+        part = "sum" if reduction == "mean" else reduction
+        flat_targets = targets.reshape(-1)
+        scored = flat_targets != ignore_index
+        ranks = self.ranks.index_select(0, flat_targets.where(scored, 0).long())
+        cluster = torch.zeros_like(ranks)  # 0 for the head's words
+        for cutoff in self.cutoffs:
+            cluster += ranks >= cutoff
+        labels = ranks.where(cluster == 0, self.cutoffs[0] - 1 + cluster).where(scored, -100)
+
+        with torch.autocast(output.device.type, enabled=False):
+            head, *tails = self._layers()
+            rows = output.reshape(-1, self.input_size).to(head[0].dtype)
+            nats = linear_cross_entropy(rows, *head, labels, reduction=part)
+            for k, (start, tail) in enumerate(zip(self.cutoffs, tails, strict=True)):
+                # A cluster without targets is not left out: its gradients must be zeros, not
+                # None, for optimizers and for processes in which it has some.
+                inside = ((cluster == k + 1) & scored).nonzero().squeeze(1)
+                tail_nats = linear_cross_entropy(
+                    self._project(rows.index_select(0, inside), k),
+                    *tail,
+                    ranks.index_select(0, inside) - start,
+                    reduction=part,
+                )
+                if reduction == "none":
+                    nats = nats.index_add(0, inside, tail_nats)
+                else:
+                    nats = nats + tail_nats
+        if reduction == "mean":
+            return nats / scored.sum()
+        return nats.reshape(targets.shape) if reduction == "none" else nats
+
+    def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
+        """Log-probabilities of all words, in the precision of :meth:`loss`."""
+        with torch.autocast(output.device.type, enabled=False):
+            head, *tails = self._layers()
+            output = output.to(head[0].dtype)
+            log_probs = functional.linear(output, *head).log_softmax(-1)
+            words, clusters = log_probs.split([self.cutoffs[0], len(self.cutoffs)], -1)
+            parts = [words]
+            for k, tail in enumerate(tails):
+                within = functional.linear(self._project(output, k), *tail).log_softmax(-1)
+                parts.append(within + clusters[..., k : k + 1])
+            return torch.cat(parts, -1).index_select(-1, self.ranks)
+
+    def extra_repr(self) -> str:
+        """Arguments as ``print(model)`` shows them."""
+        return (
+            f"{self.input_size}, {self.vocabulary_size}, cutoffs={self.cutoffs}, "
+            f"div_value={self.div_value}, bias={self.bias is not None}"
+        )
+
+    def _layers(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of the head, ``(C + K, H)``, and of each cluster, ``(V_k, H_k)``."""
+        if self.weight is None:
+            words, *tails = self.word_weights
+        else:
+            by_rank = torch.empty_like(self.weight).index_copy(0, self.ranks, self.weight)
+            words, *tails = by_rank.split(self._sizes)
+        dtype = torch.promote_types(self.cluster_weight.dtype, torch.float32)
+        weights = [w.to(dtype) for w in (torch.cat([words, self.cluster_weight]), *tails)]
+        if self.bias is None:
+            return [(weight, None) for weight in weights]
+        biases = self.bias.to(dtype).split([len(weight) for weight in weights])
+        return list(zip(weights, biases, strict=True))
+
+    def _project(self, rows: Float[Tensor, "*N H"], k: int) -> Float[Tensor, "*N H_k"]:
+        if self.weight is not None:
+            return rows
+        return functional.linear(rows, self.projections[k].to(rows.dtype))

@@ -48,7 +48,7 @@ def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
     valid = [(int(row["step"]) + 1, float(row["val/ppl"])) for row in rows if row.get("val/ppl")]
     train = [(int(row["step"]) + 1, float(row["train/ppl"])) for row in rows if row["train/ppl"]]
     steps_per_epoch = results["train"]["steps"] / results["train"]["epochs"]
-    label = f"{results['model']}: test {results['test']['ppl']:.1f}"
+    label = f"{run.name}: test {results['test']['ppl']:.1f}"
     axis.plot(*scaled(valid, steps_per_epoch), color=color, marker=".", label=label)
     axis.plot(*scaled(train, steps_per_epoch), color=color, linestyle=":", linewidth=1)
     switch = results["nt_asgd"]["triggered_epoch"]

@@ -65,6 +65,7 @@ PUBLISHED = {
     "batching.batch_size": 80,
     "batching.bptt": 70,
     "batching.variable_windows": True,
+    "batching.scale_lr": True,
     "loss.ar_alpha": 2.0,
     "loss.tar_beta": 1.0,
     "callbacks.nt_asgd._target_": "lmbench.callbacks.nt_asgd.NTASGD",
@@ -131,7 +132,7 @@ def test_choices_compose_into_targets_that_take_their_keys(row):
 
 
 @pytest.mark.parametrize("index", range(max(len(OPTIONS["experiment"]), len(OPTIONS["data"]))))
-def test_experiments_run_on_any_corpus(index):
+def test_experiments_compose_with_other_corpora(index):
     experiment = OPTIONS["experiment"][index % len(OPTIONS["experiment"])]
     data = OPTIONS["data"][index % len(OPTIONS["data"])]
     both = composed(f"experiment={experiment}", f"data={data}")
@@ -154,6 +155,7 @@ EXPERIMENTS = {
         "optimizer.betas": [0.9, 0.99],
         "optimizer.weight_decay": 1.2e-6,
         "batching.batch_size": 100,
+        "batching.scale_lr": False,
         "trainer.gradient_clip_val": 0.12,
         "trainer.max_epochs": 90,
         "loss.ar_alpha": 3.0,
@@ -215,7 +217,7 @@ def test_a_start_from_a_run_takes_over_what_belongs_to_its_weights(tmp_path):
     overrides = ("experiment=quickstart_awd_lstm", "loss.ar_alpha=0.5", "seed=7")
     run = composed(*overrides)
     folder = write_run(tmp_path / "run", *overrides)
-    config = composed("experiment=finetune", f"init_from={folder}")
+    config = composed("experiment=finetune", f"init_from={folder}").copy()
     changes = ("model.core.weight_dropout=0.125", "batching.batch_size=40", "trainer.max_epochs=9")
     taken = take_over_from_run(config, ["experiment=finetune", f"init_from={folder}", *changes])
     assert taken.data == run.data
@@ -225,8 +227,9 @@ def test_a_start_from_a_run_takes_over_what_belongs_to_its_weights(tmp_path):
     taken.model.core.weight_dropout = run.model.core.weight_dropout
     taken.batching.batch_size = run.batching.batch_size
     assert (taken.model, taken.batching) == (run.model, run.batching)
+    assert taken.evaluation == run.evaluation
     # The rest is finetuning's own.
-    for node in ("optimizer", "callbacks", "trainer", "evaluation", "seed"):
+    for node in ("optimizer", "callbacks", "trainer", "seed"):
         assert taken[node] == config[node]
     assert config.data == composed("experiment=finetune", f"init_from={folder}").data
 

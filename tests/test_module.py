@@ -282,6 +282,18 @@ def test_validation_within_an_epoch_does_not_touch_training():
     assert_close(weights[0], weights[1], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_draw_masks_of_their_own(rank: int, monkeypatch: pytest.MonkeyPatch):
+    """They are seeded alike, so that they begin with the same weights; the first one stays so."""
+    monkeypatch.setattr(LanguageModelModule, "global_rank", rank)
+    module = make_module()
+    torch.manual_seed(3)
+    expected = torch.rand(5)
+    torch.manual_seed(3)
+    module.on_fit_start()
+    assert torch.equal(torch.rand(5), expected) == (rank == 0)
+
+
 def test_one_column_scores_the_whole_stream_in_uneven_windows():
     datamodule, module = make_datamodule(), make_module()
     trainer = make_trainer()

@@ -161,6 +161,7 @@ def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
         model_name=config.model.name,
         seed=config.seed,
         hyperparameters=flatten(_plain(config)),
+        init_from=config.init_from,
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
     loggers = _all_in_run_dir(config, "logger", run_dir)

@@ -32,7 +32,9 @@ def read_run_config(run_dir: str | Path) -> DictConfig:
 
 
 def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
-    """Data, model, batching and loss of the run that ``config.init_from`` names, if it names one.
+    """What belongs to the weights of the run that ``config.init_from`` names, if it names one.
+
+    That is its data, model, batching, loss and evaluation.
 
     Args:
         config: the composed config.
@@ -45,7 +47,7 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         return config
     if not config.init_from:
         raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
-    nodes = ("data", "model", "batching", "loss")
+    nodes = ("data", "model", "batching", "loss", "evaluation")
     run = read_run_config(config.init_from)
     values = []
     for override in overrides:
@@ -55,7 +57,8 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         if "." not in key:
             raise UserError(
                 f"{override} does not go with init_from={config.init_from}, which brings its own "
-                f"{', '.join(nodes)}. Leave it out; single values can be set (model.core.…=)."
+                f"{', '.join(nodes)}. Leave it out; single values can be set: model.core.…=, or "
+                "+model.core.…= for what the default model does not have."
             )
         values.append(override.lstrip("+"))
     of_run = OmegaConf.create({node: run[node] for node in nodes})

@@ -32,13 +32,13 @@ class Score(NamedTuple):
     """Sum of the negative log-likelihoods of all scored targets."""
     num_tokens: int
     """Number of scored targets."""
-    surplus: int = 0
-    """By how much the published code's divisor is larger than that number; 0 otherwise."""
+    extra_divisor: int = 0
+    """What the published code's divisor has on top of that number; 0 otherwise."""
 
     @property
     def nll(self) -> float:
         """Nats per token."""
-        return self.nats / (self.num_tokens + self.surplus)
+        return self.nats / (self.num_tokens + self.extra_divisor)
 
 
 class LanguageModelModule(L.LightningModule):
@@ -57,7 +57,7 @@ class LanguageModelModule(L.LightningModule):
             after each training step, or a ``ReduceLROnPlateau``, stepped by each validation's nats
             per token; None keeps the learning rate.
         ar_alpha: weight of the activation regularization on the dropped output (Merity et al.
-            2017, section 4.5).
+            2017, section 4.6).
         tar_beta: weight of the temporal activation regularization on the raw output (ibid.).
 
     Attributes:
@@ -89,6 +89,11 @@ class LanguageModelModule(L.LightningModule):
     def forward(self, tokens: Tensor, state: State | None = None) -> CoreOutput:
         """The model's forward pass."""
         return self.model(tokens, state)
+
+    def on_fit_start(self) -> None:
+        """Lets each process draw its own dropout masks: all were seeded alike, for equal weights."""
+        if self.global_rank > 0:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def on_train_epoch_start(self) -> None:
         """The stream starts anew, from a zero state."""
@@ -169,7 +174,7 @@ class LanguageModelModule(L.LightningModule):
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """Steps with the learning rate times the window's drawn length over the base length.
 
-        Merity et al. 2017, section 5: a short window must not weigh as much as a long one.
+        Merity et al. 2017, section 4.1: a short window must not weigh as much as a long one.
         """
         lrs = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
@@ -209,7 +214,7 @@ class LanguageModelModule(L.LightningModule):
             return
         trainer: Any = self.trainer
         datamodule: LanguageModelDataModule = trainer.datamodule
-        score = Score(float(nats), int(num_tokens), datamodule.surplus[stage])
+        score = Score(float(nats), int(num_tokens), datamodule.extra_divisor[stage])
         self.scores[stage] = score
         nll = torch.tensor(score.nll, dtype=torch.float64)
         # The sums are those of all processes already; sync_dist tells Lightning so.

@@ -64,9 +64,9 @@ def test_processes_have_the_same_windows():
 @pytest.mark.parametrize(
     ("loader", "options", "message"),
     [
-        ("train_dataloader", {"batch_size": 3}, r"3 columns.*2 devices.*batching\.batch_size"),
-        ("val_dataloader", {"evaluation_columns": 3}, r"3 columns.*evaluation\.columns"),
-        ("test_dataloader", {"evaluation_columns": 3}, r"3 columns.*evaluation\.columns"),
+        ("train_dataloader", {"batch_size": 3}, r"3 column.*2 devices.*batching\.batch_size"),
+        ("val_dataloader", {"evaluation_columns": 3}, r"3 column.*evaluation\.columns"),
+        ("test_dataloader", {"evaluation_columns": 3}, r"3 column.*evaluation\.columns"),
     ],
 )
 def test_columns_that_cannot_be_shared_out_are_refused(loader: str, options: dict, message: str):
@@ -126,15 +126,16 @@ def test_the_evaluation_window_moves_no_target():
 
 
 @pytest.mark.parametrize("wrong", [-1, 2])
-def test_an_id_outside_the_vocabulary_is_refused(wrong: int):
+@pytest.mark.parametrize("place", [200, 205, 210])  # column 2 starts at 200; 210 is first a target
+def test_an_id_outside_the_vocabulary_is_refused(wrong: int, place: int):
     train, heldout = np.zeros(400, dtype=np.int32), np.ones(50, dtype=np.int32)
-    train[205] = wrong
+    train[place] = wrong
     corpus = Corpus("text", Vocabulary(("a", "b")), train, heldout, heldout)
     datamodule = LanguageModelDataModule(corpus, batch_size=4, bptt=10)
     first, *others = list(datamodule.train_dataloader())
     with pytest.raises(UserError, match="id outside its vocabulary of 2 words"):
-        datamodule.on_before_batch_transfer(first, 0)  # column 2 starts at 200
-    for batch in others:
+        datamodule.on_before_batch_transfer(first, 0)
+    for batch in others[1:]:
         assert datamodule.on_before_batch_transfer(batch, 0) is batch
 
 
@@ -179,7 +180,7 @@ def test_the_published_protocol_has_columns_of_its_own():
             "columns": {"valid": 10, "test": 1},
             "burn_in": 0,
         }
-        assert datamodule.surplus == {"val": 10, "test": 1}
+        assert datamodule.extra_divisor == {"val": 10, "test": 1}
         read.append([joined(datamodule.val_dataloader()), joined(datamodule.test_dataloader())])
     for (_, valid), (_, test) in read:
         # 50 tokens in ten columns of 5; no column scores its first token.
@@ -190,7 +191,7 @@ def test_the_published_protocol_has_columns_of_its_own():
 
 def test_the_standard_protocol_divides_by_the_number_of_targets():
     datamodule = make_datamodule()
-    assert datamodule.surplus == {"val": 0, "test": 0}
+    assert datamodule.extra_divisor == {"val": 0, "test": 0}
     assert datamodule.evaluation == {"protocol": "standard", "columns": 4, "burn_in": 3}
 
 
@@ -199,8 +200,18 @@ def test_the_one_column_of_the_published_test_split_is_not_for_two_devices():
     valid = [joined(half.val_dataloader())[1] for half in halves]
     whole = joined(make_datamodule(evaluation_protocol="published").val_dataloader())[1]
     assert torch.equal(torch.cat(valid, dim=1), whole)
-    with pytest.raises(UserError, match=r"1 column.*2 devices.*evaluation\.protocol=standard"):
+    with pytest.raises(
+        UserError, match=r"test is read in 1 column.*2 devices.*evaluation\.protocol=standard"
+    ):
         halves[0].test_dataloader()
+
+
+def test_what_cannot_be_shared_out_is_found_before_the_training():
+    with pytest.raises(UserError, match=r"test is read in 1 column"):
+        in_process(0, evaluation_protocol="published").setup("fit")
+    with pytest.raises(UserError, match=r"valid .* too short for more: set evaluation\.burn_in"):
+        in_process(0, burn_in=49).setup("fit")
+    in_process(0).setup("fit")
 
 
 def test_an_unknown_protocol_is_refused():

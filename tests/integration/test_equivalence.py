@@ -30,7 +30,7 @@ WORDS, EMBEDDING, HIDDEN, LAYERS = 11, 5, 7, 3
 COLUMNS, BPTT, EPOCHS, SEED = 4, 12, 7, 3
 LR, DECAY, CLIP, INTERVAL = 6.0, 1e-3, 0.25, 1
 AR_ALPHA, TAR_BETA = 2.0, 1.0
-P_EMBEDDING, P_INPUT, P_HIDDEN, P_OUTPUT, P_WEIGHT = 0.05, 0.1, 0.1, 0.15, 0.2
+P_EMBEDDING, P_INPUT, P_HIDDEN, P_OUTPUT, P_WEIGHT = 0.05, 0.1, 0.12, 0.15, 0.2
 TOLERANCE = 1e-10
 
 Weights = dict[str, Tensor]
@@ -79,7 +79,7 @@ def make_corpus() -> Corpus:
         return np.array(ids, dtype=np.int32)
 
     vocabulary = Vocabulary(tuple(f"w{index}" for index in range(WORDS)))
-    return Corpus("text", vocabulary, stream(4 * 130 + 2), stream(203), stream(61))
+    return Corpus("text", vocabulary, stream(4 * 130 + 2), stream(1503), stream(161))
 
 
 # The reference ------------------------------------------------------------------------------------

@@ -79,6 +79,6 @@ def test_two_processes_train_as_one(tmp_path: Path, averaged: bool):
 def test_columns_that_cannot_be_shared_out_are_refused(tmp_path: Path):
     result = train(tmp_path / "two", *TWO, "batching.batch_size=5")
     assert result.returncode == 1
-    assert "5 columns cannot be shared out evenly to 2 devices" in result.stderr
+    assert "train is read in 5 column(s), which cannot be shared out evenly" in result.stderr
     assert "batching.batch_size to a multiple of 2" in result.stderr
     assert "Traceback" not in result.stderr

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class NTASGD(L.Callback):
-    """Non-monotonically triggered averaged SGD (Merity et al. 2017, section 4.1, algorithm 1).
+    """Non-monotonically triggered averaged SGD (Merity et al. 2017, section 3, algorithm 1).
 
     The optimizer of the module is averaged SGD, but training begins with plain SGD of the same
     learning rate and weight decay. Validation stalls when more than n earlier ones are known and

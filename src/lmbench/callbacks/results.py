@@ -29,6 +29,7 @@ class Results(L.Callback):
         model_name: of the model's config.
         seed: of the run.
         hyperparameters: flat, for TensorBoard's hparams table.
+        init_from: the run whose weights training started from, if it did.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Results(L.Callback):
         model_name: str,
         seed: int,
         hyperparameters: Mapping[str, Any],
+        init_from: str | None = None,
     ) -> None:
         self._path = Path(run_dir, "results.json")
         self._model_name = model_name
         self._seed = seed
         self._hyperparameters = dict(hyperparameters)
+        self._init_from = init_from
         self._best_epoch: int | None = None
         self._best: Score | None = None
         self._num_epochs = 0
@@ -94,6 +97,7 @@ class Results(L.Callback):
             "model": self._model_name,
             "num_parameters": module.model.num_parameters,
             "seed": self._seed,
+            **({"init_from": self._init_from} if self._init_from else {}),
             "precision": trainer.precision,
             "data": data,
             "best_epoch": self._best_epoch,

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
         tokens: (T, B) input ids.
         targets: (T, B) the ids that follow them; ``IGNORE_INDEX`` where nothing is scored.
         lr_scale: what the learning rate of this step is multiplied by: the window's drawn length
-            over the base length (Merity et al. 2017, section 5), or 1.
+            over the base length (Merity et al. 2017, section 4.1), or 1.
         num_scored: number of targets that are scored, known without a look at the tensor.
     """
 
@@ -48,16 +48,18 @@ class Columns:
     Args:
         ids: (N,) the stream, which may lie on disk.
         starts: (B,) where each column starts.
-        length: L, rows of each column.
+        num_rows: L, of each column.
         first_scored: (B,) the row from which on each column is scored.
     """
 
     ids: np.ndarray
     starts: np.ndarray
-    length: int
+    num_rows: int
     first_scored: np.ndarray
 
-    def __len__(self) -> int:
+    @property
+    def num_columns(self) -> int:
+        """B."""
         return len(self.starts)
 
     def read(
@@ -68,7 +70,7 @@ class Columns:
         Rows beyond the stream are filled with its first token. Their targets, and those before
         ``first_scored``, are ``IGNORE_INDEX``.
         """
-        rows = np.arange(start, self.length if end is None else end)[:, None]
+        rows = np.arange(start, self.num_rows if end is None else end)[:, None]
         places = self.starts + rows
         inside = places < len(self.ids) - 1
         places = np.where(inside, places, 0)
@@ -84,7 +86,7 @@ class Columns:
 
     def share(self, part: int, num_parts: int) -> "Columns":
         """One of as many equal parts, which must divide the number of columns."""
-        size = len(self) // num_parts
+        size = self.num_columns // num_parts
         mine = slice(part * size, (part + 1) * size)
         return replace(self, starts=self.starts[mine], first_scored=self.first_scored[mine])
 
@@ -176,8 +178,9 @@ class TrainingWindows:
     Args:
         columns: from ``columns_for_training``.
         bptt: base length of a window.
-        variable: draw lengths as Merity et al. 2017 (section 5) do: base ``bptt`` with probability
-            .95, else ``bptt`` / 2; length max(5, ⌊N(base, 5)⌋). Otherwise all have length ``bptt``.
+        variable: draw lengths as Merity et al. 2017 (section 4.1) do: base ``bptt`` with
+            probability .95, else ``bptt`` / 2; length max(5, ⌊N(base, 5)⌋). Otherwise all have
+            length ``bptt``.
         seed: of the run.
         epoch: from 0.
         scale_lr: give each window its drawn length over ``bptt`` as ``lr_scale``, not 1.
@@ -200,7 +203,7 @@ class TrainingWindows:
         self._lengths: list[int] = []
         generator = np.random.default_rng((seed, epoch))
         row = 0
-        while row < columns.length - 1:
+        while row < columns.num_rows - 1:
             length = bptt
             if variable:
                 base = bptt if generator.random() < 0.95 else bptt / 2
@@ -214,7 +217,7 @@ class TrainingWindows:
     def __iter__(self) -> Iterator[Batch]:
         row = 0
         for length in self._lengths:
-            end = min(row + length, self._columns.length)
+            end = min(row + length, self._columns.num_rows)
             tokens, targets = self._columns.read(row, end)
             lr_scale = length / self._bptt if self._scale_lr else 1.0
             yield Batch(tokens, targets, lr_scale, num_scored=targets.numel())
@@ -234,9 +237,9 @@ class EvaluationWindows:
         self._window = window
 
     def __len__(self) -> int:
-        return math.ceil(self._columns.length / self._window)
+        return math.ceil(self._columns.num_rows / self._window)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, self._columns.length, self._window):
-            end = min(start + self._window, self._columns.length)
+        for start in range(0, self._columns.num_rows, self._window):
+            end = min(start + self._window, self._columns.num_rows)
             yield Batch(*self._columns.read(start, end), 1.0, self._columns.num_scored(start, end))

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 
 from lmbench.data.batching import (
+    IGNORE_INDEX,
     Batch,
     Columns,
     EvaluationWindows,
@@ -44,7 +45,7 @@ class LanguageModelDataModule(L.LightningDataModule):
 
     Attributes:
         evaluation: how valid and test are read, for a run's results.
-        surplus: stage → by how much the protocol's divisor is larger than the number of targets.
+        extra_divisor: stage → what the protocol's divisor has on top of the number of targets.
     """
 
     def __init__(
@@ -86,7 +87,10 @@ class LanguageModelDataModule(L.LightningDataModule):
                 split: columns_as_published(ids, PUBLISHED_COLUMNS[split])
                 for split, ids in splits.items()
             }
-            self.surplus = {"val": PUBLISHED_COLUMNS["valid"], "test": PUBLISHED_COLUMNS["test"]}
+            self.extra_divisor = {
+                "val": PUBLISHED_COLUMNS["valid"],
+                "test": PUBLISHED_COLUMNS["test"],
+            }
         elif evaluation_protocol == "standard":
             self.evaluation = {
                 "protocol": "standard",
@@ -97,7 +101,7 @@ class LanguageModelDataModule(L.LightningDataModule):
                 split: columns_for_evaluation(ids, evaluation_columns, burn_in)
                 for split, ids in splits.items()
             }
-            self.surplus = {"val": 0, "test": 0}
+            self.extra_divisor = {"val": 0, "test": 0}
         else:
             raise ValueError(
                 f"evaluation_protocol must be standard or published, not {evaluation_protocol!r}"
@@ -120,9 +124,18 @@ class LanguageModelDataModule(L.LightningDataModule):
             total += num_windows
         return total
 
+    def setup(self, stage: str) -> None:
+        """Finds out before the training, not after it, whether all splits can be shared out.
+
+        Raises:
+            UserError: a split's columns do not divide by the number of processes.
+        """
+        for split in ("train", "valid", "test"):
+            self._of_this_process(split)
+
     def train_dataloader(self) -> TrainingWindows:
         """The windows of the trainer's current epoch, in this process's columns."""
-        columns = self._of_this_process(self._training, "batching.batch_size")
+        columns = self._of_this_process("train")
         epoch = self.trainer.current_epoch if self.trainer else 0
         return self._training_windows(columns, epoch)
 
@@ -140,11 +153,12 @@ class LanguageModelDataModule(L.LightningDataModule):
         Raises:
             UserError: there is such an id.
         """
-        low, high = batch.tokens.aminmax()
-        if low < 0 or high >= len(self.corpus.vocabulary):
+        num_words = len(self.corpus.vocabulary)
+        negative = (batch.tokens < 0) | ((batch.targets < 0) & (batch.targets != IGNORE_INDEX))
+        if negative.any() or max(batch.tokens.max(), batch.targets.max()) >= num_words:
             raise UserError(
                 f"The corpus {self.corpus.name!r} holds an id outside its vocabulary of "
-                f"{len(self.corpus.vocabulary):,} words: its files in the cache are damaged. Set "
+                f"{num_words:,} words: its files in the cache are damaged. Set "
                 "data.cache_dir=… to an empty folder, or delete them."
             )
         return batch
@@ -177,17 +191,24 @@ class LanguageModelDataModule(L.LightningDataModule):
         )
 
     def _evaluation_windows(self, split: str) -> EvaluationWindows:
-        published = self.evaluation["protocol"] == "published"
-        key = "evaluation.protocol=standard and its columns" if published else "evaluation.columns"
-        columns = self._of_this_process(self._evaluation[split], key)
+        columns = self._of_this_process(split)
         return EvaluationWindows(columns, window=self._evaluation_window)
 
-    def _of_this_process(self, columns: Columns, key: str) -> Columns:
+    def _of_this_process(self, split: str) -> Columns:
+        columns = self._training if split == "train" else self._evaluation[split]
         num_processes = self.trainer.world_size if self.trainer else 1
-        if len(columns) % num_processes:
-            number = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
+        if columns.num_columns % num_processes:
             raise UserError(
-                f"{number} cannot be shared out evenly to {num_processes} devices. Set {key} to a "
-                f"multiple of {num_processes}."
+                f"{split} is read in {columns.num_columns} column(s), which cannot be shared out "
+                f"evenly to {num_processes} devices. {self._remedy(split, num_processes)}"
             )
         return columns.share(self.trainer.global_rank if self.trainer else 0, num_processes)
+
+    def _remedy(self, split: str, num_processes: int) -> str:
+        if split == "train":
+            return f"Set batching.batch_size to a multiple of {num_processes}."
+        if self.evaluation["protocol"] == "published":
+            return "Set evaluation.protocol=standard, or trainer.devices=1."
+        if self._evaluation[split].num_columns < self.evaluation["columns"]:
+            return "It is too short for more: set evaluation.burn_in lower, or trainer.devices=1."
+        return f"Set evaluation.columns to a multiple of {num_processes}."

@@ -1,6 +1,7 @@
 """Weights of salesforce/awd-lstm-lm, by its names and by lmbench's.
 
-The original saves a whole model; its ``state_dict()`` is what these functions take and give.
+The original saves a list of model, criterion and optimizer; the model's ``state_dict()`` is what
+these functions take and give.
 """
 
 import re

@@ -91,7 +91,7 @@ class LanguageModelModule(L.LightningModule):
         return self.model(tokens, state)
 
     def on_fit_start(self) -> None:
-        """Lets each process draw its own dropout masks; all were seeded alike, for equal weights."""
+        """Lets each process draw its own dropout masks: all are seeded alike, for equal weights."""
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 

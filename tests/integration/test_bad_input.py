@@ -1,5 +1,7 @@
 """What a user sees after a mistake: exit code 1, one paragraph, no traceback, nothing broken."""
 
+import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -111,6 +113,11 @@ def test_a_bad_corpus(train: Train, tmp_path: Path, changes, overrides, parts):
     # Whole or not there: of the refused corpora only the one that can be read may be in the cache.
     cache = tmp_path / "home/cache/lmbench"
     entries = [path.name for path in cache.glob("*") if path.suffix != ".lock"]
+    if "files" in entries:  # hashes of what was read, remembered once a file is two seconds old
+        entries.remove("files")
+        hashes = {hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+        remembered = [json.loads(file.read_text("utf-8")) for file in cache.glob("files/*")]
+        assert {memory["sha256"] for memory in remembered} <= hashes
     assert len(entries) == (1 if "batching.batch_size=1000" in overrides else 0), entries
     assert not list(tmp_path.glob("outputs/*/*/config.yaml"))
     assert not list(tmp_path.glob("outputs/*/*/checkpoints"))

@@ -1,11 +1,13 @@
-"""Calls with values from a config: their types are checked, errors name the config's key."""
+"""Values from a config as arguments: what they must be, and errors that name the config's key."""
 
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmbench.errors import UserError
@@ -90,3 +92,41 @@ def _describe(hint: Any) -> str:
 
 def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def require_devices(accelerator: str, devices: int | str | list[int]) -> None:
+    """Refuses devices that are not there: Lightning starts any number of processes on a CPU.
+
+    Raises:
+        UserError: naming what this machine has.
+    """
+    on_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    there, name = (torch.cuda.device_count(), "GPUs") if on_cuda else (_num_cores(), "CPU cores")
+    if accelerator in ("gpu", "cuda") and not on_cuda:
+        raise UserError(
+            f"trainer.accelerator={accelerator} needs a CUDA device, and PyTorch sees none. "
+            "Set trainer.accelerator=cpu, or install a CUDA build of PyTorch."
+        )
+    if isinstance(devices, int) and not (1 <= devices <= there or (on_cuda and devices == -1)):
+        raise UserError(
+            f"trainer.devices={devices}, but this machine has {there} {name}. "
+            f"Set trainer.devices to a number from 1 to {there}."
+        )
+
+
+def require_validation(options: Mapping[str, Any]) -> None:
+    """Refuses options of the trainer with which a run would never validate.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name in ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches"):
+        if options[name] == 0:
+            raise UserError(
+                f"trainer.{name}=0 would leave the run without a validation, by which its best "
+                "checkpoint is chosen. Set it to 1 or more, or leave it out."
+            )
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

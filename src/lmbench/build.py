@@ -5,7 +5,6 @@ keys are the arguments.
 """
 
 import inspect
-import os
 import sys
 import typing
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.arguments import call, require_type
+from lmbench.arguments import call, require_devices, require_type, require_validation
 from lmbench.callbacks.results import Results
 from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
@@ -154,8 +153,8 @@ def load_initial_weights(
 def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
     """The trainer with its callbacks and loggers, writing into ``run_dir``."""
     options = _plain(config.trainer)
-    _require_devices(options["accelerator"], options["devices"])
-    _require_validation(options)
+    require_devices(options["accelerator"], options["devices"])
+    require_validation(options)
     results = Results(
         run_dir,
         model_name=config.model.name,
@@ -179,35 +178,6 @@ def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
         reload_dataloaders_every_n_epochs=1,  # each epoch has its own windows
         use_distributed_sampler=False,  # each process reads its own columns
     )
-
-
-def _require_devices(accelerator: str, devices: int | str | list[int]) -> None:
-    """Lightning starts as many processes on a CPU as it is told to."""
-    on_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    there, name = (torch.cuda.device_count(), "GPUs") if on_cuda else (_num_cores(), "CPU cores")
-    if accelerator in ("gpu", "cuda") and not on_cuda:
-        raise UserError(
-            f"trainer.accelerator={accelerator} needs a CUDA device, and PyTorch sees none. "
-            "Set trainer.accelerator=cpu, or install a CUDA build of PyTorch."
-        )
-    if isinstance(devices, int) and not (1 <= devices <= there or (on_cuda and devices == -1)):
-        raise UserError(
-            f"trainer.devices={devices}, but this machine has {there} {name}. "
-            f"Set trainer.devices to a number from 1 to {there}."
-        )
-
-
-def _require_validation(options: dict[str, Any]) -> None:
-    for name in ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches"):
-        if options[name] == 0:
-            raise UserError(
-                f"trainer.{name}=0 would leave the run without a validation, by which its best "
-                "checkpoint is chosen. Set it to 1 or more, or leave it out."
-            )
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

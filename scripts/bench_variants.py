@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -397,7 +397,7 @@ class Baseline(nn.Module):
         for index, layer in enumerate(self.layers):
             if index > 0:
                 x = self.drop(raw, self.p_hidden)
-            weight: Tensor = layer.weight_hh_l0  # type: ignore[assignment]
+            weight = cast(Tensor, layer.weight_hh_l0)
             dropped = {"weight_hh_l0": functional.dropout(weight, self.p_weight, self.training)}
             raw, last = functional_call(layer, dropped, (x, state[index] if state else None))
             new_state.append(tuple(tensor.detach() for tensor in last))

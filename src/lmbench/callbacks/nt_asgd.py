@@ -3,6 +3,7 @@
 import copy
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -150,7 +151,9 @@ def _is_averaging(trainer: L.Trainer) -> bool:
     return fitting and isinstance(trainer.optimizers[0], (ASGD, torch.optim.ASGD))
 
 
-def _replace_optimizer(trainer: L.Trainer, kind: type[Optimizer], defaults: dict[str, Any]) -> None:
+def _replace_optimizer(
+    trainer: L.Trainer, kind: Callable[..., Optimizer], defaults: dict[str, Any]
+) -> None:
     old = trainer.optimizers[0]
     # What is no option of the old one was put into the group by a schedule, which looks for it
     # there; of the old one's own options, the new one has these two.
@@ -159,7 +162,7 @@ def _replace_optimizer(trainer: L.Trainer, kind: type[Optimizer], defaults: dict
         {key: group[key] for key in group if key in taken_over or key not in old.defaults}
         for group in old.param_groups
     ]
-    new = kind(groups, **defaults)  # type: ignore[call-arg]
+    new = kind(groups, **defaults)
     trainer.strategy.optimizers = [new]
     for config in trainer.lr_scheduler_configs:
         config.scheduler.optimizer = new

@@ -239,7 +239,9 @@ def test_a_start_from_nowhere_takes_over_nothing():
     assert take_over_from_run(config, ["model=lstm"]) is config
 
 
-@pytest.mark.parametrize("override", ["model=lstm", "data=text", "model/core=lstm"])
+@pytest.mark.parametrize(
+    "override", ["model=lstm", "data=text", "model/core=lstm", "~model.core.dropout"]
+)
 def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
     folder = write_run(tmp_path / "run", "model=awd_lstm")
     config = composed("experiment=finetune", f"init_from={folder}")

@@ -54,7 +54,7 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         key = override.lstrip("+~").partition("=")[0]
         if re.split(r"[./@]", key)[0] not in nodes:
             continue
-        if "." not in key:
+        if "." not in key or override.startswith("~"):
             raise UserError(
                 f"{override} does not go with init_from={config.init_from}, which brings its own "
                 f"{', '.join(nodes)}. Leave it out; single values can be set: model.core.…=, or "

@@ -58,11 +58,10 @@ def content_hash(
         with contextlib.suppress(OSError):  # it costs time, not correctness
             memory.parent.mkdir(parents=True, exist_ok=True)
             content = json.dumps({"identity": identity, "sha256": digest.hexdigest()})
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=memory.parent, delete=False
-            ) as file:
-                file.write(content)
-            Path(file.name).replace(memory)
+            with tempfile.TemporaryDirectory(dir=memory.parent) as workplace:
+                new = Path(workplace) / "new"
+                new.write_text(content, encoding="utf-8")
+                new.replace(memory)
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """From config to objects: they get the values, and a wrong value is refused under its own key."""
 
+import copy
 import math
 import os
 from collections.abc import Iterator
@@ -136,6 +137,43 @@ def test_matmul_precision_is_set_for_the_process():
     ):
         build.set_matmul_precision(small(float32_matmul_precision="fast"))
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.usefixtures("matmul_precision")
+@pytest.mark.parametrize("error", [6e-7, 2e-3])
+def test_auto_takes_what_is_as_exact_and_leaves_a_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, error: float
+):
+    monkeypatch.setattr("lmbench.machine.relative_error", lambda precision: error)
+    on_cpu = "medium" if error < 1e-6 else "highest"
+    for accelerator, has_gpu, expected in (
+        ("cpu", False, on_cpu),
+        ("cpu", True, on_cpu),
+        ("auto", False, on_cpu),
+        ("auto", True, "highest"),
+        ("gpu", True, "highest"),
+    ):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda answer=has_gpu: answer)
+        config = small(trainer__accelerator=accelerator, float32_matmul_precision="auto")
+        build.set_matmul_precision(config)
+        assert torch.get_float32_matmul_precision() == expected
+
+
+@pytest.mark.usefixtures("matmul_precision")
+def test_the_default_precision_costs_less_than_1e_5_in_the_gradient():
+    config = small(float32_matmul_precision="auto")
+    build.set_matmul_precision(config)
+    build.seed_everything(config)
+    model = build.model(config, 5000).eval()
+    exact = copy.deepcopy(model).double()
+    tokens = torch.randint(5000, (36, 20))
+    gradients = []
+    for network in (model, exact):
+        loss = network.head.loss(network(tokens[:-1]).output, tokens[1:])
+        loss.backward()
+        gradients.append([weight.grad.double() for weight in network.parameters()])
+    for found, expected in zip(*gradients, strict=True):
+        assert (found - expected).norm() / expected.norm() <= 1e-5
 
 
 def test_lstm_gets_its_values():

@@ -23,6 +23,7 @@ from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
+from lmbench.machine import float32_matmul_precision
 from lmbench.model import Embedding, LanguageModel
 from lmbench.module import LanguageModelModule
 
@@ -48,14 +49,23 @@ def seed_everything(config: DictConfig) -> None:
 
 
 def set_matmul_precision(config: DictConfig) -> None:
-    """How PyTorch multiplies matrices of float32, from ``config.float32_matmul_precision``."""
-    choices = ("highest", "high", "medium")
-    if config.float32_matmul_precision not in choices:
+    """How PyTorch multiplies matrices of float32, from ``config.float32_matmul_precision``.
+
+    ``auto`` is ``highest``, and on a CPU the faster ``medium`` where that is as exact.
+    """
+    precision, choices = config.float32_matmul_precision, ("auto", "highest", "high", "medium")
+    if precision not in choices:
         raise UserError(
-            f"float32_matmul_precision={config.float32_matmul_precision!r} is none of "
-            f"{', '.join(choices)} (see torch.set_float32_matmul_precision)."
+            f"float32_matmul_precision={precision!r} is none of {', '.join(choices)} (see "
+            "torch.set_float32_matmul_precision)."
         )
-    torch.set_float32_matmul_precision(config.float32_matmul_precision)
+    if precision == "auto":
+        accelerator = config.trainer.accelerator
+        on_cpu = accelerator == "cpu" or (
+            accelerator == "auto" and not torch.accelerator.is_available()
+        )
+        precision = float32_matmul_precision() if on_cpu else "highest"
+    torch.set_float32_matmul_precision(precision)
 
 
 def corpus(config: DictConfig) -> Corpus:

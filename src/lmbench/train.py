@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
+from lmbench.machine import set_up_allocator
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def train(config: DictConfig, run_dir: Path) -> float:
     Returns:
         The best validation perplexity, for sweepers to minimize.
     """
+    set_up_allocator()  # before torch takes any memory
     # Slow imports stay out of ``--help`` and shell completion.
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException

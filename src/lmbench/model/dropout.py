@@ -4,8 +4,6 @@ Each draws its mask anew at every call in training, and does nothing in evaluati
 is scaled by 1/(1 − p).
 """
 
-import warnings
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -68,48 +66,3 @@ def embed_with_dropout(
         return embedded
     mask = functional.dropout(weight.new_ones(weight.shape[0], 1), p)
     return embedded * functional.embedding(tokens, mask)
-
-
-def lstm_with_weight_dropout(
-    layer: nn.LSTM,
-    input: Float[Tensor, "T B E"],
-    state: tuple[Float[Tensor, "1 B H"], Float[Tensor, "1 B H"]],
-    p: float,
-) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], Float[Tensor, "1 B H"]]]:
-    """Run a single-layer LSTM with elements of its recurrent weight dropped (DropConnect).
-
-    One mask serves all time steps. The layer's own weight is only read, and gets the gradient.
-
-    Source: Wan et al. 2013; Merity et al. 2017 (arXiv 1708.02182), section 2.
-
-    Args:
-        layer: LSTM of one layer, time-major; in evaluation mode nothing is dropped.
-        input: ``(T, B, E)``.
-        state: ``(h, c)``, each ``(1, B, H)``.
-        p: Probability that an element of the recurrent weight is dropped.
-
-    Returns:
-        Output ``(T, B, H)`` and the new state.
-    """
-    if not layer.training or p == 0.0:
-        return layer(input, state)
-    input_weight, recurrent_weight, input_bias, recurrent_bias = layer.all_weights[0]
-    weights = [input_weight, functional.dropout(recurrent_weight, p), input_bias, recurrent_bias]
-    # torch.lstm instead of a weight put into the layer, even for the length of a call: on a GPU
-    # nn.LSTM would then move all its parameters to new memory, in place, at every forward pass.
-    with warnings.catch_warnings():
-        # cuDNN says that it copies the weights together, and that calling flatten_parameters()
-        # would help. It cannot: the dropped weight is a new one each time.
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
-        output, hidden, cell = torch.lstm(
-            input,
-            state,
-            weights,
-            has_biases=True,
-            num_layers=1,
-            dropout=0.0,
-            train=True,
-            bidirectional=False,
-            batch_first=False,
-        )
-    return output, (hidden, cell)

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias, cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmbench.model.dropout import lstm_with_weight_dropout
+from lmbench.model.core.weight_dropout import lstm_with_weight_dropout
 
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """A tuple of tensors for each layer; an LSTM layer's is ``(h, c)``, each ``(1, B, H)``."""

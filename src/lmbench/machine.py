@@ -1,0 +1,70 @@
+"""What suits this machine: decided by rules, so that the same machine gives the same numbers.
+
+torch is imported late: the allocator is set up before it takes its first memory.
+"""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Literal
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+FREED_AT_ONCE_BYTES = 4 * 2**20
+FLOAT32_ERROR = 1e-6
+
+
+def set_up_allocator() -> None:
+    """Gives PyTorch's tensors huge pages, on Linux, and large ones back when they are freed.
+
+    The environment variables ``THP_MEM_ALLOC_ENABLE`` and ``MALLOC_MMAP_THRESHOLD_`` go before.
+    """
+    enabled = os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1"
+    # glibc keeps freed blocks of up to 32 MiB, and huge pages tear such a heap to pieces. Without
+    # them it is better kept, since a new page costs more time.
+    if enabled and _has_huge_pages() and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # not glibc otherwise
+            m_mmap_threshold = -3  # of malloc.h
+            libc.mallopt(m_mmap_threshold, FREED_AT_ONCE_BYTES)
+
+
+def _has_huge_pages() -> bool:
+    try:
+        return "[never]" not in HUGE_PAGES.read_text("utf-8")
+    except OSError:
+        return False
+
+
+def float32_matmul_precision() -> Literal["highest", "medium"]:
+    """``"medium"`` if float32 products keep float32's accuracy with it on this CPU.
+
+    The setting sends products to oneDNN, which is faster than MKL on processors that MKL does not
+    know, and counts in bfloat16 only where the processor has matrix units for it.
+    """
+    return "medium" if relative_error("medium") < FLOAT32_ERROR else "highest"
+
+
+def relative_error(precision: str) -> float:
+    """Of a product of float32 matrices on the CPU: the Frobenius norm's, against float64.
+
+    Args:
+        precision: A setting of ``torch.set_float32_matmul_precision``, which stays as it is.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.rand(2, 512, 512, generator=generator) - 0.5
+    exact = left.double() @ right.double()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        return float(((left @ right).double() - exact).norm() / exact.norm())
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; without, they are slow."""
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

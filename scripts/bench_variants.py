@@ -38,6 +38,7 @@ from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
 )
+from lmbench.machine import set_up_allocator
 from lmbench.model import LanguageModel, detach_state
 from lmbench.optim import ASGD
 
@@ -155,14 +156,15 @@ def machine(turns: Turns, *, matrix_size: int, copy_bytes: int) -> None:
     a, b = torch.randn(2, matrix_size, matrix_size)
     a_bf16, b_bf16 = a.bfloat16(), b.bfloat16()
     exact = a.double() @ b.double()
+    out, out_bf16 = torch.empty_like(a), torch.empty_like(a_bf16)  # new memory would cost time
     products: dict[str, Callable[[], Tensor]] = {
-        precision: lambda precision=precision: product_with_precision(precision, a, b)
+        precision: lambda precision=precision: product_with_precision(precision, a, b, out)
         for precision in ("highest", "high", "medium")
     }
     if torch.backends.mkldnn.is_available():
         x, weight = a.to_mkldnn(), b.t().contiguous().to_mkldnn()
         products["onednn"] = lambda: functional.linear(x, weight)
-    products["bf16"] = lambda: a_bf16 @ b_bf16
+    products["bf16"] = lambda: torch.mm(a_bf16, b_bf16, out=out_bf16)
     turns.facts["flop"] = 2 * matrix_size**3
     turns.facts["bytes"] = 2 * copy_bytes  # read and written
     turns.facts["relative_error"] = {
@@ -183,13 +185,13 @@ def machine(turns: Turns, *, matrix_size: int, copy_bytes: int) -> None:
         turns.end_step(laps.seconds)
 
 
-def product_with_precision(precision: str, a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` under a setting of ``torch.set_float32_matmul_precision``."""
+def product_with_precision(precision: str, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """``a @ b`` into ``out`` under a setting of ``torch.set_float32_matmul_precision``."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
-    product = a @ b
+    torch.mm(a, b, out=out)
     torch.set_float32_matmul_precision(before)
-    return product
+    return out
 
 
 def relative_error(product: Tensor, exact: Tensor) -> float:
@@ -234,6 +236,7 @@ class EndStep(L.Callback):
 
 def lmbench_training(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
     """``trainer.fit``, with all of the config's callbacks and loggers."""
+    set_up_allocator()
     config, model, datamodule = set_up(**arguments)
     turns.facts["flop"] = 3 * flops_per_token(model) * note_tokens(turns, datamodule, "train")
     turns.facts["num_parameters"] = model.num_parameters
@@ -245,6 +248,7 @@ def lmbench_training(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
 
 def lmbench_evaluation(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
     """``trainer.test``."""
+    set_up_allocator()
     config, model, datamodule = set_up(**arguments)
     turns.facts["flop"] = flops_per_token(model) * note_tokens(turns, datamodule, "test")
     module = build.module(config, model)
@@ -271,6 +275,7 @@ def windows(datamodule: LanguageModelDataModule, split: str) -> Iterator[Batch]:
 
 def lmbench_parts(turns: Turns, **arguments: Any) -> None:
     """The same training step in a bare loop, and further optimizers with the same gradients."""
+    set_up_allocator()
     config, model, datamodule = set_up(**arguments)
     parameters = list(model.parameters())
     optimizer = first_optimizer(config, parameters)

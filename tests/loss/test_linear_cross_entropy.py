@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmbench.loss import linear_cross_entropy
 
 N, H, V = 12, 5, 11
-ROW = V * 8  # bytes of one token's logits in float64
+ROW = 2 * V * 8  # bytes of one token's logits and probabilities in float64
 
 
 def problem(
@@ -82,7 +82,9 @@ def test_gradcheck(reduction: str) -> None:
     targets[1] = -100
 
     def loss(*leaves: Tensor) -> Tensor:
-        return linear_cross_entropy(*leaves, targets, reduction=reduction, chunk_bytes=2 * 4 * 8)
+        return linear_cross_entropy(
+            *leaves, targets, reduction=reduction, chunk_bytes=2 * 2 * 4 * 8
+        )
 
     assert torch.autograd.gradcheck(loss, leaves)
 
@@ -127,7 +129,7 @@ def test_float32_gradients_have_float32_accuracy() -> None:
     shape = {"n": 300, "h": 64, "v": 1000}
     *leaves, targets = problem(**shape, dtype=torch.float32, scale=0.5)
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    ours = linear_cross_entropy(*leaves, targets, chunk_bytes=70 * 1000 * 4)
+    ours = linear_cross_entropy(*leaves, targets, chunk_bytes=2 * 70 * 1000 * 4)
     theirs = reference(*exact, targets)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     for found, expected in zip(gradients(ours, *leaves), gradients(theirs, *exact), strict=True):
@@ -213,10 +215,12 @@ def test_never_holds_all_logits(reduction: str) -> None:
     with BiggestTensor() as usual:
         reference(*leaves, targets, reduction=reduction).sum().backward()
     with BiggestTensor() as ours:
-        loss = linear_cross_entropy(*leaves, targets, reduction=reduction, chunk_bytes=8 * v * 8)
+        loss = linear_cross_entropy(
+            *leaves, targets, reduction=reduction, chunk_bytes=2 * 8 * v * 8
+        )
         loss.sum().backward()
     assert usual.numel == n * v
-    assert ours.numel == 8 * v
+    assert ours.numel == 2 * 8 * v  # logits and probabilities are one piece of memory
 
 
 def test_without_gradients_only_the_logits_are_multiplied_out() -> None:

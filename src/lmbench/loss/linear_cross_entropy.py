@@ -3,7 +3,7 @@
 Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
 
 With a vocabulary of 33,278 and 80·70 tokens one copy of the logits takes 745 MB, and the usual
-loss keeps several. Here the tokens pass in chunks through one buffer, and each chunk leaves behind
+loss keeps several. Here the tokens pass in chunks through two buffers, and each chunk leaves behind
 its loss and its share of the gradients, so that nothing has to be computed twice.
 """
 
@@ -39,7 +39,7 @@ def linear_cross_entropy(
         ignore_index: Targets of this value add nothing to the loss or to any gradient.
         reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"`` (one value a
             target, 0 where ignored). Differentiating ``"none"`` computes the logits twice.
-        chunk_bytes: Size of the logits that are held at a time.
+        chunk_bytes: Size of the logits and probabilities that are held at a time.
 
     Returns:
         Nats in float32, or float64 if ``weight`` is so. Without a single scored target the mean
@@ -62,7 +62,7 @@ def linear_cross_entropy(
     flat_targets = targets.reshape(-1)
     scored = flat_targets != ignore_index
     labels = flat_targets.where(scored, 0).long()
-    chunk = max(1, chunk_bytes // (weight.shape[0] * weight.element_size()))
+    chunk = max(1, chunk_bytes // (2 * weight.shape[0] * weight.element_size()))
 
     scale = scored.to(dtype)
     if reduction == "mean":
@@ -144,7 +144,7 @@ def _walk(
     # leaves products with out= and in-place ones alone.
     num_rows = input.shape[0]
     nats = input.new_empty(num_rows)
-    buffer = input.new_empty(min(chunk, num_rows), weight.shape[0])
+    buffers = input.new_empty(2, min(chunk, num_rows), weight.shape[0])
     grad_input = torch.empty_like(input) if wanted[0] else None
     grad_weight = torch.zeros_like(weight) if wanted[1] else None
     grad_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
@@ -153,27 +153,29 @@ def _walk(
         part = slice(start, start + chunk)
         x = input[part]
         label = labels[part].unsqueeze(1)
-        logits = buffer[: x.shape[0]]
+        logits, probabilities = buffers[:, : x.shape[0]]
         if bias is None:
             torch.mm(x, weight.t(), out=logits)
         else:
             torch.addmm(bias, x, weight.t(), out=logits)
-        logits.sub_(logits.amax(1, keepdim=True))
+        # exp() over all words is slow where MKL does not know the processor; softmax() is not. The
+        # largest probability is 1 / Σ exp(logit − largest logit), and cannot underflow.
+        torch.softmax(logits, 1, out=probabilities)
         label_logit = logits.gather(1, label)
-        exponentials = logits.exp_()
-        total = exponentials.sum(1, keepdim=True)
-        nats[part] = (total.log() - label_logit).squeeze(1)
+        largest = logits.amax(1, keepdim=True)
+        log_total = -probabilities.amax(1, keepdim=True).log()
+        nats[part] = (largest - label_logit + log_total).squeeze(1)
         if scale is None:
             continue
 
-        # The logits' gradient is scale · (softmax − one-hot). The factor scale / total is applied
-        # to the narrow side of each product, never to the vocabulary-wide matrix.
-        difference = exponentials.scatter_(1, label, label_logit.exp() - total)
-        factor = scale[part].unsqueeze(1) / total
+        # The logits' gradient is scale · (softmax − one-hot). The scale is applied to the narrow
+        # side of each product, never to the vocabulary-wide matrix.
+        difference = probabilities.scatter_add_(1, label, -torch.ones_like(label_logit))
+        factor = scale[part].unsqueeze(1)
         if grad_input is not None:
             torch.mm(difference, weight, out=grad_input[part]).mul_(factor)
         if grad_weight is not None:
             grad_weight.addmm_(difference.t(), x * factor)
         if grad_bias is not None:
-            grad_bias.addmv_(difference.t(), factor.squeeze(1))
+            grad_bias += scale[part] @ difference
     return nats, (grad_input, grad_weight, grad_bias)

@@ -1,4 +1,4 @@
-"""``scripts/bench.py`` at tiny sizes: it works, and counts what it says it counts."""
+"""``scripts/bench*.py`` at tiny sizes: they work, and count what they say they count."""
 
 import json
 import subprocess
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts/bench.py"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.mark.slow
 def test_the_bench_measures_each_variant(tmp_path: Path):
     output = tmp_path / "bench.json"
     arguments = ("--quick", "model=lstm", "--precisions", "highest", "--output", str(output))
-    command = [sys.executable, str(SCRIPT), *arguments]
+    command = [sys.executable, str(SCRIPTS / "bench.py"), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     variants = json.loads(output.read_text("utf-8"))["models"]["lstm"]["variants"]
@@ -27,3 +27,21 @@ def test_the_bench_measures_each_variant(tmp_path: Path):
     assert losses["lmbench"] == pytest.approx(losses["baseline"], rel=1e-5)
     assert len(training["seconds"]["step"]) == 4  # two rounds of two steps
     assert all(seconds > 0 for seconds in training["seconds"]["step"])
+
+
+@pytest.mark.slow
+def test_the_bench_of_scale_makes_the_corpus_it_was_asked_for(tmp_path: Path):
+    output = tmp_path / "scale.json"
+    sizes = ("--tokens", "200000", "--vocabulary-size", "3000", "--output", str(output))
+    command = [sys.executable, str(SCRIPTS / "bench_scale.py"), *sizes]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(output.read_text("utf-8"))
+    for step in ("tokenize and number", "open again"):
+        assert rows[step]["num_words"] == 3000 + 1  # and <eos>
+        assert rows[step]["num_tokens"]["train"] == pytest.approx(200_000, abs=30)
+    # 80 columns of whole length, each without its last token as an input
+    assert rows["read all windows"]["num_scored"] == pytest.approx(200_000, abs=200)
+    assert rows["full softmax"]["num_parameters"] == 3000 * (400 + 1)
+    assert rows["adaptive softmax"]["num_parameters"] < rows["full softmax"]["num_parameters"]
+    assert all(row["seconds"] > 0 for row in rows.values())

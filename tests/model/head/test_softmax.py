@@ -1,8 +1,12 @@
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from lmbench.errors import UserError
 from lmbench.model import Softmax
 
 
@@ -47,3 +51,34 @@ def test_log_probs_keep_their_digits_under_autocast() -> None:
         found, functional.linear(output, head.weight, head.bias).log_softmax(-1), rtol=0, atol=0
     )
     assert rounded.dtype == torch.float32
+
+
+def test_a_kernel_whose_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    monkeypatch.delitem(sys.modules, "liger_kernel.transformers.functional", raising=False)
+    # with the argument's name first, build.py can put the config's key in its place
+    with pytest.raises(ValueError, match=r"^kernel .*pip install 'lmbench\[cuda\]'"):
+        Softmax(4, 9, kernel="liger")
+
+
+def test_the_liger_kernel_refuses_the_cpu_but_does_not_stand_in_evaluations_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("liger_kernel", "liger_kernel.transformers", "liger_kernel.transformers.functional")
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules[names[-1]].liger_fused_linear_cross_entropy = pytest.fail  # not to be called
+    head = Softmax(4, 9, kernel="liger")
+    output = torch.randn(5, 2, 4)
+    targets = torch.randint(9, (5, 2))
+    with pytest.raises(UserError, match="on CUDA devices only, not on the cpu"):
+        head.loss(output, targets)
+    expected = functional.cross_entropy(
+        functional.linear(output, head.weight, head.bias).flatten(0, 1),
+        targets.flatten(),
+        reduction="none",
+    )
+    assert_close(head.loss(output, targets, reduction="none").flatten(), expected)
+    with torch.no_grad():
+        assert_close(head.loss(output, targets), expected.mean())
+        assert_close(head.loss(output, targets, reduction="sum"), expected.sum())

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lmbench.loss.liger_cross_entropy import import_kernel, liger_cross_entropy
 from lmbench.loss.linear_cross_entropy import linear_cross_entropy
 
 
@@ -17,12 +18,36 @@ class Softmax(nn.Module):
         input_size: Size of what the core gives, H.
         vocabulary_size: Number of words, V.
         bias: Whether there is a bias.
+        kernel: What computes the loss in training: ``"chunked"`` is
+            :func:`lmbench.loss.linear_cross_entropy`; ``"liger"``, on CUDA devices only, is the
+            fused kernel of Liger-Kernel, which under autocast works in its type.
+
+    Raises:
+        ValueError: If ``kernel`` is unknown, or needs a library that is not installed.
     """
 
-    def __init__(self, input_size: int, vocabulary_size: int, *, bias: bool = True) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        vocabulary_size: int,
+        *,
+        bias: bool = True,
+        kernel: Literal["chunked", "liger"] = "chunked",
+    ) -> None:
         super().__init__()
+        if kernel not in ("chunked", "liger"):
+            raise ValueError(f"kernel must be 'chunked' or 'liger', not {kernel!r}")
+        if kernel == "liger":
+            try:
+                import_kernel()
+            except ImportError as error:
+                raise ValueError(
+                    "kernel 'liger' needs the library Liger-Kernel, which cannot be imported "
+                    f"({error}): pip install 'lmbench[cuda]'"
+                ) from error
         self.input_size = input_size
         self.vocabulary_size = vocabulary_size
+        self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(vocabulary_size, input_size))
         self.bias = nn.Parameter(torch.zeros(vocabulary_size)) if bias else None
         nn.init.uniform_(self.weight, -0.1, 0.1)
@@ -41,8 +66,22 @@ class Softmax(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
-        See :func:`lmbench.loss.linear_cross_entropy`, which it is.
+        See :func:`lmbench.loss.linear_cross_entropy`. Another ``kernel`` takes its place only where
+        gradients are computed, and not for ``"none"``: what is reported as a perplexity has all
+        digits of a float32.
+
+        Raises:
+            UserError: If ``kernel`` does not work on the device of ``output``.
         """
+        if self.kernel == "liger" and reduction != "none" and torch.is_grad_enabled():
+            return liger_cross_entropy(
+                output,
+                self.weight,
+                self.bias,
+                targets,
+                reduction=reduction,
+                ignore_index=ignore_index,
+            )
         return linear_cross_entropy(
             output,
             self.weight,
@@ -60,4 +99,5 @@ class Softmax(nn.Module):
 
     def extra_repr(self) -> str:
         """Arguments as ``print(model)`` shows them."""
-        return f"{self.input_size}, {self.vocabulary_size}, bias={self.bias is not None}"
+        bias = self.bias is not None
+        return f"{self.input_size}, {self.vocabulary_size}, bias={bias}, kernel={self.kernel}"

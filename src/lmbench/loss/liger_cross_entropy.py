@@ -1,0 +1,76 @@
+"""Cross-entropy of a linear layer by the kernel of Liger-Kernel, a library that need not be there.
+
+Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmbench.errors import UserError
+
+
+def liger_cross_entropy(
+    input: Float[Tensor, "*N H"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    targets: Int[Tensor, "*N"],
+    *,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Float[Tensor, ""]:
+    """Negative log-likelihood of ``targets`` under ``softmax(input @ weight.T + bias)``, on CUDA.
+
+    For training: under autocast logits and gradients are rounded to its type, as those of a linear
+    layer are; sums over tokens are taken in float32.
+
+    Source: Hsu et al. 2024 (arXiv 2410.10989).
+
+    Args:
+        input: What the layer reads, ``(*N, H)``.
+        weight: The layer's weight, ``(V, H)``.
+        bias: The layer's bias, ``(V,)``, or None.
+        targets: Ids of the right words, ``(*N,)``.
+        ignore_index: Targets of this value add nothing to the loss or to any gradient.
+        reduction: ``"mean"`` over the scored targets, or ``"sum"``.
+
+    Returns:
+        Nats in float32; 0 without a single scored target. Its graph serves one backward pass.
+
+    Raises:
+        ImportError: If the library is not installed.
+        UserError: If the tensors are not on a CUDA device.
+    """
+    if input.device.type != "cuda":
+        raise UserError(
+            "model.head.kernel=liger computes the training loss on CUDA devices only, not on the "
+            f"{input.device.type}. Set model.head.kernel=chunked, or trainer.accelerator=cuda."
+        )
+    half = torch.is_autocast_enabled("cuda")
+    dtype = torch.get_autocast_dtype("cuda") if half else weight.dtype
+    # Cast once, here: under autocast the library would cast the weight again for every chunk.
+    rows = input.reshape(-1, input.shape[-1]).to(dtype).contiguous()
+    with torch.autocast("cuda", enabled=False):
+        return import_kernel()(
+            rows,
+            weight.to(dtype),
+            targets.reshape(-1),
+            bias=None if bias is None else bias.to(dtype),
+            ignore_index=ignore_index,
+            reduction=reduction,
+            accum_dtype=torch.float32,
+        )
+
+
+def import_kernel() -> Callable[..., Tensor]:
+    """The library's function.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    functional = importlib.import_module("liger_kernel.transformers.functional")
+    return functional.liger_fused_linear_cross_entropy

@@ -1,0 +1,52 @@
+"""``scripts/gpu_check.py`` without a GPU: what a CPU can do of it works."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[2] / "scripts/gpu_check.py"
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_all_checks_on_the_cpu(tmp_path: Path):
+    output = tmp_path / "report.json"
+    quick = ("--quick", "--steps", "2", "--epochs", "1")
+    result = run("--device", "cpu", *quick, "--output", str(output))
+    assert result.returncode == 0, result.stderr
+    report = json.loads(output.read_text("utf-8"))
+    assert [row["part"] for row in report["parity"]] == ["forward", "gradients"]
+    # float32 has 24 bits: what is more was computed in fewer, what is 0 was not computed twice
+    assert all(2**-26 < row["relative error"] < 2**-18 for row in report["parity"])
+    # Three layers 16 → 16 → 16 → 16 and 100 words; a window of 8 steps in 4 columns.
+    flop = 3 * (3 * 2 * 4 * 16 * (16 + 16) + 2 * 16 * 100) * 8 * 4
+    assert [row["precision"] for row in report["speed"]] == ["float32", "tf32", "bf16-mixed"]
+    for row in report["speed"]:
+        seconds = row["ms/step"] / 1e3
+        assert row["tokens/s"] == pytest.approx(8 * 4 / seconds)
+        assert row["TFLOP/s"] == pytest.approx(flop / seconds / 1e12)
+        assert row["% of peak"] == pytest.approx(100 * row["TFLOP/s"] / row["peak TFLOP/s"])
+    assert [(row["model"], row["epochs"]) for row in report["training"]] == [
+        ("lstm", 1),
+        ("awd_lstm", 1),
+    ]
+    assert all(math.isfinite(row["test ppl"]) for row in report["training"])
+    assert "CUDA device only" in report["copies"][0]["left out"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_machine_without_a_gpu():
+    result = run()
+    assert result.returncode == 1
+    assert "no CUDA device" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -169,7 +169,9 @@ def take_turns(measured: dict[str, Variant], args: argparse.Namespace, name: str
             connections[key], theirs = context.Pipe()
             arguments = (theirs, variant.run, variant.arguments, variant.steps, variant.num_threads)
             processes[key] = context.Process(target=variants.work, args=arguments, daemon=True)
-            processes[key].start()
+            # As lmbench-train does; the baseline has default settings.
+            with variants.huge_pages(not key.endswith("/baseline")):
+                processes[key].start()
             theirs.close()
             receive(connections[key], processes[key], key)
         for repeat in range(args.repeats):

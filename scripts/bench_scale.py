@@ -23,6 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lmbench.machine import set_up_allocator
+
 VOCABULARY_SIZE = 267_735  # of WikiText-103 (Merity et al. 2016), and its number of tokens:
 NUM_TOKENS = 103_227_021
 BLOCK_TOKENS = 2**20
@@ -107,6 +109,8 @@ def in_own_process(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict
 
 def measured(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """Runs in the process of its own."""
+    set_up_allocator()  # before torch is imported
+
     import torch
 
     import lmbench.data.datamodule
@@ -162,9 +166,8 @@ def head_step(name: str, vocabulary_size: int) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from lmbench.config import conf_dir
-    from lmbench.machine import float32_matmul_precision, set_up_allocator
+    from lmbench.machine import float32_matmul_precision
 
-    set_up_allocator()
     torch.set_float32_matmul_precision(float32_matmul_precision())
     torch.manual_seed(0)
     node = OmegaConf.load(conf_dir() / "model" / "head" / f"{name}.yaml")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import lightning as L
 import numpy as np
@@ -86,6 +87,13 @@ class Turns:
         self._start = time.perf_counter()
 
 
+@contextlib.contextmanager
+def huge_pages(enabled: bool) -> Iterator[None]:
+    """The environment for processes that begin inside: PyTorch reads it when it is imported."""
+    with mock.patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": str(int(enabled))}):
+        yield
+
+
 def work(
     connection: Connection,
     variant: Callable[..., None],
@@ -98,6 +106,8 @@ def work(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (r".*isinstance\(treespec, LeafSpec\)", "The number of training batches"):
         warnings.filterwarnings("ignore", message=message)
+    if os.environ["THP_MEM_ALLOC_ENABLE"] == "1":
+        set_up_allocator()  # the rest of it
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     # Without a terminal there is no progress bar.
@@ -236,7 +246,6 @@ class EndStep(L.Callback):
 
 def lmbench_training(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
     """``trainer.fit``, with all of the config's callbacks and loggers."""
-    set_up_allocator()
     config, model, datamodule = set_up(**arguments)
     turns.facts["flop"] = 3 * flops_per_token(model) * note_tokens(turns, datamodule, "train")
     turns.facts["num_parameters"] = model.num_parameters
@@ -248,7 +257,6 @@ def lmbench_training(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
 
 def lmbench_evaluation(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
     """``trainer.test``."""
-    set_up_allocator()
     config, model, datamodule = set_up(**arguments)
     turns.facts["flop"] = flops_per_token(model) * note_tokens(turns, datamodule, "test")
     module = build.module(config, model)
@@ -275,7 +283,6 @@ def windows(datamodule: LanguageModelDataModule, split: str) -> Iterator[Batch]:
 
 def lmbench_parts(turns: Turns, **arguments: Any) -> None:
     """The same training step in a bare loop, and further optimizers with the same gradients."""
-    set_up_allocator()
     config, model, datamodule = set_up(**arguments)
     parameters = list(model.parameters())
     optimizer = first_optimizer(config, parameters)

@@ -159,6 +159,8 @@ def test_half_precision_is_cast_up_and_autocast_ignored(dtype: torch.dtype, redu
     assert ours.dtype == weight.grad.dtype == torch.float32
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     assert_close(weight.grad.double(), exact[1].grad, rtol=1e-5, atol=1e-6)
+    assert bias.grad.dtype == torch.float32
+    assert_close(bias.grad.double(), exact[2].grad, rtol=1e-5, atol=1e-6)
     assert_close(half.grad, exact[0].grad.to(dtype))
 
 

@@ -88,7 +88,8 @@ class _ScaledSum(Function):
         chunk: int,
     ) -> Tensor:
         wanted = ctx.needs_input_grad[:3]
-        nats, gradients = _walk(input, weight, bias, labels, chunk, scale, wanted)
+        with torch.autocast(input.device.type, enabled=False):
+            nats, gradients = _walk(input, weight, bias, labels, chunk, scale, wanted)
         ctx.save_for_backward(*gradients)
         return (nats * scale).sum()
 
@@ -116,7 +117,8 @@ class _TokenNats(Function):
     ) -> Tensor:
         ctx.save_for_backward(input, weight, bias, labels)
         ctx.chunk = chunk
-        nats, _ = _walk(input, weight, bias, labels, chunk)
+        with torch.autocast(input.device.type, enabled=False):
+            nats, _ = _walk(input, weight, bias, labels, chunk)
         return nats
 
     @staticmethod
@@ -126,7 +128,8 @@ class _TokenNats(Function):
     ) -> tuple[Tensor | None, ...]:
         input, weight, bias, labels = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        _, gradients = _walk(input, weight, bias, labels, ctx.chunk, grad_output, wanted)
+        with torch.autocast(input.device.type, enabled=False):
+            _, gradients = _walk(input, weight, bias, labels, ctx.chunk, grad_output, wanted)
         return (*gradients, None, None)
 
 
@@ -140,8 +143,7 @@ def _walk(
     wanted: tuple[bool, ...] = (False, False, False),
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
     """Nats ``(N,)`` and, where wanted, the gradients of the sum of ``scale`` · nats."""
-    # Every product is written into memory that is there already: that saves time, and autocast
-    # leaves products with out= and in-place ones alone.
+    # Every product is written into memory that is there already, which saves time.
     num_rows = input.shape[0]
     nats = input.new_empty(num_rows)
     buffers = input.new_empty(2, min(chunk, num_rows), weight.shape[0])

@@ -128,7 +128,7 @@ def plan(overrides: list[str], args: argparse.Namespace, folder: Path) -> dict[s
         arguments = {
             "overrides": [*overrides, *(TINY if tiny else ()), *more],
             "vocabulary_size": TINY_VOCABULARY_SIZE if tiny else args.vocabulary_size,
-            "num_windows": variants.WARM_UP_STEPS + args.repeats * steps + 2,
+            "num_windows": variants.WARM_UP_STEPS + args.repeats * (1 + steps) + 2,
         }
         if run in (variants.lmbench_training, variants.lmbench_evaluation):
             arguments["run_dir"] = tempfile.mkdtemp(dir=folder)

@@ -54,7 +54,8 @@ FIXED_OVERRIDES = (
 class Turns:
     """Hands the processor on: a process works a turn of some steps, then waits for its next one.
 
-    The first turn is the warm-up.
+    The first turn is the warm-up. In the others the first step is not counted: while a process
+    waits, a virtual machine may give its free memory away, and has to get it back.
 
     Args:
         connection: to the parent, which gets the samples of a turn with the facts.
@@ -81,8 +82,8 @@ class Turns:
         self._samples.append(parts or {"step": time.perf_counter() - self._start})
         if len(self._samples) == self._steps_of_turn:
             self.facts["peak_memory_bytes"] = peak_memory_bytes(torch.device("cpu"))
-            self._connection.send((self._samples, self.facts))
-            self._samples, self._steps_of_turn = [], self._steps
+            self._connection.send((self._samples[1:], self.facts))
+            self._samples, self._steps_of_turn = [], 1 + self._steps
             self._connection.recv()
         self._start = time.perf_counter()
 

@@ -13,7 +13,7 @@ READY := .venv/.ready
 MARKERS := $(if $(CI),not gpu,not slow and not gpu)
 CHECKS := "ruff check" "ruff format --check" pyright "lint-imports --no-logo"
 
-.PHONY: help quickstart test check bench clean
+.PHONY: help quickstart test check bench chaos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ check: $(READY) ## run every linter and type checker, and fail if any of them do
 
 bench: $(READY) ## measure speed and memory of training and evaluation on this machine
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+chaos: $(READY) ## kill short runs again and again, and compare what comes of their resumes
+	$(BIN)/python scripts/chaos.py $(ARGS)
 
 clean: ## remove builds and caches; .venv, outputs/ and multirun/ stay
 	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache

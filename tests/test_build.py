@@ -12,10 +12,10 @@ import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench import build
+from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.config import conf_dir
 from lmbench.data.corpus import Corpus
@@ -254,9 +254,8 @@ def test_optimizer_and_trainer_get_their_values(corpus, tmp_path):
     assert trainer.num_sanity_val_steps == 0
     nt_asgd = next(callback for callback in callbacks_of(trainer) if isinstance(callback, NTASGD))
     assert nt_asgd.non_monotone_interval == 5
-    best = trainer.checkpoint_callback
-    assert isinstance(best, ModelCheckpoint)
-    assert (best.dirpath, best.monitor) == (str(tmp_path / "checkpoints"), "val/nll")
+    assert isinstance(trainer.checkpoint_callback, Checkpoints)
+    assert trainer.checkpoint_callback.last_path == tmp_path / "checkpoints" / "last.ckpt"
 
 
 def test_the_schedule_ends_with_the_run(corpus, tmp_path):
@@ -318,7 +317,10 @@ def test_the_seed_decides_the_weights():
         ("trainer.devices", True, "list[int] or str or int"),
         ("trainer.limit_train_batches", "x", "int or float or None"),
         ("trainer.gradient_clip_val", "x", "int or float or None"),
-        ("callbacks.best.monitor", 3, "str or None"),
+        ("callbacks.checkpoints.monitor", 3, "str"),
+        ("callbacks.checkpoints.interval_minutes", "x", "float"),
+        ("callbacks.checkpoints.dirpath", None, "str or Path"),
+        ("logger.csv.save_dir", ["a"], "str or Path"),
     ],
 )
 def test_a_wrong_type_is_named_with_its_key(key, value, expected, corpus, tmp_path):
@@ -364,7 +366,11 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
         ("optimizer.lr", -1, r"^optimizer: .*learning rate: -1"),
         ("optimizer._target_", "torch.optim.Atom", r"^optimizer\._target_: .*torch\.optim\.Atom"),
         ("scheduler.pct_start", 5.0, r"^scheduler: .*pct_start"),
-        ("callbacks.last.every_n_epochs", -1, r"^callbacks\.last"),
+        (
+            "callbacks.checkpoints.interval_minutes",
+            -1,
+            r"^callbacks\.checkpoints\.interval_minutes must not be negative, got -1",
+        ),
         ("trainer.devices", 0, rf"^trainer\.devices=0, but .* {CORES} CPU cores.*from 1 to"),
         ("trainer.devices", CORES + 1, rf"^trainer\.devices={CORES + 1}, but .* {CORES} CPU"),
         ("trainer.devices", "two", r"^trainer: .*devices"),

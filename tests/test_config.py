@@ -20,6 +20,7 @@ from lmbench.config import conf_dir, flatten, take_over_from_run, write_run_conf
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.module import LanguageModelModule
+from lmbench.run_config import ALLOWED_TARGETS
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself.
 OPTIONS: dict[str, list[str]] = {}
@@ -104,6 +105,17 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
     assert set(plain["batching"]) <= arguments_of(LanguageModelDataModule)
     assert set(plain["loss"]) <= arguments_of(LanguageModelModule)
     assert set(plain["evaluation"]) == {"protocol", "columns", "burn_in", "window"}
+
+
+def test_a_runs_config_may_name_what_conf_names_and_nothing_else():
+    """Each option by itself, so that none is left out; hydra/ configures Hydra itself."""
+    named = set()
+    for group, options in OPTIONS.items():
+        for option in options:
+            content = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{group}/{option}.yaml"))
+            named |= {node["_target_"] for _, node in nodes_with_target(content)}
+    assert named == ALLOWED_TARGETS
+    assert all(get_object(target) for target in ALLOWED_TARGETS)
 
 
 def test_the_groups_of_the_architecture_are_there():

@@ -7,7 +7,7 @@ keys are the arguments.
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import get_object
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench.arguments import call, require_devices, require_type, require_validation
 from lmbench.callbacks.results import Results
+from lmbench.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -66,6 +68,8 @@ def set_matmul_precision(config: DictConfig) -> None:
         )
         precision = float32_matmul_precision() if on_cpu else "highest"
     torch.set_float32_matmul_precision(precision)
+    # For cuDNN's LSTM the default is TF32, whatever is said about products.
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
 
 
 def corpus(config: DictConfig) -> Corpus:
@@ -134,23 +138,19 @@ def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
     )
 
 
-def load_initial_weights(
-    config: DictConfig, module: LanguageModelModule, datamodule: LanguageModelDataModule
-) -> None:
-    """Gives the module the weights of the best checkpoint of the run ``config.init_from``.
+def load_weights(
+    path: Path, module: LanguageModelModule, datamodule: LanguageModelDataModule
+) -> dict[str, Any]:
+    """Gives the module the weights to evaluate of a checkpoint, whose content is returned.
 
     Raises:
-        UserError: there is no such checkpoint; it is of another corpus or another model.
+        UserError: there is no such checkpoint; it is damaged, of another corpus or another model.
     """
-    path = Path(config.init_from, "checkpoints", "best.ckpt")
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except OSError as error:
-        raise UserError(
-            f"init_from={config.init_from}: {path} cannot be read ({error.strerror}). Give the "
-            "directory of a run that has finished an epoch."
-        ) from error
-    datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+    checkpoint = read_checkpoint(path)
+    of_corpus = checkpoint.get(type(datamodule).__qualname__)
+    if not isinstance(of_corpus, dict) or "sha256" not in of_corpus:
+        raise UserError(f"{path} is no checkpoint of lmbench: it does not name its corpus.")
+    datamodule.load_state_dict(of_corpus)
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -158,10 +158,20 @@ def load_initial_weights(
             f"The weights in {path} do not fit the model: {' '.join(str(error).split())}. Leave "
             "the sizes of the model as the run has them."
         ) from error
+    return checkpoint
 
 
-def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
-    """The trainer with its callbacks and loggers, writing into ``run_dir``."""
+def trainer(
+    config: DictConfig, run_dir: Path, *, more: Sequence[L.Callback] = (), first_step: int = 0
+) -> L.Trainer:
+    """The trainer with its callbacks and loggers, writing into ``run_dir``.
+
+    Args:
+        config: the composed config.
+        run_dir: the folder that takes everything the run writes.
+        more: callbacks beside those of the config.
+        first_step: where a resumed run goes on; TensorBoard forgets what came later.
+    """
     options = _plain(config.trainer)
     require_devices(options["accelerator"], options["devices"])
     require_validation(options)
@@ -173,13 +183,14 @@ def trainer(config: DictConfig, run_dir: Path) -> L.Trainer:
         init_from=config.init_from,
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
-    loggers = _all_in_run_dir(config, "logger", run_dir)
+    loggers = _all_in_run_dir(config, "logger", run_dir, purge_step=first_step or None)
     return call(
         L.Trainer,
         "trainer",
         _KEYS,
         **options,
-        callbacks=[*callbacks, results],
+        callbacks=[*callbacks, results, *more],
+        plugins=[AtomicCheckpointIO()],
         logger=loggers,
         default_root_dir=run_dir,
         enable_progress_bar=sys.stdout.isatty(),
@@ -194,13 +205,30 @@ def _plain(node: DictConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 
-def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:
+def _all_in_run_dir(
+    config: DictConfig, group: str, run_dir: Path, purge_step: int | None = None
+) -> list[Any]:
     """The objects of a group, but for those set to null; their folders lie in the run directory."""
     objects = []
     for name, node in config[group].items():
-        if node is not None:
-            folders = {key: run_dir / node[key] for key in ("dirpath", "save_dir") if key in node}
-            objects.append(_factory(config, f"{group}.{name}")(**folders))
+        if node is None:
+            continue
+        make = _factory(config, f"{group}.{name}")
+        arguments: dict[str, Any] = {
+            key: run_dir / node[key]
+            for key in ("dirpath", "save_dir")
+            if isinstance(node.get(key), str)
+        }
+        folders = list(arguments.values())
+        if node._target_.endswith(".TensorBoardLogger"):
+            arguments["purge_step"] = purge_step
+        made = make(**arguments)
+        if isinstance(made, TensorBoardLogger):
+            folders.append(made.log_dir)  # its name and version lead somewhere too
+        for folder in folders:
+            if not Path(folder).resolve().is_relative_to(run_dir.resolve()):
+                raise UserError(f"{group}.{name} leads out of the run's directory, to {folder}.")
+        objects.append(made)
     return objects
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench.errors import UserError
+from lmbench.run_config import OF_WEIGHTS, read_run_config
 
 
 def conf_dir() -> Path:
@@ -15,20 +16,6 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parent
     in_wheel = package / "conf"
     return in_wheel if in_wheel.is_dir() else package.parents[1] / "conf"
-
-
-def read_run_config(run_dir: str | Path) -> DictConfig:
-    """The config that a run was made with.
-
-    Raises:
-        UserError: the folder holds no run.
-    """
-    path = Path(run_dir, "config.yaml")
-    if not path.is_file():
-        raise UserError(f"{run_dir} is not the directory of a run: it has no config.yaml.")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    return config
 
 
 def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
@@ -47,21 +34,20 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         return config
     if not config.init_from:
         raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
-    nodes = ("data", "model", "batching", "loss", "evaluation")
     run = read_run_config(config.init_from)
     values = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        if re.split(r"[./@]", key)[0] not in nodes:
+        if re.split(r"[./@]", key)[0] not in OF_WEIGHTS:
             continue
         if "." not in key or override.startswith("~"):
             raise UserError(
                 f"{override} does not go with init_from={config.init_from}, which brings its own "
-                f"{', '.join(nodes)}. Leave it out; single values can be set: model.core.…=, or "
-                "+model.core.…= for what the default model does not have."
+                f"{', '.join(OF_WEIGHTS)}. Leave it out; single values can be set: model.core.…=, "
+                "or +model.core.…= for what the default model does not have."
             )
         values.append(override.lstrip("+"))
-    of_run = OmegaConf.create({node: run[node] for node in nodes})
+    of_run = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
     config = config.copy()
     for node, content in OmegaConf.merge(of_run, OmegaConf.from_dotlist(values)).items():
         config[node] = content

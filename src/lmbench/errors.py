@@ -6,3 +6,15 @@ class UserError(Exception):
 
     The message is one paragraph for a person: what was wrong, where (file, line, key), what to do.
     """
+
+
+class Interrupted(Exception):
+    """A run was told to stop, and has been saved.
+
+    Attributes:
+        signum: number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum

@@ -3,7 +3,7 @@
 Shape letters: T time steps of a window, B columns.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -17,6 +17,7 @@ from torchmetrics import Metric
 
 from lmbench.data.batching import Batch
 from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.errors import UserError
 from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
@@ -86,6 +87,24 @@ class LanguageModelModule(L.LightningModule):
         self._train_num_tokens = 0
         self._sums = _Sums()
 
+    def stream_state(self) -> dict[str, Any]:
+        """What training carries from window to window besides the weights, in plain values."""
+        return {
+            "state": self._states["train"],
+            "nats": self._train_nats,
+            "num_tokens": self._train_num_tokens,
+        }
+
+    def load_stream_state(self, state: Mapping[str, Any]) -> None:
+        """Takes up a :meth:`stream_state`."""
+        hidden = state["state"]
+        if hidden is not None:
+            hidden = tuple(tuple(x.to(self.device) for x in layer) for layer in hidden)
+        nats = state["nats"]
+        self._states["train"] = hidden
+        self._train_nats = nats.to(self.device) if isinstance(nats, Tensor) else nats
+        self._train_num_tokens = state["num_tokens"]
+
     def forward(self, tokens: Tensor, state: State | None = None) -> CoreOutput:
         """The model's forward pass."""
         return self.model(tokens, state)
@@ -94,6 +113,21 @@ class LanguageModelModule(L.LightningModule):
         """Lets each process draw its own dropout masks: all are seeded alike, for equal weights."""
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def on_train_start(self) -> None:
+        """Refuses a resume that would not follow the schedule to its end.
+
+        Raises:
+            UserError: the schedule was made for another number of steps.
+        """
+        scheduler: Any = self.lr_schedulers()
+        made_for = getattr(scheduler, "total_steps", None)
+        if made_for is not None and made_for != self._num_steps():
+            raise UserError(
+                f"The schedule of the learning rate was made for {made_for:,} steps, but the run "
+                f"would have {self._num_steps():,}. Leave trainer.max_epochs, max_steps and "
+                "limit_train_batches as they were."
+            )
 
     def on_train_epoch_start(self) -> None:
         """The stream starts anew, from a zero state."""

@@ -1,38 +1,56 @@
 """``lmbench-train``: train a language model, test its best checkpoint, write the results."""
 
 import logging
+import math
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from lmbench.command import errors_for_users
 from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_up_allocator
+from lmbench.run_config import alone_in, clear_run, is_run, record_overrides, resumed_config
 
 log = logging.getLogger(__name__)
+OmegaConf.register_new_resolver(  # Hydra writes into the run that is resumed, if it is one
+    "lmbench.run_dir",
+    lambda resume, new: resume if resume and is_run(resume) else new,
+    replace=True,
+)
 
 
-def train(config: DictConfig, run_dir: Path) -> float:
+def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = None) -> float:
     """One run.
 
     Args:
         config: the composed config.
         run_dir: the folder that takes everything the run writes.
+        resumed_with: the overrides with which the run goes on from its last checkpoint, or starts
+            over if it has none; None for a new run.
 
     Returns:
         The best validation perplexity, for sweepers to minimize.
+
+    Raises:
+        UserError: a wrong value, file or number.
+        Interrupted: a signal told the run to stop; it has been saved.
     """
+    config = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "resume"])
     set_up_allocator()  # before torch takes any memory
     # Slow imports stay out of ``--help`` and shell completion.
-    import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import LambdaCallback
 
     from lmbench import build
+    from lmbench.callbacks.stop_on_signal import StopOnSignal
+    from lmbench.checkpoint import step_to_go_on_from
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
@@ -43,37 +61,65 @@ def train(config: DictConfig, run_dir: Path) -> float:
     datamodule = build.datamodule(config, corpus)
     model = build.model(config, len(corpus.vocabulary), corpus.train)
     module = build.module(config, model)
-    if config.init_from is not None:
-        build.load_initial_weights(config, module, datamodule)
-    trainer = build.trainer(config, run_dir)
-    if trainer.is_global_zero:
-        write_run_config(config, run_dir)
-    log.info("%s, %s parameters, into %s", config.model.name, f"{model.num_parameters:,}", run_dir)
+    checkpoints, last, first_step = run_dir / "checkpoints", None, 0
+    # One before the last tells that there was a last one, and that it is missing.
+    has_checkpoint = any((checkpoints / f"{name}.ckpt").exists() for name in ("last", "previous"))
+    if resumed_with is not None and has_checkpoint:
+        last = checkpoints / "last.ckpt"
+        first_step = step_to_go_on_from(last, build.load_weights(last, module, datamodule))
+    elif config.init_from is not None:
+        build.load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, datamodule)
+    changes = list(resumed_with or [])
 
-    try:
-        trainer.fit(module, datamodule=datamodule)
-        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
-        if score is None or not score.exp().isfinite():
-            raise UserError(
-                "No validation gave a finite perplexity, so there is no best checkpoint to test. "
-                "Set optimizer.lr or trainer.gradient_clip_val lower."
-            )
-        best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True, map_location="cpu")
-        module.load_state_dict(best["state_dict"])
-        trainer.test(module, datamodule=datamodule, verbose=False)
-    except MisconfigurationException as error:  # as for limit_val_batches=0.01 of few windows
-        raise UserError(f"trainer: {error}") from error
-    return float(score.exp())
+    def record(trainer: Any, *args: Any) -> None:
+        """Not before a step or the test begins: a refused resume leaves no trace."""
+        if trainer.is_global_zero:
+            record_overrides(run_dir, changes)
+        changes.clear()
+
+    stop = StopOnSignal()
+    recorder = LambdaCallback(on_train_batch_start=record, on_test_start=record)
+    trainer = build.trainer(config, run_dir, more=[recorder, stop], first_step=first_step)
+
+    with alone_in(run_dir) if trainer.is_global_zero else nullcontext(), stop:
+        if trainer.is_global_zero and resumed_with is None:
+            write_run_config(config, run_dir)
+        elif trainer.is_global_zero and last is None:
+            clear_run(run_dir)
+        num_parameters = f"{model.num_parameters:,}"
+        log.info("%s, %s parameters, into %s", config.model.name, num_parameters, run_dir)
+        if last is not None:
+            log.info("going on after step %s", f"{first_step:,}")
+        try:
+            trainer.fit(module, datamodule=datamodule, ckpt_path=last)
+            score = getattr(trainer.checkpoint_callback, "best_score", None)
+            if score is None:
+                raise UserError(
+                    "No validation gave a finite perplexity, so there is no best checkpoint to "
+                    "test. Set optimizer.lr or trainer.gradient_clip_val lower."
+                )
+            build.load_weights(checkpoints / "best.ckpt", module, datamodule)
+            trainer.test(module, datamodule=datamodule, verbose=False)
+        except MisconfigurationException as error:  # as for limit_val_batches=0.01 of few windows
+            raise UserError(f"trainer: {error}") from error
+    return math.exp(score)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
 def main(config: DictConfig) -> float:
     """Entry point of the console script."""
-    try:
-        hydra_config = HydraConfig.get()
-        config = take_over_from_run(config, hydra_config.overrides.task)
-        return train(config, Path(hydra_config.runtime.output_dir))
-    except UserError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            log.error(error)  # at the end of a sweep Hydra shows that of the first failed job only
-        raise CompactHydraException(str(error)) from error
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    overrides = list(hydra_config.overrides.task)
+    is_sweep = hydra_config.mode == RunMode.MULTIRUN
+    with errors_for_users(run_dir, is_sweep=is_sweep):
+        if OmegaConf.is_missing(config, "resume"):
+            return train(take_over_from_run(config, overrides), run_dir)
+        if is_sweep:
+            raise UserError("resume continues one run: leave out -m.")
+        if not config.resume:
+            raise UserError("Set resume=RUN_DIR, the directory of the run to continue.")
+        of_run, new = resumed_config(Path(config.resume), overrides)
+        if not run_dir.samefile(config.resume):
+            raise UserError("resume continues a run in its own directory: leave out hydra.run.dir.")
+        return train(of_run, run_dir, resumed_with=new)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from lmbench.callbacks.metrics_csv import MetricsCSV
+from lmbench.errors import UserError
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -83,3 +84,62 @@ def test_the_folder_is_made(tmp_path: Path):
 def test_hyperparameters_are_left_to_the_config(tmp_path: Path, parameters: dict):
     MetricsCSV(tmp_path).log_hyperparams(parameters)
     assert list(tmp_path.iterdir()) == []
+
+
+def log_steps(logger: MetricsCSV, steps: range) -> None:
+    """A row a step, and every third one in other columns too, of which some come late."""
+    for step in steps:
+        logger.log_metrics({"train/nll": 1 / (step + 3), "epoch": step // 4}, step)
+        if step % 3 == 2:
+            logger.log_metrics({"val/nll": 1 / 7**step, "train/seconds": 0.1 * step}, step)
+
+
+@pytest.mark.parametrize("saved_after", [0, 1, 3, 5, 6])
+def test_files_that_are_gone_on_with_are_those_of_one_go(tmp_path: Path, saved_after: int):
+    """Whatever was written after the checkpoint, a half row and a temporary file among it."""
+    log_steps(MetricsCSV(tmp_path / "whole"), range(8))
+    folder = tmp_path / "resumed"
+    first = MetricsCSV(folder)
+    log_steps(first, range(saved_after))
+    state = first.state_dict()
+    log_steps(first, range(saved_after, 7))
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("7,1,0.0")
+    (folder / "metrics.csv.tmp").write_text("step,ep")
+    second = MetricsCSV(folder)
+    second.load_state_dict(state)
+    assert second.state_dict() == state
+    log_steps(second, range(saved_after, 8))
+    for name in ("metrics.csv", "timing.csv"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "cannot be read: "),
+        (b"\xff\xfe" * 9, "cannot be read: "),
+        (b"step,train/nll\n" + b"1" * 200_000 + b",2\n", "cannot be read: field larger"),
+        (b"", "has 0 rows, but had 3"),
+        (b"step,epoch,train/nll\n0,0,1.0\n1,0,1.0\n", "has 2 rows, but had 3"),
+    ],
+    ids=["missing", "binary", "a long field", "empty", "a row less"],
+)
+def test_files_that_cannot_be_gone_on_with(tmp_path: Path, content: bytes | None, part: str):
+    logger = MetricsCSV(tmp_path)
+    log_steps(logger, range(2))
+    logger.log_metrics({"train/nll": 2.0}, 2)
+    path = tmp_path / "metrics.csv"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"metrics\.csv {part}"):
+        MetricsCSV(tmp_path).load_state_dict(logger.state_dict())
+    assert (path.read_bytes() if content is not None else None) == content
+
+
+def test_a_row_that_cannot_be_written(tmp_path: Path):
+    logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"lr": 1.0}, 0)
+    (tmp_path / "metrics.csv").unlink()
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be written: Is a directory\. Make"):
+        logger.log_metrics({"lr": 2.0}, 1)

@@ -59,6 +59,15 @@ def test_only_a_better_validation_is_the_best(lines: list[str]):
     assert ["(best)" in line for line in lines] == [True, True, False, False, False, True]
 
 
+def test_the_best_is_known_after_a_resume(lines: list[str]):
+    callback, resumed = Progress(), Progress()
+    callback.on_validation_end(FakeTrainer(0, 0, val_ppl=80.0), None)  # type: ignore[arg-type]
+    resumed.load_state_dict(callback.state_dict())
+    for perplexity in (90.0, 70.0):
+        resumed.on_validation_end(FakeTrainer(1, 1, val_ppl=perplexity), None)  # type: ignore[arg-type]
+    assert ["(best)" in line for line in lines] == [True, False, True]
+
+
 def test_a_training_has_a_line_per_validation_and_a_test_none(lines: list[str]):
     ids = np.random.default_rng(0).integers(0, 9, 80, dtype=np.int32)
     corpus = Corpus("text", Vocabulary(tuple("abcdefghi")), ids, ids[:40], ids[40:])

@@ -143,6 +143,22 @@ def test_saving_is_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert clock.now - 100.0 > 2 * SAVING
 
 
+def test_tokens_and_seconds_are_counted_on_after_a_resume(monkeypatch: pytest.MonkeyPatch):
+    before, _, _ = fit(monkeypatch)
+    state = before.state_dict()
+    clock = Clock()
+    monkeypatch.setattr(throughput, "time", clock)
+    callback = Throughput()
+    callback.load_state_dict(state)
+    assert (callback.num_tokens, callback.seconds) == (before.num_tokens, before.seconds)
+    clock.now += 1e6  # the time between the two does not count
+    callback.on_train_start(None, None)  # type: ignore[arg-type]
+    clock.now += 7
+    assert callback.state_dict()["seconds"] == before.seconds + 7
+    callback.on_train_end(None, None)  # type: ignore[arg-type]
+    assert callback.seconds == before.seconds + 7
+
+
 def test_tokens_of_all_devices_count():
     callback = Throughput()
     trainer = SimpleNamespace(world_size=4, global_step=1, log_every_n_steps=50)

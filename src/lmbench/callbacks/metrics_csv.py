@@ -2,12 +2,15 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from lmbench.errors import UserError
 
 _UNITS_OF_TIMING = ("seconds", "_per_second", "_bytes")
 
@@ -50,6 +53,20 @@ class MetricsCSV(Logger):
             if values:
                 file.append({"step": step, **epoch, **values})
 
+    def state_dict(self) -> dict[str, Any]:
+        """How far the files have been written."""
+        return {"metrics": self._metrics.state_dict(), "timing": self._timing.state_dict()}
+
+    @rank_zero_only
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Cuts the files to what they were.
+
+        Raises:
+            UserError: they have lost rows since.
+        """
+        self._metrics.load_state_dict(state_dict["metrics"])
+        self._timing.load_state_dict(state_dict["timing"])
+
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """They stand in the run's config.yaml."""
 
@@ -69,6 +86,46 @@ class _CSVFile:
         if new:
             writer.writeheader()
         writer.writerows(self._rows if new else [row])
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("w" if new else "a", encoding="utf-8") as file:
-            file.write(text.getvalue())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if new:
+                self._replace(text.getvalue())
+            else:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(text.getvalue())
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written: {error.strerror}. Make room, or see that the "
+                "folder can be written. The checkpoints are whole."
+            ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"columns": list(self._columns), "num_rows": len(self._rows)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._columns, num_rows = list(state_dict["columns"]), state_dict["num_rows"]
+        self._rows = []
+        if not num_rows:
+            self._path.unlink(missing_ok=True)
+            return
+        try:
+            with self._path.open(encoding="utf-8", newline="") as file:
+                rows = itertools.islice(csv.DictReader(file), num_rows)
+                self._rows = [{name: row.get(name) for name in self._columns} for row in rows]
+        except (OSError, UnicodeError, csv.Error) as error:
+            raise UserError(f"{self._path} cannot be read: {error}.") from error
+        if len(self._rows) < num_rows:
+            raise UserError(
+                f"{self._path} has {len(self._rows)} rows, but had {num_rows} when the checkpoint "
+                "was saved. Put the rows back that are missing."
+            )
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        self._replace(text.getvalue())
+
+    def _replace(self, text: str) -> None:
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self._path)

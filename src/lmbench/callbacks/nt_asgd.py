@@ -66,6 +66,7 @@ class NTASGD(L.Callback):
         self.triggered_epoch: int | None = None
         self._averaged_sgd: tuple[type[Optimizer], dict[str, Any]] | None = None
         self._raw: dict[str, Tensor] | None = None
+        self._ended = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts plain SGD first; after a resume, lays the raw iterate where training goes on.
@@ -88,6 +89,8 @@ class NTASGD(L.Callback):
         if self._raw is not None:
             pl_module.load_state_dict(self._raw)
             self._raw = None
+        if self._ended:
+            trainer.should_stop = True
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the averages in place."""
@@ -113,7 +116,7 @@ class NTASGD(L.Callback):
             f"{self.non_monotone_interval} validations"
         )
         if averaging:
-            trainer.should_stop = True
+            self._ended = trainer.should_stop = True
             _announce(trainer, f"{stalled}: the training ends")
         else:
             self._switch(trainer)
@@ -131,13 +134,18 @@ class NTASGD(L.Callback):
 
     def state_dict(self) -> dict:
         """The trigger's history, and when it fired."""
-        return {"history": list(self.history), "triggered_epoch": self.triggered_epoch}
+        return {
+            "history": list(self.history),
+            "triggered_epoch": self.triggered_epoch,
+            "ended": self._ended,
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Takes up the trigger where it was, with the raw iterate if averaging had begun."""
         self.history = list(state_dict["history"])
         self.triggered_epoch = state_dict["triggered_epoch"]
         self._raw = state_dict.get("raw")
+        self._ended = state_dict["ended"]
 
     def _switch(self, trainer: L.Trainer) -> None:
         assert self._averaged_sgd is not None
@@ -174,4 +182,5 @@ def _announce(trainer: L.Trainer, message: str) -> None:
     log.info(message)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("nt_asgd", message, trainer.global_step)
+            # As metrics count, from 0: a resume drops the steps that its checkpoint has not seen.
+            logger.experiment.add_text("nt_asgd", message, trainer.global_step - 1)

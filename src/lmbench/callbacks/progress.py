@@ -16,6 +16,14 @@ class Progress(L.Callback):
         self._start = 0.0
         self._best = float("inf")
 
+    def state_dict(self) -> dict[str, float]:
+        """The best validation so far."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """The best validation so far."""
+        self._best = state_dict["best"]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self._start = time.perf_counter()

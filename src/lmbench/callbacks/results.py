@@ -60,10 +60,27 @@ class Results(L.Callback):
         if score.nll < (self._best.nll if self._best else math.inf):
             self._best, self._best_epoch = score, trainer.current_epoch
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes how far training went; the test resets the trainer's own counters."""
         self._num_steps = trainer.global_step
-        self._num_epochs = trainer.current_epoch
+        self._num_epochs = trainer.current_epoch + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best validation, and how far training went."""
+        return {
+            "best": None if self._best is None else tuple(self._best),
+            "best_epoch": self._best_epoch,
+            "num_epochs": self._num_epochs,
+            "num_steps": self._num_steps,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        best = state_dict["best"]
+        self._best = None if best is None else Score(*best)
+        self._best_epoch = state_dict["best_epoch"]
+        self._num_epochs = state_dict["num_epochs"]
+        self._num_steps = state_dict["num_steps"]
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes and shows the results after the test, even if it had no batches."""
@@ -130,7 +147,7 @@ class Results(L.Callback):
         }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(self._hyperparameters, metrics)
+                logger.log_hyperparams(self._hyperparameters, metrics, step=self._num_steps)
 
 
 def _callback(trainer: Any, kind: type) -> Any:

@@ -35,6 +35,15 @@ class Throughput(L.Callback):
         self._fit_start = 0.0
         self._step_start: float | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Tokens and seconds so far."""
+        return {"num_tokens": self.num_tokens, "seconds": self._seconds_so_far()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Counts on; the speed is that of this process's steps."""
+        self.num_tokens = state_dict["num_tokens"]
+        self.seconds = state_dict["seconds"]
+
     @property
     def tokens_per_second(self) -> float | None:
         """Median over the steps so far; None while the first two run."""
@@ -42,7 +51,7 @@ class Throughput(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
-        self._fit_start = time.perf_counter()
+        self._fit_start = time.perf_counter() - self.seconds
 
     def on_train_batch_start(
         self,
@@ -96,7 +105,10 @@ class Throughput(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock."""
-        self.seconds = time.perf_counter() - self._fit_start
+        self.seconds = self._seconds_so_far()
+
+    def _seconds_so_far(self) -> float:
+        return time.perf_counter() - self._fit_start
 
 
 def peak_memory_bytes(device: torch.device) -> int:

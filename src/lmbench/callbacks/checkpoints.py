@@ -1,0 +1,200 @@
+"""Checkpoints from which a run goes on exactly as if it had never stopped."""
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers.logger import Logger
+
+from lmbench.callbacks.metrics_csv import MetricsCSV
+from lmbench.checkpoint import flush_directory
+from lmbench.errors import UserError
+from lmbench.module import LanguageModelModule
+
+
+class Checkpoints(Checkpoint):
+    """Saves ``last.ckpt`` every few minutes and after each validation, and ``best.ckpt``.
+
+    ``previous.ckpt`` is the ``last.ckpt`` before. Files are replaced, never rewritten, so each of
+    them is whole at any moment. Beside what Lightning saves, a checkpoint holds what each process
+    needs: its random generators, its hidden state and its running sums; and how many rows the CSV
+    files had.
+
+    It saves at the start of a training step: only there, everything about the step before is done
+    and logged.
+
+    Args:
+        dirpath: the folder.
+        monitor: the validation metric; lower is better.
+        interval_minutes: between two checkpoints during an epoch.
+
+    Attributes:
+        best_score: the best value of the metric so far; None before the first finite one.
+
+    Raises:
+        ValueError: ``interval_minutes`` is negative.
+    """
+
+    def __init__(
+        self, dirpath: str | Path, *, monitor: str = "val/nll", interval_minutes: float = 10.0
+    ) -> None:
+        if not interval_minutes >= 0:
+            raise ValueError(f"interval_minutes must not be negative, got {interval_minutes}")
+        self.best_score: float | None = None
+        self._folder = Path(dirpath)
+        self._monitor = monitor
+        self._interval_seconds = 60 * interval_minutes
+        self._saved_at = 0.0
+        self._before_a_window = False
+        self._processes: list[dict[str, Any]] | None = None
+        self._max_steps = -1
+
+    @property
+    def last_path(self) -> Path:
+        """Of the checkpoint to go on from."""
+        return self._folder / "last.ckpt"
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before a resume, hides a limit of steps from Lightning until the training starts.
+
+        With one, it takes a checkpoint of an epoch's end for one from the middle of that epoch.
+        """
+        if self._processes is not None:
+            self._max_steps = trainer.max_steps
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """After a resume, takes up what belongs to this process."""
+        self._saved_at = time.monotonic()
+        if self._processes is None:
+            return
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        if len(self._processes) != trainer.world_size:
+            raise UserError(
+                f"The run was trained by {len(self._processes)} process(es), not "
+                f"{trainer.world_size}. Set trainer.devices as it was."
+            )
+        mine = self._processes[trainer.global_rank]
+        self._processes = None
+        assert isinstance(pl_module, LanguageModelModule)
+        pl_module.load_stream_state(mine["stream"])
+        torch.set_rng_state(mine["random"]["cpu"])
+        if "cuda" in mine["random"]:
+            torch.cuda.set_rng_state(mine["random"]["cuda"], pl_module.device)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if it is time."""
+        due = time.monotonic() - self._saved_at >= self._interval_seconds and batch_idx > 0
+        if trainer.world_size > 1:  # the clocks of the processes differ
+            due = trainer.strategy.broadcast(due)
+        if due:
+            self.save(trainer, before_a_window=True)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves, and notes whether the validation was the best."""
+        metrics = trainer.callback_metrics
+        if self._monitor not in metrics and "val/nll" in metrics:
+            raise UserError(
+                f"callbacks.checkpoints.monitor={self._monitor} is no metric. There are "
+                f"{', '.join(sorted(metrics))}."
+            )
+        # Before the first validation there is none. A nan is never better.
+        score = float(metrics.get(self._monitor, math.nan))
+        is_best = score < (math.inf if self.best_score is None else self.best_score)
+        if is_best:
+            self.best_score = score
+        self.save(trainer, is_best=is_best)
+
+    def save(
+        self, trainer: L.Trainer, *, before_a_window: bool = False, is_best: bool = False
+    ) -> None:
+        """Writes ``last.ckpt``.
+
+        Args:
+            trainer: at the start of a training step, or at the end of an epoch.
+            before_a_window: whether it is at the start of a step, which is then not yet begun.
+            is_best: whether the same is to be ``best.ckpt``.
+
+        Raises:
+            UserError: it cannot be written. What was there before stays.
+        """
+        new = self._folder / "new.ckpt"
+        self._before_a_window = before_a_window
+        trainer.save_checkpoint(new)
+        if trainer.is_global_zero:
+            try:
+                # In this order: a run that ends in between repeats the epoch, and so the best.
+                if is_best:
+                    _link(new, self._folder / "best.ckpt")
+                if self.last_path.exists():
+                    _link(self.last_path, self._folder / "previous.ckpt")
+                new.replace(self.last_path)
+                flush_directory(self._folder)
+            except OSError as error:
+                raise UserError(
+                    f"The checkpoint {self.last_path} cannot be written: {error.strerror}. The one "
+                    "from before is whole."
+                ) from error
+        self._saved_at = time.monotonic()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds what Lightning leaves out."""
+        assert isinstance(pl_module, LanguageModelModule)
+        random = {"cpu": torch.get_rng_state()}
+        if pl_module.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        mine = {"random": random, "stream": pl_module.stream_state()}
+        checkpoint["processes"] = _gather(mine, trainer.world_size)
+        checkpoint["csv"] = [logger.state_dict() for logger in _csv_loggers(trainer.loggers)]
+        if self._before_a_window:
+            # Lightning has counted the window that is about to begin.
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for count in (progress["total"], progress["current"]):
+                count["ready"] = count["completed"]
+            progress["is_last_batch"] = False
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Cuts the CSV files to their rows; the rest waits for the start of the training."""
+        self._processes = checkpoint["processes"]
+        for logger, state in zip(_csv_loggers(trainer.loggers), checkpoint["csv"], strict=True):
+            logger.load_state_dict(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score."""
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best score."""
+        self.best_score = state_dict["best_score"]
+
+
+def _csv_loggers(loggers: list[Logger]) -> list[MetricsCSV]:
+    return [logger for logger in loggers if isinstance(logger, MetricsCSV)]
+
+
+def _gather(mine: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+    if world_size == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
+def _link(existing: Path, name: Path) -> None:
+    """Gives a file a second name, whatever had that name before."""
+    temporary = name.with_name(f"{name.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(existing, temporary)
+    temporary.replace(name)
+    temporary.unlink(missing_ok=True)  # it is still there if both were the same file

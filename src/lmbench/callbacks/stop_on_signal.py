@@ -1,0 +1,96 @@
+"""A run that is told to stop finishes its step, saves and says how to go on."""
+
+import logging
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+import lightning as L
+import torch
+
+from lmbench.callbacks.checkpoints import Checkpoints
+from lmbench.errors import Interrupted
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopOnSignal(L.Callback):
+    """Ends the run by ``Interrupted`` after SIGINT, SIGTERM or SIGUSR1.
+
+    As a context manager it answers the signals: the first one is noted, a second one ends the
+    process at once, with exit code 128 + its number.
+    """
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        self._before = self._answer()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes SIGTERM back from Lightning, which would end the run without saving it."""
+        self._answer()
+        if trainer.received_sigterm:
+            raise Interrupted(signal.SIGTERM)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As at the start of the training."""
+        self.on_train_start(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves and stops. At the first window of an epoch there is nothing new to save."""
+        signum = self._signum or 0
+        if trainer.world_size > 1:  # not every process need have got the signal
+            agreed = torch.tensor(signum, device=pl_module.device)
+            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+            signum = int(agreed)
+        if not signum:
+            return
+        checkpoints = trainer.checkpoint_callback
+        if batch_idx > 0 and isinstance(checkpoints, Checkpoints):
+            checkpoints.save(trainer, before_a_window=True)
+        raise Interrupted(signum)
+
+    def on_test_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stops: training has been saved at its end."""
+        if self._signum is not None:
+            raise Interrupted(self._signum)
+
+    def _answer(self) -> dict[int, Any]:
+        if threading.current_thread() is not threading.main_thread():  # Python allows no other
+            return {}
+        return {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None:
+            os._exit(128 + signum)
+        self._signum = signum
+        log.info(
+            "%s: saving after this step; a second signal ends the run at once",
+            signal.Signals(signum).name,
+        )

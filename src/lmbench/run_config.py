@@ -1,0 +1,213 @@
+"""The config in a run's directory, read as if it came from a stranger."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lmbench.errors import UserError
+
+ALLOWED_TARGETS = frozenset(
+    {
+        "lightning.pytorch.loggers.TensorBoardLogger",
+        "lmbench.callbacks.checkpoints.Checkpoints",
+        "lmbench.callbacks.finite_loss.FiniteLoss",
+        "lmbench.callbacks.metrics_csv.MetricsCSV",
+        "lmbench.callbacks.nt_asgd.NTASGD",
+        "lmbench.callbacks.progress.Progress",
+        "lmbench.callbacks.throughput.Throughput",
+        "lmbench.data.corpus.load_text",
+        "lmbench.data.published.load_penn_treebank",
+        "lmbench.data.published.load_wikitext2",
+        "lmbench.data.synthetic.make_corpus",
+        "lmbench.model.core.AWDLSTM",
+        "lmbench.model.core.LSTM",
+        "lmbench.model.head.AdaptiveSoftmax",
+        "lmbench.model.head.Softmax",
+        "lmbench.optim.ASGD",
+        "lmbench.optim.PhasedLR",
+        "torch.optim.ASGD",
+        "torch.optim.Adam",
+        "torch.optim.SGD",
+        "torch.optim.lr_scheduler.OneCycleLR",
+        "torch.optim.lr_scheduler.ReduceLROnPlateau",
+    }
+)
+"""What a run's own config may name by ``_target_``; a prefix would let in what a module imports."""
+
+ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"
+"""Environment variable with more of them, between commas."""
+
+FIXED = ("data", "model", "batching", "optimizer", "scheduler", "init_from", "seed")
+"""What a resumed run cannot change: it would be another one, or the checkpoint would win."""
+
+OF_WEIGHTS = ("data", "model", "batching", "loss", "evaluation")
+"""Nodes that belong to a run's weights, wherever these are taken."""
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether it is the directory of a run into which one can write without landing elsewhere."""
+    return Path(path, "config.yaml").is_file() and _first_link(Path(path)) is None
+
+
+def read_run_config(run_dir: str | Path) -> DictConfig:
+    """The config that a run was made with, as plain values.
+
+    All but ``data.cache_dir``: where the cache lies is a matter of this machine, and the run may
+    come from another.
+
+    Raises:
+        UserError: the folder holds no run; or its config holds an interpolation, or names something
+            to be called that is not among the allowed targets.
+    """
+    path = Path(run_dir, "config.yaml")
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not the directory of a run: it has no config.yaml.")
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{path} is no config of a run: it holds no keys.")
+    _refuse_calls(config, str(path))
+    for node in OF_WEIGHTS:
+        if not isinstance(config.get(node), DictConfig):
+            raise UserError(f"{path} is no config of a run: it has no {node}.")
+    if "cache_dir" in config.data:
+        config.data.cache_dir = None
+    return config
+
+
+def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig, list[str]]:
+    """The config of a run that goes on, with the overrides of all its resumes.
+
+    Args:
+        run_dir: the run's directory.
+        overrides: of this command line.
+
+    Returns:
+        The config, and the overrides that are new.
+
+    Raises:
+        UserError: see :func:`read_run_config`; or an override would make it another run, or the
+            directory holds a link.
+    """
+    config = read_run_config(run_dir)
+    link = _first_link(run_dir)
+    if link is not None:
+        raise UserError(f"{link} is a link: what the run writes would land elsewhere.")
+    new = [override for override in overrides if not override.startswith("resume=")]
+    for override in [*_recorded_overrides(run_dir), *new]:
+        _apply(override, config)
+    return config, new
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes from working in a run's directory; the system ends it with the process.
+
+    Raises:
+        UserError: there is one already.
+    """
+    try:
+        with FileLock(run_dir / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"Another process is at work in {run_dir}. Stop it first.") from error
+
+
+def clear_run(run_dir: Path) -> None:
+    """Takes away what a run wrote that has no checkpoint to go on from."""
+    for folder in ("checkpoints", "tensorboard"):
+        shutil.rmtree(run_dir / folder, ignore_errors=True)
+    for name in ("metrics.csv", "timing.csv", "results.json"):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def record_overrides(run_dir: Path, overrides: list[str]) -> None:
+    """Appends to ``overrides.jsonl`` what a resume changes."""
+    if overrides:
+        with (run_dir / "overrides.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"overrides": overrides}) + "\n")
+
+
+def _refuse_calls(config: DictConfig, where: str) -> None:
+    """Refuses what would call anything but an allowed target, or read what is not in the config."""
+    more = os.environ.get(ALLOWED_TARGETS_VARIABLE, "").split(",")
+    allowed = ALLOWED_TARGETS | {target.strip() for target in more if target.strip()}
+    for key, value in _leaves(OmegaConf.to_container(config, resolve=False)):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(
+                f"{where}: {key} is an interpolation, which lmbench never writes there and which "
+                "could read what is none of its business. Replace it by its value."
+            )
+        if key.rpartition(".")[2] != "_target_":
+            continue
+        if not isinstance(value, str) or value not in allowed:
+            raise UserError(
+                f"{where}: {key} names {value}, and what a run's config names is called. If you "
+                f"trust it, set the environment variable {ALLOWED_TARGETS_VARIABLE}={value}."
+            )
+        if value.startswith("lmbench.data.") and key != "data._target_":  # writes a cache
+            raise UserError(f"{where}: {key} names {value}, which belongs at data alone.")
+
+
+def _apply(override: str, config: DictConfig) -> None:
+    key, equals, text = override.lstrip("+~").partition("=")
+    names = key.split(".")
+    if not equals or len(names) < 2 or override.startswith("~") or names[0] in FIXED:
+        raise UserError(
+            f"{override} does not go with resume: it would make it another run. Single values "
+            f"outside of {', '.join(FIXED)} can be set, such as trainer.max_epochs=…"
+        )
+    # No brackets: OmegaConf would take [data].path for data.path.
+    if not all(name.isidentifier() for name in names) or "_target_" in names:
+        raise UserError(f"{override}: only plain values can be set with resume.")
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent)
+    if not isinstance(node, DictConfig) or (name not in node and not override.startswith("+")):
+        raise UserError(f"{override}: the run has no {key}.")
+    try:
+        change = OmegaConf.from_dotlist([f"{key}={text}"])
+        _refuse_calls(change, override)
+        config.merge_with(change)
+    except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
+        raise UserError(f"{override}: {' '.join(str(error).split())}") from error
+
+
+def _recorded_overrides(run_dir: Path) -> list[str]:
+    path = run_dir / "overrides.jsonl"
+    if not path.exists():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [str(override) for line in lines for override in line["overrides"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Mend it, or take it away.") from error
+
+
+def _first_link(run_dir: Path) -> Path | None:
+    return next((path for path in run_dir.rglob("*") if path.is_symlink()), None)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in nested lists and dicts; what stands at ``_target_`` is not taken apart."""
+    if key.rpartition(".")[2] == "_target_":
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            inner = f"{key}.{name}" if key else str(name)
+            yield from _leaves(item, inner)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{key}[{index}]")
+    else:
+        yield key, value

@@ -1,0 +1,324 @@
+"""Files that are whole or not there, and that run nothing when they are read."""
+
+import math
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmbench.checkpoint import AtomicCheckpointIO, read_checkpoint, step_to_go_on_from
+from lmbench.errors import UserError
+
+
+def content(seed: int = 0, size: int = 50) -> dict[str, Any]:
+    weights = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    counts = torch.arange(3)
+    return {
+        "state_dict": {"weight": weights, "tied": weights, "counts": counts},
+        "random": torch.get_rng_state(),
+        "words": ["naïve", "猫", "<eos>"],
+        "loops": {"step": 7, "best": None, "scores": [1.5, math.inf], "done": False},
+    }
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> bytes:
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    return path.read_bytes()
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor):
+        return isinstance(right, Tensor) and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    return type(left) is type(right) and left == right
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        read_checkpoint(path)
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints" / "last.ckpt"
+
+
+def test_what_was_written_is_read_and_nothing_else_is_left(path: Path):
+    for seed in (0, 1):
+        save(path, content(seed))
+        assert same(read_checkpoint(path), content(seed))
+        assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    state = read_checkpoint(path)["state_dict"]
+    assert state["weight"].data_ptr() == state["tied"].data_ptr()
+    assert same(AtomicCheckpointIO().load_checkpoint(path), content(1))
+
+
+def test_the_file_is_on_the_disk_before_it_has_its_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """And the name is, before the method returns."""
+    before = save(path, content())
+    happened: list[str] = []
+    replace = Path.replace
+
+    def note_flush(descriptor: int) -> None:
+        file = Path(f"/proc/self/fd/{descriptor}")
+        happened.append(f"flush {file.readlink().name if sys.platform == 'linux' else '?'}")
+
+    def note_replace(self: Path, target: Path) -> Path:
+        assert path.read_bytes() == before
+        happened.append(f"{self.name} -> {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    save(path, content(1))
+    if sys.platform == "linux":
+        name = "last.ckpt.tmp"
+        assert happened == [f"flush {name}", f"{name} -> last.ckpt", "flush checkpoints"]
+
+
+@pytest.mark.parametrize("fails", ["pickling", "writing", "flushing", "renaming"])
+def test_a_failure_leaves_what_was_there(path: Path, fails: str, monkeypatch: pytest.MonkeyPatch):
+    before = save(path, content())
+    checkpoint, kind = content(1), UserError
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    if fails == "pickling":
+        checkpoint, kind = checkpoint | {"function": lambda: None}, Exception
+    elif fails == "writing":
+
+        def torchs_writer(checkpoint: Any, file: Any) -> None:
+            file.write(b"PK")
+            try:
+                full()
+            except OSError:
+                raise RuntimeError("[enforce fail] unexpected pos 64\nfrom its C++\n")  # noqa: B904
+
+        monkeypatch.setattr(torch, "save", torchs_writer)
+    elif fails == "flushing":
+        monkeypatch.setattr(os, "fsync", full)
+    else:
+        monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(kind) as error:
+        save(path, checkpoint)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    if kind is UserError:
+        message = str(error.value)
+        assert message.startswith(f"The checkpoint {path} cannot be written: ")
+        assert "\n" not in message
+        assert "No space left on device" in message
+
+
+def test_a_place_that_is_no_folder(tmp_path: Path):
+    (tmp_path / "checkpoints").write_text("a file of the user's")
+    with pytest.raises(UserError, match=r"checkpoints/last\.ckpt cannot be written: "):
+        save(tmp_path / "checkpoints" / "last.ckpt", content())
+    assert (tmp_path / "checkpoints").read_text() == "a file of the user's"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(path: Path):
+    before = save(path, content())
+    path.parent.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match="cannot be written: Permission denied"):
+            save(path, content(1))
+        assert path.read_bytes() == before
+    finally:
+        path.parent.chmod(0o700)
+
+
+@pytest.mark.slow
+def test_a_full_disk(path: Path):
+    """As a limit on the size of files, which the system enforces in the midst of writing."""
+    before = save(path, content())
+    script = f"""
+import resource, torch
+from lmbench.checkpoint import AtomicCheckpointIO
+from lmbench.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoint = {{"state_dict": {{"w": torch.zeros(10**6)}}}}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, {str(path)!r})
+except UserError as error:
+    print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"The checkpoint {path} cannot be written: File too large. ")
+    assert len(result.stdout.splitlines()) == 1
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_file_that_was_cut_off(path: Path):
+    whole = save(path, content())
+    for length in (0, 1, 4, 100, len(whole) // 2, len(whole) - 22, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert refusal(path).startswith(f"{path} is damaged: ")
+
+
+@pytest.mark.parametrize(
+    "data", [b"no checkpoint at all", bytes(5000), b"PK\x03\x04" + bytes(5000)]
+)
+def test_a_file_of_something_else(path: Path, data: bytes):
+    path.parent.mkdir()
+    path.write_bytes(data)
+    assert refusal(path).startswith(f"{path} is damaged: ")
+
+
+def test_a_flipped_bit_in_a_tensor_is_found_by_its_check_sum(path: Path):
+    whole = save(path, content())
+    values = content()["state_dict"]["weight"].numpy().tobytes()
+    assert whole.count(values) == 1
+    flipped = bytearray(whole)
+    flipped[whole.index(values) + 41] ^= 1
+    path.write_bytes(flipped)
+    # torch itself reads it, and has another number then
+    assert not same(torch.load(path, weights_only=True), content())
+    assert "check sum" in refusal(path)
+
+
+def test_a_tensor_that_says_it_is_a_folder(path: Path):
+    """One bit outside of all check sums, for which torch would give what lay in the memory."""
+    whole = save(path, content())
+    entry = whole.rindex(b"archive/data/0") - 46  # of the directory at the end
+    assert whole[entry : entry + 4] == b"PK\x01\x02"
+    flipped = bytearray(whole)
+    flipped[entry + 38] ^= 0x10
+    path.write_bytes(flipped)
+    assert torch.load(path, weights_only=True).keys() == content().keys()
+    assert "archive/data/0 says it is a folder" in refusal(path)
+
+
+def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(path: Path):
+    """In file names, lengths, offsets and methods of compression as well."""
+    whole = save(path, content(size=2))
+    expected, found = read_checkpoint(path), 0
+    # In steps of a prime, and all of the directory at the end.
+    for place in (*range(0, len(whole) - 1000, 31), *range(len(whole) - 1000, len(whole), 3)):
+        for bits in (0x08, 0xFF):
+            flipped = bytearray(whole)
+            flipped[place] ^= bits
+            path.write_bytes(flipped)
+            try:
+                checkpoint = read_checkpoint(path)
+            except UserError:
+                found += 1
+            else:
+                assert same(checkpoint, expected), place
+    assert found > 300
+
+
+class Bomb:
+    """Pickled, it tells the reader to make a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self._folder,)
+
+
+@pytest.mark.parametrize("place", ["beside the weights", "among the weights", "the whole"])
+def test_a_file_that_would_run_code_is_refused_and_does_not(path: Path, tmp_path: Path, place: str):
+    marker = tmp_path / "was here"
+    bomb = Bomb(marker)
+    checkpoint = {
+        "beside the weights": content() | {"callbacks": {"a": [bomb]}},
+        "among the weights": {"state_dict": {"weight": bomb}},
+        "the whole": bomb,
+    }[place]
+    path.parent.mkdir()
+    torch.save(checkpoint, path)
+    assert "could run code" in refusal(path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)  # it is no dud
+    assert marker.exists()
+
+
+def test_a_bomb_of_plain_pickle_is_refused_too(path: Path, tmp_path: Path):
+    path.parent.mkdir()
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "was here")))
+    assert refusal(path).startswith(f"{path} is damaged: ")
+    torch.save(Bomb(tmp_path / "was here"), path, _use_new_zipfile_serialization=False)
+    assert refusal(path).startswith(f"{path} is damaged: ")
+    assert not (tmp_path / "was here").exists()
+
+
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file:UserWarning")
+def test_a_script_of_torch_is_refused(path: Path):
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/constants.pkl", pickle.dumps(()))
+        archive.writestr("model/data.pkl", pickle.dumps({}))
+        archive.writestr("model/version", "3")
+    refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "part"),
+    [
+        ({"weights": {}}, "has no state_dict"),
+        ({"state_dict": [1, 2]}, "has no state_dict"),
+        ([1, 2], "has no state_dict"),
+        ({"state_dict": {"a": torch.ones(2), "b.weight": torch.tensor([1, math.nan])}}, "b.weight"),
+        ({"state_dict": {"a": torch.ones(2), "b.weight": torch.tensor([1, math.inf])}}, "b.weight"),
+        ({"state_dict": {"b.weight": "no tensor"}}, "b.weight"),
+    ],
+)
+def test_what_is_no_model_or_a_broken_one(path: Path, checkpoint: Any, part: str):
+    path.parent.mkdir()
+    torch.save(checkpoint, path)
+    message = refusal(path)
+    assert part in message
+    assert "previous.ckpt" not in message
+
+
+def test_a_file_that_is_not_there(path: Path):
+    assert "cannot be read: No such file" in refusal(path)
+    path.mkdir(parents=True)
+    assert "cannot be read: Is a directory" in refusal(path)
+
+
+def test_the_checkpoint_before_is_offered_where_there_is_one(path: Path):
+    previous = path.with_name("previous.ckpt")
+    whole = save(previous, content())
+    path.write_bytes(whole[:-100])
+    assert refusal(path).endswith(
+        f"The checkpoint before it is {previous}: rename that to last.ckpt to go on from it."
+    )
+    torch.save({"state_dict": {"w": torch.tensor(math.nan)}}, path)
+    assert refusal(path).endswith("rename that to last.ckpt to go on from it.")
+    previous.replace(path)
+    assert same(read_checkpoint(path), content())
+    # It is not offered in its own place.
+    previous.write_bytes(whole[:-100])
+    assert "rename" not in refusal(previous)
+
+
+def test_a_checkpoint_that_only_holds_a_model_is_none_to_go_on_from(path: Path):
+    whole = {"global_step": 7, "loops": {}, "callbacks": {}, "optimizer_states": []}
+    whole |= {"lr_schedulers": [], "processes": [], "csv": []}
+    assert step_to_go_on_from(path, whole) == 7
+    for key in whole:
+        with pytest.raises(UserError, match=rf"last\.ckpt cannot be gone on from: .* no {key}"):
+            step_to_go_on_from(path, {name: whole[name] for name in whole if name != key})

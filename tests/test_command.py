@@ -1,0 +1,104 @@
+import errno
+import logging
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException
+
+from lmbench.command import errors_for_users
+from lmbench.errors import Interrupted, UserError
+
+
+def raise_in_command(error: BaseException, run_dir: Path, *, is_sweep: bool = False) -> None:
+    with errors_for_users(run_dir, is_sweep=is_sweep):
+        raise error
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    (tmp_path / "config.yaml").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_an_error_of_the_user_is_a_message(
+    run_dir: Path, is_sweep: bool, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.ERROR)
+    with pytest.raises(CompactHydraException, match=r"^no such corpus$"):
+        raise_in_command(UserError("no such corpus"), run_dir, is_sweep=is_sweep)
+    # at the end of a sweep, Hydra shows that of the first failed job only
+    assert [record.getMessage() for record in caplog.records] == ["no such corpus"] * is_sweep
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Interrupted(signal.SIGTERM), 143),
+        (Interrupted(signal.SIGUSR1), 128 + signal.SIGUSR1),
+        (Interrupted(signal.SIGINT), 130),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=repr,
+)
+def test_an_interruption_is_an_exit_code(
+    run_dir: Path, error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as stopped:
+        raise_in_command(error, run_dir)
+    assert stopped.value.code == code
+    assert f"To go on: lmbench-train resume={run_dir}\n" in capsys.readouterr().err
+    # Before there is a run, there is nothing to go on with.
+    (run_dir / "config.yaml").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        raise_in_command(error, run_dir)
+    assert stopped.value.code == code
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain-name_1.0",
+        "with a space",
+        "lr=0.1,dropout=0.5",
+        "it's",
+        'it\'s "quoted"',
+        "(a) [b] {c: d}",
+        "$HOME `id` ~ * ? ; & | #",
+        "Wörter, 日本語",
+        "{oc.env:HOME}",
+        "back\\slash",
+    ],
+)
+def test_the_command_to_go_on_can_be_typed_as_it_stands(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
+    run_dir = tmp_path / name
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text("")
+    with pytest.raises(SystemExit):
+        raise_in_command(Interrupted(15), run_dir)
+    command = capsys.readouterr().err.strip().partition("To go on: ")[2]
+    _, argument = shlex.split(command)
+    override = OverridesParser.create().parse_override(argument)
+    assert override.key_or_group == "resume"
+    assert override.value() == str(run_dir)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_is_a_message(run_dir: Path, number: int):
+    with pytest.raises(
+        CompactHydraException, match=r"^Nothing more .*: full\. Make room\. To go on"
+    ):
+        raise_in_command(OSError(number, "full"), run_dir)
+
+
+def test_other_errors_are_left_as_they_are(run_dir: Path):
+    for error in (OSError(errno.EIO, "broken"), ValueError("a defect")):
+        with pytest.raises(type(error)) as found:
+            raise_in_command(error, run_dir)
+        assert found.value is error

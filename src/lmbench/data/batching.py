@@ -184,6 +184,8 @@ class TrainingWindows:
         seed: of the run.
         epoch: from 0.
         scale_lr: give each window its drawn length over ``bptt`` as ``lr_scale``, not 1.
+
+    Iterating starts at the window that ``load_state_dict`` named.
     """
 
     def __init__(
@@ -201,6 +203,7 @@ class TrainingWindows:
         self._scale_lr = scale_lr
         # A last window of a single target is skipped, as in the published training.
         self._lengths: list[int] = []
+        self._num_done = 0
         generator = np.random.default_rng((seed, epoch))
         row = 0
         while row < columns.num_rows - 1:
@@ -215,13 +218,24 @@ class TrainingWindows:
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[Batch]:
-        row = 0
-        for length in self._lengths:
+        first, self._num_done = self._num_done, 0
+        row = sum(self._lengths[:first])
+        for index, length in enumerate(self._lengths[first:], first):
             end = min(row + length, self._columns.num_rows)
             tokens, targets = self._columns.read(row, end)
             lr_scale = length / self._bptt if self._scale_lr else 1.0
+            self._num_done = index
             yield Batch(tokens, targets, lr_scale, num_scored=targets.numel())
             row = end
+        self._num_done = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How many windows come before the one that was given last."""
+        return {"num_done": self._num_done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Lets the next iteration start behind that many windows."""
+        self._num_done = state_dict["num_done"]
 
 
 class EvaluationWindows:

@@ -1,7 +1,11 @@
+import errno
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -58,6 +62,26 @@ def test_failed_build_leaves_nothing(tmp_path):
     assert visible(tmp_path) == []
 
 
+def test_leftovers_of_a_killed_build_are_removed(tmp_path):
+    for name in ("key.abcd1234", "key.x/new", "other.abcd1234", "key2"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "content").write_text("half")
+    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path) == "built"
+    assert visible(tmp_path) == ["key", "key2", "other.abcd1234"]
+
+
+def test_what_cannot_be_removed_does_not_matter(tmp_path, monkeypatch):
+    """On NFS a folder of which someone reads a file cannot be removed."""
+    (tmp_path / "key").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", Mock(side_effect=OSError(errno.ENOTEMPTY, "not empty")))
+        assert load_or_build("key", load=load, build=build, cache_dir=tmp_path) == "built"
+    assert len(visible(tmp_path)) == 2
+    shutil.rmtree(tmp_path / "key")
+    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path) == "built"
+    assert visible(tmp_path) == ["key"]
+
+
 def test_full_disk(tmp_path):
     def build_much(folder):
         (folder / "content").write_bytes(bytes(100_000))
@@ -93,6 +117,30 @@ def test_default_folder(monkeypatch, tmp_path):
     assert default_cache_dir() == tmp_path / "home/.cache/lmbench"
 
 
+KILLED = """
+import os, pathlib, signal, sys
+from lmbench.data.cache import load_or_build
+
+def build(folder):
+    (folder / "content").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+load_or_build("key", load=lambda folder: None, build=build, cache_dir=pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_build_neither_blocks_the_next_one_nor_leaves_anything(tmp_path):
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False, timeout=60)
+        assert killed.returncode == -signal.SIGKILL
+        (leftover,) = visible(tmp_path)  # of the last one alone
+        assert leftover.startswith("key.")
+        assert (tmp_path / leftover / "new/content").read_text() == "half"
+    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path) == "built"
+    assert visible(tmp_path) == ["key"]
+
+
 BUILDER = """
 import pathlib, sys, time
 from lmbench.data.cache import load_or_build
@@ -117,6 +165,7 @@ print(load_or_build("key", load=load, build=build, cache_dir=root / "cache"))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path):
     command = [sys.executable, "-c", BUILDER, str(tmp_path)]
     processes = [

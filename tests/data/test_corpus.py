@@ -1,8 +1,11 @@
 import hashlib
 import os
 import struct
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -64,6 +67,11 @@ def damage(path, how):
         np.save(path, np.load(path)[:-1])
     elif how == "other type":
         np.save(path, np.load(path).astype(np.int64))
+
+
+def entries(cache_dir) -> list[str]:
+    folders = (path.name for path in cache_dir.glob("*") if path.is_dir())
+    return [name for name in folders if name != "files"]
 
 
 def test_small_corpus(tmp_path, cache_dir):
@@ -152,6 +160,44 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path, cache_dir, monkeyp
     assert sorted(read) == sorted(folder.iterdir())
 
 
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache_dir, monkeypatch):
+    """Else it would be in the cache as what it was before, for good."""
+    folder = write_folder(tmp_path / "text")
+    original = corpus_module.write_ids
+
+    def change_and_write(*args, **options):
+        (folder / "test.txt").write_text("cat sat \n")
+        return original(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus_module, "write_ids", change_and_write)
+        with pytest.raises(UserError, match=r"test\.txt has changed .*data\.verify=true"):
+            load_text(folder, cache_dir=cache_dir)
+    assert entries(cache_dir) == []
+    changed = load_text(folder, cache_dir=cache_dir)
+    assert changed.sha256 == reference_sha256({**TEXTS, "test": "cat sat \n"})
+    (folder / "test.txt").write_text(TEXTS["test"])
+    assert load_text(folder, cache_dir=cache_dir).sha256 == reference_sha256(TEXTS)
+
+
+def test_a_change_that_the_clock_does_not_show_is_not_cached_as_what_was(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    for file in folder.iterdir():
+        os.utime(file, ns=(10**18, 10**18))
+    first = load_text(folder, cache_dir=cache_dir)
+    changed = {**TEXTS, "valid": TEXTS["valid"].replace("dog", "cat")}
+    (folder / "valid.txt").write_bytes(changed["valid"].encode())
+    os.utime(folder / "valid.txt", ns=(10**18, 10**18))
+    assert load_text(folder, cache_dir=cache_dir).sha256 == first.sha256  # as documented
+    for entry in cache_dir.glob("*/corpus.json"):
+        entry.unlink()
+    with pytest.raises(UserError, match=r"valid\.txt has changed .*data\.verify=true"):
+        load_text(folder, cache_dir=cache_dir)
+    for verify in (True, False):
+        corpus = load_text(folder, cache_dir=cache_dir, verify=verify)
+        assert corpus.sha256 == reference_sha256(changed)
+
+
 def test_verify_finds_a_changed_id(tmp_path, cache_dir):
     """Which neither the summary nor the lengths show."""
     folder = write_folder(tmp_path / "text")
@@ -225,6 +271,7 @@ def test_what_is_wrong_with_the_folder(tmp_path, cache_dir):
     assert "train.txt is a file, not a folder" in message(folder / "train.txt")
     assert "data.min_count must be 1 or more, not 0" in message(folder, min_count=0)
     assert "data.max_size must be 2" in message(folder, max_size=1)
+    assert "cannot be read: File name too long" in message(tmp_path / ("x" * 300))
 
     (folder / "wiki.valid.tokens").write_text("a\n")
     assert "valid.txt and wiki.valid.tokens" in message(folder)
@@ -238,7 +285,55 @@ def test_what_is_wrong_with_the_folder(tmp_path, cache_dir):
     missing = message(folder)
     assert "no test split: looked for test.txt, test.tokens, wiki.test.tokens" in missing
     assert "there is train.txt, valid.txt, validation.txt" in missing
-    assert not list(cache_dir.glob("*/"))
+    assert entries(cache_dir) == []
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, cache_dir, monkeypatch):
+    monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Not permitted")))
+    with pytest.raises(UserError, match=r"cannot be read: Not permitted\. Set data\.path="):
+        load_text(tmp_path, cache_dir=cache_dir)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are UTF-8")
+def test_a_folder_whose_name_is_not_utf8(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert load_text(folder, cache_dir=cache_dir).sha256 == reference_sha256(TEXTS)
+
+
+def test_a_file_that_is_a_link_to_itself(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    (folder / "valid.txt").unlink()
+    (folder / "valid.txt").symlink_to("valid.txt")
+    with pytest.raises(UserError, match=r"valid\.txt cannot be read: Too many levels of symbolic"):
+        load_text(folder, cache_dir=cache_dir)
+
+
+FULL_DISK = """
+import resource, sys
+import pyarrow.compute  # later, its compiled Python files could not be written
+from lmbench.data.corpus import load_text
+from lmbench.errors import UserError
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    load_text(sys.argv[1], cache_dir=sys.argv[2])
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_bytes", [0, 100, 3000, 20_000])
+def test_full_disk(tmp_path, cache_dir, num_bytes):
+    """Full before the first byte, in a header, in the ids of training, in the words."""
+    texts = {**TEXTS, "train": TEXTS["train"] + " ".join(f"word{n}" for n in range(2500))}
+    folder = write_folder(tmp_path / "text", texts)
+    command = [sys.executable, "-c", FULL_DISK, folder, cache_dir, str(num_bytes)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert f"The corpus cache in {cache_dir} cannot be written: File too large." in result.stdout
+    assert "data.cache_dir=" in result.stdout
+    assert entries(cache_dir) == []
+    assert load_text(folder, cache_dir=cache_dir).sha256 == reference_sha256(texts)
 
 
 def test_unknown_words_without_unk(tmp_path, cache_dir):

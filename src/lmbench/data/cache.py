@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -39,30 +40,30 @@ def content_hash(
         verify: Read the file in any case.
     """
     root = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
-    where = str(path.resolve())
-    memory = root / "files" / f"{hashlib.sha256(where.encode()).hexdigest()}.json"
+    where = os.fsencode(path.absolute())
+    memory = root / "files" / f"{hashlib.sha256(where).hexdigest()}.json"
     identity = _identity(path)
-    if not verify:
-        try:
-            remembered = json.loads(memory.read_text(encoding="utf-8"))
-            if identity is not None and remembered["identity"] == list(identity):
+    if identity is not None and not verify:
+        # What is not there, not whole or of another time has not this seal: the file itself tells.
+        with contextlib.suppress(Exception):
+            remembered = json.loads(memory.read_bytes())
+            if remembered["seal"] == _seal(identity, remembered["sha256"]):
                 return remembered["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there, or not whole: the file itself tells
     digest = hashlib.sha256()
     for block in read():
         digest.update(block)
+    sha256 = digest.hexdigest()
     # A file that has just changed could change again within the resolution of its clock.
-    settled = identity is not None and time.time_ns() - identity[2] > SETTLED_NANOSECONDS
-    if settled and _identity(path) == identity:
+    if (
+        identity is not None
+        and identity == _identity(path)
+        and time.time_ns() - identity[2] > SETTLED_NANOSECONDS
+    ):
         with contextlib.suppress(OSError):  # it costs time, not correctness
             memory.parent.mkdir(parents=True, exist_ok=True)
-            content = json.dumps({"identity": identity, "sha256": digest.hexdigest()})
-            with tempfile.TemporaryDirectory(dir=memory.parent) as workplace:
-                new = Path(workplace) / "new"
-                new.write_text(content, encoding="utf-8")
-                new.replace(memory)
-    return digest.hexdigest()
+            content = json.dumps({"sha256": sha256, "seal": _seal(identity, sha256)})
+            memory.write_text(content, encoding="utf-8")
+    return sha256
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
@@ -71,6 +72,10 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     except OSError:  # reading it will say why
         return None
     return status.st_size, status.st_ino, status.st_mtime_ns
+
+
+def _seal(identity: tuple[int, int, int], sha256: str) -> str:
+    return hashlib.sha256(repr((identity, sha256)).encode()).hexdigest()
 
 
 def load_or_build(
@@ -118,8 +123,15 @@ def load_or_build(
 
 
 def _build_and_publish(folder: Path, build: Callable[[Path], None]) -> None:
+    """Builds a folder; the lock is held, so that nobody else does."""
+    for path in folder.parent.glob(f"{folder.name}.*"):
+        if path.is_dir():  # of a process that was killed while it built
+            shutil.rmtree(path, ignore_errors=True)
     # A folder that already bears the final name could be seen, or left behind, half-written.
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as workplace:
+    # What cannot be removed at its end, as on NFS while someone reads it, the next build removes.
+    with tempfile.TemporaryDirectory(
+        prefix=f"{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
+    ) as workplace:
         new = Path(workplace) / "new"
         new.mkdir()
         build(new)

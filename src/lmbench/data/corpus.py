@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,39 +99,60 @@ def load_text(
             checksum of its summary and the lengths are looked at.
 
     Raises:
-        UserError: An option is out of range; a file is missing, ambiguous, empty or not UTF-8;
-            there are unknown words and no ``<unk>``; the cache cannot be written.
+        UserError: An option is out of range; a file is missing, ambiguous, empty, not UTF-8, or
+            changes meanwhile; there are unknown words and no ``<unk>``; the cache cannot be
+            written.
     """
     if min_count < 1:
         raise UserError(f"data.min_count must be 1 or more, not {min_count}.")
     if max_size is not None and max_size < 2:
         raise UserError(f"data.max_size must be 2 (<eos> and <unk>) or more, not {max_size}.")
     files = _find_files(Path(path).expanduser())
-
-    def read() -> dict[str, Iterable[bytes]]:
-        return {split: read_blocks(file) for split, file in files.items()}
+    hashes = {
+        split: content_hash(file, partial(read_blocks, file), cache_dir, verify=verify)
+        for split, file in files.items()
+    }
 
     def build(folder: Path) -> None:
+        blocks = {split: _read_again(file, hashes[split]) for split, file in files.items()}
         vocabulary = write_ids(
-            folder, read(), source=str(path), min_count=min_count, max_size=max_size
+            folder, blocks, source=str(path), min_count=min_count, max_size=max_size
         )
         write_summary(folder, vocabulary)
 
     digest = hashlib.sha256(repr((FORMAT, min_count, max_size)).encode())
-    for file in files.values():
-        content = content_hash(file, partial(read_blocks, file), cache_dir, verify=verify)
+    for content in hashes.values():
         digest.update(bytes.fromhex(content))
     load = partial(open_corpus, name=name, verify=verify)
     return load_or_build(digest.hexdigest(), load=load, build=build, cache_dir=cache_dir)
 
 
+def _read_again(file: Path, expected: str) -> Iterator[bytes]:
+    """Blocks of a file, which must not get into the cache as what it was before a change."""
+    digest = hashlib.sha256()
+    for block in read_blocks(file):
+        digest.update(block)
+        yield block
+    if digest.hexdigest() != expected:
+        raise UserError(
+            f"{file} has changed since its hash was taken. Wait until nothing writes to it any "
+            "more, and start again with data.verify=true."
+        )
+
+
 def _find_files(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        problem = "is a file, not a folder" if folder.exists() else "does not exist"
+    problem, names = "", []
+    try:
+        if folder.is_dir():
+            names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+        else:
+            problem = "is a file, not a folder" if folder.exists() else "does not exist"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    if problem:
         raise UserError(
             f"{folder} {problem}. Set data.path=… to a folder with train.txt, valid.txt, test.txt."
         )
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     files = {}
     for split in SPLITS:
         prefixes = {"": ("txt", "tokens"), "wiki.": ("tokens",), "ptb.": ("txt",)}
@@ -177,16 +198,19 @@ def open_corpus(folder: Path, name: str, *, verify: bool = False) -> Corpus | No
     try:
         summary = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         checksum = summary.pop("checksum")
-        splits = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+        # Not np.load, which takes other kinds of file too.
+        train, valid, test = (
+            np.lib.format.open_memmap(folder / f"{split}.npy", mode="r") for split in SPLITS
+        )
         vocabulary = Vocabulary(tuple(summary["words"]))
         hash_of_ids = "" if verify else summary["sha256"]  # empty: taken anew
-        corpus = Corpus(name, vocabulary, **splits, sha256=hash_of_ids)
+        corpus = Corpus(name, vocabulary, train, valid, test, sha256=hash_of_ids)
         whole = (
             checksum == _checksum(summary)
             and corpus.num_tokens == summary["num_tokens"]
             and corpus.sha256 == summary["sha256"]
         )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+    except Exception:  # damaged files make NumPy and json raise almost anything
         return None
     return corpus if whole else None
 

@@ -1,5 +1,6 @@
 """From text to ids on disk, block by block so that memory stays bounded, word by word in C++."""
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -105,17 +106,24 @@ def write_ids(
             for split, encoder in heldout.items()
         )
         examples = dict.fromkeys(word for e in heldout.values() for word in e.examples)
-        rarest = min(
-            (count for word, count in zip(words, training.counts, strict=True) if word != EOS),
-            default=0,
-        )
+        counts = dict(zip(words, training.counts.tolist(), strict=True))
         raise UserError(
             f"{source}: {shares} are words that the training split does not have, such as "
-            f"{', '.join(map(repr, list(examples)[:5]))}, and it has no {UNK} that could have been "
-            f"trained to stand for them. Set data.min_count={rarest + 1} (or more), or "
-            f"data.max_size below {len(vocabulary):,}: rare training words then become {UNK}."
+            f"{', '.join(map(reprlib.repr, list(examples)[:5]))}, and it has no {UNK} that could "
+            f"have been trained to stand for them. {_how_to_get_unk(counts)}"
         )
     return vocabulary
+
+
+def _how_to_get_unk(counts: dict[str, int]) -> str:
+    """Advice for a training text of which every word is kept."""
+    rarest = min((count for word, count in counts.items() if word != EOS), default=None)
+    if rarest is None:
+        return "Give a training split that has words."
+    limits = f"data.min_count={rarest + 1} (or more)"
+    if len(counts) > 2:  # the least max_size
+        limits += f", or data.max_size below {len(counts):,}"
+    return f"Set {limits}: rare training words then become {UNK}."
 
 
 class _TrainingWords:

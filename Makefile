@@ -39,7 +39,7 @@ chaos: $(READY) ## kill short runs again and again, and compare what comes of th
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
 clean: ## remove builds and caches; .venv, outputs/ and multirun/ stay
-	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist .hypothesis .pytest_cache .ruff_cache .import_linter_cache
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 # --group needs pip 25.1, newer than the one that many interpreters bring.

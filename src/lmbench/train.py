@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -93,7 +94,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
         try:
             trainer.fit(module, datamodule=datamodule, ckpt_path=last)
             score = getattr(trainer.checkpoint_callback, "best_score", None)
-            if score is None:
+            if score is None or score > math.log(sys.float_info.max):
                 raise UserError(
                     "No validation gave a finite perplexity, so there is no best checkpoint to "
                     "test. Set optimizer.lr or trainer.gradient_clip_val lower."

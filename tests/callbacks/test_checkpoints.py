@@ -264,7 +264,6 @@ PLACES: dict[str, tuple[Place | None, Place]] = {
         *(("awd_lstm", place) for place in PLACES),
         ("lstm", "first epoch"),
         ("lstm", "epoch's first window"),
-        ("lstm", "epoch's last window"),
         ("lstm", "test"),
     ],
 )
@@ -434,21 +433,14 @@ class Watch(L.Callback):
 def test_the_previous_checkpoint_is_the_one_before(tmp_path: Path, clock: Clock):
     watch = Watch(tmp_path, clock, 1)
     run(tmp_path, "awd_lstm", watch, interval_minutes=0)
+    # One checkpoint lies between two looks: before a window, or after an epoch.
     last, previous = watch.seen["last"], watch.seen["previous"]
-    steps: list[int] = []
-    for index, content in enumerate(last):
-        if index and content != last[index - 1]:
-            steps.append(index)
-            path = tmp_path / "looked at.ckpt"
-            path.write_bytes(previous[index] or content)
-            before = read_checkpoint(path)["global_step"]
-            path.write_bytes(content)
-            assert read_checkpoint(path)["global_step"] - before in (0, 1)
-    # At each window but the first of all there is a newer one.
-    assert steps == list(range(1, len(last)))
+    assert last[0] == previous[0] == previous[1] == b""  # none before the first window of all
+    assert len(set(last)) == len(last) > 20
+    assert previous[1:] == last[:-1]
 
 
-@pytest.mark.parametrize(("minutes", "windows_between"), [(4, 3), (5, 2), (10, 1), (0.25, 40)])
+@pytest.mark.parametrize(("minutes", "windows_between"), [(4, 3), (10, 1), (0.25, 40)])
 def test_it_saves_when_it_is_time_and_after_each_validation(
     tmp_path: Path, clock: Clock, minutes: float, windows_between: int
 ):

@@ -196,13 +196,25 @@ def test_a_value_that_only_the_fit_can_refuse(train: Train, tmp_path: Path, over
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_has_no_results(train: Train, tmp_path: Path):
-    diverge = ("optimizer=sgd", "scheduler=constant", "optimizer.lr=1e30")
-    unclipped = ("trainer.gradient_clip_val=null", "trainer.max_steps=20")
+@pytest.mark.parametrize(
+    ("lr", "max_steps", "part"),
+    [
+        # finite losses, whose perplexity is not
+        ("1e30", 20, "No validation gave a finite perplexity"),
+        ("inf", 20, "The loss of step 2 is nan (epoch 0, lr inf, window of 5 steps, gradient norm"),
+        ("inf", 1, "A weight is nan or infinite after step 1 (epoch 0, lr inf, gradient norm"),
+    ],
+)
+def test_a_run_that_diverges_has_no_results(
+    train: Train, tmp_path: Path, lr: str, max_steps: int, part: str
+):
+    diverge = ("optimizer=sgd", "scheduler=constant", f"optimizer.lr={lr}")
+    unclipped = ("trainer.gradient_clip_val=null", f"trainer.max_steps={max_steps}")
     result = train(*TINY_SYNTHETIC, *TINY, *diverge, *unclipped)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "finite perplexity" in result.stderr
+    assert part in result.stderr
+    assert "Set optimizer.lr or trainer.gradient_clip_val lower" in result.stderr
     assert not list(tmp_path.glob("outputs/*/*/results.json"))
 
 

@@ -1,8 +1,10 @@
 """A run that was stopped and goes on, against one that never stopped: the same to the last bit."""
 
 import csv
+import errno
 import json
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -520,3 +522,17 @@ def test_an_interval_below_zero_is_refused(tmp_path: Path):
     for interval in (-1.0, math.nan):
         with pytest.raises(ValueError, match="interval_minutes must not be negative"):
             Checkpoints(tmp_path, interval_minutes=interval)
+
+
+def test_a_file_system_without_hard_links_gets_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "last.ckpt").write_bytes(b"new")
+    (tmp_path / "previous.ckpt").write_bytes(b"old")
+    checkpoints._link(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
+    assert (tmp_path / "previous.ckpt").read_bytes() == b"new"
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}

@@ -1,7 +1,9 @@
 """Checkpoints from which a run goes on exactly as if it had never stopped."""
 
+import errno
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -167,7 +169,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Cuts the CSV files to their rows; the rest waits for the start of the training."""
         self._processes = checkpoint["processes"]
-        for logger, state in zip(_csv_loggers(trainer.loggers), checkpoint["csv"], strict=True):
+        for logger, state in zip(_csv_loggers(trainer.loggers), checkpoint["csv"], strict=False):
             logger.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,6 +197,11 @@ def _link(existing: Path, name: Path) -> None:
     """Gives a file a second name, whatever had that name before."""
     temporary = name.with_name(f"{name.name}.tmp")
     temporary.unlink(missing_ok=True)
-    os.link(existing, temporary)
+    try:
+        os.link(existing, temporary)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copyfile(existing, temporary)  # a file system without hard links
     temporary.replace(name)
     temporary.unlink(missing_ok=True)  # it is still there if both were the same file

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench import build
+from lmbench.checkpoint import load_weights
 from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
 from lmbench.run_config import (
@@ -463,6 +464,19 @@ def test_overrides_of_the_command_line_are_held_to_the_same(
         refusal(tmp_path, lambda override=override: go_on(run_dir, override))
 
 
+def test_places_are_given_on_the_command_line_and_not_kept(run_dir: Path, tmp_path: Path):
+    data = {"_target_": "lmbench.data.corpus.load_text", "path": "/theirs", "cache_dir": "/x"}
+    change(run_dir, "data", data)
+    places = [f"data.path={tmp_path}", "data.cache_dir=mine"]
+    config, new = resumed_config(run_dir, ["resume=x", *places, "trainer.max_epochs=7"])
+    assert (config.data.path, config.data.cache_dir) == (str(tmp_path), "mine")
+    assert new == ["trainer.max_epochs=7"]
+    config, _ = resumed_config(run_dir, [])
+    assert (config.data.path, config.data.cache_dir) == ("/theirs", None)
+    (run_dir / "overrides.jsonl").write_text(json.dumps({"overrides": places}), "utf-8")
+    assert "does not go with resume" in refusal(tmp_path, lambda: resumed_config(run_dir, []))
+
+
 def test_overrides_that_are_not_text(run_dir: Path, tmp_path: Path):
     (run_dir / "overrides.jsonl").write_bytes(b"\xff\xfe\x00")
     assert "overrides.jsonl cannot be read" in refusal(tmp_path, lambda: go_on(run_dir))
@@ -519,7 +533,7 @@ def test_a_run_whose_last_checkpoint_is_gone_is_not_started_over(run_dir: Path, 
 
 
 class TestCheckpointsOfStrangers:
-    """Through ``build.load_weights``."""
+    """Through ``load_weights``."""
 
     @pytest.fixture
     def parts(self) -> tuple:
@@ -537,11 +551,11 @@ class TestCheckpointsOfStrangers:
 
     def refusal(self, tmp_path: Path, parts: tuple, checkpoint: dict[str, Any]) -> str:
         torch.save(checkpoint, tmp_path / "best.ckpt")
-        return refusal(tmp_path, lambda: build.load_weights(tmp_path / "best.ckpt", *parts))
+        return refusal(tmp_path, lambda: load_weights(tmp_path / "best.ckpt", *parts))
 
     def test_ones_own_is_loaded(self, tmp_path: Path, parts: tuple, checkpoint: dict):
         torch.save(checkpoint | {"global_step": 7}, tmp_path / "best.ckpt")
-        content = build.load_weights(tmp_path / "best.ckpt", *parts)
+        content = load_weights(tmp_path / "best.ckpt", *parts)
         assert content["global_step"] == 7
         found = parts[0].state_dict()
         assert all(torch.equal(found[name], checkpoint["state_dict"][name]) for name in found)

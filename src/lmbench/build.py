@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.arguments import call, require_devices, require_type, require_validation
 from lmbench.callbacks.results import Results
-from lmbench.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lmbench.checkpoint import AtomicCheckpointIO
 from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -136,29 +136,6 @@ def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
         scheduler,
         **_plain(config.loss),
     )
-
-
-def load_weights(
-    path: Path, module: LanguageModelModule, datamodule: LanguageModelDataModule
-) -> dict[str, Any]:
-    """Gives the module the weights to evaluate of a checkpoint, whose content is returned.
-
-    Raises:
-        UserError: there is no such checkpoint; it is damaged, of another corpus or another model.
-    """
-    checkpoint = read_checkpoint(path)
-    of_corpus = checkpoint.get(type(datamodule).__qualname__)
-    if not isinstance(of_corpus, dict) or "sha256" not in of_corpus:
-        raise UserError(f"{path} is no checkpoint of lmbench: it does not name its corpus.")
-    datamodule.load_state_dict(of_corpus)
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"The weights in {path} do not fit the model: {' '.join(str(error).split())}. Leave "
-            "the sizes of the model as the run has them."
-        ) from error
-    return checkpoint
 
 
 def trainer(

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
+from lmbench.files import flush_to_disk
+from lmbench.module import LanguageModelModule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -34,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
-            flush_directory(path.parent)
+            flush_to_disk(path.parent)
         except (OSError, RuntimeError) as error:
             # torch's writer raises an error of its own while it handles the system's.
             cause = error if isinstance(error, OSError) else error.__context__
@@ -83,6 +86,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def load_weights(
+    path: Path, module: LanguageModelModule, datamodule: LanguageModelDataModule
+) -> dict[str, Any]:
+    """Gives the module the weights to evaluate of a checkpoint, whose content is returned.
+
+    Raises:
+        UserError: there is no such checkpoint; it is damaged, of another corpus or another model.
+    """
+    checkpoint = read_checkpoint(path)
+    of_corpus = checkpoint.get(type(datamodule).__qualname__)
+    if not isinstance(of_corpus, dict) or "sha256" not in of_corpus:
+        raise UserError(f"{path} is no checkpoint of lmbench: it does not name its corpus.")
+    datamodule.load_state_dict(of_corpus)
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights in {path} do not fit the model: {' '.join(str(error).split())}. Leave "
+            "the sizes of the model as the run has them."
+        ) from error
+    return checkpoint
+
+
 def step_to_go_on_from(path: Path, checkpoint: Mapping[str, Any]) -> int:
     """The number of steps after which a checkpoint was saved.
 
@@ -94,15 +120,6 @@ def step_to_go_on_from(path: Path, checkpoint: Mapping[str, Any]) -> int:
         if key not in checkpoint:
             raise UserError(f"{path} cannot be gone on from: it has no {key}.{_offer(path)}")
     return checkpoint["global_step"]
-
-
-def flush_directory(folder: Path) -> None:
-    """Brings new names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _offer(path: Path) -> str:

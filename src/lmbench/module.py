@@ -4,7 +4,7 @@ Shape letters: T time steps of a window, B columns.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,7 +13,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import Metric
 
 from lmbench.data.batching import Batch
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -24,22 +23,7 @@ from lmbench.loss.activation_penalty import (
 )
 from lmbench.model.core import CoreOutput, State, detach_state
 from lmbench.model.language_model import LanguageModel
-
-
-class Score(NamedTuple):
-    """What a model scored on a split."""
-
-    nats: float
-    """Sum of the negative log-likelihoods of all scored targets."""
-    num_tokens: int
-    """Number of scored targets."""
-    extra_divisor: int = 0
-    """What the published code's divisor has on top of that number; 0 otherwise."""
-
-    @property
-    def nll(self) -> float:
-        """Nats per token."""
-        return self.nats / (self.num_tokens + self.extra_divisor)
+from lmbench.score import Score, ScoreSums
 
 
 class LanguageModelModule(L.LightningModule):
@@ -85,7 +69,7 @@ class LanguageModelModule(L.LightningModule):
         self._lr_scale = 1.0
         self._train_nats: Tensor | float = 0.0
         self._train_num_tokens = 0
-        self._sums = _Sums()
+        self._sums = ScoreSums()
 
     def stream_state(self) -> dict[str, Any]:
         """What training carries from window to window besides the weights, in plain values."""
@@ -262,23 +246,3 @@ class LanguageModelModule(L.LightningModule):
             return trainer.max_steps
         steps = datamodule.num_training_steps(trainer.max_epochs, trainer.limit_train_batches)
         return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
-
-
-class _Sums(Metric):
-    """Nats and number of tokens over windows and processes."""
-
-    nats: Tensor
-    num_tokens: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        # float64: a split's nats, added up window by window, need more than float32's 24 bits.
-        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("num_tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, nats: Tensor, num_tokens: int) -> None:
-        self.nats += nats
-        self.num_tokens += num_tokens
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        return self.nats, self.num_tokens

@@ -52,6 +52,9 @@ FIXED = ("data", "model", "batching", "optimizer", "scheduler", "init_from", "se
 OF_WEIGHTS = ("data", "model", "batching", "loss", "evaluation")
 """Nodes that belong to a run's weights, wherever these are taken."""
 
+PLACES = ("data.path", "data.cache_dir")
+"""Where things lie on this machine: given anew with each resume, and never taken from the run."""
+
 
 def is_run(path: str | Path) -> bool:
     """Whether it is the directory of a run into which one can write without landing elsewhere."""
@@ -94,7 +97,7 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
         overrides: of this command line.
 
     Returns:
-        The config, and the overrides that are new.
+        The config, and the overrides that are new and belong to the run.
 
     Raises:
         UserError: see :func:`read_run_config`; or an override would make it another run, or the
@@ -104,9 +107,13 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
     link = _first_link(run_dir)
     if link is not None:
         raise UserError(f"{link} is a link: what the run writes would land elsewhere.")
-    new = [override for override in overrides if not override.startswith("resume=")]
+    given = [override for override in overrides if not override.startswith("resume=")]
+    places = [override for override in given if override.partition("=")[0] in PLACES]
+    new = [override for override in given if override not in places]
     for override in [*_recorded_overrides(run_dir), *new]:
         _apply(override, config)
+    for place in places:
+        _set(place, config)
     return config, new
 
 
@@ -161,7 +168,7 @@ def _refuse_calls(config: DictConfig, where: str) -> None:
 
 
 def _apply(override: str, config: DictConfig) -> None:
-    key, equals, text = override.lstrip("+~").partition("=")
+    key, equals, _ = override.lstrip("+~").partition("=")
     names = key.split(".")
     if not equals or len(names) < 2 or override.startswith("~") or names[0] in FIXED:
         raise UserError(
@@ -171,6 +178,11 @@ def _apply(override: str, config: DictConfig) -> None:
     # No brackets: OmegaConf would take [data].path for data.path.
     if not all(name.isidentifier() for name in names) or "_target_" in names:
         raise UserError(f"{override}: only plain values can be set with resume.")
+    _set(override, config)
+
+
+def _set(override: str, config: DictConfig) -> None:
+    key, _, text = override.lstrip("+").partition("=")
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent)
     if not isinstance(node, DictConfig) or (name not in node and not override.startswith("+")):

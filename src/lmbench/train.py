@@ -6,7 +6,6 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +16,7 @@ from lmbench.command import errors_for_users
 from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_up_allocator
-from lmbench.run_config import alone_in, clear_run, is_run, record_overrides, resumed_config
+from lmbench.run_config import alone_in, clear_run, is_run, resumed_config
 
 log = logging.getLogger(__name__)
 OmegaConf.register_new_resolver(  # Hydra writes into the run that is resumed, if it is one
@@ -47,11 +46,11 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     set_up_allocator()  # before torch takes any memory
     # Slow imports stay out of ``--help`` and shell completion.
     from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.callbacks import LambdaCallback
 
     from lmbench import build
+    from lmbench.callbacks.record_overrides import RecordOverrides
     from lmbench.callbacks.stop_on_signal import StopOnSignal
-    from lmbench.checkpoint import step_to_go_on_from
+    from lmbench.checkpoint import load_weights, step_to_go_on_from
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
@@ -67,20 +66,12 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     has_checkpoint = any((checkpoints / f"{name}.ckpt").exists() for name in ("last", "previous"))
     if resumed_with is not None and has_checkpoint:
         last = checkpoints / "last.ckpt"
-        first_step = step_to_go_on_from(last, build.load_weights(last, module, datamodule))
+        first_step = step_to_go_on_from(last, load_weights(last, module, datamodule))
     elif config.init_from is not None:
-        build.load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, datamodule)
-    changes = list(resumed_with or [])
-
-    def record(trainer: Any, *args: Any) -> None:
-        """Not before a step or the test begins: a refused resume leaves no trace."""
-        if trainer.is_global_zero:
-            record_overrides(run_dir, changes)
-        changes.clear()
-
+        load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, datamodule)
     stop = StopOnSignal()
-    recorder = LambdaCallback(on_train_batch_start=record, on_test_start=record)
-    trainer = build.trainer(config, run_dir, more=[recorder, stop], first_step=first_step)
+    more = [RecordOverrides(run_dir, resumed_with or []), stop]
+    trainer = build.trainer(config, run_dir, more=more, first_step=first_step)
 
     with alone_in(run_dir) if trainer.is_global_zero else nullcontext(), stop:
         if trainer.is_global_zero and resumed_with is None:
@@ -99,7 +90,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
                     "No validation gave a finite perplexity, so there is no best checkpoint to "
                     "test. Set optimizer.lr or trainer.gradient_clip_val lower."
                 )
-            build.load_weights(checkpoints / "best.ckpt", module, datamodule)
+            load_weights(checkpoints / "best.ckpt", module, datamodule)
             trainer.test(module, datamodule=datamodule, verbose=False)
         except MisconfigurationException as error:  # as for limit_val_batches=0.01 of few windows
             raise UserError(f"trainer: {error}") from error

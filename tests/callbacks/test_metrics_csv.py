@@ -129,11 +129,33 @@ def test_files_that_cannot_be_gone_on_with(tmp_path: Path, content: bytes | None
     logger = MetricsCSV(tmp_path)
     log_steps(logger, range(2))
     logger.log_metrics({"train/nll": 2.0}, 2)
+    state = logger.state_dict()
     path = tmp_path / "metrics.csv"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(UserError, match=rf"metrics\.csv {part}"):
-        MetricsCSV(tmp_path).load_state_dict(logger.state_dict())
+        MetricsCSV(tmp_path).load_state_dict(state)
     assert (path.read_bytes() if content is not None else None) == content
+
+
+def test_rows_are_on_the_disk_before_a_checkpoint_counts_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    flushed = []
+    monkeypatch.setattr("lmbench.callbacks.metrics_csv.flush_to_disk", flushed.append)
+    logger = MetricsCSV(tmp_path)
+    logger.state_dict()
+    assert flushed == []
+    logger.log_metrics({"lr": 1.0}, 0)
+    logger.state_dict()
+    assert flushed == [tmp_path / "metrics.csv"]
+
+
+def test_a_file_that_has_gone_is_named(tmp_path: Path):
+    logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"lr": 1.0}, 0)
+    (tmp_path / "metrics.csv").unlink()
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be written: No such file"):
+        logger.state_dict()
 
 
 def test_a_row_that_cannot_be_written(tmp_path: Path):

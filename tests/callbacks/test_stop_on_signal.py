@@ -148,8 +148,10 @@ def test_one_process_of_two_gets_the_signal(monkeypatch: pytest.MonkeyPatch):
         world_size, checkpoint_callback = 2, None
 
     module = torch.nn.Linear(1, 1)
-    module.device = torch.device("cpu")  # type: ignore[assignment]
+    module.device = torch.device("cpu")
+    StopOnSignal().on_train_batch_start(Trainer(), module, None, 3)
+    assert seen == []  # between two agreements nobody waits for the others
     with pytest.raises(Interrupted) as interrupted:
-        StopOnSignal().on_train_batch_start(Trainer(), module, None, 3)  # type: ignore[arg-type]
+        StopOnSignal().on_train_batch_start(Trainer(), module, None, 10)
     assert seen == [0]
     assert interrupted.value.signum == signal.SIGTERM

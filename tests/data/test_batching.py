@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lmbench.data.batching import (
+from lmbench.data.batching import EvaluationWindows, TrainingWindows
+from lmbench.data.columns import (
     IGNORE_INDEX,
-    EvaluationWindows,
-    TrainingWindows,
     columns_as_published,
     columns_for_evaluation,
     columns_for_training,

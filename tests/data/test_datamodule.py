@@ -27,7 +27,7 @@ def make_datamodule(**options) -> LanguageModelDataModule:
 
 def in_process(rank: int, epoch: int = 0, num_processes: int = 2, **options):
     datamodule = make_datamodule(**options)
-    datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
+    datamodule.trainer = SimpleNamespace(
         world_size=num_processes, global_rank=rank, current_epoch=epoch
     )
     return datamodule

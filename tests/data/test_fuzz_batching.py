@@ -9,7 +9,8 @@ import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from lmbench.data.batching import IGNORE_INDEX, TrainingWindows, columns_for_training
+from lmbench.data.batching import TrainingWindows
+from lmbench.data.columns import IGNORE_INDEX, columns_for_training
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import PUBLISHED_COLUMNS, LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
@@ -140,7 +141,7 @@ def test_all_is_read_as_documented_or_refused(case, epoch):
     processes = []
     for rank in range(num_processes):
         datamodule = LanguageModelDataModule(corpus, **options)
-        datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
+        datamodule.trainer = SimpleNamespace(
             world_size=num_processes, global_rank=rank, current_epoch=epoch
         )
         processes.append(datamodule)

@@ -14,9 +14,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 
 from lmbench.callbacks.metrics_csv import MetricsCSV
-from lmbench.checkpoint import flush_directory
 from lmbench.errors import UserError
+from lmbench.files import flush_to_disk
 from lmbench.module import LanguageModelModule
+
+STEPS_BETWEEN_AGREEMENTS = 10
+"""Of several processes: each agreement makes them, and a GPU, wait for one another."""
 
 
 class Checkpoints(Checkpoint):
@@ -93,8 +96,12 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Saves if it is time."""
-        due = time.monotonic() - self._saved_at >= self._interval_seconds and batch_idx > 0
+        if batch_idx == 0:
+            return
+        due = time.monotonic() - self._saved_at >= self._interval_seconds
         if trainer.world_size > 1:  # the clocks of the processes differ
+            if batch_idx % STEPS_BETWEEN_AGREEMENTS:
+                return
             due = trainer.strategy.broadcast(due)
         if due:
             self.save(trainer, before_a_window=True)
@@ -138,7 +145,7 @@ class Checkpoints(Checkpoint):
                 if self.last_path.exists():
                     _link(self.last_path, self._folder / "previous.ckpt")
                 new.replace(self.last_path)
-                flush_directory(self._folder)
+                flush_to_disk(self._folder)
             except OSError as error:
                 raise UserError(
                     f"The checkpoint {self.last_path} cannot be written: {error.strerror}. The one "

@@ -1,16 +1,18 @@
 """Metrics as two CSV files: what a rerun must repeat to the last bit, and what it cannot."""
 
+import contextlib
 import csv
 import io
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lmbench.errors import UserError
+from lmbench.files import flush_to_disk, replace_text
 
 _UNITS_OF_TIMING = ("seconds", "_per_second", "_bytes")
 
@@ -81,25 +83,18 @@ class _CSVFile:
         self._rows.append(row)
         new = [name for name in row if name not in self._columns]
         self._columns += new
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(self._rows if new else [row])
-        try:
+        with self._named_errors():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if new:
-                self._replace(text.getvalue())
+                self._write_all()
             else:
                 with self._path.open("a", encoding="utf-8") as file:
-                    file.write(text.getvalue())
-        except OSError as error:
-            raise UserError(
-                f"{self._path} cannot be written: {error.strerror}. Make room, or see that the "
-                "folder can be written. The checkpoints are whole."
-            ) from error
+                    self._writer(file).writerow(row)
 
     def state_dict(self) -> dict[str, Any]:
+        if self._rows:
+            with self._named_errors():
+                flush_to_disk(self._path)  # a checkpoint on the disk must find its rows there
         return {"columns": list(self._columns), "num_rows": len(self._rows)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -119,13 +114,24 @@ class _CSVFile:
                 f"{self._path} has {len(self._rows)} rows, but had {num_rows} when the checkpoint "
                 "was saved. Put the rows back that are missing."
             )
+        self._write_all()
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written: {error.strerror}. Make room, or see that the "
+                "folder can be written. The checkpoints are whole."
+            ) from error
+
+    def _write_all(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        writer = self._writer(text)
         writer.writeheader()
         writer.writerows(self._rows)
-        self._replace(text.getvalue())
+        replace_text(self._path, text.getvalue())
 
-    def _replace(self, text: str) -> None:
-        temporary = self._path.with_name(f"{self._path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self._path)
+    def _writer(self, file: TextIO) -> "csv.DictWriter[str]":
+        return csv.DictWriter(file, self._columns, lineterminator="\n")

@@ -18,7 +18,9 @@ from rich.table import Table
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.throughput import Throughput, peak_memory_bytes
 from lmbench.data.datamodule import LanguageModelDataModule
-from lmbench.module import LanguageModelModule, Score
+from lmbench.files import replace_text
+from lmbench.module import LanguageModelModule
+from lmbench.score import Score
 
 
 class Results(L.Callback):
@@ -88,9 +90,7 @@ class Results(L.Callback):
             return
         assert isinstance(pl_module, LanguageModelModule)
         results = self._collect(trainer, pl_module)
-        temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", "utf-8")
-        temporary.replace(self._path)
+        replace_text(self._path, json.dumps(results, indent=2, allow_nan=False) + "\n")
         self._log_hyperparameters(trainer, results)
         Console().print(_table(results))
 

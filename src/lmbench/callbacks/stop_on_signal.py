@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from lmbench.callbacks.checkpoints import Checkpoints
+from lmbench.callbacks.checkpoints import STEPS_BETWEEN_AGREEMENTS, Checkpoints
 from lmbench.errors import Interrupted
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class StopOnSignal(L.Callback):
         """Saves and stops. At the first window of an epoch there is nothing new to save."""
         signum = self._signum or 0
         if trainer.world_size > 1:  # not every process need have got the signal
+            if batch_idx % STEPS_BETWEEN_AGREEMENTS:
+                return
             agreed = torch.tensor(signum, device=pl_module.device)
             torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
             signum = int(agreed)

@@ -14,6 +14,7 @@ from typing import TypeVar
 from filelock import FileLock
 
 from lmbench.errors import UserError
+from lmbench.files import flush_to_disk
 
 Entry = TypeVar("Entry")
 SETTLED_NANOSECONDS = 2 * 10**9
@@ -136,17 +137,9 @@ def _build_and_publish(folder: Path, build: Callable[[Path], None]) -> None:
         new.mkdir()
         build(new)
         for path in (*new.iterdir(), new):
-            _flush_to_disk(path)
+            flush_to_disk(path)
         if folder.exists():
             # A directory cannot replace a non-empty one. Whoever has it mapped keeps it.
             folder.replace(Path(workplace) / "damaged")
         new.replace(folder)
-        _flush_to_disk(folder.parent)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_to_disk(folder.parent)

@@ -5,12 +5,10 @@ from typing import Any
 
 import lightning as L
 
-from lmbench.data.batching import (
+from lmbench.data.batching import Batch, EvaluationWindows, TrainingWindows
+from lmbench.data.columns import (
     IGNORE_INDEX,
-    Batch,
     Columns,
-    EvaluationWindows,
-    TrainingWindows,
     columns_as_published,
     columns_for_evaluation,
     columns_for_training,

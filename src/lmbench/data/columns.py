@@ -1,0 +1,146 @@
+"""Token streams cut into columns that are read side by side.
+
+Shape letters: T time steps of a window, B columns, L tokens of a column, N tokens of a split.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lmbench.errors import UserError
+
+IGNORE_INDEX = -100
+"""Target of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """A stream read side by side in B columns of equal length, of which nothing is copied.
+
+    Row r of a column that starts at s reads token s + r and has token s + r + 1 as its target.
+
+    Args:
+        ids: (N,) the stream, which may lie on disk.
+        starts: (B,) where each column starts.
+        num_rows: L, of each column.
+        first_scored: (B,) the row from which on each column is scored.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    num_rows: int
+    first_scored: np.ndarray
+
+    @property
+    def num_columns(self) -> int:
+        """B."""
+        return len(self.starts)
+
+    def read(
+        self, start: int = 0, end: int | None = None
+    ) -> tuple[Int[Tensor, "T B"], Int[Tensor, "T B"]]:
+        """Tokens and targets of the rows from ``start`` to before ``end``.
+
+        Rows beyond the stream are filled with its first token. Their targets, and those before
+        ``first_scored``, are ``IGNORE_INDEX``.
+        """
+        rows = np.arange(start, self.num_rows if end is None else end)[:, None]
+        places = self.starts + rows
+        inside = places < len(self.ids) - 1
+        places = np.where(inside, places, 0)
+        scored = inside & (rows >= self.first_scored)
+        targets = np.where(scored, self.ids[places + 1], IGNORE_INDEX)
+        tokens = torch.from_numpy(self.ids[places].astype(np.int64))
+        return tokens, torch.from_numpy(targets.astype(np.int64))
+
+    def num_scored(self, start: int, end: int) -> int:
+        """Number of targets that are scored in these rows."""
+        ends = np.minimum(end, len(self.ids) - 1 - self.starts)
+        return int(np.maximum(ends - np.maximum(start, self.first_scored), 0).sum())
+
+    def share(self, part: int, num_parts: int) -> "Columns":
+        """One of as many equal parts, which must divide the number of columns."""
+        size = self.num_columns // num_parts
+        mine = slice(part * size, (part + 1) * size)
+        return replace(self, starts=self.starts[mine], first_scored=self.first_scored[mine])
+
+
+def columns_for_training(ids: np.ndarray, batch_size: int) -> Columns:
+    """Folds a stream into columns of equal length; the remainder at its end is left out.
+
+    Args:
+        ids: (N,) token ids.
+        batch_size: B, the number of columns.
+
+    Raises:
+        UserError: a column would hold fewer than three tokens (two targets).
+    """
+    num_tokens = len(ids) // batch_size
+    if num_tokens < 3:
+        raise UserError(
+            f"The training split has {len(ids):,} tokens, too few for batching.batch_size="
+            f"{batch_size} columns of at least 3 tokens. Set batching.batch_size to "
+            f"{max(1, len(ids) // 3)} or less, or give a larger corpus."
+        )
+    return _fold(ids, batch_size)
+
+
+def columns_for_evaluation(ids: np.ndarray, columns: int, burn_in: int) -> Columns:
+    """Arranges a stream so that each of its N − 1 targets is scored exactly once.
+
+    The first column starts at the first token and scores from there. Each other column starts
+    ``burn_in`` tokens before the first target it scores, so that its state has seen context. All
+    columns have the same length; what is left over is filled with unscored positions. A stream too
+    short for two columns and their burn-in is read in one.
+
+    Args:
+        ids: (N,) token ids.
+        columns: B at most. One column is the exact evaluation of the whole stream.
+        burn_in: tokens that each column but the first reads before it scores.
+
+    Raises:
+        UserError: fewer than two tokens, so nothing to score.
+    """
+    num_targets = len(ids) - 1
+    if num_targets < 1:
+        raise UserError(
+            f"A split of {len(ids)} token(s) has nothing to score: at least 2 are needed. "
+            "Give valid and test files with more text."
+        )
+    if num_targets <= burn_in:
+        columns = 1
+    length = -(-(num_targets + (columns - 1) * burn_in) // columns)
+    first_scored = np.full(columns, burn_in)
+    first_scored[0] = 0
+    return Columns(ids, np.arange(columns) * (length - burn_in), length, first_scored)
+
+
+def columns_as_published(ids: np.ndarray, columns: int) -> Columns:
+    """Arranges a stream for evaluation as salesforce/awd-lstm-lm does.
+
+    Columns of equal length, each from a zero state and scored from its first target on; what is
+    left over at the end, and the target at each border between columns, is not scored.
+
+    Args:
+        ids: (N,) token ids.
+        columns: B, at most N // 2.
+
+    Raises:
+        UserError: a column would hold fewer than two tokens.
+    """
+    if len(ids) // columns < 2:
+        raise UserError(
+            f"A split of {len(ids)} token(s) has nothing to score in {columns} columns, as "
+            "evaluation.protocol=published reads it. Set evaluation.protocol=standard."
+        )
+    return _fold(ids, columns)
+
+
+def _fold(ids: np.ndarray, columns: int) -> Columns:
+    """As published: the last token of a column is a target only."""
+    num_tokens = len(ids) // columns
+    starts = np.arange(columns) * num_tokens
+    return Columns(ids, starts, num_tokens - 1, np.zeros(columns, dtype=np.int64))

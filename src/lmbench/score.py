@@ -1,0 +1,45 @@
+"""What a model scored on a split: sums first, the ratio last."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class Score(NamedTuple):
+    """What a model scored on a split."""
+
+    nats: float
+    """Sum of the negative log-likelihoods of all scored targets."""
+    num_tokens: int
+    """Number of scored targets."""
+    extra_divisor: int = 0
+    """What the published code's divisor has on top of that number; 0 otherwise."""
+
+    @property
+    def nll(self) -> float:
+        """Nats per token."""
+        return self.nats / (self.num_tokens + self.extra_divisor)
+
+
+class ScoreSums(Metric):
+    """Nats and number of tokens over windows and processes."""
+
+    nats: Tensor
+    num_tokens: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # float64: a split's nats, added up window by window, need more than float32's 24 bits.
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, nats: Tensor, num_tokens: int) -> None:
+        """Adds a window's."""
+        self.nats += nats
+        self.num_tokens += num_tokens
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Both sums."""
+        return self.nats, self.num_tokens

@@ -11,6 +11,7 @@ and results.json, times and memory aside.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -157,7 +158,6 @@ def work(
 
     torch.set_num_threads(1)
     logging.getLogger("lmbench").setLevel(logging.ERROR)
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
     def enter(name: str) -> None:
         phase.value = index = PHASES.index(name)
@@ -196,14 +196,15 @@ def work(
     NTASGD._switch = in_phase("switch", NTASGD._switch)
 
     enter("start")
+    new = None
     if (run_dir / "config.yaml").exists():
         config, new = resumed_config(run_dir, [])
-        train(config, run_dir, resumed_with=new)
     else:
         run_dir.mkdir(exist_ok=True)
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("train", [*OF_MODEL[model], *OVERRIDES])
-        train(config, run_dir)
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        train(config, run_dir, new)
 
 
 def compare(alone: Path, killed: Path) -> list[str]:

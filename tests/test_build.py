@@ -75,14 +75,14 @@ def build_all(config: DictConfig, corpus: Corpus, run_dir: Path) -> torch.optim.
     model = build.model(config, len(corpus.vocabulary))
     module = build.module(config, model)
     trainer = build.trainer(config, run_dir)
-    trainer.datamodule = datamodule  # type: ignore[attr-defined]
+    trainer.datamodule = datamodule
     module.trainer = trainer
     optimizer = module.configure_optimizers()
-    return optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer  # type: ignore
+    return optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
 
 
 def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined]
+    return trainer.callbacks
 
 
 def test_corpus_and_windows_get_their_values(corpus):
@@ -262,8 +262,8 @@ def test_the_schedule_ends_with_the_run(corpus, tmp_path):
     config = small(trainer__max_epochs=3, optimizer__lr=0.5)
     module = build.module(config, build.model(config, len(corpus.vocabulary)))
     module.trainer = trainer = build.trainer(config, tmp_path)
-    trainer.datamodule = build.datamodule(config, corpus)  # type: ignore[attr-defined]
-    scheduler: Any = module.configure_optimizers()["lr_scheduler"]["scheduler"]  # type: ignore
+    trainer.datamodule = build.datamodule(config, corpus)
+    scheduler: Any = module.configure_optimizers()["lr_scheduler"]["scheduler"]
     assert scheduler.total_steps == 3 * math.ceil((2000 // 4 - 2) / 5)
     assert scheduler.optimizer.param_groups[0]["max_lr"] == 0.5
 

@@ -106,8 +106,8 @@ def test_a_failure_leaves_what_was_there(path: Path, fails: str, monkeypatch: py
             file.write(b"PK")
             try:
                 full()
-            except OSError:
-                raise RuntimeError("[enforce fail] unexpected pos 64\nfrom its C++\n")  # noqa: B904
+            finally:
+                raise RuntimeError("[enforce fail] unexpected pos 64\nfrom its C++\n")
 
         monkeypatch.setattr(torch, "save", torchs_writer)
     elif fails == "flushing":

@@ -94,7 +94,7 @@ def arguments_of(target: Any) -> set[str]:
 
 
 def assert_targets_take_their_keys(config: DictConfig) -> None:
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     nodes = dict(nodes_with_target(plain))
     assert {"data", "optimizer", "model.core", "model.head"} <= set(nodes)
     for key, node in nodes.items():

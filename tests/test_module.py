@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.testing import assert_close
 
-from lmbench.data.batching import TrainingWindows, columns_for_training
+from lmbench.data.batching import TrainingWindows
+from lmbench.data.columns import columns_for_training
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary

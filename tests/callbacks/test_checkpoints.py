@@ -14,6 +14,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from chaos import unequal
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -37,7 +38,6 @@ from lmbench.optim import ASGD
 WORDS = 11
 SCORES = [1.0, 0.5, 2.0, 3.0]  # with n = 1 the third validation is the first to switch
 BEST, SWITCH, NUM_EPOCHS = 1, 2, 4
-OF_TIME = ("seconds", "tokens_per_second", "peak_memory_bytes", "environment", "timing")
 
 Place = tuple[str, int, int]
 
@@ -184,33 +184,13 @@ def run(
     return Run(trainer, recorder)
 
 
-def differences(left: Any, right: Any, key: str = "") -> list[str]:
-    """Where nested values are not the same, to the last bit; times are left out."""
-    if key.endswith(OF_TIME):
-        return []
-    if isinstance(left, dict) and isinstance(right, dict):
-        if left.keys() != right.keys():
-            return [f"{key}: {left.keys() ^ right.keys()}"]
-        return [
-            line for name in left for line in differences(left[name], right[name], f"{key}.{name}")
-        ]
-    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
-        if len(left) != len(right):
-            return [f"{key}: {len(left)} and {len(right)} items"]
-        pairs = enumerate(zip(left, right, strict=True))
-        return [line for i, (a, b) in pairs for line in differences(a, b, f"{key}[{i}]")]
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return [] if left.dtype == right.dtype and torch.equal(left, right) else [key]
-    return [] if left == right else [key]
-
-
 def assert_same_run(folder: Path, other: Path) -> None:
     assert (folder / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
     for name in ("last", "best"):
         contents = [read_checkpoint(run / f"checkpoints/{name}.ckpt") for run in (folder, other)]
-        assert not differences(*contents), name
+        assert not unequal(contents[0], contents[1]), name
     results = [json.loads((run / "results.json").read_text("utf-8")) for run in (folder, other)]
-    assert not differences(*results)
+    assert not unequal(results[0], results[1])
     files = [{path.name for path in (run / "checkpoints").iterdir()} for run in (folder, other)]
     assert files == [{"last.ckpt", "best.ckpt", "previous.ckpt"}] * 2
 
@@ -282,7 +262,7 @@ def test_a_killed_run_goes_on_to_the_last_bit(
         assert number == 0
     else:
         found, expected = resumed.recorder.weights, reference.recorder.weights[-number:]
-        assert not differences(found, expected)  # the raw iterates
+        assert not unequal(found, expected)  # the raw iterates
     optimizer = reference.trainer.optimizers[0]
     assert type(optimizer) is (ASGD if model == "awd_lstm" else torch.optim.SGD)
 
@@ -295,8 +275,8 @@ def test_there_are_chances_to_go_wrong(whole: Whole):
     assert last["callbacks"]["NTASGD"]["triggered_epoch"] == SWITCH
     assert reference.recorder.num_windows[SWITCH + 1] > 5  # and the average is over some of them
     averages, raw = last["state_dict"], last["callbacks"]["NTASGD"]["raw"]
-    assert differences(averages, raw)
-    assert not differences(raw, reference.recorder.weights[-1])
+    assert unequal(averages, raw)
+    assert not unequal(raw, reference.recorder.weights[-1])
     (process,) = last["processes"]
     assert any(part.abs().max() > 0 for layer in process["stream"]["state"] for part in layer)
 
@@ -370,8 +350,8 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch(whole: Whole):
     folder, reference = whole("awd_lstm")
     best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
     assert best["epoch"] == BEST
-    assert not differences(best["state_dict"], reference.recorder.weights[BEST])
-    assert differences(best["state_dict"], reference.recorder.weights[BEST + 1])
+    assert not unequal(best["state_dict"], reference.recorder.weights[BEST])
+    assert unequal(best["state_dict"], reference.recorder.weights[BEST + 1])
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_on_a_gpu_the_loss_is_read_before_a_checkpoint():
     callback, trainer = FiniteLoss(), BareTrainer()
     module: Any = torch.nn.Linear(1, 1)
     step_through(callback, [1.0, 2.0], trainer)
-    callback.on_save_checkpoint(trainer, module, {})  # type: ignore[arg-type]
+    callback.on_save_checkpoint(trainer, module, {})
     step_through(callback, [math.nan, 1.0], trainer)
     with pytest.raises(UserError, match=r"^The loss of step 3 is nan or infinite"):
-        callback.on_save_checkpoint(trainer, module, {})  # type: ignore[arg-type]
+        callback.on_save_checkpoint(trainer, module, {})

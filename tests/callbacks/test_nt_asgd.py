@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.testing import assert_close
 
 from lmbench.callbacks.nt_asgd import NTASGD
-from lmbench.data.batching import TrainingWindows, columns_for_training
+from lmbench.data.batching import TrainingWindows
+from lmbench.data.columns import columns_for_training
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
@@ -233,11 +234,11 @@ def decide(scores: list[float], interval: int) -> NTASGD:
     averaged_sgd = ASGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     trainer = BareTrainer(averaged_sgd)
     callback = NTASGD(interval)
-    callback.on_fit_start(trainer, None)  # type: ignore[arg-type]
+    callback.on_fit_start(trainer, None)
     for trainer.current_epoch, score in enumerate(scores):
         trainer.callback_metrics = {"val/nll": torch.tensor(score, dtype=torch.float64)}
-        callback.on_validation_start(trainer, None)  # type: ignore[arg-type]
-        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+        callback.on_validation_start(trainer, None)
+        callback.on_validation_end(trainer, None)
     return callback
 
 

@@ -44,8 +44,8 @@ def test_a_line_names_what_matters(lines: list[str], monkeypatch: pytest.MonkeyP
     trainer = FakeTrainer(
         3, 12_345, val_ppl=98.7654, train_ppl=101.26, train_tokens_per_second=45_678.9
     )
-    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
-    callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    callback.on_train_start(trainer, None)
+    callback.on_validation_end(trainer, None)
     assert lines == [
         "epoch 3 | step 12,345 | train ppl 101.3 | valid ppl 98.77 (best) | 45,679 tokens/s"
         " | 1.5 min"
@@ -55,16 +55,16 @@ def test_a_line_names_what_matters(lines: list[str], monkeypatch: pytest.MonkeyP
 def test_only_a_better_validation_is_the_best(lines: list[str]):
     callback = Progress()
     for epoch, perplexity in enumerate([90.0, 80.0, 80.0, math.nan, 85.0, 70.0]):
-        callback.on_validation_end(FakeTrainer(epoch, epoch, val_ppl=perplexity), None)  # type: ignore[arg-type]
+        callback.on_validation_end(FakeTrainer(epoch, epoch, val_ppl=perplexity), None)
     assert ["(best)" in line for line in lines] == [True, True, False, False, False, True]
 
 
 def test_the_best_is_known_after_a_resume(lines: list[str]):
     callback, resumed = Progress(), Progress()
-    callback.on_validation_end(FakeTrainer(0, 0, val_ppl=80.0), None)  # type: ignore[arg-type]
+    callback.on_validation_end(FakeTrainer(0, 0, val_ppl=80.0), None)
     resumed.load_state_dict(callback.state_dict())
     for perplexity in (90.0, 70.0):
-        resumed.on_validation_end(FakeTrainer(1, 1, val_ppl=perplexity), None)  # type: ignore[arg-type]
+        resumed.on_validation_end(FakeTrainer(1, 1, val_ppl=perplexity), None)
     assert ["(best)" in line for line in lines] == [True, False, True]
 
 

@@ -152,17 +152,17 @@ def test_tokens_and_seconds_are_counted_on_after_a_resume(monkeypatch: pytest.Mo
     callback.load_state_dict(state)
     assert (callback.num_tokens, callback.seconds) == (before.num_tokens, before.seconds)
     clock.now += 1e6  # the time between the two does not count
-    callback.on_train_start(None, None)  # type: ignore[arg-type]
+    callback.on_train_start(None, None)
     clock.now += 7
     assert callback.state_dict()["seconds"] == before.seconds + 7
-    callback.on_train_end(None, None)  # type: ignore[arg-type]
+    callback.on_train_end(None, None)
     assert callback.seconds == before.seconds + 7
 
 
 def test_tokens_of_all_devices_count():
     callback = Throughput()
     trainer = SimpleNamespace(world_size=4, global_step=1, log_every_n_steps=50)
-    callback.on_train_batch_end(trainer, None, None, Batch(None, None, 1.0, 7), 0)  # type: ignore[arg-type]
+    callback.on_train_batch_end(trainer, None, None, Batch(None, None, 1.0, 7), 0)
     assert callback.num_tokens == 28
 
 

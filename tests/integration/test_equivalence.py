@@ -283,8 +283,8 @@ def train_by_lmbench(config: DictConfig, corpus: Corpus, run_dir: Path) -> tuple
     module = build.module(config, build.model(config, WORDS))
     trainer = build.trainer(config, run_dir)
     recorder = Recorder()
-    (nt_asgd,) = (c for c in trainer.callbacks if isinstance(c, NTASGD))  # type: ignore
-    trainer.callbacks.insert(0, recorder)  # type: ignore[attr-defined]
+    (nt_asgd,) = (c for c in trainer.callbacks if isinstance(c, NTASGD))
+    trainer.callbacks.insert(0, recorder)
     start = weights_of(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(functional, "dropout", recorder.dropout)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from chaos import unequal
 
 from lmbench.run_config import alone_in
 
@@ -43,7 +43,6 @@ ARGUMENTS = (
     f"trainer.max_epochs={NUM_EPOCHS}",
     "trainer.log_every_n_steps=3",
 )
-OF_TIME = ("seconds", "tokens_per_second", "peak_memory_bytes", "environment", "timing")
 
 pytestmark = pytest.mark.slow
 
@@ -101,21 +100,6 @@ def refusal(folder: Path, *arguments: str, **options: Any) -> str:
     return lines[0]
 
 
-def differences(left: Any, right: Any, key: str = "") -> list[str]:
-    """Where nested values are not the same, to the last bit; times are left out."""
-    if key.endswith(OF_TIME):
-        return []
-    if isinstance(left, dict) and isinstance(right, dict) and left.keys() == right.keys():
-        return [d for name in left for d in differences(left[name], right[name], f"{key}.{name}")]
-    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
-        if len(left) == len(right):
-            pairs = enumerate(zip(left, right, strict=True))
-            return [d for i, (a, b) in pairs for d in differences(a, b, f"{key}[{i}]")]
-    elif isinstance(left, Tensor) and isinstance(right, Tensor):
-        return [] if left.dtype == right.dtype and torch.equal(left, right) else [key]
-    return [] if left == right else [key]
-
-
 def results_of(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "results.json").read_text("utf-8"))
 
@@ -127,8 +111,8 @@ def assert_same_run(run_dir: Path, other: Path) -> None:
             torch.load(each / f"checkpoints/{name}.ckpt", weights_only=True)
             for each in (run_dir, other)
         ]
-        assert not differences(*contents), name
-    assert not differences(results_of(run_dir), results_of(other))
+        assert not unequal(contents[0], contents[1]), name
+    assert not unequal(results_of(run_dir), results_of(other))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +200,7 @@ def test_a_run_without_a_checkpoint_starts_over_and_overrides_are_kept(whole: Pa
     before = results_of(run_dir)
     checkpoints = {p.name: p.read_bytes() for p in (run_dir / "checkpoints").iterdir()}
     finish(tmp_path, resume)
-    assert not differences(results_of(run_dir), before)
+    assert not unequal(results_of(run_dir), before)
     assert results_of(run_dir)["train"]["epochs"] == 3
     assert (run_dir / "metrics.csv").read_text("utf-8").splitlines() == rows
     assert {p.name: p.read_bytes() for p in (run_dir / "checkpoints").iterdir()} == checkpoints

@@ -16,7 +16,7 @@ PHASE = {"share": 1, "lr_factor": [1.0, 0.5]}
 
 def published_phases() -> list[dict[str, Any]]:
     node = OmegaConf.load(conf_dir() / "scheduler/phases_awd_lstm.yaml")
-    return OmegaConf.to_container(node)["phases"]  # type: ignore
+    return OmegaConf.to_container(node)["phases"]
 
 
 def adam(lr: float = 0.005, beta1: float = 0.9) -> Adam:

@@ -45,7 +45,7 @@ class ASGD(Optimizer):
             self.state[parameter] = {"step": 0, "ax": parameter.detach().clone()}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.
 
         Args:

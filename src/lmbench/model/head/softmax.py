@@ -73,23 +73,11 @@ class Softmax(nn.Module):
         Raises:
             UserError: If ``kernel`` does not work on the device of ``output``.
         """
+        weights = self.weight, self.bias
+        options = {"reduction": reduction, "ignore_index": ignore_index}
         if self.kernel == "liger" and reduction != "none" and torch.is_grad_enabled():
-            return liger_cross_entropy(
-                output,
-                self.weight,
-                self.bias,
-                targets,
-                reduction=reduction,
-                ignore_index=ignore_index,
-            )
-        return linear_cross_entropy(
-            output,
-            self.weight,
-            self.bias,
-            targets,
-            reduction=reduction,
-            ignore_index=ignore_index,
-        )
+            return liger_cross_entropy(output, *weights, targets, **options)
+        return linear_cross_entropy(output, *weights, targets, **options)
 
     def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
         """Log-probabilities of all words, in the weight's precision, also under autocast."""

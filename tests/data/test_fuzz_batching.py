@@ -10,9 +10,9 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from lmbench.data.batching import TrainingWindows
-from lmbench.data.columns import IGNORE_INDEX, columns_for_training
+from lmbench.data.columns import IGNORE_INDEX, PUBLISHED_COLUMNS, columns_for_training
 from lmbench.data.corpus import Corpus
-from lmbench.data.datamodule import PUBLISHED_COLUMNS, LanguageModelDataModule
+from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 

@@ -15,6 +15,9 @@ from lmbench.errors import UserError
 IGNORE_INDEX = -100
 """Target of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
 
+PUBLISHED_COLUMNS = {"valid": 10, "test": 1}
+"""Columns in which salesforce/awd-lstm-lm evaluates (main.py)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Columns:
@@ -47,14 +50,17 @@ class Columns:
         Rows beyond the stream are filled with its first token. Their targets, and those before
         ``first_scored``, are ``IGNORE_INDEX``.
         """
-        rows = np.arange(start, self.num_rows if end is None else end)[:, None]
-        places = self.starts + rows
+        places = self.places(start, end)
         inside = places < len(self.ids) - 1
+        scored = inside & (places - self.starts >= self.first_scored)
         places = np.where(inside, places, 0)
-        scored = inside & (rows >= self.first_scored)
         targets = np.where(scored, self.ids[places + 1], IGNORE_INDEX)
         tokens = torch.from_numpy(self.ids[places].astype(np.int64))
         return tokens, torch.from_numpy(targets.astype(np.int64))
+
+    def places(self, start: int = 0, end: int | None = None) -> np.ndarray:
+        """Where in the stream the tokens of these rows are, ``(T, B)``; each target is one on."""
+        return self.starts + np.arange(start, self.num_rows if end is None else end)[:, None]
 
     def num_scored(self, start: int, end: int) -> int:
         """Number of targets that are scored in these rows."""
@@ -137,6 +143,35 @@ def columns_as_published(ids: np.ndarray, columns: int) -> Columns:
             "evaluation.protocol=published reads it. Set evaluation.protocol=standard."
         )
     return _fold(ids, columns)
+
+
+def columns_by_protocol(
+    ids: np.ndarray, split: str, *, protocol: str, columns: int, burn_in: int
+) -> tuple[Columns, int]:
+    """Arranges valid or test as a protocol reads it.
+
+    Args:
+        ids: (N,) token ids.
+        split: ``valid`` or ``test``.
+        protocol: ``standard`` scores each target once (:func:`columns_for_evaluation`);
+            ``published`` is the evaluation of salesforce/awd-lstm-lm (:func:`columns_as_published`
+            with 10 columns for valid and one for test), which does not use the arguments below.
+        columns: B at most.
+        burn_in: unscored tokens at the start of each column but the first.
+
+    Returns:
+        The columns, and what the protocol's divisor has on top of the number of targets: the
+        published code divides by the tokens read.
+
+    Raises:
+        ValueError: the protocol is unknown.
+        UserError: the split is too short.
+    """
+    if protocol == "standard":
+        return columns_for_evaluation(ids, columns, burn_in), 0
+    if protocol == "published":
+        return columns_as_published(ids, PUBLISHED_COLUMNS[split]), PUBLISHED_COLUMNS[split]
+    raise ValueError(f"evaluation_protocol must be standard or published, not {protocol!r}")
 
 
 def _fold(ids: np.ndarray, columns: int) -> Columns:

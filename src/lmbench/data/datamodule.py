@@ -8,16 +8,13 @@ import lightning as L
 from lmbench.data.batching import Batch, EvaluationWindows, TrainingWindows
 from lmbench.data.columns import (
     IGNORE_INDEX,
+    PUBLISHED_COLUMNS,
     Columns,
-    columns_as_published,
-    columns_for_evaluation,
+    columns_by_protocol,
     columns_for_training,
 )
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
-
-PUBLISHED_COLUMNS = {"valid": 10, "test": 1}
-"""Columns in which salesforce/awd-lstm-lm evaluates (main.py)."""
 
 
 class LanguageModelDataModule(L.LightningDataModule):
@@ -77,33 +74,22 @@ class LanguageModelDataModule(L.LightningDataModule):
         self._evaluation_window = evaluation_window
         self._seed = seed
         self._training = columns_for_training(corpus.train, batch_size)
-        splits = {"valid": corpus.valid, "test": corpus.test}
-        self.evaluation: Mapping[str, Any]
-        if evaluation_protocol == "published":
-            self.evaluation = {"protocol": "published", "columns": PUBLISHED_COLUMNS, "burn_in": 0}
-            self._evaluation = {
-                split: columns_as_published(ids, PUBLISHED_COLUMNS[split])
-                for split, ids in splits.items()
-            }
-            self.extra_divisor = {
-                "val": PUBLISHED_COLUMNS["valid"],
-                "test": PUBLISHED_COLUMNS["test"],
-            }
-        elif evaluation_protocol == "standard":
-            self.evaluation = {
-                "protocol": "standard",
-                "columns": evaluation_columns,
-                "burn_in": burn_in,
-            }
-            self._evaluation = {
-                split: columns_for_evaluation(ids, evaluation_columns, burn_in)
-                for split, ids in splits.items()
-            }
-            self.extra_divisor = {"val": 0, "test": 0}
-        else:
-            raise ValueError(
-                f"evaluation_protocol must be standard or published, not {evaluation_protocol!r}"
+        self._evaluation: dict[str, Columns] = {}
+        self.extra_divisor: dict[str, int] = {}
+        for split, stage in (("valid", "val"), ("test", "test")):
+            self._evaluation[split], self.extra_divisor[stage] = columns_by_protocol(
+                getattr(corpus, split),
+                split,
+                protocol=evaluation_protocol,
+                columns=evaluation_columns,
+                burn_in=burn_in,
             )
+        published = evaluation_protocol == "published"
+        self.evaluation: Mapping[str, Any] = {
+            "protocol": evaluation_protocol,
+            "columns": PUBLISHED_COLUMNS if published else evaluation_columns,
+            "burn_in": 0 if published else burn_in,
+        }
 
     def num_training_steps(self, max_epochs: int, limit_train_batches: float | None = None) -> int:
         """Exact number of windows in ``max_epochs`` epochs, for schedules over the whole run.

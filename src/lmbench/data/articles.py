@@ -1,0 +1,37 @@
+"""Where the articles of a stream begin, as WikiText writes their titles."""
+
+import numpy as np
+from jaxtyping import Int
+
+from lmbench.data.vocabulary import EOS, Vocabulary
+
+
+def article_starts(
+    ids: Int[np.ndarray, " N"], vocabulary: Vocabulary
+) -> Int[np.ndarray, " A"] | None:
+    """Places in a stream at which an article's title line begins, rising.
+
+    A title is a line of its own between single equals signs, ``= Robert Boulter =``, with an empty
+    line before and after it; the headings of sections have two signs or more a side. Other lines
+    that begin with a sign, such as table rows, lack one of these marks.
+
+    Args:
+        ids: (N,) the stream.
+        vocabulary: its words.
+
+    Returns:
+        (A,) the places of the titles' first signs; None if the corpus has no titles.
+    """
+    if EOS not in vocabulary.ids or "=" not in vocabulary.ids:
+        return None
+    eos, sign = vocabulary.ids[EOS], vocabulary.ids["="]
+    line_ends = np.flatnonzero(ids == eos)
+    first = np.concatenate([[0], line_ends[:-1] + 1])[: len(line_ends)]
+    num_words = line_ends - first
+    is_title = num_words >= 3  # two signs and a name
+    is_title[1:] &= num_words[:-1] == 0
+    is_title[:-1] &= num_words[1:] == 0
+    first, last = first[is_title], line_ends[is_title] - 1
+    between_signs = (ids[first] == sign) & (ids[last] == sign)
+    starts = first[between_signs & (ids[first + 1] != sign) & (ids[last - 1] != sign)]
+    return starts if len(starts) else None

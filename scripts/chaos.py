@@ -150,7 +150,8 @@ def work(
     import torch
     from hydra import compose, initialize_config_dir
 
-    from lmbench import build, checkpoint
+    from lmbench import build
+    from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
     from lmbench.callbacks.nt_asgd import NTASGD
     from lmbench.config import conf_dir
     from lmbench.run_config import resumed_config
@@ -191,7 +192,7 @@ def work(
         return made
 
     make_trainer, build.trainer = build.trainer, trainer
-    io = checkpoint.AtomicCheckpointIO
+    io = AtomicCheckpointIO
     io.save_checkpoint = in_phase("checkpoint", io.save_checkpoint)
     NTASGD._switch = in_phase("switch", NTASGD._switch)
 

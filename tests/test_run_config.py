@@ -185,7 +185,7 @@ def test_the_payload_is_no_dud_and_the_environment_can_allow_it(
         "builtins.eval",
         "subprocess.Popen",
         "lightning.pytorch.loggers.tensorboard.os.mkdir",
-        "lmbench.checkpoint.os.mkdir",
+        "lmbench.callbacks.checkpoint_io.os.mkdir",
         "lmbench.callbacks.checkpoints.Path.mkdir",
         "lmbench.run_config.shutil.rmtree",
         "torch.optim.SGD.__init__.__globals__",
@@ -541,12 +541,13 @@ class TestCheckpointsOfStrangers:
         corpus = build.corpus(config)
         build.seed_everything(config)
         module = build.module(config, build.model(config, len(corpus.vocabulary)))
-        return module, build.datamodule(config, corpus)
+        return module, corpus
 
     @pytest.fixture
     def checkpoint(self, parts: tuple) -> dict[str, Any]:
-        module, datamodule = parts
+        module, corpus = parts
         state = {name: value + 1 for name, value in module.state_dict().items()}
+        datamodule = build.datamodule(composed(), corpus)
         return {"state_dict": state, type(datamodule).__qualname__: datamodule.state_dict()}
 
     def refusal(self, tmp_path: Path, parts: tuple, checkpoint: dict[str, Any]) -> str:

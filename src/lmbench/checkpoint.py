@@ -1,6 +1,5 @@
-"""Checkpoint files: whole or not there, read without running code."""
+"""What checkpoint files hold, read without running code, and without Lightning."""
 
-import os
 import pickle
 import zipfile
 import zlib
@@ -9,47 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
 
-from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
-from lmbench.files import flush_to_disk
-from lmbench.module import LanguageModelModule
 
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under another name first, so that none is ever half-written."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        """Writes the file; it is on disk when this returns.
-
-        Raises:
-            UserError: the disk is full or the folder cannot be written; what was there stays.
-        """
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            flush_to_disk(path.parent)
-        except (OSError, RuntimeError) as error:
-            # torch's writer raises an error of its own while it handles the system's.
-            cause = error if isinstance(error, OSError) else error.__context__
-            reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
-            raise UserError(
-                f"The checkpoint {path} cannot be written: {reason}. Make room, or see that the "
-                "folder can be written. The checkpoints from before are whole."
-            ) from error
-
-    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
-        """See :func:`read_checkpoint`."""
-        return read_checkpoint(Path(path))
+DATA = "LanguageModelDataModule"
+"""Where Lightning keeps what the data gave: its name for the class of that name."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -81,24 +46,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is no checkpoint of lmbench: it has no state_dict.{_offer(path)}")
     for name, tensor in checkpoint["state_dict"].items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.isfinite().all():
+        if not isinstance(tensor, Tensor) or not tensor.isfinite().all():
             raise UserError(f"{path}: the weight {name} is not finite.{_offer(path)}")
     return checkpoint
 
 
-def load_weights(
-    path: Path, module: LanguageModelModule, datamodule: LanguageModelDataModule
-) -> dict[str, Any]:
+def corpus_of(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its corpus: ``sha256`` and ``words``.
+
+    Raises:
+        UserError: it says nothing.
+    """
+    of_corpus = checkpoint.get(DATA)
+    if not isinstance(of_corpus, dict) or not {"sha256", "words"} <= of_corpus.keys():
+        raise UserError(f"{path} is no checkpoint of lmbench: it does not name its corpus.")
+    return of_corpus
+
+
+def load_weights(path: Path, module: nn.Module, corpus: Corpus) -> dict[str, Any]:
     """Gives the module the weights to evaluate of a checkpoint, whose content is returned.
 
     Raises:
         UserError: there is no such checkpoint; it is damaged, of another corpus or another model.
     """
     checkpoint = read_checkpoint(path)
-    of_corpus = checkpoint.get(type(datamodule).__qualname__)
-    if not isinstance(of_corpus, dict) or "sha256" not in of_corpus:
-        raise UserError(f"{path} is no checkpoint of lmbench: it does not name its corpus.")
-    datamodule.load_state_dict(of_corpus)
+    corpus.require_sha256(corpus_of(path, checkpoint)["sha256"])
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

@@ -66,9 +66,9 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     has_checkpoint = any((checkpoints / f"{name}.ckpt").exists() for name in ("last", "previous"))
     if resumed_with is not None and has_checkpoint:
         last = checkpoints / "last.ckpt"
-        first_step = step_to_go_on_from(last, load_weights(last, module, datamodule))
+        first_step = step_to_go_on_from(last, load_weights(last, module, corpus))
     elif config.init_from is not None:
-        load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, datamodule)
+        load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, corpus)
     stop = StopOnSignal()
     more = [RecordOverrides(run_dir, resumed_with or []), stop]
     trainer = build.trainer(config, run_dir, more=more, first_step=first_step)
@@ -90,7 +90,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
                     "No validation gave a finite perplexity, so there is no best checkpoint to "
                     "test. Set optimizer.lr or trainer.gradient_clip_val lower."
                 )
-            load_weights(checkpoints / "best.ckpt", module, datamodule)
+            load_weights(checkpoints / "best.ckpt", module, corpus)
             trainer.test(module, datamodule=datamodule, verbose=False)
         except MisconfigurationException as error:  # as for limit_val_batches=0.01 of few windows
             raise UserError(f"trainer: {error}") from error

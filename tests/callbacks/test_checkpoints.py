@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lmbench.callbacks import checkpoints
+from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.finite_loss import FiniteLoss
 from lmbench.callbacks.metrics_csv import MetricsCSV
@@ -26,7 +27,7 @@ from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.progress import Progress
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
-from lmbench.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lmbench.checkpoint import read_checkpoint
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lmbench.callbacks import finite_loss
+from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.finite_loss import FiniteLoss
-from lmbench.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lmbench.checkpoint import read_checkpoint
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary

@@ -66,6 +66,19 @@ class Corpus:
         """Number of tokens of each split, ``<eos>`` included."""
         return {split: len(getattr(self, split)) for split in SPLITS}
 
+    def require_sha256(self, sha256: object) -> None:
+        """Refuses to go on with a checkpoint of another corpus.
+
+        Raises:
+            UserError: the hashes differ.
+        """
+        if sha256 != self.sha256:
+            raise UserError(
+                f"The checkpoint was trained on a corpus with sha256 {sha256}, but the corpus "
+                f"{self.name!r} at hand has {self.sha256}. Give the same corpus and the same "
+                "vocabulary options as in the run's config.yaml."
+            )
+
     def __repr__(self) -> str:
         return f"Corpus({self.name!r}, {self.vocabulary!r}, num_tokens={self.num_tokens})"
 

@@ -157,12 +157,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         Raises:
             UserError: the hashes differ.
         """
-        if state_dict["sha256"] != self.corpus.sha256:
-            raise UserError(
-                f"The checkpoint was trained on a corpus with sha256 {state_dict['sha256']}, but "
-                f"the corpus {self.corpus.name!r} at hand has {self.corpus.sha256}. Give the same "
-                "corpus and the same vocabulary options as in the run's config.yaml."
-            )
+        self.corpus.require_sha256(state_dict["sha256"])
 
     def _training_windows(self, columns: Columns, epoch: int) -> TrainingWindows:
         return TrainingWindows(

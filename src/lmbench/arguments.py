@@ -5,12 +5,57 @@ import os
 import types
 import typing
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmbench.errors import UserError
+
+
+def factory(node: Any, key: str, known_as: Mapping[str, str]) -> Callable[..., Any]:
+    """What makes the object of a config node: it calls the node's target with its other keys.
+
+    Args:
+        node: plain values; ``_target_`` names a class or function.
+        key: the node's key.
+        known_as: see :func:`call`.
+
+    Raises:
+        UserError: the node names nothing to call, or what cannot be imported; a value is missing.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        group = key.replace(".", "/")
+        raise UserError(
+            f"{key}={node} names no class to build. An option of a group is chosen with a slash: "
+            f"{group}=NAME; lmbench-train --help lists them."
+        )
+    for name, value in node.items():
+        if value == "???":
+            raise UserError(f"{key}.{name} has no default: set {key}.{name}=…")
+    try:
+        target = import_target(node["_target_"])
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{key}._target_: {node['_target_']} cannot be imported: {error}."
+        ) from error
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        return call(target, key, known_as, *args, **(arguments | kwargs))
+
+    return make
+
+
+def takes(node: Mapping[str, Any], argument: str) -> bool:
+    """Whether the target of a node has an argument of that name."""
+    return argument in inspect.signature(import_target(node["_target_"])).parameters
+
+
+def import_target(target: str) -> Callable[..., Any]:
+    """The class or function of a module, by its dotted name."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def call(
@@ -40,7 +85,7 @@ def call(
             require_type(keys[name], value, hints[name])
     try:
         return target(*args, **kwargs)
-    except (TypeError, ValueError, MisconfigurationException) as error:
+    except (TypeError, ValueError) as error:
         argument, _, rest = str(error).partition(" ")
         message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
         raise UserError(message) from error

@@ -4,7 +4,6 @@ Every class takes plain arguments; a node's ``_target_`` names the class (or fun
 keys are the arguments.
 """
 
-import inspect
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -14,19 +13,27 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import get_object
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.arguments import call, require_devices, require_type, require_validation
+from lmbench.arguments import (
+    call,
+    factory,
+    require_devices,
+    require_type,
+    require_validation,
+    takes,
+)
+from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.results import Results
-from lmbench.checkpoint import AtomicCheckpointIO
 from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.machine import float32_matmul_precision
-from lmbench.model import Embedding, LanguageModel
+from lmbench.model import LanguageModel
+from lmbench.model_from_config import build_model
 from lmbench.module import LanguageModelModule
 
 # Arguments that the config has under another key than their node's.
@@ -36,8 +43,6 @@ _KEYS = {
     "batching.burn_in": "evaluation.burn_in",
     "batching.evaluation_window": "evaluation.window",
     "batching.seed": "seed",
-    "model.dropout": "model.embedding_dropout",
-    "model.core.input_size": "model.embedding_size",
 }
 
 
@@ -104,24 +109,7 @@ def model(
         train_ids: the training split, for heads that order the words by frequency. Not needed if
             a checkpoint is loaded, which has the order in it.
     """
-    node = config.model
-    embedding = call(
-        Embedding,
-        "model",
-        _KEYS,
-        vocabulary_size=vocabulary_size,
-        embedding_size=node.embedding_size,
-        dropout=node.embedding_dropout,
-    )
-    core = _factory(config, "model.core")(input_size=node.embedding_size)
-    make_head = _factory(config, "model.head")
-    of_corpus = {}
-    if train_ids is not None and _takes(node.head, "counts"):
-        # In parts, since bincount makes an int64 copy of what it counts.
-        parts = np.array_split(train_ids, 1 + len(train_ids) // 2**24)
-        of_corpus["counts"] = sum(np.bincount(part, minlength=vocabulary_size) for part in parts)
-    head = make_head(input_size=core.output_size, vocabulary_size=vocabulary_size, **of_corpus)
-    return call(LanguageModel, "model", _KEYS, embedding, core, head, tied=node.tied)
+    return build_model(_plain(config.model), vocabulary_size, train_ids)
 
 
 def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
@@ -161,21 +149,24 @@ def trainer(
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
     loggers = _all_in_run_dir(config, "logger", run_dir, purge_step=first_step or None)
-    return call(
-        L.Trainer,
-        "trainer",
-        _KEYS,
-        **options,
-        callbacks=[*callbacks, results, *more],
-        plugins=[AtomicCheckpointIO()],
-        logger=loggers,
-        default_root_dir=run_dir,
-        enable_progress_bar=sys.stdout.isatty(),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,  # it would enter the history of NT-ASGD's trigger
-        reload_dataloaders_every_n_epochs=1,  # each epoch has its own windows
-        use_distributed_sampler=False,  # each process reads its own columns
-    )
+    try:
+        return call(
+            L.Trainer,
+            "trainer",
+            _KEYS,
+            **options,
+            callbacks=[*callbacks, results, *more],
+            plugins=[AtomicCheckpointIO()],
+            logger=loggers,
+            default_root_dir=run_dir,
+            enable_progress_bar=sys.stdout.isatty(),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,  # it would enter the history of NT-ASGD's trigger
+            reload_dataloaders_every_n_epochs=1,  # each epoch has its own windows
+            use_distributed_sampler=False,  # each process reads its own columns
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:
@@ -211,34 +202,13 @@ def _all_in_run_dir(
 
 def _scheduler(config: DictConfig) -> Callable[..., Any]:
     """Makes a schedule; it learns the length of the run if it has an argument for that."""
-    factory = _factory(config, "scheduler")
-    if _takes(config.scheduler, "total_steps"):
-        return factory
-    return lambda optimizer, total_steps: factory(optimizer)
-
-
-def _takes(node: DictConfig, argument: str) -> bool:
-    return argument in inspect.signature(get_object(node._target_)).parameters
+    make = _factory(config, "scheduler")
+    if takes(config.scheduler, "total_steps"):
+        return make
+    return lambda optimizer, total_steps: make(optimizer)
 
 
 def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
     """What makes the object of a node; errors name the node's key."""
     node = OmegaConf.select(config, key)
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        group = key.replace(".", "/")
-        raise UserError(
-            f"{key}={node} names no class to build. An option of a group is chosen with a slash: "
-            f"{group}=NAME; lmbench-train --help lists them."
-        )
-    for missing in OmegaConf.missing_keys(node):
-        raise UserError(f"{missing} has no default: set {missing}=…")
-    arguments = _plain(node)
-    try:
-        target = get_object(arguments.pop("_target_"))
-    except ImportError as error:
-        raise UserError(f"{key}._target_: {error}") from error
-
-    def make(*args: Any, **kwargs: Any) -> Any:
-        return call(target, key, _KEYS, *args, **(arguments | kwargs))
-
-    return make
+    return factory(_plain(node) if isinstance(node, DictConfig) else node, key, _KEYS)

@@ -15,6 +15,12 @@ from yaml import YAMLError
 
 from lmbench.errors import UserError
 
+MODEL_TARGETS = {
+    "model.core": frozenset({"lmbench.model.core.AWDLSTM", "lmbench.model.core.LSTM"}),
+    "model.head": frozenset({"lmbench.model.head.AdaptiveSoftmax", "lmbench.model.head.Softmax"}),
+}
+"""What may stand at the two places of a model."""
+
 ALLOWED_TARGETS = frozenset(
     {
         "lightning.pytorch.loggers.TensorBoardLogger",
@@ -28,10 +34,8 @@ ALLOWED_TARGETS = frozenset(
         "lmbench.data.published.load_penn_treebank",
         "lmbench.data.published.load_wikitext2",
         "lmbench.data.synthetic.make_corpus",
-        "lmbench.model.core.AWDLSTM",
-        "lmbench.model.core.LSTM",
-        "lmbench.model.head.AdaptiveSoftmax",
-        "lmbench.model.head.Softmax",
+        *MODEL_TARGETS["model.core"],
+        *MODEL_TARGETS["model.head"],
         "lmbench.optim.ASGD",
         "lmbench.optim.PhasedLR",
         "torch.optim.ASGD",
@@ -80,7 +84,7 @@ def read_run_config(run_dir: str | Path) -> DictConfig:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{path} is no config of a run: it holds no keys.")
-    _refuse_calls(config, str(path))
+    refuse_calls(OmegaConf.to_container(config, resolve=False), str(path))
     for node in OF_WEIGHTS:
         if not isinstance(config.get(node), DictConfig):
             raise UserError(f"{path} is no config of a run: it has no {node}.")
@@ -146,11 +150,19 @@ def record_overrides(run_dir: Path, overrides: list[str]) -> None:
             file.write(json.dumps({"overrides": overrides}) + "\n")
 
 
-def _refuse_calls(config: DictConfig, where: str) -> None:
-    """Refuses what would call anything but an allowed target, or read what is not in the config."""
+def refuse_calls(config: Any, where: str) -> None:
+    """Refuses what would call anything but an allowed target, or read what is not in the config.
+
+    Args:
+        config: plain values, as they were read.
+        where: what error messages call the place that they come from.
+
+    Raises:
+        UserError: naming the key.
+    """
     more = os.environ.get(ALLOWED_TARGETS_VARIABLE, "").split(",")
     allowed = ALLOWED_TARGETS | {target.strip() for target in more if target.strip()}
-    for key, value in _leaves(OmegaConf.to_container(config, resolve=False)):
+    for key, value in _leaves(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(
                 f"{where}: {key} is an interpolation, which lmbench never writes there and which "
@@ -165,6 +177,9 @@ def _refuse_calls(config: DictConfig, where: str) -> None:
             )
         if value.startswith("lmbench.data.") and key != "data._target_":  # writes a cache
             raise UserError(f"{where}: {key} names {value}, which belongs at data alone.")
+        here = MODEL_TARGETS.get(key.removesuffix("._target_"))
+        if here is not None and value in ALLOWED_TARGETS - here:
+            raise UserError(f"{where}: {key} names {value}, which does not belong there.")
 
 
 def _apply(override: str, config: DictConfig) -> None:
@@ -189,7 +204,7 @@ def _set(override: str, config: DictConfig) -> None:
         raise UserError(f"{override}: the run has no {key}.")
     try:
         change = OmegaConf.from_dotlist([f"{key}={text}"])
-        _refuse_calls(change, override)
+        refuse_calls(OmegaConf.to_container(change, resolve=False), override)
         config.merge_with(change)
     except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
         raise UserError(f"{override}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,53 @@
+"""A language model from the plain values of a config's ``model``: the one way of building it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lmbench.arguments import call, factory, takes
+from lmbench.errors import UserError
+from lmbench.model import Embedding, LanguageModel
+
+# Arguments that the config has under another key than their node's.
+_KEYS = {
+    "model.dropout": "model.embedding_dropout",
+    "model.core.input_size": "model.embedding_size",
+}
+
+
+def build_model(
+    node: Mapping[str, Any], vocabulary_size: int, train_ids: np.ndarray | None = None
+) -> LanguageModel:
+    """The language model that a config's ``model`` describes.
+
+    Args:
+        node: ``embedding_size``, ``embedding_dropout``, ``tied``, and ``core`` and ``head``, each
+            with a ``_target_`` and its arguments.
+        vocabulary_size: number of words.
+        train_ids: the training split, for heads that order the words by frequency. Not needed if
+            weights are loaded afterwards, which have the order among them.
+
+    Raises:
+        UserError: a value is missing, has the wrong type, or does not fit the others.
+    """
+    for name in ("embedding_size", "embedding_dropout", "tied", "core", "head"):
+        if name not in node:
+            raise UserError(f"model.{name} is missing.")
+    embedding = call(
+        Embedding,
+        "model",
+        _KEYS,
+        vocabulary_size=vocabulary_size,
+        embedding_size=node["embedding_size"],
+        dropout=node["embedding_dropout"],
+    )
+    core = factory(node["core"], "model.core", _KEYS)(input_size=node["embedding_size"])
+    make_head = factory(node["head"], "model.head", _KEYS)
+    of_corpus = {}
+    if train_ids is not None and takes(node["head"], "counts"):
+        # In parts, since bincount makes an int64 copy of what it counts.
+        parts = np.array_split(train_ids, 1 + len(train_ids) // 2**24)
+        of_corpus["counts"] = sum(np.bincount(part, minlength=vocabulary_size) for part in parts)
+    head = make_head(input_size=core.output_size, vocabulary_size=vocabulary_size, **of_corpus)
+    return call(LanguageModel, "model", _KEYS, embedding, core, head, tied=node["tied"])

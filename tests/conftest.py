@@ -1,5 +1,8 @@
 """Shapes in signatures are checked under test; in production they are only documentation."""
 
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,3 +22,47 @@ def wikitext2_dir() -> Path:
     if not path.is_dir():
         pytest.skip("no WikiText-2 beside the project")
     return path
+
+
+@pytest.fixture(scope="session")
+def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes run directories with a config and a best checkpoint, one for each set of overrides."""
+
+    @cache
+    def make(*overrides: str) -> Path:
+        import torch
+        from hydra import compose, initialize_config_dir
+        from omegaconf import OmegaConf
+
+        from lmbench import build
+        from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
+        from lmbench.config import conf_dir, write_run_config
+
+        sizes = ["data.num_words=40", "model.embedding_size=8", "model.core.hidden_size=12"]
+        sizes += [f"data.num_{split}_tokens=200" for split in ("train", "valid", "test")]
+        sizes += ["batching.batch_size=4", "batching.bptt=5", "evaluation.columns=1"]
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            config = compose("train", ["data=synthetic", *sizes, *overrides])
+        config = OmegaConf.masked_copy(config, [key for key in config if key != "resume"])
+        corpus = build.corpus(config)
+        build.seed_everything(config)
+        module = build.module(config, build.model(config, len(corpus.vocabulary), corpus.train))
+        with torch.no_grad():  # as far from the start as training would bring them
+            for weight in module.parameters():
+                weight.add_(torch.randn_like(weight), alpha=0.5)
+        dtypes = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
+        module.to(dtypes.get(config.trainer.precision, torch.float32))
+        run_dir = tmp_path_factory.mktemp("untrained")
+        write_run_config(config, run_dir)
+        of_data = build.datamodule(config, corpus).state_dict()
+        checkpoint = {"state_dict": module.state_dict(), "LanguageModelDataModule": of_data}
+        AtomicCheckpointIO().save_checkpoint(checkpoint, run_dir / "checkpoints/best.ckpt")
+        return run_dir
+
+    return make
+
+
+@pytest.fixture
+def make_run(untrained_runs: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """The directory of an untrained run of 41 words, to be changed at will; takes overrides."""
+    return lambda *overrides: Path(shutil.copytree(untrained_runs(*overrides), tmp_path / "run"))

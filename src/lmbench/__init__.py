@@ -1,0 +1,33 @@
+"""Train, compare and believe recurrent language models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from lmbench.loading import Loaded
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
+    """The model of a run's directory, with the weights to evaluate, and its vocabulary.
+
+    Plain PyTorch, without Lightning and Hydra. Nothing that the folder holds is run.
+
+    Args:
+        path: the directory of a run.
+        device: where the model goes.
+
+    Returns:
+        ``(model, vocabulary)``; the model is in evaluation mode.
+
+    Raises:
+        lmbench.errors.UserError: the folder holds no model, or one that is damaged; or there is no
+            such device.
+    """
+    from lmbench import loading  # torch is slow to import
+
+    return loading.load(path, device=device)

@@ -2,13 +2,15 @@ import errno
 import logging
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 
-from lmbench.command import errors_for_users
+from lmbench.command import errors_for_users, run_command
 from lmbench.errors import Interrupted, UserError
 
 
@@ -102,3 +104,57 @@ def test_other_errors_are_left_as_they_are(run_dir: Path):
         with pytest.raises(type(error)) as found:
             raise_in_command(error, run_dir)
         assert found.value is error
+
+
+PLAIN = """
+import signal, sys, time
+from lmbench.command import run_command
+from lmbench.errors import UserError
+assert "hydra" not in sys.modules
+def command():
+    print("a line")
+    {action}
+run_command(command)
+print("after")
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "out", "err"),
+    [
+        ("return 7", 0, "a line\nafter\n", ""),
+        ("raise UserError('no such file')", 1, "a line\n", "no such file\n"),
+        ("signal.raise_signal(signal.SIGINT)", 130, "a line\n", ""),
+    ],
+)
+def test_how_a_plain_command_ends(action: str, code: int, out: str, err: str):
+    result = subprocess.run(
+        [sys.executable, "-c", PLAIN.format(action=action)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (code, out, err)
+
+
+def test_a_plain_command_whose_reader_has_gone_says_nothing():
+    script = PLAIN.format(action="[print('x' * 1000) for _ in range(1000)]")
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        assert process.stdout.readline() == b"a line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 141
+
+
+def test_errors_of_programmers_keep_their_traceback():
+    def command() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(command)

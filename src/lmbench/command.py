@@ -2,14 +2,14 @@
 
 import errno
 import logging
+import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from hydra.errors import CompactHydraException
 
 from lmbench.errors import Interrupted, UserError
 
@@ -26,6 +26,8 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool) -> Iterator[None]:
         run_dir: the run's directory.
         is_sweep: at whose end Hydra shows the error of the first failed job only.
     """
+    from hydra.errors import CompactHydraException  # plain commands do without
+
     try:
         yield
     except UserError as error:
@@ -46,6 +48,26 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool) -> Iterator[None]:
         if (run_dir / "config.yaml").is_file():
             print(f"Stopped. To go on: lmbench-train {_override(run_dir)}", file=sys.stderr)
         sys.exit(128 + signum)
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Runs a plain command, and ends the process where it goes wrong.
+
+    A UserError becomes one paragraph on stderr and exit code 1, Ctrl-C exit code 130. Where nobody
+    reads stdout any more, as behind ``| head``, nothing is said.
+    """
+    try:
+        command()
+        sys.stdout.flush()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        # Python flushes stdout once more at the end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)  # as SIGPIPE would end it; Windows has no such signal
 
 
 def _override(run_dir: Path) -> str:

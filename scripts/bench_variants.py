@@ -39,7 +39,7 @@ from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
 )
-from lmbench.machine import set_up_allocator
+from lmbench.machine import set_matmul_precision, set_up_allocator
 from lmbench.model import LanguageModel, detach_state
 from lmbench.optim import ASGD
 
@@ -131,7 +131,7 @@ def set_up(
     """Config, model and random tokens, enough for ``num_windows`` windows of train and test."""
     config = compose_config(overrides)
     build.seed_everything(config)
-    build.set_matmul_precision(config)
+    set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
     evaluation, batching = config.evaluation, config.batching
     standard = evaluation.protocol == "standard"
     columns, burn_in = (evaluation.columns, evaluation.burn_in) if standard else (1, 0)

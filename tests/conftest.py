@@ -1,7 +1,7 @@
 """Shapes in signatures are checked under test; in production they are only documentation."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 # An int can stand where a float is annotated (PEP 484), as it can everywhere in Python.
 install_import_hook(
-    ["lmbench.data", "lmbench.loss", "lmbench.model", "lmbench.optim"],
+    ["lmbench.data", "lmbench.evaluation", "lmbench.loss", "lmbench.model", "lmbench.optim"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
@@ -66,3 +66,13 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
 def make_run(untrained_runs: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     """The directory of an untrained run of 41 words, to be changed at will; takes overrides."""
     return lambda *overrides: Path(shutil.copytree(untrained_runs(*overrides), tmp_path / "run"))
+
+
+@pytest.fixture
+def matmul_precision() -> Iterator[None]:
+    """torch has one for the whole process."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)

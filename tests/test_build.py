@@ -3,7 +3,6 @@
 import copy
 import math
 import os
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.config import conf_dir
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
+from lmbench.machine import set_matmul_precision
 from lmbench.model import AWDLSTM, LSTM, AdaptiveSoftmax, Softmax
 from lmbench.optim import ASGD
 
@@ -56,14 +56,6 @@ def small(model: str = "lstm", *overrides: str, **changes: object) -> DictConfig
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     return build.corpus(small())
-
-
-@pytest.fixture
-def matmul_precision() -> Iterator[None]:
-    """torch has one for the whole process."""
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def build_all(config: DictConfig, corpus: Corpus, run_dir: Path) -> torch.optim.Optimizer:
@@ -128,41 +120,9 @@ def test_the_published_protocol_reads_valid_in_ten_columns_and_test_in_one(corpu
 
 
 @pytest.mark.usefixtures("matmul_precision")
-def test_matmul_precision_is_set_for_the_process():
-    for precision in ("medium", "high", "highest"):
-        build.set_matmul_precision(small(float32_matmul_precision=precision))
-        assert torch.get_float32_matmul_precision() == precision
-    with pytest.raises(
-        UserError, match=r"^float32_matmul_precision='fast' .*highest, high, medium"
-    ):
-        build.set_matmul_precision(small(float32_matmul_precision="fast"))
-    assert torch.get_float32_matmul_precision() == "highest"
-
-
-@pytest.mark.usefixtures("matmul_precision")
-@pytest.mark.parametrize("error", [6e-7, 2e-3])
-def test_auto_takes_what_is_as_exact_and_leaves_a_gpu_alone(
-    monkeypatch: pytest.MonkeyPatch, error: float
-):
-    monkeypatch.setattr("lmbench.machine.relative_error", lambda precision: error)
-    on_cpu = "medium" if error < 1e-6 else "highest"
-    for accelerator, has_gpu, expected in (
-        ("cpu", False, on_cpu),
-        ("cpu", True, on_cpu),
-        ("auto", False, on_cpu),
-        ("auto", True, "highest"),
-        ("gpu", True, "highest"),
-    ):
-        monkeypatch.setattr(torch.accelerator, "is_available", lambda answer=has_gpu: answer)
-        config = small(trainer__accelerator=accelerator, float32_matmul_precision="auto")
-        build.set_matmul_precision(config)
-        assert torch.get_float32_matmul_precision() == expected
-
-
-@pytest.mark.usefixtures("matmul_precision")
 def test_the_default_precision_costs_less_than_1e_5_in_the_gradient():
     config = small(float32_matmul_precision="auto")
-    build.set_matmul_precision(config)
+    set_matmul_precision(config.float32_matmul_precision, "cpu")
     build.seed_everything(config)
     model = build.model(config, 5000).eval()
     exact = copy.deepcopy(model).double()

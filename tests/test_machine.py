@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lmbench import machine
+from lmbench.errors import UserError
 
 
 def test_the_error_of_highest_is_that_of_float32_and_the_setting_stays() -> None:
@@ -85,3 +86,42 @@ def test_the_allocator_is_set_up_before_torch() -> None:
     code = "import sys, lmbench.machine as m; m.set_up_allocator(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.usefixtures("matmul_precision")
+def test_matmul_precision_is_set_for_the_process():
+    for precision in ("medium", "high", "highest"):
+        machine.set_matmul_precision(precision, "cpu")
+        assert torch.get_float32_matmul_precision() == precision
+    with pytest.raises(
+        UserError, match=r"^float32_matmul_precision='fast' .*highest, high, medium"
+    ):
+        machine.set_matmul_precision("fast", "cpu")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.usefixtures("matmul_precision")
+@pytest.mark.parametrize("error", [6e-7, 2e-3])
+def test_auto_takes_what_is_as_exact_and_leaves_a_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, error: float
+):
+    monkeypatch.setattr(machine, "relative_error", lambda precision: error)
+    on_cpu = "medium" if error < 1e-6 else "highest"
+    for accelerator, has_gpu, expected in (
+        ("cpu", False, on_cpu),
+        ("cpu", True, on_cpu),
+        ("auto", False, on_cpu),
+        ("auto", True, "highest"),
+        ("gpu", True, "highest"),
+    ):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda answer=has_gpu: answer)
+        machine.set_matmul_precision("auto", accelerator)
+        assert torch.get_float32_matmul_precision() == expected
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert machine.device_of("cpu").type == "cpu"
+    assert machine.device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("tpu!", "cuda:99"):
+        with pytest.raises(UserError, match=f"^device={name}: "):
+            machine.device_of(name)

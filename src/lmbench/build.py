@@ -31,7 +31,10 @@ from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
-from lmbench.machine import float32_matmul_precision
+from lmbench.evaluation.cache import Cache
+from lmbench.evaluation.dynamic import Dynamic
+from lmbench.evaluation.evaluator import Evaluator, Phase
+from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.model import LanguageModel
 from lmbench.model_from_config import build_model
 from lmbench.module import LanguageModelModule
@@ -43,6 +46,8 @@ _KEYS = {
     "batching.burn_in": "evaluation.burn_in",
     "batching.evaluation_window": "evaluation.window",
     "batching.seed": "seed",
+    "evaluation.statistics_columns": "evaluation.dynamic.statistics.columns",
+    "evaluation.statistics_segments": "evaluation.dynamic.statistics.segments",
 }
 
 
@@ -55,28 +60,6 @@ def seed_everything(config: DictConfig) -> None:
         raise UserError(f"seed: {error}") from error
 
 
-def set_matmul_precision(config: DictConfig) -> None:
-    """How PyTorch multiplies matrices of float32, from ``config.float32_matmul_precision``.
-
-    ``auto`` is ``highest``, and on a CPU the faster ``medium`` where that is as exact.
-    """
-    precision, choices = config.float32_matmul_precision, ("auto", "highest", "high", "medium")
-    if precision not in choices:
-        raise UserError(
-            f"float32_matmul_precision={precision!r} is none of {', '.join(choices)} (see "
-            "torch.set_float32_matmul_precision)."
-        )
-    if precision == "auto":
-        accelerator = config.trainer.accelerator
-        on_cpu = accelerator == "cpu" or (
-            accelerator == "auto" and not torch.accelerator.is_available()
-        )
-        precision = float32_matmul_precision() if on_cpu else "highest"
-    torch.set_float32_matmul_precision(precision)
-    # For cuDNN's LSTM the default is TF32, whatever is said about products.
-    torch.backends.cudnn.allow_tf32 = precision != "highest"
-
-
 def corpus(config: DictConfig) -> Corpus:
     """The corpus of ``config.data``."""
     return _factory(config, "data")()
@@ -84,6 +67,12 @@ def corpus(config: DictConfig) -> Corpus:
 
 def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
     """Windows over a corpus, from ``config.batching`` and ``config.evaluation``."""
+    for name in ("cache", "dynamic"):
+        if name in config.evaluation:
+            raise UserError(
+                f"evaluation.{name} is for lmbench-evaluate, once the model is trained. Train with "
+                "evaluation=standard or evaluation=published."
+            )
     return call(
         LanguageModelDataModule,
         "batching",
@@ -167,6 +156,47 @@ def trainer(
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+
+
+def evaluator(
+    config: DictConfig,
+    model: LanguageModel,
+    corpus: Corpus,
+    *,
+    device: torch.device,
+    statistics_path: Path,
+    phase: Phase,
+) -> tuple[Evaluator, tuple[CacheGrid | None, DynamicGrid | None]]:
+    """What evaluates a model, from ``config.evaluation``, and what its tuning tries."""
+    node = _plain(config.evaluation)
+    cache, cache_grid = _with_grid(node.get("cache"), "evaluation.cache", Cache, CacheGrid)
+    of_dynamic = dict(node.get("dynamic") or {})
+    statistics = of_dynamic.pop("statistics", {"columns": 100, "segments": None})
+    dynamic, dynamic_grid = _with_grid(of_dynamic, "evaluation.dynamic", Dynamic, DynamicGrid)
+    made = call(
+        Evaluator,
+        "evaluation",
+        _KEYS,
+        model,
+        corpus,
+        **{name: node[name] for name in ("protocol", "columns", "burn_in", "window")},
+        cache=cache,
+        dynamic=dynamic,
+        statistics_columns=statistics["columns"],
+        statistics_segments=statistics["segments"],
+        statistics_path=statistics_path,
+        device=device,
+        phase=phase,
+    )
+    return made, (cache_grid, dynamic_grid)
+
+
+def _with_grid(node: dict[str, Any] | None, key: str, settings: type, grid: type) -> Any:
+    """Settings, and what their tuning tries, of a node that may not be there."""
+    if not node:
+        return None, None
+    of_grid = node.pop("grid")
+    return call(settings, key, _KEYS, **node), call(grid, f"{key}.grid", _KEYS, **of_grid)
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

@@ -19,12 +19,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def errors_for_users(run_dir: Path, *, is_sweep: bool) -> Iterator[None]:
+def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True) -> Iterator[None]:
     """Turns errors of users into a message without a traceback, and interruptions into exit codes.
 
     Args:
         run_dir: the run's directory.
         is_sweep: at whose end Hydra shows the error of the first failed job only.
+        is_training: whether one can go on with the run.
     """
     from hydra.errors import CompactHydraException  # plain commands do without
 
@@ -38,14 +39,14 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         message = f"Nothing more can be written into {run_dir}: {error.strerror}."
-        if (run_dir / "config.yaml").is_file():
+        if is_training and (run_dir / "config.yaml").is_file():
             message += f" Make room. To go on: lmbench-train {_override(run_dir)}"
         if is_sweep:
             log.error(message)
         raise CompactHydraException(message) from error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else 2
-        if (run_dir / "config.yaml").is_file():
+        if is_training and (run_dir / "config.yaml").is_file():
             print(f"Stopped. To go on: lmbench-train {_override(run_dir)}", file=sys.stderr)
         sys.exit(128 + signum)
 

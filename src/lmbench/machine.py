@@ -6,7 +6,12 @@ torch is imported late: the allocator is set up before it takes its first memory
 import ctypes
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from lmbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FREED_AT_ONCE_BYTES = 4 * 2**20
@@ -33,6 +38,53 @@ def _has_huge_pages() -> bool:
         return "[never]" not in HUGE_PAGES.read_text("utf-8")
     except OSError:
         return False
+
+
+def set_matmul_precision(precision: str, accelerator: str) -> None:
+    """Sets how PyTorch multiplies matrices of float32.
+
+    Args:
+        precision: a setting of ``torch.set_float32_matmul_precision``, or ``auto``: ``highest``,
+            and on a CPU the faster ``medium`` where that is as exact.
+        accelerator: as Lightning names it, or a type of device.
+
+    Raises:
+        UserError: there is no such setting.
+    """
+    import torch
+
+    choices = ("auto", "highest", "high", "medium")
+    if precision not in choices:
+        raise UserError(
+            f"float32_matmul_precision={precision!r} is none of {', '.join(choices)} (see "
+            "torch.set_float32_matmul_precision)."
+        )
+    if precision == "auto":
+        on_cpu = accelerator == "cpu" or (
+            accelerator == "auto" and not torch.accelerator.is_available()
+        )
+        precision = float32_matmul_precision() if on_cpu else "highest"
+    torch.set_float32_matmul_precision(precision)
+    # For cuDNN's LSTM the default is TF32, whatever is said about products.
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+
+
+def device_of(name: str) -> "torch.device":
+    """The device of a name; ``auto`` is a CUDA device if there is one, else the CPU.
+
+    Raises:
+        UserError: PyTorch knows no such device, or this machine has none.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(f"device={name}: {str(error).splitlines()[0]}") from error
+    return found
 
 
 def float32_matmul_precision() -> Literal["highest", "medium"]:

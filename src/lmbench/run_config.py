@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,29 @@ def read_run_config(run_dir: str | Path) -> DictConfig:
             raise UserError(f"{path} is no config of a run: it has no {node}.")
     if "cache_dir" in config.data:
         config.data.cache_dir = None
+    return config
+
+
+def with_places(config: DictConfig, places: Mapping[str, Any]) -> DictConfig:
+    """A run's config with the places of its data as they are on this machine.
+
+    Args:
+        config: what :func:`read_run_config` gave.
+        places: ``path`` and ``cache_dir`` of the data; None leaves what the run has.
+
+    Raises:
+        UserError: the run's data has no such place.
+    """
+    config = config.copy()
+    for name, place in places.items():
+        if place is None:
+            continue
+        if name not in config.data:
+            raise UserError(
+                f"data.{name}={place}: the run's data ({config.data.get('_target_')}) has no "
+                f"{name}. Leave it out."
+            )
+        config.data[name] = place
     return config
 
 

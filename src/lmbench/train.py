@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench.command import errors_for_users
 from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
-from lmbench.machine import set_up_allocator
+from lmbench.machine import set_matmul_precision, set_up_allocator
 from lmbench.run_config import alone_in, clear_run, is_run, resumed_config
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     build.seed_everything(config)
-    build.set_matmul_precision(config)
+    set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
     corpus = build.corpus(config)
     datamodule = build.datamodule(config, corpus)
     model = build.model(config, len(corpus.vocabulary), corpus.train)

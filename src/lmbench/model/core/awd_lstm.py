@@ -60,7 +60,7 @@ class AWDLSTM(nn.Module):
             self.input_dropout(input),
             state,
             between=self.hidden_dropout,
-            weight_dropout=self.weight_dropout,
+            weight_dropout=self.weight_dropout if self.training else 0.0,
         )  # (T, B, H)
         return CoreOutput(self.output_dropout(raw_output), raw_output, state)
 

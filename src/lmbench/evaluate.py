@@ -1,0 +1,75 @@
+"""``lmbench-evaluate``: evaluate a run's best checkpoint in one of the published ways."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from lmbench.command import errors_for_users
+from lmbench.config import conf_dir
+from lmbench.errors import UserError
+from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
+from lmbench.run_config import read_run_config, with_places
+
+
+def evaluate(config: DictConfig, name: str) -> float:
+    """One evaluation of a run, written into its directory.
+
+    Args:
+        config: the composed config.
+        name: of the evaluation, in the names of its files.
+
+    Returns:
+        The perplexity.
+
+    Raises:
+        UserError: a wrong value or file; the model gives a target no probability.
+    """
+    if config.split not in ("valid", "test"):
+        raise UserError(f"split={config.split} must be valid or test.")
+    run_dir = Path(config.run)
+    run_config = with_places(read_run_config(run_dir), config.data)
+    set_up_allocator()  # before torch takes any memory
+    # Slow imports stay out of ``--help`` and shell completion.
+    from lmbench import build, loading
+    from lmbench.evaluation import outcome, progress
+
+    device = device_of(config.device)
+    set_matmul_precision(config.float32_matmul_precision, device.type)
+    saved = loading.read_run(run_dir)
+    corpus = build.corpus(run_config)
+    corpus.require_sha256(saved.corpus_sha256)
+    evaluator, grids = build.evaluator(
+        config,
+        loading.build(saved).to(device),
+        corpus,
+        device=device,
+        statistics_path=run_dir / "checkpoints/gradient_statistics.safetensors",
+        phase=progress.shown,
+    )
+    found = outcome.evaluate(
+        evaluator, corpus, config.split, grids=grids if config.evaluation.tune else None
+    )
+    of_run = {"model": run_config.model.name, "seed": run_config.seed, "device": str(device)}
+    results = outcome.write(found, run_dir, name, of_run, save_tokens=config.evaluation.save_tokens)
+    outcome.show(results)
+    return results["ppl"]
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="evaluate")
+def main(config: DictConfig) -> float:
+    """Entry point of the console script."""
+    hydra_config = HydraConfig.get()
+    is_missing = OmegaConf.is_missing(config, "run")
+    run_dir = Path() if is_missing else Path(config.run)
+    is_sweep = hydra_config.mode == RunMode.MULTIRUN
+    with errors_for_users(run_dir, is_sweep=is_sweep, is_training=False):
+        if is_missing:
+            raise UserError("Set run=RUN_DIR, the directory of the run to evaluate.")
+        return evaluate(config, hydra_config.runtime.choices["evaluation"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Dynamic evaluation: the model goes on learning from what it has just been scored on.
+
+Source: Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Models" (arXiv 1709.07432), and
+their published code.
+
+Shape letters: T time steps of a segment, B columns.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmbench.data.columns import Columns
+from lmbench.evaluation.gradient_statistics import Statistics
+from lmbench.evaluation.reading import OnWindow, Reading, read_stream
+from lmbench.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """Settings of dynamic evaluation.
+
+    After each segment, with its mean gradient g, the trained weights θ₀ and today's θ:
+    ``rms``: θ ← θ + decay · D · (θ₀ − θ) − lr · g / (MS + epsilon), where MS is the root mean
+    square of the gradient over training segments and D = MS / (mean over parameters of their mean
+    MS), at most 1 / decay (section 4 of the paper; the published code);
+    ``sgd``: θ ← θ + decay · (θ₀ − θ) − lr · g.
+
+    Args:
+        rule: ``"rms"`` or ``"sgd"``.
+        lr: η of the paper.
+        decay: λ of the paper; 0 for none.
+        epsilon: ε of the paper, for ``rms``.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    rule: str = "rms"
+    lr: float = 5e-5
+    decay: float = 2e-3
+    epsilon: float = 2e-5
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("rms", "sgd"):
+            raise ValueError(f"rule must be rms or sgd, not {self.rule!r}")
+        if not 0.0 <= self.lr < math.inf:
+            raise ValueError(f"lr must be finite and at least 0, not {self.lr}")
+        if not 0.0 <= self.decay <= 1.0:
+            raise ValueError(f"decay must be from 0 to 1, not {self.decay}")
+        if not 0.0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be finite and more than 0, not {self.epsilon}")
+
+
+def read_dynamically(
+    model: LanguageModel,
+    columns: Columns,
+    dynamic: Dynamic,
+    statistics: Statistics | None,
+    *,
+    window: int,
+    device: torch.device | str = "cpu",
+    extra_divisor: int = 0,
+    keep_outputs: bool = False,
+    on_window: OnWindow = lambda num_scored, nats: None,
+) -> Reading:
+    """Scores a stream while learning from it; the model is afterwards what it was before.
+
+    Args:
+        model: the trained model, on ``device``; its dropouts are off.
+        columns: how the stream is read; in one column as published.
+        dynamic: settings.
+        statistics: of the gradients, for the rule ``rms``.
+        window: time steps of a segment; 5 as published.
+        device: of the model.
+        extra_divisor: see :func:`read_stream`.
+        keep_outputs: likewise.
+        on_window: likewise.
+
+    Raises:
+        ValueError: the rule is ``rms``, and there are no statistics.
+    """
+    trained = [parameter.detach().clone() for parameter in model.parameters()]
+    update = _Update(model, trained, dynamic, statistics)
+    try:
+        return read_stream(
+            model,
+            columns,
+            window=window,
+            device=device,
+            extra_divisor=extra_divisor,
+            keep_outputs=keep_outputs,
+            learn=update.learn,
+            on_window=on_window,
+        )
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), trained, strict=True):
+                parameter.copy_(value)
+
+
+class _Update:
+    """One step of learning, with all that stays the same computed once."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        trained: list[Tensor],
+        dynamic: Dynamic,
+        statistics: Statistics | None,
+    ) -> None:
+        self._parameters = list(model.parameters())
+        self._trained = trained
+        if dynamic.rule == "sgd":
+            self._rates = [torch.full((), dynamic.lr).to(p) for p in self._parameters]
+            self._decays = [torch.full((), dynamic.decay).to(p) for p in self._parameters]
+            return
+        if statistics is None:
+            raise ValueError("the rule rms needs the statistics of the gradients")
+        root_mean_squares = [
+            statistics[name].to(parameter) for name, parameter in model.named_parameters()
+        ]
+        mean = sum(float(value.mean()) for value in root_mean_squares) / len(root_mean_squares)
+        self._rates = [dynamic.lr / (value + dynamic.epsilon) for value in root_mean_squares]
+        self._decays = [(dynamic.decay / mean * v).clamp(max=1.0) for v in root_mean_squares]
+
+    def learn(self, loss: Float[Tensor, ""]) -> None:
+        gradients = torch.autograd.grad(loss, self._parameters)
+        with torch.no_grad():
+            for parameter, trained, gradient, rate, decay in zip(
+                self._parameters, self._trained, gradients, self._rates, self._decays, strict=True
+            ):
+                # Both terms of the rule see the θ of before: the way back comes first, and what is
+                # subtracted then does not depend on θ.
+                parameter.lerp_(trained, decay)
+                parameter.addcmul_(gradient, rate, value=-1.0)

@@ -1,0 +1,215 @@
+"""A model evaluated on the splits of its corpus: standard, with a cache, dynamically, or both."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmbench.data.columns import PUBLISHED_COLUMNS, columns_by_protocol
+from lmbench.data.corpus import Corpus
+from lmbench.evaluation.cache import Cache, with_cache
+from lmbench.evaluation.dynamic import Dynamic, read_dynamically
+from lmbench.evaluation.gradient_statistics import (
+    Statistics,
+    fingerprint,
+    gradient_statistics,
+    keep_statistics,
+)
+from lmbench.evaluation.reading import OnWindow, Reading, read_stream
+from lmbench.evaluation.tuning import CacheGrid, DynamicGrid, tune_cache, tune_dynamic
+from lmbench.model.language_model import LanguageModel
+
+Phase = Callable[[str, int], AbstractContextManager[OnWindow]]
+"""Opens a phase of a name and a number of targets, and is told how it goes on."""
+
+
+@contextmanager
+def silent(phase: str, num_targets: int) -> Iterator[OnWindow]:
+    """Shows nothing."""
+    yield lambda num_scored, nats: None
+
+
+class Evaluator:
+    """Reads the splits of a corpus with a model.
+
+    Args:
+        model: the trained model, on ``device``.
+        corpus: the corpus that it was trained on.
+        protocol: see :func:`lmbench.data.columns.columns_by_protocol`.
+        columns: likewise.
+        burn_in: likewise.
+        window: time steps that are read at once; with ``dynamic``, of a segment.
+        cache: settings of the cache; None for none.
+        dynamic: settings of dynamic evaluation; None for none.
+        statistics_columns: columns in which the training split is read for gradient statistics.
+        statistics_segments: stop after so many segments; None reads all.
+        statistics_path: file that keeps the statistics for the next evaluation; None for none.
+        device: where to compute.
+        phase: shows how it goes on.
+
+    Attributes:
+        cache: as given, or what :meth:`tune` found.
+        dynamic: likewise.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        corpus: Corpus,
+        *,
+        protocol: str = "standard",
+        columns: int = 64,
+        burn_in: int = 512,
+        window: int = 70,
+        cache: Cache | None = None,
+        dynamic: Dynamic | None = None,
+        statistics_columns: int = 100,
+        statistics_segments: int | None = None,
+        statistics_path: Path | None = None,
+        device: torch.device | str = "cpu",
+        phase: Phase = silent,
+    ) -> None:
+        for name, value, least in (
+            ("columns", columns, 1),
+            ("burn_in", burn_in, 0),
+            ("window", window, 1),
+            ("statistics_columns", statistics_columns, 1),
+            ("statistics_segments", 1 if statistics_segments is None else statistics_segments, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+        self.cache = cache
+        self.dynamic = dynamic
+        self._model = model
+        self._corpus = corpus
+        self._protocol = protocol
+        self._columns = columns
+        self._burn_in = burn_in
+        self._window = window
+        self._statistics_columns = statistics_columns
+        self._statistics_segments = statistics_segments
+        self._statistics_path = statistics_path
+        self._device = device
+        self._phase = phase
+
+    def settings(self, split: str) -> dict[str, Any]:
+        """How a split is evaluated, in plain values."""
+        published = self._protocol == "published"
+        return {
+            "protocol": self._protocol,
+            "columns": PUBLISHED_COLUMNS[split] if published else self._columns,
+            "burn_in": 0 if published else self._burn_in,
+            "window": self._window,
+            "cache": asdict(self.cache) if self.cache else None,
+            "dynamic": asdict(self.dynamic) if self.dynamic else None,
+        }
+
+    def prepare(self) -> None:
+        """Computes what the readings need, so that it need not count as their time."""
+        if self.dynamic is not None and self.dynamic.rule == "rms":
+            _ = self._statistics
+
+    def read(self, split: str) -> Reading:
+        """Scores valid or test without the cache; its outputs are kept where a cache is to come."""
+        return self._read(split, self.dynamic)
+
+    def with_cache(self, reading: Reading, split: str) -> Reading:
+        """Lays the cache over a reading; without one, the reading itself."""
+        if self.cache is None:
+            return reading
+        with self._phase(f"cache over {split}", len(reading.positions)) as on_window:
+            return with_cache(
+                reading,
+                self.cache,
+                steps_at_once=self._window,
+                device=self._device,
+                on_queries=lambda number: on_window(number, 0.0),
+            )
+
+    def tune(
+        self, cache_grid: CacheGrid | None, dynamic_grid: DynamicGrid | None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Replaces the settings by the best of the grids, on valid alone.
+
+        The cache is tuned on the reading with the tuned dynamic evaluation, where there is one, and
+        on the same tokens.
+
+        Returns:
+            ``cache`` and ``dynamic``, where there is such a thing to tune → all that was tried.
+        """
+        tried: dict[str, list[dict[str, Any]]] = {}
+        num_tokens = None
+        if self.dynamic is not None and dynamic_grid is not None:
+            num_tokens = dynamic_grid.num_tokens
+            self.dynamic, tried["dynamic"] = tune_dynamic(
+                lambda dynamic: self._read("valid", dynamic, num_tokens),
+                self.dynamic,
+                dynamic_grid,
+            )
+        if self.cache is not None and cache_grid is not None:
+            reading = self._read("valid", self.dynamic, num_tokens)
+            with self._phase("cache, the whole grid", len(reading.positions)) as on_window:
+                self.cache, tried["cache"] = tune_cache(
+                    reading,
+                    self.cache,
+                    cache_grid,
+                    steps_at_once=self._window,
+                    device=self._device,
+                    on_queries=lambda number: on_window(number, 0.0),
+                )
+        return tried
+
+    def _read(self, split: str, dynamic: Dynamic | None, num_tokens: int | None = None) -> Reading:
+        ids = getattr(self._corpus, split)[:num_tokens]
+        columns, extra_divisor = columns_by_protocol(
+            ids, split, protocol=self._protocol, columns=self._columns, burn_in=self._burn_in
+        )
+        name, read = f"reading {split}", functools.partial(read_stream, self._model, columns)
+        if dynamic is not None:
+            name += f" dynamically, lr {dynamic.lr:g}, decay {dynamic.decay:g}"
+            statistics = self._statistics if dynamic.rule == "rms" else None
+            read = functools.partial(read_dynamically, self._model, columns, dynamic, statistics)
+        with self._phase(name, columns.num_scored(0, columns.num_rows)) as on_window:
+            return read(
+                window=self._window,
+                device=self._device,
+                extra_divisor=extra_divisor,
+                keep_outputs=self.cache is not None,
+                on_window=on_window,
+            )
+
+    @functools.cached_property
+    def _statistics(self) -> Statistics:
+        made_from = {
+            "weights": fingerprint(self._model),
+            "corpus": self._corpus.sha256,
+            "window": self._window,
+            "columns": self._statistics_columns,
+            "segments": self._statistics_segments,
+        }
+        if self._statistics_path is None:
+            return self._compute_statistics()
+        return keep_statistics(self._statistics_path, made_from, self._compute_statistics)
+
+    def _compute_statistics(self) -> Statistics:
+        num_targets = len(self._corpus.train)
+        if self._statistics_segments is not None:
+            segment = self._window * self._statistics_columns
+            num_targets = min(num_targets, segment * self._statistics_segments)
+        with self._phase("gradient statistics of train", num_targets) as on_window:
+            return gradient_statistics(
+                self._model,
+                self._corpus.train,
+                window=self._window,
+                num_columns=self._statistics_columns,
+                num_segments=self._statistics_segments,
+                device=self._device,
+                on_window=on_window,
+            )

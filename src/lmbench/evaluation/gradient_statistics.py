@@ -1,0 +1,103 @@
+"""How large each weight's gradient is on the training text, for dynamic evaluation.
+
+Shape letters: T time steps of a segment, B columns, N tokens of a split.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lmbench.data.columns import columns_for_training
+from lmbench.evaluation.reading import OnWindow, dropouts_off
+from lmbench.files import replacing
+from lmbench.model.core import detach_state
+from lmbench.model.language_model import LanguageModel
+
+Statistics = dict[str, Tensor]
+"""Parameter's name → root mean square of its gradients over segments of the training text."""
+
+
+def gradient_statistics(
+    model: LanguageModel,
+    train_ids: Int[np.ndarray, " N"],
+    *,
+    window: int,
+    num_columns: int = 100,
+    num_segments: int | None = None,
+    device: torch.device | str = "cpu",
+    on_window: OnWindow = lambda num_scored, nats: None,
+) -> Statistics:
+    """Root mean squares of the gradients over segments of the training text (ibid., equation 9).
+
+    Args:
+        model: the trained model, on ``device``; its dropouts are off.
+        train_ids: (N,) the training split.
+        window: time steps of a segment, T.
+        num_columns: B.
+        num_segments: stop after so many; None reads all.
+        device: of the model.
+        on_window: told how reading goes on.
+
+    Returns:
+        On the CPU.
+    """
+    columns = columns_for_training(train_ids, num_columns)
+    parameters = list(model.parameters())
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    starts = range(0, columns.num_rows, window)[:num_segments]
+    state = None
+    with dropouts_off(model):
+        for start in starts:
+            tokens, targets = columns.read(start, min(start + window, columns.num_rows))
+            output, _, state = model(tokens.to(device), state)
+            state = detach_state(state)
+            loss = model.head.loss(output, targets.to(device))
+            gradients = torch.autograd.grad(loss, parameters)
+            for total, gradient in zip(sums, gradients, strict=True):
+                total.addcmul_(gradient, gradient)
+            on_window(targets.numel(), loss.item() * targets.numel())
+    names = [name for name, _ in model.named_parameters()]
+    return {
+        name: (total / len(starts)).sqrt().cpu() for name, total in zip(names, sums, strict=True)
+    }
+
+
+def keep_statistics(
+    path: Path, made_from: Mapping[str, object], compute: Callable[[], Statistics]
+) -> Statistics:
+    """Reads statistics from a file, or computes them and writes it.
+
+    Args:
+        path: the file, in safetensors' format.
+        made_from: all that decides the statistics; a file made from anything else is written anew.
+        compute: makes them.
+    """
+    wanted = {key: str(value) for key, value in made_from.items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            if file.metadata() == wanted:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        pass  # none there, or damaged
+    statistics = compute()
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(statistics, metadata=wanted))
+    return statistics
+
+
+def fingerprint(model: LanguageModel) -> str:
+    """Hex SHA-256 of a model's weights, by name."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(
+            parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        )
+    return digest.hexdigest()

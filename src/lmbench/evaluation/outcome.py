@@ -1,0 +1,185 @@
+"""What an evaluation found: for programs, for people, and target by target."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lmbench.data.articles import article_starts
+from lmbench.data.corpus import Corpus
+from lmbench.errors import UserError
+from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.reading import Reading
+from lmbench.evaluation.record import write_record
+from lmbench.evaluation.summary import summarize
+from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
+from lmbench.files import replace_text
+
+Grids = tuple[CacheGrid | None, DynamicGrid | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """An evaluation of a split.
+
+    Attributes:
+        split: valid or test.
+        reading: the targets with their log-probabilities.
+        article_starts: where articles begin in the split, if it has any.
+        facts: all that ``evaluation-NAME-SPLIT.json`` says of it.
+    """
+
+    split: str
+    reading: Reading
+    article_starts: np.ndarray | None
+    facts: dict[str, Any]
+
+
+def evaluate(
+    evaluator: Evaluator, corpus: Corpus, split: str, *, grids: Grids | None = None
+) -> Outcome:
+    """Evaluates a split, after tuning on valid where grids are given.
+
+    Args:
+        evaluator: how.
+        corpus: that of the evaluator.
+        split: valid or test.
+        grids: of the cache and of dynamic evaluation; None tunes nothing.
+
+    Raises:
+        UserError: there is nothing to tune; or a target has no probability left.
+    """
+    start = time.perf_counter()
+    evaluator.prepare()
+    prepared = time.perf_counter()
+    tuned = None
+    if grids is not None:
+        if evaluator.cache is None and evaluator.dynamic is None:
+            raise UserError("evaluation.tune=true: this evaluation has nothing to tune.")
+        tuned = evaluator.tune(*grids)
+    begin = time.perf_counter()
+    without_cache = evaluator.read(split)
+    read = time.perf_counter()
+    reading = evaluator.with_cache(without_cache, split)
+    end = time.perf_counter()
+    _require_probabilities(reading, evaluator)
+    starts = article_starts(getattr(corpus, split), corpus.vocabulary)
+    counts = np.bincount(corpus.train, minlength=len(corpus.vocabulary))
+    facts = {
+        "split": split,
+        "corpus_sha256": corpus.sha256,
+        "evaluation": evaluator.settings(split),
+        "tuned": tuned,
+        **_score(reading),
+        "without_cache": _score(without_cache) if evaluator.cache is not None else None,
+        **summarize(reading, corpus.vocabulary, counts=counts, article_starts=starts),
+        "seconds": end - begin,
+        "cache_seconds": end - read if evaluator.cache is not None else None,
+        "tuning_seconds": begin - prepared if tuned is not None else None,
+        "statistics_seconds": prepared - start if evaluator.dynamic is not None else None,
+    }
+    return Outcome(split, reading, starts, facts)
+
+
+def write(
+    outcome: Outcome, run_dir: Path, name: str, of_run: Mapping[str, Any], *, save_tokens: bool
+) -> dict[str, Any]:
+    """Writes ``evaluation-NAME-SPLIT.json`` and, if wanted, the record of all targets beside it.
+
+    Args:
+        outcome: what was found.
+        run_dir: the run's directory.
+        name: of the evaluation.
+        of_run: what the file is to say of the run besides.
+        save_tokens: whether to write the record; one of an earlier evaluation goes if not.
+
+    Returns:
+        The file's content.
+    """
+    facts = {key: value for key, value in outcome.facts.items() if key != "evaluation"}
+    results = {
+        "lmbench_version": version("lmbench"),
+        **of_run,
+        "evaluation": {"name": name, **outcome.facts["evaluation"]},
+        **facts,
+        "environment": {
+            "torch": torch.__version__,
+            "num_threads": torch.get_num_threads(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        },
+    }
+    path = run_dir / f"evaluation-{name}-{outcome.split}"
+    if save_tokens:
+        write_record(outcome.reading, path, outcome.article_starts)
+    else:  # it would not belong to these results
+        for ending in ("parquet", "txt"):
+            path.with_name(f"{path.name}.{ending}").unlink(missing_ok=True)
+    text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    replace_text(path.with_name(f"{path.name}.json"), text)
+    return results
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Prints the results as tables."""
+    evaluation = results["evaluation"]
+    title = f"{results['model']}, {evaluation['name']} evaluation of {results['split']}"
+    table = Table(title=title, title_justify="left")
+    for column in ("targets", "perplexity", "nats/token", "tokens"):
+        table.add_column(column, justify="left" if column == "targets" else "right")
+    table.add_row(*_cells("all", results), end_section=results["without_cache"] is None)
+    if results["without_cache"] is not None:
+        table.add_row(*_cells("all, without the cache", results["without_cache"]), end_section=True)
+    names = {
+        "training_count": "in training {} times",
+        "article_position": "tokens {} of an article",
+        "unk": "{}",
+    }
+    for group, buckets in results["perplexity_by"].items():
+        for bucket in buckets:
+            last = bucket is buckets[-1]
+            name = names[group].format(bucket["bucket"])
+            table.add_row(*_cells(name, bucket), end_section=last)
+    table.caption = ", ".join(
+        [
+            f"{results['bits_per_character']:.3f} bits per character",
+            f"{evaluation['columns']} column(s), windows of {evaluation['window']}",
+            *(
+                f"{kind} " + ", ".join(f"{name} {value}" for name, value in settings.items())
+                for kind in ("cache", "dynamic")
+                if (settings := evaluation[kind])
+            ),
+            f"{results['seconds']:.1f} s",
+        ]
+    )
+    Console().print(table)
+
+
+def _cells(name: str, score: Mapping[str, Any]) -> list[str]:
+    return [name, f"{score['ppl']:,.2f}", f"{score['nll']:.4f}", f"{score['num_tokens']:,}"]
+
+
+def _score(reading: Reading) -> dict[str, Any]:
+    nll = reading.nll
+    return {"nll": nll, "ppl": math.exp(nll), "num_tokens": len(reading.positions)}
+
+
+def _require_probabilities(reading: Reading, evaluator: Evaluator) -> None:
+    lost = ~(reading.log_probs > math.log(np.finfo(np.float64).tiny))
+    if lost.any():
+        position = reading.positions[int(lost.nonzero()[0])]
+        remedy = (
+            "Set evaluation.dynamic.lr lower." if evaluator.dynamic else "The model has diverged."
+        )
+        raise UserError(
+            f"{int(lost.sum()):,} of {len(lost):,} targets are left without a probability, the "
+            f"first of them at position {position:,}. {remedy}"
+        )

@@ -1,0 +1,54 @@
+"""How far an evaluation has come, with the perplexity so far."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lmbench.evaluation.reading import OnWindow
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def shown(phase: str, num_targets: int) -> Iterator[OnWindow]:
+    """Shows a bar in a terminal while a phase runs, and logs a line when it ends.
+
+    Args:
+        phase: what is done.
+        num_targets: how many targets will be told to what this yields.
+    """
+    start, nats_so_far, done = time.perf_counter(), 0.0, 0
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%  {task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+
+    def figures() -> str:
+        rate = f"{done / max(time.perf_counter() - start, 1e-9):,.0f} tokens/s"
+        perplexity = f", perplexity {perplexity_of(nats_so_far / done)}" if nats_so_far else ""
+        return rate + perplexity
+
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(phase, total=num_targets, figures="")
+
+        def on_window(num_scored: int, nats: float = 0.0) -> None:
+            nonlocal nats_so_far, done
+            nats_so_far += nats
+            done += num_scored
+            progress.update(task, advance=num_scored, figures=figures())
+
+        yield on_window
+    if done:
+        log.info("%s: %s in %.1f s", phase, figures(), time.perf_counter() - start)
+
+
+def perplexity_of(nll: float) -> str:
+    """As people read it."""
+    return f"{math.exp(nll):.2f}" if nll < 20 else f"e^{nll:.1f}"

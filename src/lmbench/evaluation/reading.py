@@ -1,0 +1,138 @@
+"""Reading a stream with a model, target by target.
+
+Shape letters: T time steps of a window, B columns, H hidden, N scored targets of a stream.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lmbench.data.columns import IGNORE_INDEX, Columns
+from lmbench.model.core import detach_state
+from lmbench.model.language_model import LanguageModel
+
+OnWindow = Callable[[int, float], object]
+"""Called after each window with the number of targets scored in it and their nats."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model made of the targets of a stream, in the stream's order.
+
+    Args:
+        positions: (N,) where each scored target stands in the stream, rising; the first token of
+            the stream, which nothing precedes, is never a target.
+        targets: (N,) their ids.
+        log_probs: (N,) their log-probabilities, in nats, as float64 whatever the model computes in.
+        outputs: (N, H) the head's inputs that predicted them, where they were asked for.
+        extra_divisor: what the divisor of a mean has on top of N (see
+            :func:`lmbench.data.columns.columns_by_protocol`).
+    """
+
+    positions: Int[np.ndarray, " N"]
+    targets: Int[np.ndarray, " N"]
+    log_probs: Float[Tensor, " N"]
+    outputs: Float[Tensor, "N H"] | None = None
+    extra_divisor: int = 0
+
+    @property
+    def nll(self) -> float:
+        """Nats per token; the sum is exact, so that no order of reading can move it."""
+        return -math.fsum(self.log_probs.tolist()) / (len(self.positions) + self.extra_divisor)
+
+    def with_log_probs(self, log_probs: Float[Tensor, " N"]) -> "Reading":
+        """The same targets with other log-probabilities."""
+        return replace(self, log_probs=log_probs)
+
+
+def read_stream(
+    model: LanguageModel,
+    columns: Columns,
+    *,
+    window: int,
+    device: torch.device | str = "cpu",
+    extra_divisor: int = 0,
+    keep_outputs: bool = False,
+    learn: Callable[[Float[Tensor, ""]], object] | None = None,
+    on_window: OnWindow = lambda num_scored, nats: None,
+) -> Reading:
+    """Scores every target of the columns, in windows that hand the state on.
+
+    Args:
+        model: on ``device``; its dropouts are off.
+        columns: how the stream is read.
+        window: time steps that are read at once.
+        device: of the model.
+        extra_divisor: handed on to the result.
+        keep_outputs: whether to keep what the head read; on the CPU, 4·N·H bytes.
+        learn: called with the mean nats of each window, once it is scored, with its graph; what it
+            does to the model counts from the next window on. None reads without gradients.
+        on_window: told how reading goes on.
+    """
+    num_places = len(columns.ids) - 1
+    log_probs = torch.zeros(num_places, dtype=torch.float64)
+    scored = np.zeros(num_places, dtype=bool)
+    outputs: Tensor | None = None
+    state = None
+    with dropouts_off(model, frozen=learn is None):
+        for start in range(0, columns.num_rows, window):
+            end = min(start + window, columns.num_rows)
+            tokens, targets = columns.read(start, end)
+            here = targets != IGNORE_INDEX
+            places = columns.places(start, end)[here.numpy()]
+            output, _, state = model(tokens.to(device), state)
+            state = detach_state(state)
+            nats = model.head.loss(output, targets.to(device), reduction="none")
+            if learn is not None and len(places):
+                learn(nats.sum() / len(places))
+            nats = nats.detach().cpu()[here].double()
+            log_probs[places] = -nats
+            scored[places] = True
+            if keep_outputs:
+                if outputs is None:
+                    outputs = torch.empty(num_places, output.shape[-1])
+                outputs[places] = output.detach().float().cpu()[here]
+            on_window(len(places), float(nats.sum()))
+    places = np.flatnonzero(scored)
+    if len(places) < num_places:
+        log_probs = log_probs[places]
+        outputs = None if outputs is None else outputs[places]
+    positions = places + 1
+    return Reading(positions, columns.ids[positions], log_probs, outputs, extra_divisor)
+
+
+@contextmanager
+def dropouts_off(model: LanguageModel, *, frozen: bool = False) -> Iterator[None]:
+    """Evaluation mode in which gradients can be computed, whether or not they are.
+
+    A cuDNN LSTM is differentiated in training mode alone, and oneDNN's rounds differently where
+    gradients are switched off; so that dynamic evaluation begins with the very numbers of the
+    standard one, both read like this.
+
+    Args:
+        model: is put back at the end as it was.
+        frozen: keep no graph.
+    """
+    training = [module.training for module in model.modules()]
+    requires_grad = [parameter.requires_grad for parameter in model.parameters()]
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    dropouts = [module.dropout for module in recurrent]
+    model.eval().requires_grad_(not frozen)
+    for module in recurrent:
+        module.training, module.dropout = True, 0.0
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, was in zip(model.modules(), training, strict=True):
+            module.training = was
+        for parameter, was in zip(model.parameters(), requires_grad, strict=True):
+            parameter.requires_grad_(was)
+        for module, was in zip(recurrent, dropouts, strict=True):
+            module.dropout = was

@@ -1,0 +1,92 @@
+"""What lies behind a perplexity: which targets are easy and which are hard.
+
+Letters: N scored targets of a stream, V vocabulary, A articles.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.evaluation.reading import Reading
+
+COUNT_BORDERS = (1, 10, 100, 1_000, 10_000)
+"""Numbers of occurrences in training at which a new bucket begins."""
+
+ARTICLE_BORDERS = (100, 500, 1_000, 2_000)
+"""Tokens into an article at which a new bucket begins."""
+
+
+def summarize(
+    reading: Reading,
+    vocabulary: Vocabulary,
+    *,
+    counts: Int[np.ndarray, " V"],
+    article_starts: Int[np.ndarray, " A"] | None,
+) -> dict[str, Any]:
+    """Perplexities of parts of the targets, and bits per character of the whole.
+
+    Args:
+        reading: what was scored.
+        vocabulary: its words.
+        counts: how often each word occurs in training, by id.
+        article_starts: where articles begin in the stream, if it has any.
+
+    Returns:
+        Plain values: ``bits_per_character``, and under ``perplexity_by`` for ``training_count``,
+        ``article_position`` (where there are articles) and ``unk`` a list of buckets: their name,
+        number of targets, nats per token and perplexity. Empty buckets are left out.
+    """
+    nats = -reading.log_probs.numpy()
+    groups = {"training_count": _buckets(counts[reading.targets], COUNT_BORDERS)}
+    if article_starts is not None:
+        into_article = reading.positions - article_starts[articles(reading, article_starts)]
+        groups["article_position"] = _buckets(into_article, ARTICLE_BORDERS)
+    if vocabulary.unk_id is not None:
+        is_unk = reading.targets == vocabulary.unk_id
+        groups["unk"] = iter([(UNK, is_unk), ("other words", ~is_unk)])
+    return {
+        "bits_per_character": bits_per_character(reading, vocabulary),
+        "perplexity_by": {
+            name: [_of_bucket(bucket, nats[here]) for bucket, here in buckets if here.any()]
+            for name, buckets in groups.items()
+        },
+    }
+
+
+def bits_per_character(reading: Reading, vocabulary: Vocabulary) -> float:
+    """Bits that the targets cost, over the characters in which they are written.
+
+    The tokenized text is counted: a word and the space behind it, and one line feed for ``<eos>``.
+    """
+    lengths = np.array([1 if word == EOS else len(word) + 1 for word in vocabulary.words])
+    nats = -math.fsum(reading.log_probs.tolist())
+    return nats / math.log(2) / int(lengths[reading.targets].sum())
+
+
+def articles(reading: Reading, article_starts: Int[np.ndarray, " A"]) -> Int[np.ndarray, " N"]:
+    """The number of the article in which each target stands, from 0.
+
+    What comes before the first title belongs to the first article.
+    """
+    return np.maximum(np.searchsorted(article_starts, reading.positions, side="right") - 1, 0)
+
+
+def _buckets(values: np.ndarray, borders: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and mask of each bucket; the first one is below all borders."""
+    bucket = np.searchsorted(borders, values, side="right")
+    for index, start in enumerate((0, *borders)):
+        if index == len(borders):
+            name = f"{start:,} and more"
+        else:
+            last = borders[index] - 1
+            name = f"{start:,} to {last:,}" if last > start else f"{start:,}"
+        yield name, bucket == index
+
+
+def _of_bucket(name: str, nats: np.ndarray) -> dict[str, Any]:
+    nll = math.fsum(nats.tolist()) / len(nats)
+    return {"bucket": name, "num_tokens": len(nats), "nll": nll, "ppl": math.exp(nll)}

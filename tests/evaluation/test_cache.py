@@ -1,0 +1,150 @@
+"""The neural cache against its formula, entry by entry, and against the published script."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lmbench.evaluation import cache as module
+from lmbench.evaluation.cache import Cache, cache_log_probs, mix, with_cache
+from lmbench.evaluation.reading import Reading
+
+MakeReading = Callable[..., Reading]
+
+
+def probability(reading: Reading, target: int, entries: Sequence[int], theta: float) -> float:
+    """Of a target under a cache of these entries: Grave et al. 2017, equation 3."""
+    assert reading.outputs is not None
+    outputs, entries = reading.outputs.double().numpy(), list(entries)
+    weights = np.exp(theta * (outputs[entries] @ outputs[target]))
+    return float(weights[reading.targets[entries] == reading.targets[target]].sum() / weights.sum())
+
+
+@pytest.mark.parametrize("num_targets", [1, 2, 40, 300, 700])
+def test_probabilities_are_those_of_the_formula(
+    make_reading: MakeReading, num_targets: int
+) -> None:
+    reading = make_reading(num_targets)
+    windows, thetas = [30, 1, 290, 5000], [0.0, 0.7, -0.4]
+    found = cache_log_probs(reading, windows=windows, thetas=thetas)
+    assert found.keys() == {(window, theta) for window in windows for theta in thetas}
+    for (window, theta), log_probs in found.items():
+        assert math.isnan(log_probs[0])
+        expected = [
+            probability(reading, target, range(max(0, target - window), target), theta)
+            for target in range(1, num_targets)
+        ]
+        exact = torch.tensor(expected, dtype=torch.float64)
+        assert_close(log_probs[1:].exp(), exact, rtol=1e-5, atol=1e-7)
+        assert torch.equal(log_probs[1:].isinf(), exact == 0)
+
+
+@pytest.mark.parametrize("queries_at_once", [1, 3, 64])
+def test_how_many_queries_are_computed_at_once_does_not_matter(
+    make_reading: MakeReading, monkeypatch: pytest.MonkeyPatch, queries_at_once: int
+) -> None:
+    reading = make_reading(200)
+    whole = cache_log_probs(reading, windows=[50], thetas=[0.5])[50, 0.5]
+    monkeypatch.setattr(module, "QUERIES_AT_ONCE", queries_at_once)
+    done: list[int] = []
+    parts = cache_log_probs(reading, windows=[50], thetas=[0.5], on_queries=done.append)[50, 0.5]
+    assert_close(parts, whole, rtol=1e-4, atol=1e-5, equal_nan=True)
+    assert sum(done) == 200
+    assert max(done) == queries_at_once
+
+
+def test_products_too_large_for_exp_leave_probabilities(make_reading: MakeReading) -> None:
+    reading = make_reading(60)
+    assert reading.outputs is not None
+    reading.outputs.mul_(40)  # products up to some ten thousands
+    found = cache_log_probs(reading, windows=[5, 40], thetas=[1.0])
+    for window in (5, 40):
+        assert not found[window, 1.0][1:].isnan().any()
+        assert (found[window, 1.0][1:] <= 1e-5).all()
+
+
+def test_mixture_is_that_of_the_probabilities(make_reading: MakeReading) -> None:
+    reading = make_reading(50)
+    cache = Cache(window=20, theta=0.3, interpolation=0.25)
+    mixed = with_cache(reading, cache, steps_at_once=70)
+    for target in range(1, 50):
+        of_cache = probability(reading, target, range(max(0, target - 20), target), 0.3)
+        expected = 0.75 * math.exp(reading.log_probs[target]) + 0.25 * of_cache
+        assert math.exp(mixed.log_probs[target]) == pytest.approx(expected, rel=1e-5)
+    assert mixed.log_probs[0] == reading.log_probs[0]  # nothing to look up yet
+    assert np.array_equal(mixed.targets, reading.targets)
+
+
+def test_the_mixture_is_a_distribution(make_reading: MakeReading) -> None:
+    """Summed over all words that the target could have been."""
+    reading = make_reading(30, num_words=4)
+    total = torch.zeros(30, dtype=torch.float64)
+    for word in range(4):
+        # only the last target is asked about: the entries before it stay what they are
+        targets = reading.targets.copy()
+        targets[-1] = word
+        asked = Reading(reading.positions, targets, reading.log_probs, reading.outputs)
+        total += cache_log_probs(asked, windows=[30], thetas=[0.5])[30, 0.5].exp()
+    assert float(total[-1]) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_interpolation_zero_changes_no_bit(make_reading: MakeReading) -> None:
+    reading = make_reading(300)
+    mixed = with_cache(reading, Cache(interpolation=0.0), steps_at_once=70)
+    assert torch.equal(mixed.log_probs, reading.log_probs)
+    assert mixed.nll == reading.nll
+
+
+def test_warmup_reproduces_the_published_script(make_reading: MakeReading) -> None:
+    """pointer.py's own bookkeeping: histories cut to the window after each batch of steps."""
+    window, steps, theta, interpolation = 25, 10, 0.4, 0.2
+    reading = make_reading(97)
+    expected = []
+    history: list[int] = []
+    for start in range(0, 97, steps):
+        batch = list(range(start, min(start + steps, 97)))
+        start_index = len(history)
+        history += batch
+        for index, target in enumerate(batch):
+            p = math.exp(reading.log_probs[target])
+            if start_index + index > window:
+                entries = history[start_index + index - window : start_index + index]
+                of_cache = probability(reading, target, entries, theta)
+                p = interpolation * of_cache + (1 - interpolation) * p
+            expected.append(p)
+        history = history[-window:]
+    cache = Cache(window, theta, interpolation, warmup=True)
+    mixed = with_cache(reading, cache, steps_at_once=steps)
+    exact = torch.tensor(expected, dtype=torch.float64)
+    assert_close(mixed.log_probs.exp(), exact, rtol=1e-5, atol=0.0)
+    without = with_cache(reading, Cache(window, theta, interpolation), steps_at_once=steps)
+    assert (without.log_probs != mixed.log_probs).sum() > window
+
+
+def test_a_target_that_nothing_gives_a_chance_has_none() -> None:
+    nothing = torch.tensor([-math.inf], dtype=torch.float64)
+    assert mix(nothing, nothing, 0.5, torch.tensor([True])).item() == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("window", 0),
+        ("theta", math.inf),
+        ("interpolation", -0.1),
+        ("interpolation", 1.0),
+    ],
+)
+def test_values_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        Cache(**{name: value})
+
+
+def test_a_reading_without_outputs_is_refused(make_reading: MakeReading) -> None:
+    reading = make_reading(5)
+    bare = Reading(reading.positions, reading.targets, reading.log_probs)
+    with pytest.raises(ValueError, match="outputs"):
+        with_cache(bare, Cache(), steps_at_once=70)

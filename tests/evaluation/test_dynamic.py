@@ -118,11 +118,11 @@ def test_the_model_is_afterwards_what_it_was(model: LanguageModel, ids: np.ndarr
 
 
 def test_what_recurs_is_learnt(model: LanguageModel) -> None:
-    ids = np.tile(np.array([3, 14, 15, 9, 26], dtype=np.int32), 60)
+    ids = np.tile(np.array([3, 14, 15, 9, 26], dtype=np.int32), 25)
     columns = columns_for_evaluation(ids, 1, 0)
     standard = read_stream(model, columns, window=5).nll
     learnt = read_dynamically(model, columns, Dynamic("sgd", lr=0.3), None, window=5).nll
-    assert learnt < standard - 1
+    assert learnt < standard - 0.5
 
 
 def test_statistics_are_root_mean_squares_of_segments_gradients(

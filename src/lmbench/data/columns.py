@@ -15,6 +15,9 @@ from lmbench.errors import UserError
 IGNORE_INDEX = -100
 """Target of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
 
+PROTOCOLS = ("standard", "published")
+"""Ways of reading valid and test: see :func:`columns_by_protocol`."""
+
 PUBLISHED_COLUMNS = {"valid": 10, "test": 1}
 """Columns in which salesforce/awd-lstm-lm evaluates (main.py)."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lmbench.data.columns import PUBLISHED_COLUMNS, columns_by_protocol
+from lmbench.data.columns import PROTOCOLS, PUBLISHED_COLUMNS, columns_by_protocol
 from lmbench.data.corpus import Corpus
 from lmbench.evaluation.cache import Cache, with_cache
 from lmbench.evaluation.dynamic import Dynamic, read_dynamically
@@ -56,7 +56,7 @@ class Evaluator:
         dynamic: likewise.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: the protocol is unknown, or a number is out of its range.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class Evaluator:
         device: torch.device | str = "cpu",
         phase: Phase = silent,
     ) -> None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
         for name, value, least in (
             ("columns", columns, 1),
             ("burn_in", burn_in, 0),

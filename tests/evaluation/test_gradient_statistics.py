@@ -1,0 +1,62 @@
+"""The file that keeps statistics; their values are tested in test_dynamic.py."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmbench.evaluation.gradient_statistics import Statistics, fingerprint, keep_statistics
+from lmbench.model.language_model import LanguageModel
+
+MADE_FROM = {"weights": "abc", "window": 5, "segments": None}
+
+
+class Computer:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> Statistics:
+        self.calls += 1
+        return {"a.weight": torch.arange(6.0).reshape(2, 3) + self.calls}
+
+
+def test_statistics_are_computed_once(tmp_path: Path) -> None:
+    compute = Computer()
+    path = tmp_path / "statistics.safetensors"
+    first = keep_statistics(path, MADE_FROM, compute)
+    second = keep_statistics(path, dict(MADE_FROM), compute)
+    assert compute.calls == 1
+    assert first.keys() == second.keys() == {"a.weight"}
+    assert torch.equal(first["a.weight"], second["a.weight"])
+    assert [file.name for file in tmp_path.iterdir()] == ["statistics.safetensors"]
+
+
+@pytest.mark.parametrize("change", [{"window": 6}, {"weights": "abd"}, {"segments": 3}, {"x": 1}])
+def test_a_file_made_from_anything_else_is_made_anew(tmp_path: Path, change: dict) -> None:
+    compute = Computer()
+    path = tmp_path / "statistics.safetensors"
+    keep_statistics(path, MADE_FROM, compute)
+    changed = keep_statistics(path, MADE_FROM | change, compute)
+    assert compute.calls == 2
+    assert changed["a.weight"][0, 0] == 2
+
+
+@pytest.mark.parametrize("length", [0, 4, 50, -1])
+def test_a_damaged_file_is_made_anew(tmp_path: Path, length: int) -> None:
+    compute = Computer()
+    path = tmp_path / "statistics.safetensors"
+    keep_statistics(path, MADE_FROM, compute)
+    path.write_bytes(path.read_bytes()[:length])
+    keep_statistics(path, MADE_FROM, compute)
+    assert compute.calls == 2
+    keep_statistics(path, MADE_FROM, compute)
+    assert compute.calls == 2
+
+
+def test_a_fingerprint_is_that_of_the_weights(model: LanguageModel) -> None:
+    other = copy.deepcopy(model)
+    assert fingerprint(model) == fingerprint(other)
+    with torch.no_grad():
+        other.embedding.weight[3, 2] += 1e-6
+    assert fingerprint(model) != fingerprint(other)

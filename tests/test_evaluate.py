@@ -1,0 +1,280 @@
+"""``lmbench-evaluate`` from its config to the files in the run's directory."""
+
+import json
+import math
+import os
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import lmbench
+from lmbench.config import conf_dir
+from lmbench.data.synthetic import make_corpus
+from lmbench.errors import UserError
+from lmbench.evaluate import evaluate
+
+MakeRun = Callable[..., Path]
+NUM_TOKENS = 200
+# Two columns of 128 targets, half of them burn-in, and a model that few steps at a time suit.
+SMALL = ("evaluation.columns=2", "evaluation.burn_in=56", "evaluation.window=9")
+
+
+def results_of(run: Path, name: str, *overrides: str) -> dict[str, Any]:
+    """Evaluates, and reads what was written."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("evaluate", [f"run={run}", f"evaluation={name}", "device=cpu", *overrides])
+    perplexity = evaluate(config, name)
+    results = json.loads((run / f"evaluation-{name}-{config.split}.json").read_text("utf-8"))
+    assert results["ppl"] == perplexity == math.exp(results["nll"])
+    return results
+
+
+@pytest.fixture(autouse=True)
+def _precision(matmul_precision: None) -> None:
+    """The command sets it for its process."""
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("model", ["lstm", "awd_lstm"])
+def test_standard_scores_the_best_checkpoint(make_run: MakeRun, model: str, split: str) -> None:
+    run = make_run(f"model={model}", "seed=4")
+    results = results_of(run, "standard", f"split={split}", "evaluation.columns=1")
+    loaded, vocabulary = lmbench.load(run)
+    corpus = make_corpus(
+        num_words=40, **{f"num_{s}_tokens": 200 for s in ("train", "valid", "test")}
+    )
+    assert corpus.vocabulary == vocabulary
+    tokens = torch.from_numpy(getattr(corpus, split).astype(np.int64))[:, None]
+    with torch.no_grad():
+        output = loaded.double()(tokens[:-1]).output
+        log_probs = loaded.head.log_probs(output)[:, 0]
+    expected = -log_probs[torch.arange(NUM_TOKENS - 1), tokens[1:, 0]].mean().item()
+    assert results["nll"] == pytest.approx(expected, rel=1e-5)
+    assert results["num_tokens"] == NUM_TOKENS - 1
+    assert (results["model"], results["seed"], results["split"]) == (model, 4, split)
+    assert results["corpus_sha256"] == corpus.sha256
+    assert results["evaluation"] == {
+        "name": "standard",
+        "protocol": "standard",
+        "columns": 1,
+        "burn_in": 512,
+        "window": 70,
+        "cache": None,
+        "dynamic": None,
+    }
+    assert results["without_cache"] is None
+    assert results["tuned"] is None
+    text = "".join(
+        "\n" if word == "<eos>" else word + " " for word in vocabulary.decode(tokens[1:, 0])
+    )
+    bits = expected * (NUM_TOKENS - 1) / math.log(2) / len(text)
+    assert results["bits_per_character"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_switched_off_all_ways_give_the_standard_result_to_the_last_bit(make_run: MakeRun) -> None:
+    run = make_run("model=awd_lstm", "model/head=adaptive_softmax")
+    standard = results_of(run, "standard", *SMALL)
+    off = (
+        ("cache", "evaluation.cache.interpolation=0"),
+        ("dynamic", "evaluation.dynamic.lr=0"),
+        ("dynamic_sgd", "evaluation.dynamic.lr=0"),
+        ("dynamic_cache", "evaluation.dynamic.lr=0", "evaluation.cache.interpolation=0"),
+    )
+    for name, *switches in off:
+        columns = ("evaluation.dynamic.statistics.columns=4",) if "dynamic" in name else ()
+        results = results_of(run, name, *SMALL, *switches, *columns)
+        assert results["nll"] == standard["nll"]
+        assert results["perplexity_by"] == standard["perplexity_by"]
+
+
+def test_the_cache_goes_on_top_of_dynamic_evaluation(make_run: MakeRun) -> None:
+    run = make_run("model=lstm")
+    options = ["evaluation.dynamic.statistics.columns=4", "evaluation.dynamic.lr=0.001"]
+    dynamic = results_of(run, "dynamic", *options)
+    both = results_of(run, "dynamic_cache", *options)
+    assert both["without_cache"]["nll"] == dynamic["nll"]
+    assert both["nll"] != dynamic["nll"]
+    assert dynamic["nll"] != results_of(run, "standard", "evaluation.columns=1")["nll"]
+
+
+def test_the_published_protocol_divides_by_the_tokens_read(make_run: MakeRun) -> None:
+    run = make_run("model=lstm")
+    standard = results_of(run, "standard", "evaluation.columns=1")
+    published = results_of(run, "published")
+    assert published["nll"] == pytest.approx(standard["nll"] * 199 / 200, rel=1e-12)
+    assert published["num_tokens"] == 199
+    valid = results_of(run, "published", "split=valid", "evaluation.save_tokens=true")
+    assert valid["evaluation"]["columns"] == 10
+    assert valid["num_tokens"] == 190
+    record = pq.read_table(run / "evaluation-published-valid.parquet")
+    assert record["position"].to_pylist() == [p for p in range(1, 200) if p % 20]
+
+
+def test_tuning_looks_at_valid_alone(make_run: MakeRun) -> None:
+    run = make_run("model=lstm")
+    options = (
+        "evaluation.tune=true",
+        "evaluation.window=20",
+        "evaluation.dynamic.statistics.columns=4",
+        "evaluation.dynamic.grid.num_tokens=150",
+        "evaluation.dynamic.grid.lrs=[1e-4,1e-3,1e-2]",
+        "evaluation.cache.grid.windows=[50,100]",
+        "evaluation.cache.grid.thetas=[0.1,0.5]",
+        "evaluation.cache.grid.interpolations=[0.05,0.2]",
+    )
+    results = results_of(run, "dynamic_cache", *options)
+    tuned, evaluation = results["tuned"], results["evaluation"]
+    assert len(tuned["dynamic"]) == 3 + 4 - 1
+    assert len(tuned["cache"]) == 2 * 2 * 2
+    for kind in ("dynamic", "cache"):
+        best = min(tuned[kind], key=lambda row: row["nll"])
+        assert {name: best[name] for name in evaluation[kind]} == evaluation[kind]
+    # The same settings given by hand, on the tokens that were tuned on, give what tuning saw.
+    by_hand = [
+        f"evaluation.{kind}.{name}={value}"
+        for kind in ("dynamic", "cache")
+        for name, value in evaluation[kind].items()
+    ]
+    again = results_of(run, "dynamic_cache", *options[1:3], *by_hand)
+    assert again["nll"] == results["nll"]
+    assert again["tuned"] is None
+
+
+@pytest.mark.parametrize("name", ["standard", "cache"])
+def test_the_record_says_what_the_results_say(make_run: MakeRun, name: str) -> None:
+    run = make_run("model=lstm")
+    results = results_of(run, name, "evaluation.save_tokens=true", *SMALL)
+    record = pq.read_table(run / f"evaluation-{name}-test.parquet")
+    assert record["position"].to_pylist() == list(range(1, NUM_TOKENS))
+    mean = -np.mean(record["log_probability"].to_numpy(), dtype=np.float64)
+    assert mean == pytest.approx(results["nll"], rel=1e-6)
+    lines = (run / f"evaluation-{name}-test.txt").read_text("ascii").splitlines()
+    assert len(lines) == NUM_TOKENS - 1
+    mean = -math.fsum(math.log(float(line)) for line in lines) / len(lines)
+    assert mean == pytest.approx(results["nll"], rel=1e-6)
+    results_of(run, name, *SMALL)  # without a record: the old one would be that of other results
+    assert not list(run.glob("*.parquet"))
+    assert not list(run.glob("*-test.txt"))
+
+
+def test_gradient_statistics_are_computed_once(
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run = make_run("model=lstm")
+    options = ("evaluation.window=20", "evaluation.dynamic.statistics.columns=4")
+    results = results_of(run, "dynamic", *options)
+    assert caplog.text.count("gradient statistics of train") == 1
+    again = results_of(run, "dynamic", *options)
+    assert caplog.text.count("gradient statistics of train") == 1
+    assert again["nll"] == results["nll"]
+    results_of(run, "dynamic", *options, "evaluation.dynamic.statistics.segments=1")
+    assert caplog.text.count("gradient statistics of train") == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["split=train"], r"^split=train must be valid or test"),
+        (["data.path=/nowhere"], r"^data.path=/nowhere: the run's data .* has no path"),
+        (["device=tpu"], r"^device=tpu: "),
+        (["float32_matmul_precision=fast"], r"^float32_matmul_precision='fast'"),
+        (["evaluation.tune=true"], r"nothing to tune"),
+        (["evaluation.columns=0"], r"^evaluation.columns must be at least 1, not 0"),
+        (["evaluation.columns=x"], r"^evaluation.columns='x' has the wrong type"),
+        (["evaluation.protocol=mine"], r"^evaluation.protocol must be one of standard, published"),
+        (["evaluation=cache", "evaluation.cache.theta=x"], r"^evaluation.cache.theta='x' has the"),
+        (["evaluation=cache", "evaluation.cache.window=0"], r"^evaluation.cache.window must be a"),
+        (
+            ["evaluation=cache", "evaluation.cache.grid.thetas=[]"],
+            r"^evaluation.cache.grid.thetas must hold",
+        ),
+        (["evaluation=dynamic", "evaluation.dynamic.lr=-1"], r"^evaluation.dynamic.lr must be"),
+        (
+            ["evaluation=dynamic", "evaluation.dynamic.statistics.columns=0"],
+            r"^evaluation.dynamic.statistics.columns must be at least 1",
+        ),
+        (
+            ["evaluation=dynamic_sgd", "evaluation.dynamic.lr=1e9"],
+            r"targets are left without a probability.*evaluation.dynamic.lr lower",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence_and_leave_nothing(
+    make_run: MakeRun, overrides: list[str], message: str
+) -> None:
+    run = make_run("model=lstm")
+    before = sorted(path.name for path in run.rglob("*"))
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("evaluate", [f"run={run}", *overrides])
+    with pytest.raises(UserError, match=message):
+        evaluate(config, "standard")
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_another_corpus_is_refused(make_run: MakeRun) -> None:
+    run = make_run("model=lstm")
+    config = OmegaConf.load(run / "config.yaml")
+    config.data.seed = 9
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(UserError, match="was trained on a corpus with sha256"):
+        results_of(run, "standard")
+
+
+def test_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not the directory of a run"):
+        results_of(tmp_path, "standard")
+
+
+def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [Path(sysconfig.get_path("scripts"), "lmbench-evaluate"), *arguments],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_help_names_every_evaluation(tmp_path: Path) -> None:
+    result = command(tmp_path, "--help")
+    assert result.returncode == 0
+    listed = result.stdout.partition("== Choose")[2].partition("== Config")[0].splitlines()[1:]
+    names = {line.split()[0] for line in listed if line}
+    assert names == {path.stem for path in (conf_dir() / "evaluation").glob("*.yaml")}
+
+
+@pytest.mark.slow
+def test_the_command_writes_into_the_run_alone(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("model=lstm")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = command(elsewhere, f"run={run}", "split=valid", "evaluation=cache")
+    assert result.returncode == 0, result.stderr
+    assert "without the cache" in result.stdout
+    assert (run / "evaluation-cache-valid.json").is_file()
+    assert not list(elsewhere.iterdir())
+    sweep = command(elsewhere, "-m", f"run={run}", "split=valid,test")
+    assert sweep.returncode == 0, sweep.stderr
+    assert len(list(run.glob("evaluation-standard-*.json"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [(), ("run=nowhere",), ("run=.", "split=train")])
+def test_the_command_ends_with_a_paragraph(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = command(tmp_path, *arguments)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "RUN_DIR" in result.stderr or "nowhere" in result.stderr or "split" in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -230,6 +230,15 @@ def test_another_corpus_is_refused(make_run: MakeRun) -> None:
         results_of(run, "standard")
 
 
+def test_a_link_in_the_run_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("model=lstm")
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
+    (run / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="checkpoints is a link"):
+        results_of(run, "dynamic")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["best.ckpt"]
+
+
 def test_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not the directory of a run"):
         results_of(tmp_path, "standard")

@@ -11,7 +11,7 @@ from lmbench.command import errors_for_users
 from lmbench.config import conf_dir
 from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
-from lmbench.run_config import read_run_config, with_places
+from lmbench.run_config import read_run_config, require_no_links, with_places
 
 
 def evaluate(config: DictConfig, name: str) -> float:
@@ -31,6 +31,7 @@ def evaluate(config: DictConfig, name: str) -> float:
         raise UserError(f"split={config.split} must be valid or test.")
     run_dir = Path(config.run)
     run_config = with_places(read_run_config(run_dir), config.data)
+    require_no_links(run_dir)
     set_up_allocator()  # before torch takes any memory
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench import build, loading
@@ -41,9 +42,12 @@ def evaluate(config: DictConfig, name: str) -> float:
     saved = loading.read_run(run_dir)
     corpus = build.corpus(run_config)
     corpus.require_sha256(saved.corpus_sha256)
+    model = loading.build(saved).to(device)
+    if model.embedding.weight.dtype.itemsize < 4:
+        model.float()  # so that small steps of dynamic evaluation are not rounded away
     evaluator, grids = build.evaluator(
         config,
-        loading.build(saved).to(device),
+        model,
         corpus,
         device=device,
         statistics_path=run_dir / "checkpoints/gradient_statistics.safetensors",

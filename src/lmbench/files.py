@@ -18,7 +18,7 @@ def flush_to_disk(path: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives another name to write under; at the end it takes the file's place, or is taken away."""
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # others may write it too
     try:
         yield temporary
         temporary.replace(path)

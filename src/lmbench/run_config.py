@@ -131,9 +131,7 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
             directory holds a link.
     """
     config = read_run_config(run_dir)
-    link = _first_link(run_dir)
-    if link is not None:
-        raise UserError(f"{link} is a link: what the run writes would land elsewhere.")
+    require_no_links(run_dir)
     given = [override for override in overrides if not override.startswith("resume=")]
     places = [override for override in given if override.partition("=")[0] in PLACES]
     new = [override for override in given if override not in places]
@@ -142,6 +140,17 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
     for place in places:
         _set(place, config)
     return config, new
+
+
+def require_no_links(run_dir: Path) -> None:
+    """Refuses a run's directory that holds a link: what is written would land elsewhere.
+
+    Raises:
+        UserError: naming the link.
+    """
+    link = _first_link(run_dir)
+    if link is not None:
+        raise UserError(f"{link} is a link: what the run writes would land elsewhere.")
 
 
 @contextmanager

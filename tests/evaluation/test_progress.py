@@ -26,9 +26,14 @@ def test_a_phase_ends_with_its_figures(
 
 def test_a_phase_that_breaks_off_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with pytest.raises(KeyboardInterrupt), shown("reading test", 30) as on_window:
-        on_window(10, 1.0)
-        raise KeyboardInterrupt
+
+    def break_off() -> None:
+        with shown("reading test", 30) as on_window:
+            on_window(10, 1.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
     assert not caplog.records
 
 

@@ -1,5 +1,6 @@
 """Shapes in signatures are checked under test; in production they are only documentation."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -14,6 +15,19 @@ install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
+RESULTS = {
+    "lmbench_version": "0.1.0",
+    "seed": 1,
+    "precision": "32-true",
+    "best_epoch": 2,
+    "evaluation": {"protocol": "standard", "columns": 64, "burn_in": 512},
+    "val": {"nll": 4.0, "ppl": 54.598150033144236, "num_tokens": 199},
+    "test": {"nll": 3.5, "ppl": 33.11545195869231, "num_tokens": 199},
+    "nt_asgd": {"triggered_epoch": None},
+    "train": {"epochs": 3, "steps": 1234, "tokens": 24680},
+    "environment": {"torch": "2.13.0", "device": "cpu (2 cores)"},
+}
+
 
 @pytest.fixture(scope="session")
 def wikitext2_dir() -> Path:
@@ -26,7 +40,7 @@ def wikitext2_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes run directories with a config and a best checkpoint, one for each set of overrides."""
+    """Makes run directories with config, checkpoint and results; like overrides share one."""
 
     @cache
     def make(*overrides: str) -> Path:
@@ -57,6 +71,16 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         of_data = build.datamodule(config, corpus).state_dict()
         checkpoint = {"state_dict": module.state_dict(), "LanguageModelDataModule": of_data}
         AtomicCheckpointIO().save_checkpoint(checkpoint, run_dir / "checkpoints/best.ckpt")
+        results = RESULTS | {"model": config.model.name}
+        results["num_parameters"] = module.model.num_parameters
+        results["data"] = {
+            "name": corpus.name,
+            "vocabulary_size": len(corpus.vocabulary),
+            "num_tokens": corpus.num_tokens,
+            "sha256": corpus.sha256,
+            "perplexity_floor": dict(corpus.perplexity_floor or {}),
+        }
+        (run_dir / "results.json").write_text(json.dumps(results), "utf-8")
         return run_dir
 
     return make

@@ -249,7 +249,9 @@ def test_what_is_no_run(tmp_path: Path, make_run: Callable[..., Path]):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     for name in ("nowhere", "empty", "file"):
-        assert refusal(tmp_path / name).startswith(f"{tmp_path / name} is not the directory of a ")
+        assert refusal(tmp_path / name).startswith(
+            f"{tmp_path / name} is neither the directory of a "
+        )
     run_dir = make_run()
     (run_dir / "checkpoints/best.ckpt").unlink()
     assert "best.ckpt cannot be read: No such file" in refusal(run_dir)

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
-    """The model of a run's directory, with the weights to evaluate, and its vocabulary.
+    """The model of a run or an export, with the weights to evaluate, and its vocabulary.
 
     Plain PyTorch, without Lightning and Hydra. Nothing that the folder holds is run.
 
     Args:
-        path: the directory of a run.
+        path: the directory of a run, or a folder that lmbench-export wrote.
         device: where the model goes.
 
     Returns:

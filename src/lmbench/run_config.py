@@ -135,7 +135,7 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
     given = [override for override in overrides if not override.startswith("resume=")]
     places = [override for override in given if override.partition("=")[0] in PLACES]
     new = [override for override in given if override not in places]
-    for override in [*_recorded_overrides(run_dir), *new]:
+    for override in [*recorded_overrides(run_dir), *new]:
         _apply(override, config)
     for place in places:
         _set(place, config)
@@ -242,7 +242,12 @@ def _set(override: str, config: DictConfig) -> None:
         raise UserError(f"{override}: {' '.join(str(error).split())}") from error
 
 
-def _recorded_overrides(run_dir: Path) -> list[str]:
+def recorded_overrides(run_dir: Path) -> list[str]:
+    """The overrides of all resumes of a run.
+
+    Raises:
+        UserError: their file is damaged.
+    """
     path = run_dir / "overrides.jsonl"
     if not path.exists():
         return []

@@ -1,0 +1,189 @@
+"""The folder of an export: a model without pickle, which is there whole or not at all.
+
+``model.safetensors`` holds the weights, a tied one under one name; ``vocabulary.json`` the words in
+the order of their ids; ``config.json`` what the model is built from, and the hashes of those two.
+Beside them lie a model card, ``README.md``, and perhaps ``step.pt2``.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lmbench.errors import UserError
+from lmbench.files import flush_to_disk
+from lmbench.model import LanguageModel
+from lmbench.run_config import refuse_calls
+from lmbench.saved_model import SavedModel, vocabulary_of
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, WORDS = "config.json", "model.safetensors", "vocabulary.json"
+CARD, PROGRAM = "README.md", "step.pt2"
+
+
+def is_export(folder: Path) -> bool:
+    """Whether the folder says that it is an export; read_export looks closer."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"format_version", "lmbench_version"} <= config.keys()
+
+
+def write_export(
+    output: Path,
+    saved: SavedModel,
+    model: LanguageModel,
+    *,
+    corpus_name: str,
+    complete: Callable[[Path], object],
+    overwrite: bool = False,
+) -> None:
+    """Writes an export under another name first.
+
+    Args:
+        output: the folder to be.
+        saved: what the model was built from.
+        model: the model.
+        corpus_name: of the corpus that it was trained on.
+        complete: adds what else belongs into the folder, and checks it; what it raises is raised,
+            and leaves nothing behind.
+        overwrite: whether to replace an export that is there.
+
+    Raises:
+        UserError: there is something already; the folder cannot be written.
+    """
+    require_free(output, overwrite=overwrite)
+    temporary, before = (output.with_name(f".{output.name}.{os.getpid()}.{x}") for x in "ab")
+    try:
+        temporary.mkdir(parents=True)
+        _write_model(temporary, saved, model, corpus_name)
+        complete(temporary)
+        for path in temporary.iterdir():
+            flush_to_disk(path)
+        if output.exists():
+            output.rename(before)
+        temporary.rename(output)
+        flush_to_disk(output.parent)
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as error:
+        if before.exists() and not output.exists():
+            before.rename(output)
+        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(output: Path, *, overwrite: bool) -> None:
+    """Refuses to write where something is already, but for an export if it is to be replaced.
+
+    Raises:
+        UserError: saying what is there.
+    """
+    if not output.exists() and not output.is_symlink():
+        return
+    others = ["no folder"]
+    if output.is_dir() and not output.is_symlink():
+        ours = (CONFIG, WEIGHTS, WORDS, CARD, PROGRAM)
+        others = sorted(path.name for path in output.iterdir() if path.name not in ours)
+        if not others and not is_export(output):
+            others = ["no export"]
+    if others:
+        raise UserError(
+            f"{output} is there already, and more than an export ({', '.join(others[:3])}). Name "
+            "another folder with --output."
+        )
+    if not overwrite:
+        raise UserError(f"{output} holds an export already. Replace it with --overwrite.")
+
+
+def _write_model(folder: Path, saved: SavedModel, model: LanguageModel, corpus_name: str) -> None:
+    weights: dict[str, Tensor] = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if not any(weight is other for other in weights.values()):
+            weights[name] = weight
+    contiguous = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    contents = {
+        WEIGHTS: safetensors.torch.save(contiguous, {"format": "pt"}),
+        WORDS: json.dumps(saved.vocabulary.words, ensure_ascii=False, indent=0).encode(),
+    }
+    config = {
+        "format_version": FORMAT_VERSION,
+        "lmbench_version": version("lmbench"),
+        "model": saved.model_config,
+        "corpus": {"name": corpus_name, "sha256": saved.corpus_sha256},
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+    }
+    contents[CONFIG] = json.dumps(config, indent=2, allow_nan=False).encode() + b"\n"
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+
+
+def read_export(folder: Path) -> SavedModel:
+    """The model of an export, not built yet.
+
+    Raises:
+        UserError: a file is missing, damaged, of another export or another version.
+    """
+    path = folder / CONFIG
+    config = _read_json(path, _read(path))
+    found = config.get("format_version") if isinstance(config, dict) else None
+    if not isinstance(found, int):
+        raise UserError(f"{path} is not the config of an export: it has no format_version.")
+    if found != FORMAT_VERSION:
+        raise UserError(
+            f"{path} is of format {found}, but this version of lmbench reads {FORMAT_VERSION}. "
+            f"Install the version that wrote it ({config.get('lmbench_version')}), or export again."
+        )
+    for key in ("model", "corpus", "sha256"):
+        if not isinstance(config.get(key), dict):
+            raise UserError(f"{path} is not the config of an export: it has no {key}.")
+    refuse_calls({"model": config["model"]}, str(path))
+    data = {name: _read(folder / name) for name in (WEIGHTS, WORDS)}
+    for name, content in data.items():
+        if hashlib.sha256(content).hexdigest() != config["sha256"].get(name):
+            raise UserError(
+                f"{folder / name} is damaged, or of another export: its hash is not the one in "
+                f"{path}. Copy the whole folder again."
+            )
+    return SavedModel(
+        path,
+        config["model"],
+        folder / WEIGHTS,
+        _weights(folder / WEIGHTS, data[WEIGHTS]),
+        vocabulary_of(_read_json(folder / WORDS, data[WORDS]), folder / WORDS),
+        str(config["corpus"].get("sha256")),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _read_json(path: Path, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def _weights(path: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        weights = safetensors.torch.load(data)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise UserError(f"{path}: the weight {name} is not finite.")
+    return weights

@@ -1,0 +1,128 @@
+"""Model cards, read with the Hugging Face hub's own library."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from lmbench.errors import UserError
+from lmbench.loading import run_values
+from lmbench.report.model_card import model_card
+
+SHAPES = [[(1, 1, 12), (1, 1, 12)], [(1, 1, 8), (1, 1, 8)]]
+
+
+def card(run_dir: Path, config: Any = None, **options: Any) -> str:
+    defaults: dict[str, Any] = {"overrides": [], "state_shapes": SHAPES, "has_program": True}
+    return model_card(run_dir, config or run_values(run_dir), **(defaults | options))
+
+
+def change_results(run_dir: Path, **changes: Any) -> None:
+    path = run_dir / "results.json"
+    results = json.loads(path.read_text("utf-8"))
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(results.get(key), dict):
+            results[key] |= value
+        else:
+            results[key] = value
+    path.write_text(json.dumps(results), "utf-8")
+
+
+def scores_of(text: str) -> list[tuple[str, str, float]]:
+    results = ModelCard(text).data.eval_results
+    return [(r.dataset_type, r.dataset_split, r.metric_value) for r in results or []]
+
+
+def test_the_hub_reads_the_scores(make_run: Callable[..., Path]):
+    run_dir = make_run()
+    assert scores_of(card(run_dir)) == [
+        ("synthetic", "validation", 54.6),
+        ("synthetic", "test", 33.12),
+    ]
+    sha256 = json.loads((run_dir / "results.json").read_text("utf-8"))["data"]["sha256"]
+    about = {"name": "cache", "protocol": "standard", "columns": 64}
+    evaluation = {"split": "test", "corpus_sha256": sha256, "evaluation": about}
+    evaluation |= {"nll": 3.25, "ppl": 25.790339917193062, "num_tokens": 199}
+    (run_dir / "evaluation-cache-test.json").write_text(json.dumps(evaluation))
+    text = card(run_dir)
+    assert scores_of(text)[2] == ("synthetic", "test", 25.79)
+    assert "| test | cache | 25.79 | 3.2500 | 199 |" in text
+    assert "| valid | of the training run | 54.60 | 4.0000 | 199 |" in text
+
+
+def test_wikitext2_comes_with_its_place_on_the_hub_and_its_licence(make_run: Callable[..., Path]):
+    run_dir = make_run()
+    change_results(run_dir, data={"name": "wikitext2", "perplexity_floor": None})
+    text = card(run_dir)
+    data = ModelCard(text).data
+    assert (data.datasets, data.language, data.library_name) == (
+        ["Salesforce/wikitext"],
+        ["en"],
+        "lmbench",
+    )
+    assert {(r.dataset_type, r.dataset_config) for r in data.eval_results or []} == {
+        ("Salesforce/wikitext", "wikitext-2-v1")
+    }
+    assert "(CC BY-SA)" in text
+    assert "true distribution" not in text
+
+
+def test_the_recipe_is_the_runs_config_without_what_is_private(make_run: Callable[..., Path]):
+    run_dir = make_run()
+    config = run_values(run_dir)
+    config["data"] |= {"path": "/home/someone/private", "cache_dir": "/home/someone/cache"}
+    text = card(run_dir, config, overrides=["trainer.max_epochs=7"])
+    recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert recipe["model"] == config["model"]
+    assert recipe["optimizer"] == config["optimizer"]
+    assert recipe["trainer"] == config["trainer"]
+    assert recipe["data"] == run_values(run_dir)["data"]
+    assert "/home" not in text
+    assert "resumed: `trainer.max_epochs=7`" in text
+    change_results(run_dir, init_from="/home/someone/run")
+    text = card(run_dir)
+    assert "from the weights of another run" in text
+    assert "/home" not in text
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "part"),
+    [
+        ({"columns": 64, "burn_in": 512}, "64 columns side by side, each from 512 tokens before"),
+        ({"protocol": "standard", "columns": 1, "burn_in": 512}, "in one piece"),
+        ({"protocol": "published", "columns": {"valid": 10, "test": 1}}, "salesforce/awd-lstm-lm"),
+    ],
+)
+def test_how_it_was_scored(make_run: Callable[..., Path], evaluation: dict, part: str):
+    run_dir = make_run()
+    change_results(run_dir, evaluation=None)
+    change_results(run_dir, evaluation=evaluation)
+    assert part in card(run_dir)
+
+
+def test_the_state_of_the_program(make_run: Callable[..., Path]):
+    run_dir = make_run()
+    assert "(1, 1, 12), (1, 1, 12); (1, 1, 8), (1, 1, 8)" in card(run_dir)
+    assert "step.pt2" not in card(run_dir, has_program=False)
+
+
+def test_a_core_of_others_is_named(make_run: Callable[..., Path]):
+    run_dir = make_run()
+    assert "LMBENCH_ALLOWED_TARGETS" not in card(run_dir)
+    config = run_values(run_dir)
+    config["model"]["core"]["_target_"] = "my_cores.Recurrence"
+    assert "`LMBENCH_ALLOWED_TARGETS=my_cores.Recurrence`" in card(run_dir, config)
+
+
+@pytest.mark.parametrize("key", ["data", "evaluation", "train", "environment", "num_parameters"])
+@pytest.mark.parametrize("value", [None, "x", {}])
+def test_damaged_results(make_run: Callable[..., Path], key: str, value: Any):
+    run_dir = make_run()
+    change_results(run_dir, **{key: None})
+    change_results(run_dir, **{key: value})
+    with pytest.raises(UserError, match=rf"^{run_dir}/results\.json is damaged: "):
+        card(run_dir)

@@ -1,0 +1,75 @@
+"""The command, as it is typed."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import lmbench
+from lmbench import export
+
+FILES = ["README.md", "config.json", "model.safetensors", "step.pt2", "vocabulary.json"]
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lmbench-export", *map(str, arguments)])
+        try:
+            export.main()
+            code = 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_a_run_is_exported_into_itself(make_run: Callable[..., Path], run_main: Callable):
+    run_dir = make_run()
+    code, out, err = run_main(run_dir)
+    folder = run_dir / "export"
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    sizes = {
+        line.split()[2]: int(line.split()[0].replace(",", "")) for line in out.splitlines()[:5]
+    }
+    assert sizes == {name: (folder / name).stat().st_size for name in FILES}
+    model, _ = lmbench.load(folder)
+    assert out.splitlines()[5] == f"{model.num_parameters:,} parameters, exported to {folder}"
+    tokens = torch.tensor([[3]])
+    state = tuple(tuple(torch.zeros(1, 1, size) for _ in "hc") for size in (12, 8))
+    log_probs, _ = torch.export.load(folder / "step.pt2").module()(tokens, state)
+    assert torch.equal(log_probs, model.head.log_probs(model(tokens).output))
+
+    code, out, err = run_main(run_dir)
+    assert (code, out) == (1, "")
+    assert "holds an export already. Replace it with --overwrite" in err
+    assert run_main(run_dir, "--overwrite", "--no-program")[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == [x for x in FILES if x != "step.pt2"]
+    assert "step.pt2" not in (folder / "README.md").read_text("utf-8")
+
+
+def test_what_cannot_be_exported_leaves_nothing(
+    make_run: Callable[..., Path], tmp_path: Path, run_main: Callable
+):
+    run_dir, output = make_run(), tmp_path / "export"
+    (run_dir / "results.json").rename(run_dir / "results")
+    for place, part in ((run_dir, "has no results.json"), (tmp_path, "it has no config.yaml")):
+        code, out, err = run_main(place, "--output", output)
+        assert (code, out) == (1, "")
+        assert part in err
+        assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_help_does_not_wait_for_torch():
+    script = "import sys; from lmbench import export; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "False\n"

@@ -19,7 +19,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
 
     Args:
         path: the directory of a run, or a folder that lmbench-export wrote.
-        device: where the model goes.
+        device: where the model goes; "auto" is a CUDA device if there is one.
 
     Returns:
         ``(model, vocabulary)``; the model is in evaluation mode.

@@ -30,6 +30,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     """See :func:`lmbench.load`."""
     saved = read(Path(path))
     model = build(saved)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return Loaded(model.to(device), saved.vocabulary)
     except (RuntimeError, AssertionError) as error:

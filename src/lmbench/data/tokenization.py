@@ -12,6 +12,7 @@ from lmbench.data.vocabulary import EOS, UNK, Vocabulary, limit_vocabulary
 from lmbench.errors import UserError
 
 BLOCK_BYTES = 16 * 2**20
+PART_BYTES = 2**16
 
 
 def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
@@ -39,6 +40,50 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_parts(file: BinaryIO, name: str, part_bytes: int = PART_BYTES) -> Iterator[bytes]:
+    """Read UTF-8 text in parts that end between words, also where a line is as long as the text.
+
+    A part that does not end in a line feed ends within a line; the last line always gets one. A
+    byte order mark at the start is left out.
+
+    Args:
+        file: What is read.
+        name: What error messages call it.
+        part_bytes: Least size of a part.
+
+    Raises:
+        UserError: The text is not UTF-8, or cannot be read.
+    """
+    offset, line, ends_line = 0, 1, True
+    begun: list[bytes] = []  # a word that no block has ended yet
+    try:
+        while block := file.read(part_bytes):
+            end = 1 + max(block.rfind(b" "), block.rfind(b"\n"))
+            if end == 0:
+                begun.append(block)
+                continue
+            part = b"".join([*begun, block[:end]])
+            begun = [block[end:]]
+            part.decode()
+            yield part if offset else part.removeprefix(b"\xef\xbb\xbf")
+            offset, line = offset + len(part), line + part.count(b"\n")
+            ends_line = part.endswith(b"\n")
+        rest = b"".join(begun)
+        rest.decode()
+    except UnicodeDecodeError as error:
+        line += error.object.count(b"\n", 0, error.start)
+        raise UserError(
+            f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at byte offset "
+            f"{offset + error.start:,}, in line {line:,} ({error.reason}). Convert it to UTF-8."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}.") from error
+    if not offset:
+        rest = rest.removeprefix(b"\xef\xbb\xbf")
+    if rest or not ends_line:
+        yield rest + b"\n"
 
 
 def tokenize(block: bytes) -> tuple[list[str], Int[np.ndarray, " N"]]:

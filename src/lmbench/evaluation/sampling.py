@@ -1,0 +1,129 @@
+"""Text drawn from a language model. Shape letters: N any axes, V vocabulary, T time steps."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from lmbench.model import LanguageModel
+from lmbench.model.core import State
+
+WINDOW = 1024
+"""Tokens of a prompt that are read at a time; it moves memory, not results."""
+
+TOLERANCE = 1e-6
+
+
+def filter_log_probs(
+    log_probs: Float[Tensor, "*N V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Float[Tensor, "*N V"]:
+    """Sharpens a distribution and cuts off its tail: temperature first, then top-k, then top-p.
+
+    Words are ordered by probability, and equally probable ones by id. Those that are cut off have
+    the log-probability −inf; the others keep their proportions and sum to 1 again.
+
+    Source: Fan et al. 2018 (arXiv 1805.04833), section 5.4, for top-k; Holtzman et al. 2020 (arXiv
+    1904.09751), section 3.1, for top-p, and 3.3 for the temperature.
+
+    Args:
+        log_probs: Log-probabilities of all words, ``(*N, V)``, in nats.
+        temperature: What log-probabilities are divided by; 0 leaves the first word alone.
+        top_k: Number of words that stay; 0 for all.
+        top_p: The first words stay, as few as have at least this probability together, to 1e-6.
+
+    Raises:
+        ValueError: If ``temperature`` is negative or infinite, ``top_k`` is negative, or ``top_p``
+            is not in (0, 1].
+
+    >>> log_probs = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()
+    >>> filter_log_probs(log_probs, top_p=0.625).exp()
+    tensor([0.0000, 0.6667, 0.0000, 0.3333])
+    """
+    if not 0 <= temperature < torch.inf:
+        raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
+    if top_k < 0:
+        raise ValueError(f"top_k must be at least 0, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be more than 0 and at most 1, got {top_p}")
+    if temperature == 0:
+        top_k = 1
+    elif temperature != 1:
+        # The largest becomes 0, which no temperature makes infinite.
+        log_probs = (log_probs - log_probs.amax(-1, keepdim=True)) / temperature
+        log_probs = log_probs.log_softmax(-1)
+    if top_k == 0 and top_p == 1:
+        return log_probs
+    ordered, words = log_probs.sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        ordered[..., top_k:] = -torch.inf
+    if top_p < 1:
+        # float64: thousands of small probabilities are added up. The tolerance is for their logs,
+        # which may have been float32.
+        sums = ordered.double().softmax(-1).cumsum(-1)
+        before = functional.pad(sums[..., :-1], (1, 0))
+        ordered = ordered.masked_fill(before >= top_p - TOLERANCE, -torch.inf)
+    return torch.empty_like(ordered).scatter_(-1, words, ordered.log_softmax(-1))
+
+
+def draw(log_probs: Float[Tensor, " V"], generator: torch.Generator) -> int:
+    """Draws a word, with the generator of the CPU: the same on every device."""
+    probabilities = log_probs.cpu().double().exp()
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def sample(
+    model: LanguageModel,
+    prompt: Int[Tensor, " T"],
+    generator: torch.Generator,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    suppressed: Sequence[int] = (),
+) -> Iterator[int]:
+    """Goes on after a prompt, without end, from a zero state before it.
+
+    Args:
+        model: The model, in evaluation mode.
+        prompt: Ids of at least one word, ``(T,)``, on the model's device.
+        generator: What draws, on the CPU.
+        temperature: See :func:`filter_log_probs`.
+        top_k: See :func:`filter_log_probs`.
+        top_p: See :func:`filter_log_probs`.
+        suppressed: Ids of words that are never drawn.
+
+    Yields:
+        The ids of the words, as they are drawn.
+
+    Raises:
+        ValueError: If the prompt is empty.
+    """
+    if len(prompt) == 0:
+        raise ValueError("prompt must have at least one word")
+    tokens, state = prompt, None
+    while True:
+        log_probs, state = _read(model, tokens, state)
+        log_probs[list(suppressed)] = -torch.inf
+        log_probs = log_probs.log_softmax(-1)
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        word = draw(filter_log_probs(log_probs, **options), generator)
+        yield word
+        tokens = prompt.new_tensor([word])
+
+
+@torch.no_grad()
+def _read(
+    model: LanguageModel, tokens: Int[Tensor, " T"], state: State | None
+) -> tuple[Float[Tensor, " V"], State]:
+    """Log-probabilities of the word after ``tokens`` in float64, and the state there."""
+    *windows, last = tokens.split(WINDOW)
+    for window in windows:
+        state = model(window[:, None], state).state
+    output, _, new_state = model(last[:, None], state)
+    return model.head.log_probs(output[-1, 0]).double(), new_state

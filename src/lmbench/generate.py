@@ -1,0 +1,79 @@
+"""``lmbench-generate``: lets a model go on with a text, or score one."""
+
+import sys
+from argparse import Namespace
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+
+from lmbench.command import run_command
+from lmbench.errors import UserError
+from lmbench.generate_options import parse_options
+
+
+def generate(options: Namespace) -> None:
+    """Writes what the model draws to stdout, word by word.
+
+    Raises:
+        UserError: the folder holds no model; there are unknown words and no ``<unk>`` for them.
+    """
+    import torch
+
+    from lmbench.data.vocabulary import UNK
+    from lmbench.evaluation.sampling import sample
+    from lmbench.evaluation.text import encode_prompt, read_prompt, set_up_stdout, write_words
+    from lmbench.loading import load
+
+    model, vocabulary = load(options.folder, device=options.device)
+    ids, unknown = encode_prompt(read_prompt(options.prompt), vocabulary)
+    prompt = torch.from_numpy(ids).to(model.embedding.weight.device)
+    if unknown:
+        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        print(f"Read as {UNK}: {', '.join(unknown[:20])}{more}", file=sys.stderr)
+    suppressed = [] if options.allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
+    if len(vocabulary) <= len(suppressed):
+        raise UserError(f"{options.folder} knows no word but {UNK}. Add --allow-unk.")
+    set_up_stdout()
+    generator = torch.Generator().manual_seed(options.seed)
+    if options.temperature > 0:
+        print(f"--seed {options.seed}", file=sys.stderr)
+    filters = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
+    for number in range(1, options.num_samples + 1):
+        if options.num_samples > 1:
+            print(f"--- {number} of {options.num_samples}")
+        drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
+        write_words(vocabulary.words[word] for word in islice(drawn, options.num_tokens))
+
+
+def score(options: Namespace) -> None:
+    """Says on stdout how probable a text is to the model.
+
+    Raises:
+        UserError: the folder holds no model; the text is empty, not UTF-8 or cannot be read; there
+            are unknown words and no ``<unk>`` for them.
+    """
+    from lmbench.data.tokenization import read_parts
+    from lmbench.evaluation.text import set_up_stdout, with_progress
+    from lmbench.evaluation.text_score import describe, score_text
+    from lmbench.loading import load
+
+    path = Path(options.score)
+    from_stdin = options.score == "-"
+    try:
+        with nullcontext(sys.stdin.buffer) if from_stdin else path.open("rb") as file:
+            model, vocabulary = load(options.folder, device=options.device)
+            parts = read_parts(file, "stdin" if from_stdin else options.score)
+            size_bytes = None if from_stdin else path.stat().st_size
+            scored = score_text(model, vocabulary, with_progress(parts, size_bytes))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    if scored is None:
+        raise UserError(f"{options.score} is empty: there is nothing to score.")
+    set_up_stdout()
+    print(describe(scored))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    options = parse_options(sys.argv[1:])
+    run_command(lambda: (generate if options.score is None else score)(options))

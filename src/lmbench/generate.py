@@ -57,18 +57,18 @@ def score(options: Namespace) -> None:
     from lmbench.evaluation.text_score import describe, score_text
     from lmbench.loading import load
 
-    path = Path(options.score)
     from_stdin = options.score == "-"
+    name = "stdin" if from_stdin else options.score
     try:
-        with nullcontext(sys.stdin.buffer) if from_stdin else path.open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if from_stdin else Path(name).open("rb") as file:
             model, vocabulary = load(options.folder, device=options.device)
-            parts = read_parts(file, "stdin" if from_stdin else options.score)
-            size_bytes = None if from_stdin else path.stat().st_size
-            scored = score_text(model, vocabulary, with_progress(parts, size_bytes))
+            size_bytes = None if from_stdin else Path(name).stat().st_size
+            parts = with_progress(read_parts(file, name), size_bytes or None)
+            scored = score_text(model, vocabulary, parts)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}.") from error
     if scored is None:
-        raise UserError(f"{options.score} is empty: there is nothing to score.")
+        raise UserError(f"{name} is empty: there is nothing to score.")
     set_up_stdout()
     print(describe(scored))
 

@@ -24,6 +24,28 @@ OF_CHANCE = ("top_k", "top_p", "seed", "num_samples")
 """What does nothing where nothing is drawn."""
 
 
+def _checked(
+    kind: type[int] | type[float], what: str, holds: Callable[[Any], bool]
+) -> Callable[[str], int | float]:
+    def convert(text: str) -> int | float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not holds(number):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return number
+
+    return convert
+
+
+COUNT = _checked(int, "a whole number from 1 on", lambda number: number >= 1)
+WHOLE = _checked(int, "a whole number from 0 on", lambda number: number >= 0)
+SEED = _checked(int, "a whole number from 0 to 2**63 - 1", lambda number: 0 <= number < 2**63)
+TEMPERATURE = _checked(float, "a number from 0 on", lambda number: 0 <= number < math.inf)
+SHARE = _checked(float, "a number above 0 and up to 1", lambda number: 0 < number <= 1)
+
+
 def parse_options(arguments: Sequence[str]) -> Namespace:
     """The options of a command line; ends the process where they are wrong, or with ``--help``."""
     parser = _parser()
@@ -52,22 +74,24 @@ def _parser() -> argparse.ArgumentParser:
         "that is not a terminal; it goes on the last line unless a line end follows that.",
     )
     add = parser.add_argument
-    whole, share = _number(int), _number(float)
     add("folder", metavar="DIR", type=Path, help="directory of a run, or an export")
     add("--prompt", metavar="TEXT", help="what to go on after")
-    add("--num-tokens", metavar="N", type=whole(1), help="words to draw (100)")
+    add("--num-tokens", metavar="N", type=COUNT, help="words to draw (100)")
     add(
-        "--temperature", metavar="T", type=share(0.0), help="below 1: likely words more often (1.0)"
+        "--temperature",
+        metavar="T",
+        type=TEMPERATURE,
+        help="below 1: more of the likely words (1.0)",
     )
-    add("--top-k", metavar="K", type=whole(0), help="only the K most probable words; 0: all (0)")
+    add("--top-k", metavar="K", type=WHOLE, help="only the K most probable words; 0: all (0)")
     add(
         "--top-p",
         metavar="P",
-        type=share(0.0, 1.0),
+        type=SHARE,
         help="only the most probable words, which together have probability P (1.0)",
     )
-    add("--seed", metavar="N", type=whole(0, 2**63 - 1), help="as a call before has named it")
-    add("--num-samples", metavar="N", type=whole(1), help="how often to go on (1)")
+    add("--seed", metavar="N", type=SEED, help="as a call before has named it")
+    add("--num-samples", metavar="N", type=COUNT, help="how often to go on (1)")
     add("--allow-unk", action="store_true", default=None, help="let <unk> be drawn")
     add("--score", metavar="FILE", help="score this text instead; - for stdin")
     add(
@@ -76,23 +100,6 @@ def _parser() -> argparse.ArgumentParser:
         help="cpu, cuda, …; auto: cuda if there is one (auto)",
     )
     return parser
-
-
-def _number(kind: type) -> Callable[..., Callable[[str], Any]]:
-    def between(least: float, most: float = math.inf) -> Callable[[str], Any]:
-        def convert(text: str) -> Any:
-            try:
-                number = kind(text)
-            except ValueError:
-                raise argparse.ArgumentTypeError(f"{text!r} is no {kind.__name__}") from None
-            if not least <= number <= most or number == math.inf:
-                limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-                raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
-            return number
-
-        return convert
-
-    return between
 
 
 def _flag(name: str) -> str:

@@ -1,7 +1,10 @@
+import io
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from lmbench.data.tokenization import read_blocks, tokenize, write_ids
+from lmbench.data.tokenization import read_blocks, read_parts, tokenize, write_ids
 from lmbench.errors import UserError
 
 ODD_TEXTS = {
@@ -158,3 +161,58 @@ def test_limits_rewrite_the_training_ids(tmp_path):
     assert vocabulary.words == ("<unk>", "a", "b", "<eos>")
     for split in blocks:
         assert vocabulary.decode(np.load(tmp_path / f"{split}.npy")) == expected
+
+
+def parts_of(data: bytes, part_bytes: int) -> list[bytes]:
+    return list(read_parts(io.BytesIO(data), "the text", part_bytes))
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())
+def test_parts_end_between_words_at_every_size(tmp_path, text):
+    path = write(tmp_path / "odd.txt", text)
+    expected = reference_tokens(path)
+    for part_bytes in (*range(1, len(text.encode()) + 2), 2**20):
+        found = []
+        for part in parts_of(path.read_bytes(), part_bytes):
+            types, places = tokenize(part)
+            words = [types[place] for place in places]
+            found += words if part.endswith(b"\n") else words[:-1]
+        assert found == expected
+
+
+def test_an_empty_text_has_no_parts():
+    assert parts_of(b"", 5) == parts_of(b"\xef\xbb\xbf", 5) == []
+
+
+@pytest.mark.parametrize("part_bytes", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xff", r"byte 0xff at byte offset 0, in line 1 "),
+        (b"a b\nc d\nab\xe9 c\n", r"byte 0xe9 at byte offset 10, in line 3 "),
+        ("é é\né".encode()[:-1], r"byte 0xc3 at byte offset 6, in line 2 "),
+        (b"a \n" * 500 + b"b \x80", r"byte 0x80 at byte offset 1,502, in line 501 "),
+    ],
+)
+def test_where_a_text_is_not_utf8(data, message, part_bytes):
+    with pytest.raises(UserError, match=rf"^the text is not UTF-8: {message}.*Convert it"):
+        parts_of(data, part_bytes)
+
+
+def test_a_text_of_one_line_needs_little_memory():
+    file = io.BytesIO(b"word " * 10**6)
+    tracemalloc.start()
+    num_bytes = sum(len(part) for part in read_parts(file, "the text"))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert num_bytes == 5 * 10**6 + 1
+    assert peak_bytes < 10**6
+
+
+def test_a_text_that_cannot_be_read():
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(UserError, match=r"^the text cannot be read: Input/output error\.$"):
+        list(read_parts(Broken(), "the text"))

@@ -2,6 +2,7 @@
 
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
+from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,7 +43,9 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def read_parts(file: BinaryIO, name: str, part_bytes: int = PART_BYTES) -> Iterator[bytes]:
+def read_parts(
+    file: BinaryIO | BufferedIOBase, name: str, part_bytes: int = PART_BYTES
+) -> Iterator[bytes]:
     """Read UTF-8 text in parts that end between words, also where a line is as long as the text.
 
     A part that does not end in a line feed ends within a line; the last line always gets one. A

@@ -66,8 +66,8 @@ def filter_log_probs(
         # float64: thousands of small probabilities are added up. The tolerance is for their logs,
         # which may have been float32.
         sums = ordered.double().softmax(-1).cumsum(-1)
-        before = functional.pad(sums[..., :-1], (1, 0))
-        ordered = ordered.masked_fill(before >= top_p - TOLERANCE, -torch.inf)
+        reached_before = functional.pad(sums[..., :-1] >= top_p - TOLERANCE, (1, 0))
+        ordered = ordered.masked_fill(reached_before, -torch.inf)
     return torch.empty_like(ordered).scatter_(-1, words, ordered.log_softmax(-1))
 
 

@@ -1,5 +1,6 @@
 """How probable a text is to a model, read in one piece."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -31,6 +32,14 @@ class TextScore(NamedTuple):
     def nll(self) -> float:
         """Nats per token."""
         return self.nats / self.num_tokens
+
+    @property
+    def ppl(self) -> float:
+        """Perplexity."""
+        try:
+            return math.exp(self.nll)
+        except OverflowError:
+            return math.inf
 
 
 def score_text(
@@ -88,7 +97,7 @@ def describe(score: TextScore) -> str:
         f"{score.num_tokens:>14,} tokens, each scored once: the first after {EOS}",
         f"{score.nats:>14,.2f} nats",
         f"{score.nll:>14.4f} nats per token",
-        f"{np.exp(np.float64(score.nll)):>14,.2f} perplexity",
+        f"{score.ppl:>14,.2f} perplexity",
         f"{num_unknown / score.num_tokens:>14.2%} unknown words",
     ]
     if num_unknown:

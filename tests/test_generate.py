@@ -1,0 +1,161 @@
+"""The command, as it is typed."""
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import lmbench
+from lmbench import generate
+from lmbench.checkpoint import DATA
+
+
+class Ended(SimpleNamespace):
+    """How a command ended: code, out, err."""
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+    def run(*arguments: object, stdin: bytes | None = None) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["lmbench-generate", *map(str, arguments)])
+        terminal = SimpleNamespace(buffer=io.BytesIO(stdin or b""), isatty=lambda: stdin is None)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        try:
+            generate.main()
+            code: Any = 0
+        except SystemExit as error:
+            code = error.code
+        out, err = capsys.readouterr()
+        return Ended(code=code, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def run_dir(make_run: Callable[..., Path]) -> Path:
+    """Of a model that has <unk> in the place of its second word."""
+    folder = make_run()
+    change_words(folder, 1, "<unk>")
+    return folder
+
+
+def change_words(run_dir: Path, place: int, word: str) -> None:
+    path = run_dir / "checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint[DATA]["words"][place] = word
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)
+
+
+def test_all_words_but_unk_come_up(run_dir: Path, run_main: Callable):
+    words = lmbench.load(run_dir).vocabulary.words
+    ended = run_main(run_dir, "--num-tokens", 1000, "--temperature", 5, "--seed", 1)
+    assert (ended.code, ended.err) == (0, "--seed 1\n")
+    assert ended.out.endswith("\n")
+    drawn = ended.out.replace("\n", " <eos> ").split()
+    assert len(drawn) in (1000, 1001)  # a line end is added where the last word is none
+    assert set(drawn) == set(words) - {"<unk>"}
+    with_unk = run_main(run_dir, "--num-tokens", 500, "--temperature", 5, "--allow-unk")
+    assert "<unk>" in with_unk.out.split()
+
+
+def test_the_seed_on_stderr_gives_the_text_again(run_dir: Path, run_main: Callable):
+    first, other = run_main(run_dir, "--num-tokens", 50), run_main(run_dir, "--num-tokens", 50)
+    assert first.out != other.out
+    seed = re.fullmatch(r"--seed (\d+)\n", first.err)
+    assert seed is not None
+    assert run_main(run_dir, "--num-tokens", 50, "--seed", seed[1]).out == first.out
+
+
+def test_the_prompt_matters_and_comes_from_stdin_too(run_dir: Path, run_main: Callable):
+    words = lmbench.load(run_dir).vocabulary.words
+    options = ("--temperature", 0, "--num-tokens", 8)
+    prompt = f"{words[5]} {words[9]}"
+    given = run_main(run_dir, "--prompt", prompt, *options)
+    assert (given.code, given.err) == (0, "")
+    assert given.out != run_main(run_dir, *options).out
+    assert run_main(run_dir, *options, stdin=prompt.encode()) == given
+    line = run_main(run_dir, *options, stdin=f"{prompt}\n".encode())
+    assert line == run_main(run_dir, "--prompt", f"{prompt} <eos>", *options)
+    assert run_main(run_dir, *options, stdin=b"") == run_main(run_dir, "--prompt", "", *options)
+
+
+def test_unknown_words_of_the_prompt_are_listed(run_dir: Path, run_main: Callable):
+    options = ("--temperature", 0, "--num-tokens", 5)
+    ended = run_main(run_dir, "--prompt", "Dog cat Dog", *options)
+    assert (ended.code, ended.err) == (0, "Read as <unk>: Dog, cat\n")
+    assert ended.out == run_main(run_dir, "--prompt", "<unk> <unk> <unk>", *options).out
+    many = run_main(run_dir, "--prompt", " ".join(f"W{n}" for n in range(25)), *options)
+    assert many.err.endswith("W19 and 5 more\n")
+
+
+def test_a_vocabulary_without_a_word_for_unknown_ones(make_run: Callable, run_main: Callable):
+    ended = run_main(make_run(), "--prompt", "Dog")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("'Dog': not among the 41 words of the vocabulary")
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_several_samples(run_dir: Path, run_main: Callable):
+    options = ("--num-tokens", 20, "--seed", 4)
+    ended = run_main(run_dir, *options, "--num-samples", 3)
+    samples = re.split(r"--- \d of 3\n", ended.out)
+    assert samples[0] == ""
+    assert len(set(samples)) == 4
+    assert samples[1] == run_main(run_dir, *options).out
+
+
+def test_a_text_is_scored(run_dir: Path, tmp_path: Path, run_main: Callable):
+    model, vocabulary = lmbench.load(run_dir)
+    text = f"{vocabulary.words[3]} Dog\n{vocabulary.words[7]}"
+    path = tmp_path / "text.txt"
+    path.write_text(text, "utf-8")
+    ids = torch.tensor([vocabulary.ids["<eos>"], 3, 1, vocabulary.ids["<eos>"], 7])
+    targets = torch.tensor([3, 1, vocabulary.ids["<eos>"], 7, vocabulary.ids["<eos>"]])
+    log_probs = model.head.log_probs(model(ids[:, None]).output)[:, 0]
+    nats = -log_probs[range(5), targets].sum().item()
+    ended = run_main(run_dir, "--score", path)
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    assert lines[0].split()[:2] == ["5", "tokens,"]
+    assert lines[1].split() == [f"{nats:.2f}", "nats"]
+    assert lines[4].split(maxsplit=1) == ["20.00%", "unknown words, read as <unk>: Dog (1)"]
+    assert run_main(run_dir, "--score", "-", stdin=text.encode()) == ended
+
+
+def test_what_cannot_be_scored(run_dir: Path, tmp_path: Path, run_main: Callable):
+    (tmp_path / "empty").touch()
+    (tmp_path / "latin1").write_bytes(b"a\nb\xe9\n")
+    for name, message in (
+        ("empty", "is empty: there is nothing to score."),
+        ("latin1", "is not UTF-8: byte 0xe9 at byte offset 3, in line 2 "),
+        ("nowhere", "cannot be read: No such file or directory."),
+        (".", "cannot be read: Is a directory."),
+    ):
+        ended = run_main(run_dir, "--score", tmp_path / name)
+        assert (ended.code, ended.out) == (1, "")
+        assert ended.err.startswith(f"{tmp_path / name} {message}")
+        assert len(ended.err.splitlines()) == 1
+    assert run_main(run_dir, "--score", "-", stdin=b"").err.startswith("stdin is empty")
+
+
+def test_what_is_no_model(tmp_path: Path, run_main: Callable):
+    for options in ((), ("--score", __file__)):
+        ended = run_main(tmp_path, *options)
+        assert (ended.code, ended.out) == (1, "")
+        assert "neither the directory of a run" in ended.err
+
+
+def test_help_does_not_wait_for_torch():
+    script = "import sys; from lmbench import generate; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "False\n"

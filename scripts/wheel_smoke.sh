@@ -80,4 +80,25 @@ assert results["lmbench_version"] == version("lmbench"), results["lmbench_versio
 assert results["train"]["steps"] == 2, results["train"]
 assert math.isfinite(results["test"]["nll"]), results["test"]
 PYTHON
-echo "The wheel trains on its own."
+run=$(echo outputs/*/*)
+"$work/venv/bin/lmbench-export" "$run" --output export
+"$work/venv/bin/lmbench-generate" export --num-tokens 20 --temperature 0 </dev/null >text.txt
+"$work/venv/bin/lmbench-generate" "$run" --score text.txt
+"$fresh" - <<'PYTHON'
+import sys
+from pathlib import Path
+
+import torch
+
+import lmbench
+
+(run_dir,) = Path("outputs").glob("*/*")
+(model, vocabulary), (exported, _) = lmbench.load(run_dir), lmbench.load("export")
+assert not {"lightning", "hydra"} & sys.modules.keys(), "lmbench.load needs Lightning or Hydra"
+tokens = torch.arange(20).reshape(10, 2)
+assert torch.equal(model(tokens).output, exported(tokens).output), "the export has other weights"
+words = Path("text.txt").read_text("utf-8").replace("\n", " <eos> ").split()
+assert len(words) in (20, 21), words
+assert set(words) <= set(vocabulary.words), words
+PYTHON
+echo "The wheel trains, exports and generates on its own."

@@ -309,11 +309,17 @@ def test_what_is_no_export_is_never_replaced(folder: Path, tmp_path: Path):
     link = tmp_path / "link"
     link.symlink_to(folder)
     (tmp_path / "empty").mkdir()
-    for path in (of_others, file, link, tmp_path / "empty", tmp_path):
-        with pytest.raises(UserError, match="is there already, and more than an export"):
+    for path, problem in (
+        (of_others, "it holds no export"),
+        (file, "it is no folder"),
+        (link, "it is no folder"),
+        (tmp_path / "empty", "it holds no export"),
+        (tmp_path, "it holds empty, export, file"),
+    ):
+        with pytest.raises(UserError, match=f"{path} is there already and .*: {problem}"):
             require_free(path, overwrite=True)
     (folder / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"more than an export \(notes.txt\)"):
+    with pytest.raises(UserError, match=r"it holds notes\.txt\."):
         require_free(folder, overwrite=True)
 
 

@@ -259,7 +259,7 @@ def test_what_is_no_run(tmp_path: Path, make_run: Callable[..., Path]):
 
 @pytest.mark.parametrize("device", ["nowhere", "cuda:99", "cpu:x"])
 def test_a_device_that_is_not_there(make_run: Callable[..., Path], device: str):
-    assert refusal(make_run(), device=device).startswith(f"device={device}: ")
+    assert refusal(make_run(), device=device).startswith(f"The device {device} cannot be used: ")
 
 
 def test_the_data_is_found_under_its_name_in_checkpoints():

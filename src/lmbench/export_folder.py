@@ -90,16 +90,17 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     """
     if not output.exists() and not output.is_symlink():
         return
-    others = ["no folder"]
-    if output.is_dir() and not output.is_symlink():
+    if output.is_symlink() or not output.is_dir():
+        problem = "it is no folder"
+    else:
         ours = (CONFIG, WEIGHTS, WORDS, CARD, PROGRAM)
         others = sorted(path.name for path in output.iterdir() if path.name not in ours)
+        problem = f"it holds {', '.join(others[:3])}" if others else ""
         if not others and not is_export(output):
-            others = ["no export"]
-    if others:
+            problem = "it holds no export"
+    if problem:
         raise UserError(
-            f"{output} is there already, and more than an export ({', '.join(others[:3])}). Name "
-            "another folder with --output."
+            f"{output} is there already and would be lost: {problem}. Name another --output."
         )
     if not overwrite:
         raise UserError(f"{output} holds an export already. Replace it with --overwrite.")

@@ -35,7 +35,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     try:
         return Loaded(model.to(device), saved.vocabulary)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The device {device} cannot be used: {reason}. cpu always can.") from error
 
 
 def read(folder: Path) -> SavedModel:

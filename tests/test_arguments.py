@@ -1,0 +1,50 @@
+"""What a config node names, found and called; errors name the node's key."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmbench.arguments import factory, takes
+from lmbench.errors import UserError
+
+
+def test_a_node_makes_its_object():
+    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b", {})
+    assert make(denominator=4) == make(denominator=8, numerator=6)
+    assert float(make(denominator=4)) == 0.75
+    assert takes({"_target_": "fractions.Fraction"}, "denominator")
+    assert not takes({"_target_": "fractions.Fraction"}, "total_steps")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ("gru", r"^a\.b=gru names no class to build.*a/b=NAME"),
+        (None, r"^a\.b=None names no class"),
+        ({"numerator": 3}, r"names no class"),
+        (
+            {"_target_": "fractions.Fraction", "numerator": "???"},
+            r"^a\.b\.numerator has no default",
+        ),
+        (
+            {"_target_": "fractions.Part"},
+            r"^a\.b\._target_: fractions\.Part cannot be imported: ",
+        ),
+        ({"_target_": "no_such.Module"}, r"no_such\.Module cannot be imported: No module named"),
+        ({"_target_": "Fraction"}, r"Fraction cannot be imported: "),
+        ({"_target_": ""}, r"cannot be imported: "),
+    ],
+)
+def test_what_names_nothing_to_call(node: Any, message: str):
+    with pytest.raises(UserError, match=message):
+        factory(node, "a.b", {})
+
+
+def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_unfinished_core.py").write_text("import a_library_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="No module named 'a_library_that_is_not_there'"):
+        factory({"_target_": "my_unfinished_core.Core"}, "model.core", {})
+    assert "my_unfinished_core" not in sys.modules

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmbench.evaluation.sampling import WINDOW, draw, filter_log_probs, sample
+from lmbench.evaluation import sampling
+from lmbench.evaluation.sampling import draw, filter_log_probs, sample
 from lmbench.model import AWDLSTM, AdaptiveSoftmax, Embedding, LanguageModel, Softmax
 
 WORDS = 23
@@ -182,11 +183,14 @@ def test_the_state_stands_for_all_that_was_read(head: str):
             assert list(islice(words, 30)) == expected
 
 
-def test_a_prompt_longer_than_a_window():
-    model = make_model()
-    prompt = torch.randint(WORDS, (2 * WINDOW + 7,))
-    expected = greedy(model, prompt.tolist(), 5)
-    assert list(islice(sample(model, prompt, torch.Generator(), temperature=0.0), 5)) == expected
+def test_a_prompt_longer_than_a_window(monkeypatch: pytest.MonkeyPatch):
+    model, prompt = make_model(), torch.tensor([1, 2, 3, 4, 5, 6, 7])
+    expected = greedy(model, prompt.tolist(), 30)
+    assert expected != greedy(model, prompt.tolist(), 30, memory=3)
+    for window in (1, 2, 3, 7):
+        monkeypatch.setattr(sampling, "WINDOW", window)
+        words = sample(model, prompt, torch.Generator(), temperature=0.0)
+        assert list(islice(words, 30)) == expected
 
 
 def test_a_seed_gives_the_same_text():

@@ -104,6 +104,13 @@ def test_how_it_was_scored(make_run: Callable[..., Path], evaluation: dict, part
     assert part in card(run_dir)
 
 
+def test_a_split_that_was_not_read_to_its_end_is_told(make_run: Callable[..., Path]):
+    run_dir = make_run()
+    assert "Only" not in card(run_dir)
+    change_results(run_dir, test={"num_tokens": 120})
+    assert "Only 120 of the 199 targets of test were scored" in card(run_dir)
+
+
 def test_the_state_of_the_program(make_run: Callable[..., Path]):
     run_dir = make_run()
     assert "(1, 1, 12), (1, 1, 12); (1, 1, 8), (1, 1, 8)" in card(run_dir)

@@ -68,7 +68,7 @@ def model_card(
             f"{'tied' if config['model']['tied'] else 'untied'} weights.",
             "## Results",
             _table(scores),
-            " ".join(_about_scores(results)),
+            " ".join(_about_scores(results, scores)),
             "## Use",
             _use([target for target in (core, head) if not target.startswith("lmbench.")]),
             *([_use_of_program(state_shapes)] if has_program else []),
@@ -131,7 +131,7 @@ def _table(scores: Sequence[MeasuredScore]) -> str:
     return "\n".join(rows)
 
 
-def _about_scores(results: Mapping[str, Any]) -> Iterator[str]:
+def _about_scores(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -> Iterator[str]:
     evaluation, floor = results["evaluation"], results["data"].get("perplexity_floor")
     if evaluation.get("protocol") == "published":
         yield (
@@ -146,6 +146,13 @@ def _about_scores(results: Mapping[str, Any]) -> Iterator[str]:
             f"side, each from {evaluation['burn_in']} tokens before the first target that it "
             "scores, and scores each target once."
         )
+    for score in scores:
+        num_targets = results["data"]["num_tokens"][score.split] - 1
+        if score.num_tokens < 0.99 * num_targets:  # the published protocol leaves out a few
+            yield (
+                f"Only {score.num_tokens:,} of the {num_targets:,} targets of {score.split} were "
+                "scored, so that this number compares with no other."
+            )
     yield (
         f"One run, seed {results['seed']}; the validation split chose the checkpoint, that of "
         f"epoch {results['best_epoch']}. Perplexities compare only with those of the same text, "

@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from lmbench.callbacks import throughput
@@ -51,6 +52,7 @@ class TimedModule(L.LightningModule):
         self.weight = nn.Parameter(torch.zeros(()))
         self.clock = clock
         self.rates: dict[int, float] = {}
+        self.seconds: list[float] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         self.clock.now += STEPS[batch_idx][1]
@@ -64,6 +66,9 @@ class TimedModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.clock.now += VALIDATION
+
+    def on_validation_end(self) -> None:
+        self.seconds.append(float(self.trainer.callback_metrics["train/seconds"]))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         self.clock.now += SAVING
@@ -133,6 +138,17 @@ def test_validation_is_not_counted(monkeypatch: pytest.MonkeyPatch):
     assert callback.seconds > 4 * VALIDATION
 
 
+def test_each_validation_tells_when_it_was_done(monkeypatch: pytest.MonkeyPatch):
+    _, module, _ = fit(monkeypatch, limit_val_batches=2, val_check_interval=3)
+    # A validation reads two windows, each after its fetching; training goes on fetching beside it.
+    durations = [sum(FETCH + seconds for _, seconds in STEPS[:n]) for n in (3, 6)]
+    assert len(module.seconds) == 2
+    for number, (found, training) in enumerate(zip(module.seconds, durations, strict=True), 1):
+        # Besides, a window may have been fetched ahead.
+        rest = found - training - number * 2 * (VALIDATION + FETCH)
+        assert -1e-3 <= rest <= number * 2 * FETCH
+
+
 def test_saving_is_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     saving = ModelCheckpoint(
         tmp_path, every_n_train_steps=3, save_top_k=-1, save_on_train_epoch_end=False
@@ -155,6 +171,14 @@ def test_tokens_and_seconds_are_counted_on_after_a_resume(monkeypatch: pytest.Mo
     callback.on_train_start(None, None)
     clock.now += 7
     assert callback.state_dict()["seconds"] == before.seconds + 7
+    logged = {}
+    trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))
+    module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
+    callback.on_validation_epoch_end(trainer, module)
+    assert logged == {"train/seconds": before.seconds + 7}
+    trainer.state.fn = TrainerFn.VALIDATING  # outside of training there is no clock
+    module.log = None
+    callback.on_validation_epoch_end(trainer, module)
     callback.on_train_end(None, None)
     assert callback.seconds == before.seconds + 7
 

@@ -209,7 +209,13 @@ def test_metrics_and_timing_are_apart(run_dir: Path):
         "epoch",
         "train/tokens_per_second",
         "train/peak_memory_bytes",
+        "train/seconds",
     }
+    # The time of each validation, in its own row.
+    done = {row["step"]: float(row["train/seconds"]) for row in timing if row["train/seconds"]}
+    assert list(done) == [row["step"] for row in metrics if row["val/nll"]]
+    assert list(done.values()) == sorted(done.values())
+    assert min(done.values()) > 0
     assert len([row for row in metrics if row["train/nll"]]) == NUM_STEPS // 2
     results = json.loads((run_dir / "results.json").read_text("utf-8"))
     (valid,) = [row for row in metrics if row["val/nll"]]

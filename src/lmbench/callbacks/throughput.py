@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lmbench.data.batching import Batch
 
@@ -15,11 +16,12 @@ _STEPS_OF_WARM_UP = 2
 
 
 class Throughput(L.Callback):
-    """Logs ``train/tokens_per_second`` and ``train/peak_memory_bytes``.
+    """Logs ``train/tokens_per_second``, ``train/peak_memory_bytes`` and ``train/seconds``.
 
     A step's time runs from the end of the step before, so that fetching the window counts;
     validation and saving do not, nor do the first two steps. What is logged is the median over the
-    steps since the last log.
+    steps since the last log. ``train/seconds`` is logged with each validation: the wall-clock time
+    of the fit up to its end.
 
     Attributes:
         num_tokens: trained tokens, over all devices.
@@ -93,6 +95,11 @@ class Throughput(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation is no part of a training step."""
         self._step_start = None
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tells when the validation was done, in wall-clock time."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            pl_module.log("train/seconds", self._seconds_so_far(), sync_dist=True)
 
     def on_save_checkpoint(
         self,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the sdist, from it the wheel, and trains two steps from that wheel in an environment that
-# holds what the wheel declares and nothing else. The dependencies are links into .venv, so that
+# Builds the sdist, from it the wheel, and trains and compares a run from that wheel in an environment
+# that holds what the wheel declares and nothing else. The dependencies are links into .venv, so that
 # torch is neither downloaded nor unpacked a second time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -101,4 +101,6 @@ words = Path("text.txt").read_text("utf-8").replace("\n", " <eos> ").split()
 assert len(words) in (20, 21), words
 assert set(words) <= set(vocabulary.words), words
 PYTHON
-echo "The wheel trains, exports and generates on its own."
+"$work/venv/bin/lmbench-compare" outputs --output compared
+grep -q "</html>" compared/index.html
+echo "The wheel trains, exports, generates and compares on its own."

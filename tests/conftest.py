@@ -1,13 +1,19 @@
-"""Shapes in signatures are checked under test; in production they are only documentation."""
+"""Run directories without training; and shapes in signatures are checked under test."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+from omegaconf import OmegaConf
+
+SHA = "ab" * 32
 
 # An int can stand where a float is annotated (PEP 484), as it can everywhere in Python.
 install_import_hook(
@@ -46,7 +52,6 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
     def make(*overrides: str) -> Path:
         import torch
         from hydra import compose, initialize_config_dir
-        from omegaconf import OmegaConf
 
         from lmbench import build
         from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
@@ -100,3 +105,121 @@ def matmul_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
+
+
+def _write_run(
+    run_dir: Path,
+    *,
+    seed: int = 1,
+    model: str = "lstm",
+    valid: float = 120.0,
+    test: float | None = 110.0,
+    config: dict[str, Any] | None = None,
+    results: dict[str, Any] | None = None,
+    curve: list[float] | None = None,
+    with_seconds: bool = True,
+) -> Path:
+    """A finished run, as lmbench writes it; ``config`` and ``results`` have dotted keys."""
+    run_dir.mkdir(parents=True)
+    full = OmegaConf.create(
+        {
+            "seed": seed,
+            "init_from": None,
+            "data": {"_target_": "lmbench.data.corpus.load_text", "path": None, "cache_dir": None},
+            "model": {"name": model, "core": {"hidden_size": 200, "dropout": 0.2}},
+            "optimizer": {"lr": 30.0, "betas": [0.9, 0.99], "weight_decay": 1.2e-6},
+            "trainer": {"max_epochs": 3},
+        }
+    )
+    for key, value in (config or {}).items():
+        OmegaConf.update(full, key, value, force_add=True)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(full, resolve=True))
+
+    perplexities = curve or [4 * valid, 2 * valid, valid]
+    num_epochs = len(perplexities)
+    outcome = OmegaConf.create(
+        {
+            "model": model,
+            "num_parameters": 1_234_567,
+            "seed": seed,
+            "data": {"name": "text", "sha256": SHA},
+            "best_epoch": num_epochs - 1,
+            "evaluation": {"protocol": "standard", "columns": 64, "burn_in": 512},
+            "val": {"nll": math.log(valid), "ppl": valid, "num_tokens": 99},
+            "test": test and {"nll": math.log(test), "ppl": test, "num_tokens": 99},
+            "nt_asgd": {"triggered_epoch": None},
+            "train": {
+                "epochs": num_epochs,
+                "steps": 10 * num_epochs,
+                "tokens": 7_000 * num_epochs,
+                "seconds": 90.0,
+                "tokens_per_second": 1000.0,
+                "peak_memory_bytes": 2**30,
+            },
+            "environment": {"device": "cpu (2 cores)"},
+        }
+    )
+    for key, value in (results or {}).items():
+        OmegaConf.update(outcome, key, value, force_add=True)
+    (run_dir / "results.json").write_text(json.dumps(OmegaConf.to_container(outcome)))
+
+    metrics = ["step,epoch,train/nll,val/nll,val/ppl"]
+    timing = ["step,epoch,train/tokens_per_second" + (",train/seconds" if with_seconds else "")]
+    for epoch, ppl in enumerate(perplexities):
+        step = 10 * epoch + 9
+        metrics += [f"{step - 2},{epoch},5.0,,", f"{step},{epoch},,{math.log(ppl)!r},{ppl!r}"]
+        timing += [f"{step - 2},{epoch},1000.0" + ("," if with_seconds else "")]
+        timing += [f"{step},{epoch},,{30.0 * (epoch + 1)}"] if with_seconds else []
+    (run_dir / "metrics.csv").write_text("\n".join(metrics) + "\n")
+    (run_dir / "timing.csv").write_text("\n".join(timing) + "\n")
+    return run_dir
+
+
+def _write_evaluation(
+    run_dir: Path,
+    name: str = "standard",
+    split: str = "test",
+    *,
+    ppl: float | None = None,
+    log_probabilities: np.ndarray | None = None,
+    articles: np.ndarray | None = None,
+    columns: int = 64,
+    sha256: str = SHA,
+    num_tokens: int | None = None,
+) -> Path:
+    """An ``evaluation-NAME-SPLIT.json``, with its records if log-probabilities are given."""
+    path = run_dir / f"evaluation-{name}-{split}.json"
+    if log_probabilities is not None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        size = len(log_probabilities)
+        table = {
+            "position": pa.array(np.arange(1, size + 1), pa.int64()),
+            "target": pa.array(np.arange(size) % 7, pa.int32()),
+            "log_probability": pa.array(log_probabilities.astype(np.float32)),
+            "article": pa.array([None] * size if articles is None else articles, pa.int32()),
+        }
+        pq.write_table(pa.table(table), path.with_suffix(".parquet"))
+        ppl = ppl or float(np.exp(-log_probabilities.mean()))
+        num_tokens = num_tokens or size
+    assert ppl is not None
+    values = {
+        "corpus_sha256": sha256,
+        "evaluation": {"name": name, "protocol": "standard", "columns": columns, "burn_in": 512},
+        "nll": math.log(ppl),
+        "ppl": ppl,
+        "num_tokens": num_tokens or 99,
+    }
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.fixture
+def write_run() -> Callable[..., Path]:
+    return _write_run
+
+
+@pytest.fixture
+def write_evaluation() -> Callable[..., Path]:
+    return _write_evaluation

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lmbench.report.runs import sweep_jobs
-from lmbench.report.sweep import sweep_table
+from lmbench.report.sweep import sweep_jobs, sweep_table
 
 
 def write_job(sweep_dir: Path, number: int, overrides: list[str], results: dict | None) -> None:

@@ -1,16 +1,45 @@
 """A table at the end of a sweep."""
 
 import atexit
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from lmbench.report.runs import Job, sweep_jobs
+from lmbench.report.folders import read_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep.
+
+    Attributes:
+        run_dir: its folder.
+        overrides: what it was given, e.g. ``("model=lstm", "seed=1")``.
+        results: its ``results.json``; None if it did not finish.
+    """
+
+    run_dir: Path
+    overrides: tuple[str, ...]
+    results: dict[str, Any] | None
+
+
+def sweep_jobs(sweep_dir: Path) -> Iterator[Job]:
+    """The jobs of a Hydra multirun, in their order."""
+    numbered = (path for path in sweep_dir.iterdir() if path.is_dir() and path.name.isdecimal())
+    for run_dir in sorted(numbered, key=lambda path: int(path.name)):
+        overrides = run_dir / ".hydra/overrides.yaml"
+        results = run_dir / "results.json"
+        yield Job(
+            run_dir,
+            tuple(str(item) for item in OmegaConf.load(overrides)) if overrides.is_file() else (),
+            read_json(results) if results.is_file() else None,
+        )
 
 
 class SweepTable(Callback):

@@ -1,0 +1,142 @@
+"""Where run directories lie, and their files read as if they came from a stranger."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lmbench.errors import UserError
+
+Kind = TypeVar("Kind", str, int, float, dict)
+
+_MOST_BYTES = 2**28
+_NAMES = {str: "a text", int: "a whole number", float: "a finite number", dict: "an object"}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was found and does not count.
+
+    Attributes:
+        path: the run's folder, or the file in it.
+        reason: what was wrong, and what to do.
+    """
+
+    path: Path
+    reason: str
+
+
+def find_run_dirs(paths: Iterable[Path]) -> tuple[list[Path], list[LeftOut]]:
+    """The run directories at or under some folders, each once, jobs of a sweep in their order.
+
+    A run directory holds ``config.yaml`` or ``results.json``, or at least Hydra's own ``.hydra``:
+    then the run failed before it began.
+
+    Raises:
+        UserError: a path is no folder.
+    """
+    found: dict[Path, Path] = {}
+    left_out: list[LeftOut] = []
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder. Name run directories, or folders of them.")
+        run_dirs = list(_walk(path, left_out))
+        if not run_dirs:
+            left_out.append(LeftOut(path, "Holds no run."))
+        for run_dir in sorted(run_dirs, key=_by_number):
+            found.setdefault(run_dir.resolve(), run_dir)
+    return list(found.values()), left_out
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        UserError: it is missing, too large, no plain file or no UTF-8.
+    """
+    if not path.is_file():  # also a pipe or a device, which could be read for ever
+        raise UserError(f"{path} is missing.")
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} is larger than {_MOST_BYTES / 2**20:.0f} MiB.")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Copy it anew.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: see :func:`read_text`; or it is no JSON, or no object.
+    """
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}. Copy it anew, or run again.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no object. Copy it anew, or run again.")
+    return value
+
+
+def field(values: Any, key: str, kind: type[Kind], path: Path) -> Kind:
+    """A value by its dotted key.
+
+    Args:
+        values: nested objects, as JSON gives them.
+        key: such as ``val.ppl``.
+        kind: str, int, float (takes an int too) or dict.
+        path: the file, for the message.
+
+    Raises:
+        UserError: it is missing or of another kind.
+    """
+    value = optional_field(values, key, kind, path)
+    if value is None:
+        raise UserError(f"{path} is damaged: {key} is missing. Copy it anew, or run again.")
+    return value
+
+
+def optional_field(values: Any, key: str, kind: type[Kind], path: Path) -> Kind | None:
+    """As :func:`field`; None where it is missing or null."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    if values is None:
+        return None
+    if kind in (int, float) and isinstance(values, (int, float)) and not isinstance(values, bool):
+        with suppress(OverflowError):  # an int too large for a float
+            if math.isfinite(values) and isinstance(values, (kind, int)):
+                return kind(values)
+    elif kind in (str, dict) and isinstance(values, kind):
+        return values
+    raise UserError(f"{path} is damaged: {key} is not {_NAMES[kind]}. Copy it anew, or run again.")
+
+
+def printable(text: str) -> str:
+    """The text with what could move a cursor or turn the direction of writing made visible."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _walk(folder: Path, left_out: list[LeftOut]) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        left_out.append(LeftOut(Path(error.filename), f"Cannot be read: {error.strerror}."))
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        if "config.yaml" in files or "results.json" in files or ".hydra" in folders:
+            folders.clear()
+            yield Path(parent)
+        else:
+            folders[:] = [name for name in folders if not name.startswith(".")]
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -1,0 +1,203 @@
+"""Runs that differ in nothing but their seed, as groups with readable names."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from lmbench.report.folders import LeftOut, printable
+from lmbench.report.runs import Corpus, Run
+from lmbench.report.statistics import Estimate, estimate
+from lmbench.run_config import PLACES
+
+NOT_SET = "(not set)"
+
+_LONGEST_VALUE = 60
+_MOST_CANDIDATES = 40
+_MOST_ANCESTORS = 9
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one config, each with another seed.
+
+    Attributes:
+        number: its place by mean valid perplexity, from 1 on.
+        model: name of the model.
+        settings: the dotted keys that tell it from the other groups of that model → their values.
+        runs: by seed.
+    """
+
+    number: int
+    model: str
+    settings: Mapping[str, str]
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """The model and its settings."""
+        return " ".join([self.model, *(f"{key}={value}" for key, value in self.settings.items())])
+
+    def short_label(self, length: int) -> str:
+        """Number, model and settings by the last names of their keys, in so many characters."""
+        last = Counter(key.rpartition(".")[2] for key in self.settings)
+        settings = [
+            f"{name if last[name] == 1 else key}={value}"
+            for key, value in self.settings.items()
+            for name in [key.rpartition(".")[2]]
+        ]
+        text = " ".join([str(self.number), self.model, *settings])
+        return text if len(text) <= length else f"{text[: length - 1]}…"
+
+    def perplexity(self, split: str) -> Estimate | None:
+        """Over the seeds that were scored on a split; None if none was."""
+        values = [run.scores[split].ppl for run in self.runs if split in run.scores]
+        return estimate(values) if values else None
+
+    @property
+    def protocol(self) -> str:
+        """How valid and test were read: alike for all of its runs."""
+        return self.runs[0].protocol
+
+    @property
+    def best_run(self) -> Run:
+        """The run with the lowest valid perplexity."""
+        return min(self.runs, key=lambda run: run.scores["valid"].ppl)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What can be compared with each other: groups on the same corpus.
+
+    Attributes:
+        corpus: that all were trained on.
+        groups: the lowest mean valid perplexity first.
+        differences: every dotted key whose values differ → value by group.
+    """
+
+    corpus: Corpus
+    groups: tuple[Group, ...]
+    differences: Mapping[str, tuple[str, ...]]
+
+
+def group_runs(runs: Sequence[Run]) -> tuple[list[Section], list[LeftOut]]:
+    """Groups runs by corpus and config.
+
+    Configs are alike if they are equal but for the seed and for where things lie; a run that
+    started from another one's weights counts as started from that one's group, if it is among the
+    runs. Of several runs of a group with the same seed, the first counts: a repetition is no
+    independent value.
+
+    Returns:
+        The sections, and the runs that repeat a seed.
+    """
+    places = {run.run_dir.resolve().parts: run for run in runs}
+    corpora: dict[Corpus, dict[Hashable, dict[int, Run]]] = {}
+    left_out = []
+    for run in runs:
+        group = corpora.setdefault(run.corpus, {}).setdefault(_kind(run, places), {})
+        if run.seed in group:
+            reason = f"Repeats seed {run.seed} of {group[run.seed].run_dir}, and is not counted."
+            left_out.append(LeftOut(run.run_dir, reason))
+        else:
+            group[run.seed] = run
+    ordered = sorted(corpora.items(), key=lambda item: (item[0].name, item[0].sha256))
+    return [_section(corpus, groups.values()) for corpus, groups in ordered], left_out
+
+
+def _kind(run: Run, places: Mapping[tuple[str, ...], Run], depth: int = 0) -> Hashable:
+    settings = _settings(run)
+    start = settings.get("init_from")
+    if isinstance(start, str) and depth < _MOST_ANCESTORS:
+        # The path is as it was typed, in a folder that may not be this one.
+        names = tuple(part for part in Path(start).parts if part not in ("..", "/"))
+        parents = [other for parts, other in places.items() if parts[-len(names) :] == names]
+        if len(parents) == 1:
+            settings["init_from"] = _kind(parents[0], places, depth + 1)
+    return frozenset(settings.items()), run.protocol
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in run.config.items() if key not in ("seed", *PLACES)}
+
+
+def _section(corpus: Corpus, by_seed: Iterable[dict[int, Run]]) -> Section:
+    runs = [tuple(group[seed] for seed in sorted(group)) for group in by_seed]
+    runs.sort(key=lambda group: estimate([run.scores["valid"].ppl for run in group]).mean)
+    configs = [_settings(group[0]) for group in runs]
+    keys = sorted({key for config in configs for key in config}, key=lambda key: (len(key), key))
+    differences = {}
+    for key in keys:
+        values = [config.get(key, NOT_SET) for config in configs]
+        if len(set(values)) > 1:
+            differences[key] = tuple(_texts(values))
+    models = [group[0].model for group in runs]
+    settings: list[dict[str, str]] = [{} for _ in runs]
+    for model in set(models):
+        members = [index for index, name in enumerate(models) if name == model]
+        columns = {key: [texts[index] for index in members] for key, texts in differences.items()}
+        for key in _telling_keys(columns, len(members)):
+            for index in members:
+                settings[index][key] = differences[key][index]
+    return Section(
+        corpus,
+        tuple(
+            Group(number, group[0].model, own, group)
+            for number, (group, own) in enumerate(zip(runs, settings, strict=True), start=1)
+        ),
+        differences,
+    )
+
+
+def _telling_keys(columns: Mapping[str, Sequence[str]], num_groups: int) -> tuple[str, ...]:
+    """A smallest set of keys whose values together tell all groups apart."""
+    candidates: dict[tuple[int, ...], str] = {}  # one key of those that part the groups alike
+    for key in sorted(columns, key=lambda key: _unreadable(key, columns[key])):
+        candidates.setdefault(tuple(map(columns[key].index, columns[key])), key)
+    candidates.pop((0,) * num_groups, None)
+
+    def parts(kinds: Iterable[tuple[int, ...]]) -> int:
+        return len(set(zip(*kinds, strict=True)))
+
+    if not candidates:
+        return ()
+    most = parts(candidates)
+    for size in range(1, 4 if len(candidates) <= _MOST_CANDIDATES else 2):
+        for chosen in combinations(candidates, size):
+            if parts(chosen) == most:
+                return tuple(candidates[kinds] for kinds in chosen)
+    greedy: list[tuple[int, ...]] = []
+    while not greedy or parts(greedy) < most:
+        greedy.append(max(candidates, key=lambda kinds: parts([*greedy, kinds])))
+    return tuple(candidates[kinds] for kinds in greedy)
+
+
+def _unreadable(key: str, values: Sequence[str]) -> tuple[bool, bool, int, str]:
+    """Ranks keys: short ones that all groups have first, classes last."""
+    return key.endswith("_target_"), NOT_SET in values, len(key), key
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    """The values as texts, numbers only as long as needed to tell them apart."""
+    floats = {value for value in values if isinstance(value, float)}
+    digits = next(
+        (n for n in range(6, 17) if len({f"{value:.{n}g}" for value in floats}) == len(floats)), 17
+    )
+    texts = [_text(value, digits) for value in values]
+    # Cut short, two long values may look alike.
+    return [
+        text if texts.count(text) == values.count(value) else f"{text}({values.index(value) + 1})"
+        for text, value in zip(texts, values, strict=True)
+    ]
+
+
+def _text(value: Any, digits: int) -> str:
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = printable(str(value))
+    half = _LONGEST_VALUE // 2
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:half]}…{text[-half:]}"

@@ -1,0 +1,107 @@
+"""Groups and runs with all digits, as CSV for programs."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from lmbench.report.groups import Group, Section
+from lmbench.report.runs import SPLITS, Run
+from lmbench.report.statistics import Estimate, estimate
+from lmbench.report.summary import (
+    evaluation_names,
+    mean_over_runs,
+    minutes_of,
+    peak_memory_bytes_of,
+    scores_of,
+)
+
+Row = dict[str, Any]
+
+
+def table_rows(section: Section) -> list[Row]:
+    """A row for each group."""
+    names = evaluation_names(section.groups)
+    rows = []
+    for group in section.groups:
+        best = group.best_run
+        row: Row = {**_of_group(section, group), "num_seeds": len(group.runs)}
+        for split in SPLITS:
+            row |= _estimate_fields(f"{split}_ppl", group.perplexity(split))
+        row |= {f"best_{split}_ppl": _ppl(best, split) for split in SPLITS}
+        row |= {
+            "best_run_dir": str(best.run_dir),
+            "num_parameters": best.num_parameters,
+            "epochs_min": min(run.num_epochs for run in group.runs),
+            "epochs_max": max(run.num_epochs for run in group.runs),
+            "minutes_mean": mean_over_runs(group, minutes_of),
+            "tokens_per_second_mean": mean_over_runs(group, lambda run: run.tokens_per_second),
+            "peak_memory_bytes_max": peak_memory_bytes_of(group),
+            "protocol": group.protocol,
+        }
+        row |= {
+            f"floor_{split}_ppl": section.corpus.perplexity_floor.get(split) for split in SPLITS
+        }
+        for name in names:
+            for split in SPLITS:
+                found = scores_of(group, name, split)
+                row |= _estimate_fields(f"{name}_{split}_ppl", estimate(found) if found else None)
+                row[f"{name}_{split}_num_runs"] = len(found)
+        rows.append(row)
+    return rows
+
+
+def run_rows(section: Section) -> list[Row]:
+    """A row for each run."""
+    rows = []
+    for group in section.groups:
+        for run in group.runs:
+            row: Row = {**_of_group(section, group), "seed": run.seed, "run_dir": str(run.run_dir)}
+            for split in SPLITS:
+                score = run.scores.get(split)
+                row[f"{split}_nll"] = score.nll if score else None
+                row[f"{split}_ppl"] = score.ppl if score else None
+            row |= {
+                "best_epoch": run.best_epoch,
+                "epochs": run.num_epochs,
+                "num_parameters": run.num_parameters,
+                "seconds": run.seconds,
+                "tokens_per_second": run.tokens_per_second,
+                "peak_memory_bytes": run.peak_memory_bytes,
+                "device": run.device,
+                "protocol": run.protocol,
+            }
+            for (name, split), evaluation in run.evaluations.items():
+                row[f"{name}_{split}_ppl"] = evaluation.score.ppl
+            rows.append(row)
+    return rows
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """The rows under all their columns; what a row does not have stays empty."""
+    text = io.StringIO()
+    columns = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _of_group(section: Section, group: Group) -> Row:
+    return {
+        "corpus": section.corpus.name,
+        "corpus_sha256": section.corpus.sha256,
+        "group": group.number,
+        "label": group.label,
+    }
+
+
+def _estimate_fields(name: str, value: Estimate | None) -> Row:
+    return {
+        f"{name}_mean": value.mean if value else None,
+        f"{name}_half_width": value.half_width if value else None,
+    }
+
+
+def _ppl(run: Run, split: str) -> float | None:
+    return run.scores[split].ppl if split in run.scores else None

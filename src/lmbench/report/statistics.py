@@ -1,0 +1,149 @@
+"""Intervals and tests: over seeds by Student's t, over a text by resampling its articles.
+
+Shape letters: G groups, A articles or blocks of a text, P pairs, R resamples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 10_000
+SEED = 20_170_807
+"""Of the resampling: the same records give the same intervals, on every machine."""
+
+_VALUES_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        mean: of the values.
+        half_width: of its 95% interval; None where a single value gives none.
+        num_values: that it is the mean of.
+    """
+
+    mean: float
+    half_width: float | None
+    num_values: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference, with its 95% interval and the two-sided p-value of its being zero."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95% interval (Student 1908), as if the seeds' values were drawn from a normal one.
+
+    Args:
+        values: at least one, of independent seeds.
+    """
+    from scipy.special import stdtrit
+
+    array, half_width = np.asarray(values, np.float64), None
+    if len(array) > 1:
+        standard_error = array.std(ddof=1) / math.sqrt(len(array))
+        half_width = float(stdtrit(len(array) - 1, (1 + CONFIDENCE) / 2) * standard_error)
+    return Estimate(float(array.mean()), half_width, len(array))
+
+
+def welch_test(first: Sequence[float], second: Sequence[float]) -> Difference | None:
+    """Mean of the second minus mean of the first, whose variances may differ (Welch 1947).
+
+    The degrees of freedom are Welch's (1947) and Satterthwaite's (1946).
+
+    Args:
+        first: values of independent seeds.
+        second: likewise.
+
+    Returns:
+        None if a side has fewer than two values, or no value differs from its side's others.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    if min(len(first), len(second)) < 2:
+        return None
+    sides = [np.asarray(side, np.float64) for side in (first, second)]
+    squares = [side.var(ddof=1) / len(side) for side in sides]  # of the means' standard errors
+    variance = sum(squares)
+    if not variance:
+        return None
+    freedom = variance**2 / sum(
+        square**2 / (len(side) - 1) for square, side in zip(squares, sides, strict=True)
+    )
+    difference = sides[1].mean() - sides[0].mean()
+    half_width = stdtrit(freedom, (1 + CONFIDENCE) / 2) * math.sqrt(variance)
+    p = 2 * stdtr(freedom, -abs(difference) / math.sqrt(variance))
+    return Difference(
+        float(difference), float(difference - half_width), float(difference + half_width), float(p)
+    )
+
+
+def bootstrap_means(sums: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
+    """Means per token over texts made of articles drawn with replacement, as ratios of sums.
+
+    Neighbouring tokens depend on each other and articles hardly do, so articles are what is drawn
+    (Koehn 2004 draws sentences of a translation). All groups see the same draws: their differences
+    are paired.
+
+    Args:
+        sums: ``(G, A)``, of log-probabilities in nats, over each article's tokens.
+        num_tokens: ``(A,)``, of each article.
+
+    Returns:
+        ``(G, R)``, in nats per token.
+    """
+    rng = np.random.default_rng(SEED)
+    num_articles = len(num_tokens)
+    at_once = max(1, _VALUES_AT_ONCE // num_articles)
+    parts = []
+    for start in range(0, NUM_RESAMPLES, at_once):
+        size = (min(at_once, NUM_RESAMPLES - start), num_articles)
+        draws = rng.integers(num_articles, size=size)
+        times = np.apply_along_axis(np.bincount, 1, draws, minlength=num_articles)
+        parts.append(sums @ times.T / (times @ num_tokens))
+    return np.concatenate(parts, axis=1)
+
+
+def bootstrap_test(difference: float, resampled: np.ndarray) -> Difference:
+    """Percentile interval of a difference, and the p-value at which that interval reaches zero.
+
+    Efron and Tibshirani 1993, chapters 13 (the interval) and 15 (its relation to a test).
+
+    Args:
+        difference: of the text itself.
+        resampled: ``(R,)``, of the resampled texts.
+    """
+    outside = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, [outside, 1 - outside])
+    rarer = int(min(np.count_nonzero(resampled <= 0), np.count_nonzero(resampled >= 0)))
+    # The text itself counts as one more resample: no p-value is zero (Davison, Hinkley 1997, 4.2.1)
+    p = min(1.0, 2 * (rarer + 1) / (len(resampled) + 1))
+    return Difference(difference, float(low), float(high), p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values that hold for all tests of a family together (Holm 1979).
+
+    Args:
+        p_values: of all tests that were made, ``(P,)``.
+
+    Returns:
+        The adjusted ones, in the same order.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    ascending = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for rank, index in enumerate(ascending):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

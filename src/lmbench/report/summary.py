@@ -1,0 +1,173 @@
+"""What the groups of a corpus came to, as a table for people."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, count
+
+from lmbench.report.groups import Group, Section
+from lmbench.report.runs import SPLITS, Run
+from lmbench.report.statistics import Estimate, estimate
+from lmbench.report.table import Table
+
+_SIGNS = "†‡§¶"
+
+
+def summary_table(section: Section, *, with_costs: bool = True) -> Table:
+    """Each group's perplexities and costs, and the perplexity floor where the corpus has one.
+
+    Args:
+        section: the groups.
+        with_costs: False for a terminal, which is narrow: evaluations are rows then.
+    """
+    names = evaluation_names(section.groups)
+    marks = protocol_marks(section.groups)
+    columns = ["", "group", "seeds", "valid perplexity", "test perplexity"]
+    if with_costs:
+        columns.append("best run, valid / test")
+        columns += [f"{name}, {split}" for name in names for split in SPLITS]
+        columns += ["parameters", "epochs", "minutes", "tokens/s", "GiB"]
+    rows = []
+    for group in section.groups:
+        mark = marks[group.protocol]
+        row = [str(group.number), group.label, str(len(group.runs))]
+        row += [estimate_text(group.perplexity(split)) + mark for split in SPLITS]
+        evaluated = {
+            name: [_evaluation(group, name, split, section) for split in SPLITS] for name in names
+        }
+        if with_costs:
+            more = [cell for cells in evaluated.values() for cell in cells]
+            rows.append([*row, _best(group), *more, *_costs(group)])
+        else:
+            rows.append(row)
+            rows += [
+                ["", f"· {name}", "", *cells]
+                for name, cells in evaluated.items()
+                if set(cells) != {"—"}
+            ]
+    floor = section.corpus.perplexity_floor
+    if floor:
+        floors = [f"{floor[split]:.2f}" if split in floor else "—" for split in SPLITS]
+        rows.append(["", "perplexity floor", "", *floors, *[""] * (len(columns) - 5)])
+    return Table(
+        title=f"Perplexity on {section.corpus.name}",
+        columns=columns,
+        rows=rows,
+        num_texts=2,
+        name_column=1,
+        notes=_notes(section, marks, with_costs),
+    )
+
+
+def evaluation_names(groups: Iterable[Group]) -> list[str]:
+    """Of all evaluations of their runs."""
+    return sorted({name for group in groups for run in group.runs for name, _ in run.evaluations})
+
+
+def perplexity_text(perplexity: float) -> str:
+    """To the hundredth, and of a run that has not learnt anything its magnitude."""
+    return f"{perplexity:,.2f}" if perplexity < 1e6 else f"{perplexity:.1e}"
+
+
+def estimate_text(value: Estimate | None) -> str:
+    """Mean and interval of a perplexity."""
+    if value is None:
+        return "—"
+    half_width = "—" if value.half_width is None else perplexity_text(value.half_width)
+    return f"{perplexity_text(value.mean)} ± {half_width}"
+
+
+def scores_of(group: Group, name: str, split: str) -> list[float]:
+    """Perplexities of those of its runs that were evaluated so."""
+    found = (run.evaluations.get((name, split)) for run in group.runs)
+    return [evaluation.score.ppl for evaluation in found if evaluation]
+
+
+def _evaluation(group: Group, name: str, split: str, section: Section) -> str:
+    found = scores_of(group, name, split)
+    if not found:
+        return "—"
+    text = estimate_text(estimate(found))
+    if len(found) < len(group.runs):
+        text += f" ({len(found)} of {len(group.runs)})"
+    protocols = _protocols(section.groups, name, split)
+    return text + ("*" if len(protocols) > 1 else "")
+
+
+def _protocols(groups: Iterable[Group], name: str, split: str) -> list[str]:
+    found = (run.evaluations.get((name, split)) for group in groups for run in group.runs)
+    return sorted({evaluation.protocol for evaluation in found if evaluation})
+
+
+def _best(group: Group) -> str:
+    scores = group.best_run.scores
+    return " / ".join(
+        perplexity_text(scores[split].ppl) if split in scores else "—" for split in SPLITS
+    )
+
+
+def minutes_of(run: Run) -> float | None:
+    """Wall-clock time of its training."""
+    return None if run.seconds is None else run.seconds / 60
+
+
+def peak_memory_bytes_of(group: Group) -> float | None:
+    """The largest of its runs."""
+    known = [run.peak_memory_bytes for run in group.runs if run.peak_memory_bytes is not None]
+    return max(known, default=None)
+
+
+def mean_over_runs(group: Group, value: Callable[[Run], float | None]) -> float | None:
+    """Of those for which the value is known; None if it is for none."""
+    values = [value(run) for run in group.runs]
+    known = [number for number in values if number is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _costs(group: Group) -> list[str]:
+    epochs = [run.num_epochs for run in group.runs]
+    low, high = min(epochs), max(epochs)
+    minutes = mean_over_runs(group, minutes_of)
+    tokens_per_second = mean_over_runs(group, lambda run: run.tokens_per_second)
+    peak = peak_memory_bytes_of(group)
+    return [
+        f"{group.best_run.num_parameters:,}",
+        f"{low:,}" if low == high else f"{low:,} to {high:,}",
+        "—" if minutes is None else f"{minutes:,.1f}",
+        "—" if tokens_per_second is None else f"{tokens_per_second:,.0f}",
+        "—" if peak is None else f"{peak / 2**30:.2f}",
+    ]
+
+
+def protocol_marks(groups: Sequence[Group]) -> dict[str, str]:
+    """Protocol → a sign; the empty one for the protocol of most groups."""
+    protocols = Counter(group.protocol for group in groups).most_common()
+    signs = chain([""], (sign * times for times in count(1) for sign in _SIGNS))
+    return {protocol: sign for (protocol, _), sign in zip(protocols, signs, strict=False)}
+
+
+def _notes(section: Section, marks: Mapping[str, str], with_costs: bool) -> list[str]:
+    notes = [
+        "Groups hold the runs that differ in nothing but their seed, the lowest mean valid "
+        "perplexity first. Mean over seeds ± 95% interval (Student's t); a dash where a single "
+        "seed gives no interval.",
+    ]
+    if with_costs:
+        notes.append(
+            "Best run: the one with the lowest valid perplexity. Minutes and tokens per second are "
+            "means over the runs, GiB the largest peak memory."
+        )
+    if len(marks) > 1:
+        said = "; ".join(f"{mark or 'Without a mark'}: {how}" for how, mark in marks.items())
+        notes.append(
+            f"Not all were evaluated alike, and perplexities with different marks are not to be "
+            f"compared. {said}."
+        )
+    for name in evaluation_names(section.groups):
+        for split in SPLITS:
+            found = _protocols(section.groups, name, split)
+            if len(found) > 1:
+                notes.append(
+                    f"* {name}, {split}: not all were read alike ({'; '.join(found)}), and are not "
+                    "to be compared."
+                )
+    return notes

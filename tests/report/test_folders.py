@@ -1,0 +1,152 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmbench.errors import UserError
+from lmbench.report.folders import (
+    field,
+    find_run_dirs,
+    optional_field,
+    printable,
+    read_json,
+    read_text,
+)
+
+
+def test_runs_are_found_at_any_depth_in_numerical_order(
+    tmp_path: Path, write_run: Callable[..., Path]
+):
+    jobs = [write_run(tmp_path / f"multirun/2026-01-02/03-04-05/{n}") for n in (10, 9, 0)]
+    single = write_run(tmp_path / "outputs/2026-01-01/00-00-00")
+    (single / "checkpoints").mkdir()
+    (single / ".hydra").mkdir()
+    (single / ".hydra/config.yaml").write_text("")
+    found, left_out = find_run_dirs([tmp_path])
+    assert found == [*reversed(jobs), single]
+    assert left_out == []
+
+
+def test_a_run_named_twice_counts_once(tmp_path: Path, write_run: Callable[..., Path]):
+    run = write_run(tmp_path / "sweep/0")
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    assert find_run_dirs([run, tmp_path / "sweep", link, tmp_path])[0] == [run]
+
+
+def test_a_job_that_failed_before_it_began_is_found(tmp_path: Path):
+    (tmp_path / "3/.hydra").mkdir(parents=True)
+    assert find_run_dirs([tmp_path])[0] == [tmp_path / "3"]
+
+
+def test_hidden_folders_are_not_looked_into(tmp_path: Path, write_run: Callable[..., Path]):
+    run = write_run(tmp_path / "run")
+    write_run(tmp_path / ".trash/run")
+    assert find_run_dirs([tmp_path])[0] == [run]
+
+
+def test_results_alone_are_a_run(tmp_path: Path):
+    (tmp_path / "results.json").write_text("{}")
+    assert find_run_dirs([tmp_path])[0] == [tmp_path]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path, write_run: Callable[..., Path]):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    run = write_run(tmp_path / "run")
+    found, left_out = find_run_dirs([empty, run])
+    assert found == [run]
+    assert [(item.path, item.reason) for item in left_out] == [(empty, "Holds no run.")]
+
+
+def test_what_is_no_folder_is_an_error(tmp_path: Path):
+    with pytest.raises(UserError, match=r"nowhere is no folder\. Name run directories"):
+        find_run_dirs([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"{", "is damaged: Expecting property name"),
+        (b"[]", "is damaged: it holds no object"),
+        (b"\xff", "cannot be read: 'utf-8' codec"),
+        (b"[" * 100_000, "is damaged: maximum recursion"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "is damaged: Exceeds the limit"),
+    ],
+    ids=["cut", "list", "binary", "deep", "long number"],
+)
+def test_damaged_json(tmp_path: Path, content: bytes, part: str):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"x\.json {part}"):
+        read_json(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="is missing"):
+        read_text(tmp_path / "config.yaml")
+
+
+def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path: Path):
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(2**28 + 1)  # takes no room on the disk
+    with pytest.raises(UserError, match="is larger than 256 MiB"):
+        read_text(tmp_path / "big")
+
+
+VALUES = {
+    "a": {"text": "x", "int": 3, "float": 2.5, "true": True, "null": None, "nan": float("nan")},
+    "large": 10**400,
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "expected"),
+    [
+        ("a.text", str, "x"),
+        ("a.int", int, 3),
+        ("a.int", float, 3.0),
+        ("a.float", float, 2.5),
+        ("a", dict, VALUES["a"]),
+    ],
+)
+def test_fields_of_the_right_kind(key: str, kind: type, expected: object):
+    found = field(VALUES, key, kind, Path("results.json"))
+    assert found == expected
+    assert type(found) is kind
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "part"),
+    [
+        ("a.text", float, "a.text is not a finite number"),
+        ("a.text", int, "a.text is not a whole number"),
+        ("a.float", int, "a.float is not a whole number"),
+        ("a.true", int, "a.true is not a whole number"),
+        ("a.true", float, "a.true is not a finite number"),
+        ("a.nan", float, "a.nan is not a finite number"),
+        ("large", float, "large is not a finite number"),
+        ("a.int", str, "a.int is not a text"),
+        ("a.int", dict, "a.int is not an object"),
+        ("a.null", str, "a.null is missing"),
+        ("a.other", str, "a.other is missing"),
+        ("a.text.other", str, "a.text.other is missing"),
+    ],
+)
+def test_fields_of_a_wrong_kind(key: str, kind: type, part: str):
+    with pytest.raises(UserError, match=rf"^results\.json is damaged: {part}"):
+        field(VALUES, key, kind, Path("results.json"))
+
+
+def test_an_optional_field_may_be_missing_and_nothing_else():
+    assert optional_field(VALUES, "a.null", int, Path("x")) is None
+    assert optional_field(VALUES, "b.c", int, Path("x")) is None
+    with pytest.raises(UserError, match="not a whole number"):
+        optional_field(VALUES, "a.text", int, Path("x"))
+
+
+def test_what_moves_the_cursor_or_turns_the_writing_is_made_visible():
+    assert printable("Wörter 日本 ±…") == "Wörter 日本 ±…"
+    assert printable("a\x1b[31m\n\u202eb\udcff") == "a\\x1b[31m\\n\\u202eb\\udcff"

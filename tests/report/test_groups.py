@@ -1,0 +1,176 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmbench.report.folders import LeftOut
+from lmbench.report.groups import Section, group_runs
+from lmbench.report.runs import read_runs
+
+Write = Callable[..., Path]
+
+
+def grouped(folder: Path) -> tuple[list[Section], list[LeftOut]]:
+    runs, _ = read_runs([folder])
+    return group_runs(runs)
+
+
+def labels(folder: Path) -> list[str]:
+    (section,), _ = grouped(folder)
+    return [group.label for group in section.groups]
+
+
+def test_seeds_and_places_make_no_difference(tmp_path: Path, write_run: Write):
+    for seed in (2, 1, 3):
+        config = {"data.path": f"/home/{seed}", "data.cache_dir": f"/tmp/{seed}"}
+        write_run(tmp_path / str(seed), seed=seed, config=config)
+    (section,), left_out = grouped(tmp_path)
+    (group,) = section.groups
+    assert [run.seed for run in group.runs] == [1, 2, 3]
+    assert group.label == "lstm"
+    assert not left_out
+    assert not section.differences
+
+
+def test_groups_of_different_models_are_told_apart_by_the_model(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0", model="lstm", valid=120, config={"optimizer.lr": 1.0})
+    write_run(tmp_path / "1", model="awd_lstm", valid=110)
+    assert labels(tmp_path) == ["awd_lstm", "lstm"]
+
+
+def test_groups_of_a_model_are_told_apart_by_as_few_keys_as_possible(
+    tmp_path: Path, write_run: Write
+):
+    """Both lr and dropout differ, but dropout alone tells all three apart."""
+    for number, (lr, dropout) in enumerate([(30.0, 0.2), (30.0, 0.4), (1.0, 0.5)]):
+        config = {"optimizer.lr": lr, "model.core.dropout": dropout}
+        write_run(tmp_path / str(number), valid=100 + number, config=config)
+    write_run(tmp_path / "other", model="awd_lstm", valid=90)
+    assert labels(tmp_path) == [
+        "awd_lstm",
+        "lstm model.core.dropout=0.2",
+        "lstm model.core.dropout=0.4",
+        "lstm model.core.dropout=0.5",
+    ]
+    (section,), _ = grouped(tmp_path)
+    assert section.differences["optimizer.lr"] == ("30", "30", "30", "1")
+
+
+def test_a_grid_takes_both_keys(tmp_path: Path, write_run: Write):
+    for number in range(4):
+        config = {"optimizer.lr": 1 + number // 2, "model.core.hidden_size": 200 + number % 2}
+        write_run(tmp_path / str(number), valid=100 + number, config=config)
+    assert labels(tmp_path) == [
+        f"lstm optimizer.lr={lr} model.core.hidden_size={size}"
+        for lr in (1, 2)
+        for size in (200, 201)
+    ]
+
+
+def test_a_random_search_over_many_keys(tmp_path: Path, write_run: Write):
+    """Pairs of groups that differ in one key each: no three keys tell all apart."""
+    for number in range(12):
+        config = {f"more.key{bit}": (number == bit) * 1.0 for bit in range(12)}
+        write_run(tmp_path / str(number), valid=100 + number, config=config)
+    found = labels(tmp_path)
+    assert len(set(found)) == 12
+
+
+def test_what_one_of_them_lacks(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0", valid=100)
+    write_run(tmp_path / "1", valid=101, config={"model.core.new": None})
+    assert labels(tmp_path) == ["lstm model.core.new=(not set)", "lstm model.core.new=null"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([30.0, 1.0], ["30", "1"]),
+        ([0.1 + 0.2, 0.25], ["0.3", "0.25"]),
+        ([1.2e-6, 5], ["1.2e-06", "5"]),
+        ([0.12345678, 0.12345679], ["0.12345678", "0.12345679"]),
+        ([True, None], ["true", "null"]),
+    ],
+)
+def test_numbers_are_as_long_as_needed(
+    tmp_path: Path, write_run: Write, values: list, texts: list[str]
+):
+    for number, value in enumerate(values):
+        write_run(tmp_path / str(number), valid=100 + number, config={"x.y": value})
+    assert labels(tmp_path) == [f"lstm x.y={text}" for text in texts]
+
+
+def test_long_values_that_look_alike_when_cut(tmp_path: Path, write_run: Write):
+    for number in range(2):
+        long = "x" * 500 + str(number) + "y" * 500
+        write_run(tmp_path / str(number), valid=100 + number, config={"a": long})
+    first, second = labels(tmp_path)
+    assert first != second
+    assert max(len(first), len(second)) < 80
+
+
+def test_short_labels_keep_the_number(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0", valid=100, config={"a.b": 1, "c.b": 1})
+    write_run(tmp_path / "1", valid=101, config={"a.b": 2, "c.b": 1})
+    write_run(tmp_path / "2", valid=102, config={"a.b": 2, "c.b": 2, "d": "z" * 60})
+    (section,), _ = grouped(tmp_path)
+    assert section.groups[0].short_label(99) == "1 lstm a.b=1 c.b=1"
+    assert [len(group.short_label(9)) for group in section.groups] == [9, 9, 9]
+    assert section.groups[2].short_label(9) == "3 lstm a…"
+
+
+def test_a_value_that_a_resume_has_changed_parts_groups(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0", valid=100)
+    changed = write_run(tmp_path / "1", valid=101)
+    (changed / "overrides.jsonl").write_text('{"overrides": ["trainer.max_epochs=9"]}\n')
+    assert labels(tmp_path) == ["lstm trainer.max_epochs=3", "lstm trainer.max_epochs=9"]
+
+
+def test_a_seed_that_is_repeated_counts_once(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0", seed=1, valid=100)
+    write_run(tmp_path / "1", seed=1, valid=101)
+    (section,), (item,) = grouped(tmp_path)
+    assert [run.scores["valid"].ppl for run in section.groups[0].runs] == [100]
+    assert item.path == tmp_path / "1"
+    assert item.reason.startswith(f"Repeats seed 1 of {tmp_path / '0'}")
+
+
+def test_corpora_are_kept_apart_by_their_content(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0", results={"data.sha256": "aa"})
+    write_run(tmp_path / "1", results={"data.sha256": "bb"})
+    write_run(tmp_path / "2", results={"data.sha256": "bb", "data.name": "renamed"}, seed=2)
+    sections, _ = grouped(tmp_path)
+    assert [section.corpus.sha256 for section in sections] == ["aa", "bb"]
+    assert [len(group.runs) for section in sections for group in section.groups] == [1, 2]
+
+
+def test_groups_come_in_the_order_of_their_mean_valid_perplexity(tmp_path: Path, write_run: Write):
+    for lr, perplexities in ((1.0, (90.0, 130.0)), (2.0, (100.0, 101.0))):
+        for seed, valid in enumerate(perplexities):
+            config = {"optimizer.lr": lr}
+            write_run(tmp_path / f"{lr}_{seed}", seed=seed, valid=valid, config=config)
+    (section,), _ = grouped(tmp_path)
+    assert [group.settings for group in section.groups] == [
+        {"optimizer.lr": "2"},
+        {"optimizer.lr": "1"},
+    ]
+    assert [group.number for group in section.groups] == [1, 2]
+    assert section.groups[1].best_run.scores["valid"].ppl == 90
+
+
+def test_other_protocols_are_other_groups(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0", seed=1)
+    write_run(tmp_path / "1", seed=2, results={"evaluation.columns": 1})
+    (section,), _ = grouped(tmp_path)
+    assert len(section.groups) == 2
+
+
+def test_finetunings_of_the_seeds_of_a_group_are_a_group(tmp_path: Path, write_run: Write):
+    for seed in (1, 2):
+        write_run(tmp_path / f"outputs/{seed}", seed=seed, valid=100)
+        start = f"../outputs/{seed}"
+        config = {"init_from": start, "optimizer.lr": 1.0}
+        write_run(tmp_path / f"outputs/fine{seed}", seed=seed, valid=90, config=config)
+    write_run(tmp_path / "outputs/fine3", seed=3, valid=95, config={"init_from": "unknown"})
+    (section,), _ = grouped(tmp_path)
+    assert [[run.seed for run in group.runs] for group in section.groups] == [[1, 2], [3], [1, 2]]

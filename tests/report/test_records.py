@@ -1,0 +1,97 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lmbench.errors import UserError
+from lmbench.report.records import BLOCK, read_records
+
+Write = Callable[..., Path]
+NATS = -np.random.default_rng(1).gamma(2, 2, 2_500)
+
+
+def test_sums_over_articles_are_those_of_a_plain_loop(tmp_path: Path, write_evaluation: Write):
+    articles = np.repeat([0, 2, 3], [700, 1, 1799])
+    path = write_evaluation(tmp_path, log_probabilities=NATS, articles=articles)
+    records = read_records(path.with_suffix(".parquet"), 2_500)
+    assert records.unit == "article"
+    assert records.num_tokens.tolist() == [700, 1, 1799]
+    for article, found in zip((0, 2, 3), records.sums, strict=True):
+        values = [
+            float(np.float32(x)) for x, of in zip(NATS, articles, strict=True) if of == article
+        ]
+        assert found == pytest.approx(sum(values), rel=1e-12)
+
+
+def test_blocks_of_a_thousand_tokens_where_there_are_no_articles(
+    tmp_path: Path, write_evaluation: Write
+):
+    path = write_evaluation(tmp_path, log_probabilities=NATS)
+    records = read_records(path.with_suffix(".parquet"), 2_500)
+    assert records.unit == "block"
+    assert records.num_tokens.tolist() == [BLOCK, BLOCK, 500]
+    assert records.sums[2] == pytest.approx(NATS[2_000:].astype(np.float32).sum(dtype="f8"))
+
+
+def test_the_text_is_what_was_scored_not_how_well(tmp_path: Path, write_evaluation: Write):
+    texts = []
+    for name, nats, articles in (
+        ("a", NATS, None),
+        ("b", NATS / 2, None),
+        ("c", NATS, np.zeros(2_500)),
+        ("d", NATS[:-1], None),
+    ):
+        path = write_evaluation(tmp_path, name, log_probabilities=nats, articles=articles)
+        texts.append(read_records(path.with_suffix(".parquet"), len(nats)).text)
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3
+
+
+def write(path: Path, **changes: pa.Array | None) -> Path:
+    columns = {
+        "position": pa.array([1, 2, 3], pa.int64()),
+        "target": pa.array([5, 5, 6], pa.int32()),
+        "log_probability": pa.array([-1.0, -2.0, 0.0], pa.float32()),
+        "article": pa.array([0, 0, 1], pa.int32()),
+    } | changes
+    pq.write_table(pa.table({key: value for key, value in columns.items() if value}), path)
+    return path
+
+
+def test_the_file_of_the_tests_below_is_whole(tmp_path: Path):
+    assert read_records(write(tmp_path / "x.parquet"), 3).sums.tolist() == [-3.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"position": pa.array([1, 3, 2], pa.int64())}, "position does not ascend"),
+        ({"position": pa.array([1, 1, 2], pa.int64())}, "position does not ascend"),
+        ({"position": pa.array([1, None, 2], pa.int64())}, "position has gaps"),
+        ({"position": pa.array([1, 2, 3], pa.int32())}, "its columns are"),
+        ({"target": None}, "target"),
+        ({"log_probability": pa.array([-1, 0.5, -1], pa.float32())}, "not finite, or above 0"),
+        ({"log_probability": pa.array([-1, -np.inf, 0], pa.float32())}, "not finite, or above 0"),
+        ({"log_probability": pa.array([-1, np.nan, 0], pa.float32())}, "not finite, or above 0"),
+        ({"log_probability": pa.array([-1.0, -1, 0], pa.float64())}, "its columns are"),
+        ({"article": pa.array([0, None, 1], pa.int32())}, "article has gaps"),
+    ],
+)
+def test_damaged_records_are_named(tmp_path: Path, changes: dict, part: str):
+    path = write(tmp_path / "x.parquet", **changes)
+    with pytest.raises(UserError, match=rf"x\.parquet is damaged: .*{part}.*Make it again"):
+        read_records(path, 3)
+
+
+def test_other_files(tmp_path: Path):
+    path = write(tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="it has 3 rows, not 4"):
+        read_records(path, 4)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"x\.parquet is damaged"):
+        read_records(path, 3)
+    with pytest.raises(UserError, match=r"y\.parquet is damaged"):
+        read_records(tmp_path / "y.parquet", 3)

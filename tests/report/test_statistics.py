@@ -1,0 +1,174 @@
+"""Against SciPy's own tests, textbook values and plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lmbench.report.statistics import (
+    NUM_RESAMPLES,
+    SEED,
+    Estimate,
+    bootstrap_means,
+    bootstrap_test,
+    estimate,
+    holm,
+    welch_test,
+)
+
+
+@pytest.mark.parametrize("size", [2, 3, 10])
+def test_the_interval_of_a_mean_is_scipys(size: int):
+    values = np.random.default_rng(size).normal(110, 3, size)
+    found = estimate(values.tolist())
+    low, high = stats.t.interval(0.95, size - 1, values.mean(), stats.sem(values))
+    assert found.half_width is not None
+    assert found.mean - found.half_width == pytest.approx(low, rel=1e-12)
+    assert found.mean + found.half_width == pytest.approx(high, rel=1e-12)
+    assert found.num_values == size
+
+
+def test_three_seeds_by_hand():
+    """Student's table: t of 2 degrees of freedom is 4.303 at 95%; the deviation of 1, 2, 3 is 1."""
+    found = estimate([1.0, 2.0, 3.0])
+    assert found.mean == 2
+    assert found.half_width == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
+
+
+def test_one_seed_has_no_interval():
+    assert estimate([5.0]) == Estimate(5.0, None, 1)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    draws = rng.normal(7.0, 2.0, (2000, 4))
+    covered = 0
+    for values in draws:
+        found = estimate(values)
+        assert found.half_width is not None
+        covered += abs(found.mean - 7.0) < found.half_width
+    # Binomial: standard deviation sqrt(.95 × .05 / 2000) = .0049
+    assert covered / len(draws) == pytest.approx(0.95, abs=3 * 0.0049)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (12, 4)])
+def test_welch_is_scipys(sizes: tuple[int, int]):
+    rng = np.random.default_rng(sum(sizes))
+    first, second = rng.normal(4.7, 0.01, sizes[0]), rng.normal(4.72, 0.03, sizes[1])
+    found = welch_test(first.tolist(), second.tolist())
+    expected = stats.ttest_ind(second, first, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert found is not None
+    assert found.difference == pytest.approx(second.mean() - first.mean(), rel=1e-12)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+
+
+def test_welch_needs_two_values_a_side_that_differ():
+    assert welch_test([1.0], [2.0, 3.0]) is None
+    assert welch_test([1.0, 2.0], []) is None
+    assert welch_test([1.0, 1.0], [2.0, 2.0]) is None
+    assert welch_test([1.0, 1.0], [2.0, 3.0]) is not None
+
+
+def test_resampled_means_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lmbench.report.statistics.NUM_RESAMPLES", 50)
+    rng = np.random.default_rng(3)
+    num_tokens = rng.integers(1, 900, 17)
+    sums = -rng.gamma(3, 1, (2, 17)) * num_tokens
+    found = bootstrap_means(sums, num_tokens)
+    draws = np.random.default_rng(SEED).integers(17, size=(50, 17))
+    for group in range(2):
+        for resample in range(50):
+            nats = tokens = 0.0
+            for article in draws[resample]:
+                nats += sums[group, article]
+                tokens += num_tokens[article]
+            assert found[group, resample] == pytest.approx(nats / tokens, rel=1e-12)
+
+
+def test_resampling_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    sums, num_tokens = -np.arange(1.0, 9.0)[None], np.arange(1, 9)
+    whole = bootstrap_means(sums, num_tokens)
+    assert whole.shape == (1, NUM_RESAMPLES)
+    monkeypatch.setattr("lmbench.report.statistics._VALUES_AT_ONCE", 24_001)
+    np.testing.assert_allclose(bootstrap_means(sums, num_tokens), whole, rtol=1e-14)
+
+
+def test_the_bootstrap_interval_is_scipys():
+    rng = np.random.default_rng(5)
+    num_tokens = rng.integers(500, 5000, 60)
+    differences = rng.normal(0.02, 0.1, 60) * num_tokens
+    resampled = bootstrap_means(differences[None], num_tokens)[0]
+    mean = differences.sum() / num_tokens.sum()
+    found = bootstrap_test(mean, resampled)
+    expected = stats.bootstrap(
+        (differences, num_tokens),
+        lambda nats, tokens, axis: nats.sum(axis) / tokens.sum(axis),
+        paired=True,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    )
+    # Other draws: of 10,000, a quantile's own error is about 2% of the interval's width.
+    width = expected.confidence_interval.high - expected.confidence_interval.low
+    assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.03 * width)
+    assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.03 * width)
+    # The normal approximation, good for 60 articles.
+    z = mean / expected.standard_error
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(z)), abs=0.03)
+
+
+def test_articles_of_one_text_vary_more_than_their_tokens_would():
+    """Whole articles are drawn: the interval follows the spread between articles."""
+    rng = np.random.default_rng(6)
+    of_article = rng.normal(0.0, 0.1, 50)
+    num_tokens = np.full(50, 1000)
+    resampled = bootstrap_means((of_article * 1000)[None], num_tokens)[0]
+    assert resampled.std() == pytest.approx(of_article.std() / math.sqrt(50), rel=0.03)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.3])
+def test_p_values_reject_as_often_as_they_should(effect: float):
+    """Without an effect in about 5 of 100 cases, with a large one nearly always."""
+    rng = np.random.default_rng(7)
+    num_tokens = rng.integers(800, 1200, 40)
+    texts = (rng.normal(0, 0.3, (300, 40)) + effect) * num_tokens
+    resampled = bootstrap_means(texts, num_tokens)
+    tests = [
+        bootstrap_test(float(text.sum() / num_tokens.sum()), one)
+        for text, one in zip(texts, resampled, strict=True)
+    ]
+    rejected = np.mean([test.p < 0.05 for test in tests])
+    excluded = np.mean([not test.low <= 0 <= test.high for test in tests])
+    assert rejected == pytest.approx(excluded, abs=0.01)
+    assert (0.02 < rejected < 0.1) if effect == 0 else rejected > 0.98
+
+
+def test_no_p_value_is_zero_and_none_above_one():
+    far = bootstrap_test(5.0, np.full(NUM_RESAMPLES, 5.0))
+    assert far.p == pytest.approx(2 / (NUM_RESAMPLES + 1))
+    assert bootstrap_test(0.0, np.zeros(NUM_RESAMPLES)).p == 1
+
+
+def test_holm_by_hand():
+    """4 × .005, 3 × .01, then 2 × .03, below which .04 cannot fall."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.3])
+def test_holm_rejects_what_the_step_down_procedure_rejects(level: float):
+    """Holm 1979: from the smallest p on, reject while p <= level / (number left)."""
+    for seed in range(20):
+        p_values = (np.random.default_rng(seed).random(12) ** 3).tolist()
+        rejected, left = set(), list(range(12))
+        while left:
+            smallest = min(left, key=lambda index: p_values[index])
+            if p_values[smallest] > level / len(left):
+                break
+            rejected.add(smallest)
+            left.remove(smallest)
+        assert {index for index, p in enumerate(holm(p_values)) if p <= level} == rejected

@@ -1,0 +1,109 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from lmbench.report.groups import Section, group_runs
+from lmbench.report.runs import read_runs
+from lmbench.report.summary import summary_table
+from lmbench.report.table import Table
+
+Write = Callable[..., Path]
+VALID = (120.0, 121.0, 125.0)
+
+
+@pytest.fixture
+def section(tmp_path: Path, write_run: Write, write_evaluation: Write) -> Section:
+    """Three seeds of one model, of which two were evaluated with a cache, and one of another."""
+    floor = {"data.perplexity_floor": {"valid": 101.5, "test": 99.25}}
+    for seed, valid in enumerate(VALID):
+        results = floor | {"train.peak_memory_bytes": (seed + 1) * 2**29, "train.epochs": 3 + seed}
+        run_dir = write_run(
+            tmp_path / f"a{seed}", seed=seed, valid=valid, test=valid - 10, results=results
+        )
+        if seed < 2:
+            write_evaluation(run_dir, "cache", ppl=90.0 + seed)
+    write_run(tmp_path / "b", model="awd_lstm", valid=200.0, test=None, results=floor)
+    (found,) = group_runs(read_runs([tmp_path])[0])[0]
+    return found
+
+
+def cells(table: Table, row: int) -> dict[str, str]:
+    return dict(zip(table.columns, table.rows[row], strict=True))
+
+
+def interval(values: list[float]) -> float:
+    return float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+
+
+def test_the_table(section: Section):
+    table = summary_table(section)
+    first, second, floor = (cells(table, row) for row in range(3))
+    assert first == {
+        "": "1",
+        "group": "lstm",
+        "seeds": "3",
+        "valid perplexity": f"122.00 ± {interval(list(VALID)):.2f}",
+        "test perplexity": f"112.00 ± {interval(list(VALID)):.2f}",
+        "best run, valid / test": "120.00 / 110.00",
+        "cache, valid": "—",
+        "cache, test": f"90.50 ± {interval([90, 91]):.2f} (2 of 3)",
+        "parameters": "1,234,567",
+        "epochs": "3 to 5",
+        "minutes": "1.5",
+        "tokens/s": "1,000",
+        "GiB": "1.50",
+    }
+    assert second["valid perplexity"] == "200.00 ± —"
+    assert second["test perplexity"] == "—"
+    assert second["best run, valid / test"] == "200.00 / —"
+    assert floor["group"] == "perplexity floor"
+    assert (floor["valid perplexity"], floor["test perplexity"]) == ("101.50", "99.25")
+
+
+def test_the_terminal_has_evaluations_as_rows(section: Section):
+    table = summary_table(section, with_costs=False)
+    assert len(table.columns) == 5
+    names = [row[1] for row in table.rows]
+    assert names == ["lstm", "· cache", "awd_lstm", "perplexity floor"]
+
+
+def test_costs_that_are_not_known(tmp_path: Path, write_run: Write):
+    unknown = dict.fromkeys(["train.seconds", "train.tokens_per_second", "train.peak_memory_bytes"])
+    write_run(tmp_path / "0", results=unknown)
+    (section,) = group_runs(read_runs([tmp_path])[0])[0]
+    assert summary_table(section).rows[0][-3:] == ["—", "—", "—"]
+
+
+def test_groups_that_were_not_evaluated_alike_are_marked(tmp_path: Path, write_run: Write):
+    for number, columns in enumerate((64, 1, 64, {"valid": 10, "test": 1})):
+        results = {"evaluation.columns": columns}
+        config = {"optimizer.lr": number}
+        write_run(tmp_path / str(number), valid=100 + number, results=results, config=config)
+    (section,) = group_runs(read_runs([tmp_path])[0])[0]
+    table = summary_table(section)
+    assert [row[3] for row in table.rows] == [
+        "100.00 ± —",
+        "101.00 ± —†",
+        "102.00 ± —",
+        "103.00 ± —‡",
+    ]
+    note = table.notes[-1]
+    assert note.startswith("Not all were evaluated alike")
+    assert "Without a mark: protocol standard, columns 64, burn-in 512" in note
+    assert "‡: protocol standard, columns 10 (valid) and 1 (test), burn-in 512" in note
+
+
+def test_evaluations_that_were_not_read_alike_are_marked(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+):
+    for number in range(2):
+        run_dir = write_run(tmp_path / str(number), config={"optimizer.lr": number})
+        write_evaluation(run_dir, "cache", ppl=90.0, columns=1 + number)
+    (section,) = group_runs(read_runs([tmp_path])[0])[0]
+    table = summary_table(section)
+    assert cells(table, 0)["cache, test"] == "90.00 ± —*"
+    assert table.notes[-1].startswith(
+        "* cache, test: not all were read alike (protocol standard, c"
+    )

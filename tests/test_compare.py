@@ -1,0 +1,147 @@
+"""The command as one types it, in a process of its own."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmbench.compare import main
+
+FILES = {
+    "index.html",
+    "table.md",
+    "table.csv",
+    "table.tex",
+    "runs.csv",
+    "significance.csv",
+    *(
+        f"{name}.{kind}"
+        for name in ("curves_epochs", "curves_tokens", "curves_minutes", "test_perplexity")
+        for kind in ("png", "svg")
+    ),
+}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, write_run: Callable[..., Path]) -> Path:
+    for number in range(4):
+        model, valid = ("lstm", 120.0) if number < 2 else ("awd_lstm", 110.0)
+        write_run(
+            tmp_path / f"sweep/{number}",
+            model=model,
+            seed=number % 2,
+            valid=valid + number,
+            test=valid - number,
+        )
+    return tmp_path / "sweep"
+
+
+def test_without_output_nothing_is_written(sweep: Path, capsys: pytest.CaptureFixture[str]):
+    before = sorted(sweep.rglob("*"))
+    main([str(sweep)])
+    out = capsys.readouterr().out
+    assert sorted(sweep.rglob("*")) == before
+    assert "awd_lstm" in out
+    assert "112.50 ± 6.35" in out
+    assert "Over seeds, on test" in " ".join(out.split())
+
+
+def test_with_output_all_files_are_there(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    output = tmp_path / "new/folder"
+    main([str(sweep), "--output", str(output)])
+    assert {path.name for path in output.iterdir()} == FILES
+    lines = capsys.readouterr().out.splitlines()
+    assert {line for line in lines if line.startswith(str(output))} == {
+        str(output / name) for name in FILES
+    }
+    with (output / "table.csv").open() as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["awd_lstm", "lstm"]
+    with (output / "significance.csv").open() as file:
+        assert [row["test"] for row in csv.DictReader(file)] == ["Welch"]
+    assert "\\toprule" in (output / "table.tex").read_text()
+
+
+def test_an_output_that_cannot_be_written(
+    sweep: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr("lmbench.report.output.draw_plots", lambda section, published: [])
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(sweep), "--output", str(output)])
+        assert stopped.value.code == 1
+        error = capsys.readouterr().err
+        assert "file" in error
+        assert "cannot be written" in error
+        assert "name another folder with --output" in error
+
+
+def test_mistakes_are_one_paragraph(tmp_path: Path, sweep: Path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, part in (
+        ([str(tmp_path / "nowhere")], "nowhere is no folder"),
+        ([str(empty)], "There is no finished run to compare."),
+        ([str(sweep), "--published", "gpt"], "--published knows no gpt"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 1
+        out, error = capsys.readouterr()
+        assert part in error
+        assert len(error.splitlines()) == 1
+        assert not out
+
+
+def test_published_results_can_be_chosen(
+    tmp_path: Path, write_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    write_run(tmp_path / "run", results={"data.name": "wikitext2"})
+    main([str(tmp_path), "--published", "mos,doc"])
+    out = capsys.readouterr().out
+    assert "58.03" in out
+    assert "86.68" not in out
+    main([str(tmp_path), "--published"])
+    assert "86.68" in capsys.readouterr().out
+
+
+PROBE = """
+import sys
+from lmbench.compare import main
+main(sys.argv[1:])
+slow = {"torch", "lightning", "hydra", "datasets", "pandas", "pyarrow"}
+print("loaded:", sorted(slow & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["--output", "compared"], marks=pytest.mark.slow)]
+)
+def test_neither_torch_nor_hydra_is_loaded(
+    sweep: Path, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(sweep), *options]
+    command = [sys.executable, "-c", PROBE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+    assert not done.stderr
+
+
+def test_help_loads_nothing_slow():
+    probe = (
+        "import sys; from lmbench.compare import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'numpy', 'yaml', 'rich', 'scipy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "awd_lstm_finetuned" in done.stdout

@@ -245,6 +245,18 @@ def test_a_checkpoint_that_cannot_be(make_run: Callable[..., Path], change: Any,
     assert str(run_dir / "checkpoints/best.ckpt") in found
 
 
+@pytest.mark.parametrize("rank", [-1, 41, 5])
+def test_an_order_of_words_that_is_none(make_run: Callable[..., Path], rank: int):
+    run_dir = make_run("model=lstm", "model/head=adaptive_softmax")
+
+    def change(checkpoint: dict[str, Any]) -> None:
+        ranks = state_of(checkpoint)["model.head.ranks"]
+        ranks[ranks == 7] = rank
+
+    change_checkpoint(run_dir, change)
+    assert "head.ranks is no order of the words" in refusal(run_dir)
+
+
 def test_what_is_no_run(tmp_path: Path, make_run: Callable[..., Path]):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.model import LanguageModel
+from lmbench.model import AdaptiveSoftmax, LanguageModel
 from lmbench.model_from_config import build_model
 from lmbench.run_config import MODEL_TARGETS
 
@@ -103,6 +103,10 @@ def _require_fit(model: LanguageModel, saved: SavedModel) -> None:
         dtype = _precision(saved) if expected[name].is_floating_point() else expected[name].dtype
         if found[name].dtype != dtype:
             problems.append(f"{name} is of {found[name].dtype}")
+    if isinstance(model.head, AdaptiveSoftmax) and not problems:
+        ranks = found["head.ranks"].sort().values
+        if not torch.equal(ranks, torch.arange(len(ranks), device="cpu")):
+            problems.append("head.ranks is no order of the words")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(

@@ -19,6 +19,9 @@ from lmbench import build, config
 from lmbench.config import conf_dir, flatten, take_over_from_run, write_run_config
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
+from lmbench.evaluation.cache import Cache
+from lmbench.evaluation.dynamic import Dynamic
+from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
 from lmbench.run_config import ALLOWED_TARGETS
 
@@ -104,7 +107,35 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
     assert set(plain["trainer"]) <= arguments_of(L.Trainer)
     assert set(plain["batching"]) <= arguments_of(LanguageModelDataModule)
     assert set(plain["loss"]) <= arguments_of(LanguageModelModule)
-    assert set(plain["evaluation"]) == {"protocol", "columns", "burn_in", "window"}
+    evaluation = dict(plain["evaluation"])
+    of_trained_models = (("cache", Cache, CacheGrid), ("dynamic", Dynamic, DynamicGrid))
+    for name, settings, grid in of_trained_models:
+        node = evaluation.pop(name, None)
+        if node is not None:
+            assert set(node.pop("grid")) == arguments_of(grid)
+            assert set(node.pop("statistics", {})) <= {"columns", "segments"}
+            assert set(node) == arguments_of(settings)
+    assert set(evaluation) == {"protocol", "columns", "burn_in", "window"}
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        # salesforce/awd-lstm-lm, pointer.py on WikiText-2
+        ("cache", {"cache": {"window": 3785, "theta": 0.662, "interpolation": 0.1279}}),
+        # benkrause/dynamic-evaluation, dynamiceval.py
+        ("dynamic", {"columns": 1, "window": 5}),
+        ("dynamic", {"dynamic": {"lr": 5e-5, "decay": 2e-3, "epsilon": 2e-5}}),
+        ("dynamic", {"dynamic": {"statistics": {"columns": 100, "segments": None}}}),
+    ],
+)
+def test_evaluations_of_trained_models_have_the_published_constants(
+    name: str, published: dict[str, Any]
+):
+    for choice in (name, "dynamic_cache"):
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            evaluation = compose("evaluate", [f"evaluation={choice}"]).evaluation
+        assert OmegaConf.merge(evaluation, published) == evaluation
 
 
 def test_a_runs_config_may_name_what_conf_names_and_nothing_else():

@@ -18,13 +18,11 @@ from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
 from lmbench.run_config import (
     ALLOWED_TARGETS_VARIABLE,
-    alone_in,
-    clear_run,
-    is_run,
     read_run_config,
     record_overrides,
     resumed_config,
 )
+from lmbench.run_dir import is_run
 from lmbench.train import train
 
 SMALL = (
@@ -187,7 +185,7 @@ def test_the_payload_is_no_dud_and_the_environment_can_allow_it(
         "lightning.pytorch.loggers.tensorboard.os.mkdir",
         "lmbench.callbacks.checkpoint_io.os.mkdir",
         "lmbench.callbacks.checkpoints.Path.mkdir",
-        "lmbench.run_config.shutil.rmtree",
+        "lmbench.run_dir.shutil.rmtree",
         "torch.optim.SGD.__init__.__globals__",
         "torch.optim.sgd.os.mkdir",
         "torch.load",
@@ -498,26 +496,6 @@ def test_overrides_are_kept_and_the_last_one_wins(run_dir: Path):
     assert new == ["trainer.max_epochs=9"]
     assert (config.trainer.max_epochs, config.trainer.benchmark) == (9, True)
     assert config.loss.ar_alpha == 0.5
-
-
-def test_two_cannot_work_in_one_directory(tmp_path: Path):
-    with alone_in(tmp_path), pytest.raises(UserError, match="Another process is at work"):
-        alone_in(tmp_path).__enter__()
-    with alone_in(tmp_path):
-        pass
-
-
-def test_a_run_is_cleared_of_what_it_wrote_and_of_nothing_else(run_dir: Path):
-    kept = ("config.yaml", "overrides.jsonl", "train.log", "notes.txt", ".hydra/config.yaml")
-    gone = ("metrics.csv", "timing.csv", "results.json")
-    gone_folders = ("checkpoints/best.ckpt", "tensorboard/events")
-    for name in (*kept, *gone, *gone_folders):
-        (run_dir / name).parent.mkdir(exist_ok=True)
-        (run_dir / name).write_text("x")
-    clear_run(run_dir)
-    files = {p.relative_to(run_dir).as_posix() for p in run_dir.rglob("*") if p.is_file()}
-    assert files == set(kept)
-    clear_run(run_dir)
 
 
 def test_a_run_whose_last_checkpoint_is_gone_is_not_started_over(run_dir: Path, tmp_path: Path):

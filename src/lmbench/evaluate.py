@@ -11,7 +11,8 @@ from lmbench.command import errors_for_users
 from lmbench.config import conf_dir
 from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
-from lmbench.run_config import read_run_config, require_no_links, with_places
+from lmbench.run_config import read_run_config, with_places
+from lmbench.run_dir import require_no_links
 
 
 def evaluate(config: DictConfig, name: str) -> float:
@@ -43,6 +44,12 @@ def evaluate(config: DictConfig, name: str) -> float:
     corpus = build.corpus(run_config)
     corpus.require_sha256(saved.corpus_sha256)
     model = loading.build(saved).to(device)
+    of_run = {
+        "model": run_config.model.name,
+        "seed": run_config.seed,
+        "weights_sha256": model.weights_sha256(),
+        "device": str(device),
+    }
     if model.embedding.weight.dtype.itemsize < 4:
         model.float()  # so that small steps of dynamic evaluation are not rounded away
     evaluator, grids = build.evaluator(
@@ -56,7 +63,6 @@ def evaluate(config: DictConfig, name: str) -> float:
     found = outcome.evaluate(
         evaluator, corpus, config.split, grids=grids if config.evaluation.tune else None
     )
-    of_run = {"model": run_config.model.name, "seed": run_config.seed, "device": str(device)}
     results = outcome.write(found, run_dir, name, of_run, save_tokens=config.evaluation.save_tokens)
     outcome.show(results)
     return results["ppl"]

@@ -2,18 +2,16 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lmbench.errors import UserError
+from lmbench.run_dir import require_no_links
 
 MODEL_TARGETS = {
     "model.core": frozenset({"lmbench.model.core.AWDLSTM", "lmbench.model.core.LSTM"}),
@@ -58,11 +56,6 @@ OF_WEIGHTS = ("data", "model", "batching", "loss", "evaluation")
 
 PLACES = ("data.path", "data.cache_dir")
 """Where things lie on this machine: given anew with each resume, and never taken from the run."""
-
-
-def is_run(path: str | Path) -> bool:
-    """Whether it is the directory of a run into which one can write without landing elsewhere."""
-    return Path(path, "config.yaml").is_file() and _first_link(Path(path)) is None
 
 
 def read_run_config(run_dir: str | Path) -> DictConfig:
@@ -140,39 +133,6 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
     for place in places:
         _set(place, config)
     return config, new
-
-
-def require_no_links(run_dir: Path) -> None:
-    """Refuses a run's directory that holds a link: what is written would land elsewhere.
-
-    Raises:
-        UserError: naming the link.
-    """
-    link = _first_link(run_dir)
-    if link is not None:
-        raise UserError(f"{link} is a link: what the run writes would land elsewhere.")
-
-
-@contextmanager
-def alone_in(run_dir: Path) -> Iterator[None]:
-    """Keeps other processes from working in a run's directory; the system ends it with the process.
-
-    Raises:
-        UserError: there is one already.
-    """
-    try:
-        with FileLock(run_dir / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(f"Another process is at work in {run_dir}. Stop it first.") from error
-
-
-def clear_run(run_dir: Path) -> None:
-    """Takes away what a run wrote that has no checkpoint to go on from."""
-    for folder in ("checkpoints", "tensorboard"):
-        shutil.rmtree(run_dir / folder, ignore_errors=True)
-    for name in ("metrics.csv", "timing.csv", "results.json"):
-        (run_dir / name).unlink(missing_ok=True)
 
 
 def record_overrides(run_dir: Path, overrides: list[str]) -> None:
@@ -256,10 +216,6 @@ def recorded_overrides(run_dir: Path) -> list[str]:
         return [str(override) for line in lines for override in line["overrides"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}. Mend it, or take it away.") from error
-
-
-def _first_link(run_dir: Path) -> Path | None:
-    return next((path for path in run_dir.rglob("*") if path.is_symlink()), None)
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

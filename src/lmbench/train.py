@@ -16,7 +16,8 @@ from lmbench.command import errors_for_users
 from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
-from lmbench.run_config import alone_in, clear_run, is_run, resumed_config
+from lmbench.run_config import resumed_config
+from lmbench.run_dir import alone_in, clear_run, is_run
 
 log = logging.getLogger(__name__)
 OmegaConf.register_new_resolver(  # Hydra writes into the run that is resumed, if it is one

@@ -109,6 +109,7 @@ def test_the_file_is_as_agreed(tmp_path: Path):
             "perplexity_floor": FLOOR,
         },
         "best_epoch": 1,
+        "weights_sha256": module.model.weights_sha256(),
         "evaluation": EVALUATION,
         "val": score(*SCORES[1]),
         "test": score(*module.scores["test"][:2]),

@@ -50,6 +50,7 @@ def test_evaluation_repeats_the_scores_of_training(tmp_path: Path, protocol: str
         path = tmp_path / f"evaluation-{protocol}-{split}.json"
         evaluated = json.loads(path.read_text("utf-8"))
         assert evaluated["nll"] == pytest.approx(results[stage]["nll"], rel=1e-6)
+        assert evaluated["weights_sha256"] == results["weights_sha256"]
         assert evaluated["num_tokens"] == results[stage]["num_tokens"]
 
 

@@ -103,3 +103,18 @@ def test_parts_that_do_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         LanguageModel(embedding, core, head, tied=tied)
+
+
+def test_the_hash_of_the_weights_changes_with_any_of_them() -> None:
+    model = make(tied=True)
+    before = model.weights_sha256()
+    assert before == copy.deepcopy(model).weights_sha256()
+    assert before != make(tied=True).bfloat16().weights_sha256()
+    for parameter in model.parameters():
+        old = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.view(-1)[-1] += 1e-12
+        assert model.weights_sha256() != before
+        with torch.no_grad():
+            parameter.copy_(old)
+    assert model.weights_sha256() == before

@@ -118,6 +118,7 @@ class Results(L.Callback):
             "precision": trainer.precision,
             "data": data,
             "best_epoch": self._best_epoch,
+            "weights_sha256": module.model.weights_sha256(),
             "evaluation": dict(datamodule.evaluation),
             "val": _score(self._best) if self._best else None,
             "test": _score(module.scores["test"]) if "test" in module.scores else None,

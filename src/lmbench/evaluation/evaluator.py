@@ -15,7 +15,6 @@ from lmbench.evaluation.cache import Cache, with_cache
 from lmbench.evaluation.dynamic import Dynamic, read_dynamically
 from lmbench.evaluation.gradient_statistics import (
     Statistics,
-    fingerprint,
     gradient_statistics,
     keep_statistics,
 )
@@ -190,7 +189,7 @@ class Evaluator:
     @functools.cached_property
     def _statistics(self) -> Statistics:
         made_from = {
-            "weights": fingerprint(self._model),
+            "weights": self._model.weights_sha256(),
             "corpus": self._corpus.sha256,
             "window": self._window,
             "columns": self._statistics_columns,

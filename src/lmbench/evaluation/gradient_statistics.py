@@ -3,7 +3,6 @@
 Shape letters: T time steps of a segment, B columns, N tokens of a split.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -90,14 +89,3 @@ def keep_statistics(
     with replacing(path) as temporary:
         temporary.write_bytes(save(statistics, metadata=wanted))
     return statistics
-
-
-def fingerprint(model: LanguageModel) -> str:
-    """Hex SHA-256 of a model's weights, by name."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(name.encode())
-        digest.update(
-            parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-        )
-    return digest.hexdigest()

@@ -1,7 +1,9 @@
 """Language model: embedding → core → head. Shape letters: T time steps, B columns, H hidden."""
 
+import hashlib
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -60,6 +62,15 @@ class LanguageModel(nn.Module):
     def num_parameters(self) -> int:
         """Number of trained values; a tied weight counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def weights_sha256(self) -> str:
+        """Hex SHA-256 of the weights and their names, by which results know whose they are."""
+        digest = hashlib.sha256()
+        for name, parameter in self.named_parameters():
+            digest.update(name.encode())
+            content = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(content.numpy().data)
+        return digest.hexdigest()
 
     def forward(self, tokens: Int[Tensor, "T B"], state: State | None = None) -> CoreOutput:
         """Read a window.

@@ -12,7 +12,14 @@ from lmbench.errors import UserError
 from lmbench.report import folders
 from lmbench.report.configs import read_config
 from lmbench.report.curves import LARGEST_PERPLEXITY, Curve, read_curve
-from lmbench.report.folders import LeftOut, find_run_dirs, optional_field, printable, read_json
+from lmbench.report.folders import (
+    LeftOut,
+    find_run_dirs,
+    optional_field,
+    printable,
+    read_json,
+    require_same_weights,
+)
 
 SPLITS = MappingProxyType({"valid": "val", "test": "test"})
 """The splits that are scored, and what ``results.json`` calls them."""
@@ -176,7 +183,7 @@ def read_run(run_dir: Path) -> Run:
         peak_memory_bytes=optional("train.peak_memory_bytes", float, path),
         device=printable(optional("environment.device", str, path) or ""),
         curve=curve,
-        evaluations=dict(_read_evaluations(run_dir, corpus, left_out)),
+        evaluations=dict(_read_evaluations(run_dir, results, left_out)),
         left_out=tuple(left_out),
     )
 
@@ -193,7 +200,7 @@ def _read_score(values: dict[str, Any], path: Path) -> Score:
 
 
 def _read_evaluations(
-    run_dir: Path, corpus: Corpus, left_out: list[LeftOut]
+    run_dir: Path, results: Mapping[str, Any], left_out: list[LeftOut]
 ) -> Iterator[tuple[tuple[str, str], Evaluation]]:
     for path in sorted(run_dir.glob("evaluation-*.json")):
         match = re.fullmatch(r"evaluation-(.+)-(valid|test)\.json", path.name)
@@ -201,8 +208,7 @@ def _read_evaluations(
             continue
         try:
             values = read_json(path)
-            if folders.field(values, "corpus_sha256", str, path) != corpus.sha256:
-                raise UserError(f"{path} is of another corpus than the run.")
+            require_same_weights(path, values, results)
             records = path.with_suffix(".parquet")
             evaluation = Evaluation(
                 score=_read_score(values, path),

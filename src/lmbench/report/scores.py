@@ -1,10 +1,10 @@
 """What a run has measured, from ``results.json`` and the files of lmbench-evaluate."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmbench.errors import UserError
+from lmbench.report.folders import read_json, require_same_weights
 
 
 class MeasuredScore(NamedTuple):
@@ -34,7 +34,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
             f"{run_dir} has no results.json: the run has not come to its end. Go on with "
             f"lmbench-train resume={run_dir}"
         )
-    return _read_json(path)
+    return read_json(path)
 
 
 def measured_scores(run_dir: Path) -> list[MeasuredScore]:
@@ -46,17 +46,12 @@ def measured_scores(run_dir: Path) -> list[MeasuredScore]:
     results = read_results(run_dir)
     scores, path = [], run_dir / "results.json"
     try:
-        sha256 = results["data"]["sha256"]
         for split, key in (("valid", "val"), ("test", "test")):
             if results[key] is not None:
                 scores.append(_score(split, "", results[key]))
         for path in sorted(run_dir.glob("evaluation-*.json")):
-            evaluation = _read_json(path)
-            if evaluation["corpus_sha256"] != sha256:
-                raise UserError(
-                    f"{path} is of another corpus than the run, so that its numbers do not belong "
-                    "beside the run's. Take it away."
-                )
+            evaluation = read_json(path)
+            require_same_weights(path, evaluation, results)
             name = evaluation["evaluation"]["name"]
             scores.append(_score(evaluation["split"], name, evaluation))
     except (KeyError, TypeError, ValueError) as error:
@@ -67,13 +62,3 @@ def measured_scores(run_dir: Path) -> list[MeasuredScore]:
 def _score(split: str, evaluation: str, numbers: dict[str, Any]) -> MeasuredScore:
     ppl, nll, num_tokens = (numbers[key] for key in ("ppl", "nll", "num_tokens"))
     return MeasuredScore(str(split), str(evaluation), float(ppl), float(nll), int(num_tokens))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it holds no keys.")
-    return content

@@ -1,0 +1,28 @@
+"""The directory of a run as a place."""
+
+from pathlib import Path
+
+import pytest
+
+from lmbench.errors import UserError
+from lmbench.run_dir import alone_in, clear_run
+
+
+def test_two_cannot_work_in_one_directory(tmp_path: Path):
+    with alone_in(tmp_path), pytest.raises(UserError, match="Another process is at work"):
+        alone_in(tmp_path).__enter__()
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_run_is_cleared_of_what_it_wrote_and_of_nothing_else(tmp_path: Path):
+    kept = ("config.yaml", "overrides.jsonl", "train.log", "notes.txt", ".hydra/config.yaml")
+    gone = ("metrics.csv", "timing.csv", "results.json")
+    gone_folders = ("checkpoints/best.ckpt", "tensorboard/events")
+    for name in (*kept, *gone, *gone_folders):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    clear_run(tmp_path)
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == set(kept)
+    clear_run(tmp_path)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lmbench.evaluation.reading import Reading
 
-QUERIES_AT_ONCE = 256
+QUERIES_AT_ONCE = 128  # the intermediate results then stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def cache_log_probs(
         raise ValueError("the cache needs a reading with its outputs kept")
     num_targets = len(reading.targets)
     outputs = reading.outputs.to(device)
-    targets = torch.from_numpy(reading.targets.astype(np.int64)).to(device)
+    targets = torch.from_numpy(reading.targets.astype(np.int32)).to(device)
     rising = sorted(set(windows))
     results = {
         setting: torch.empty(num_targets, dtype=torch.float64)
@@ -120,7 +120,7 @@ def cache_log_probs(
     }
     for start in range(0, num_targets, QUERIES_AT_ONCE):
         stop = min(start + QUERIES_AT_ONCE, num_targets)
-        products, matches, missing = _band(outputs, targets, start, stop, rising[-1])
+        products, mismatches, missing = _band(outputs, targets, start, stop, rising[-1])
         for theta in thetas:
             scores = products * theta
             if missing is not None:
@@ -129,7 +129,7 @@ def cache_log_probs(
             newer = 0  # entries that are in these sums already
             for window in rising:
                 older = slice(rising[-1] - window, rising[-1] - newer)
-                right_here, total_here = _sums(scores[:, older], matches[:, older])
+                right_here, total_here = _sums(scores[:, older], mismatches[:, older])
                 right, total = right.logaddexp(right_here), total.logaddexp(total_here)
                 results[window, theta][start:stop] = (right - total).double().cpu()
                 newer = window
@@ -169,7 +169,7 @@ def in_use(num_targets: int, cache: Cache, steps_at_once: int) -> Bool[Tensor, "
 def _band(
     outputs: Float[Tensor, "N H"], targets: Int[Tensor, " N"], start: int, stop: int, window: int
 ) -> tuple[Float[Tensor, "Q W"], Bool[Tensor, "Q W"], Bool[Tensor, "Q W"] | None]:
-    """Products of each query with the entries before it, oldest first, and where words match.
+    """Products of each query with the entries before it, oldest first, and where words differ.
 
     Near the stream's start also which entries there are none of.
     """
@@ -186,11 +186,11 @@ def _band(
     # one entry later: the band is a view of the product, and holds nothing else.
     products = outputs[start:stop] @ entries.T
     band = products.as_strided((stop - start, window), (products.shape[1] + 1, 1))
-    return band, words.unfold(0, window, 1) == targets[start:stop, None], missing
+    return band, words.unfold(0, window, 1) != targets[start:stop, None], missing
 
 
 def _sums(
-    scores: Float[Tensor, "Q W"], matches: Bool[Tensor, "Q W"]
+    scores: Float[Tensor, "Q W"], mismatches: Bool[Tensor, "Q W"]
 ) -> tuple[Float[Tensor, " Q"], Float[Tensor, " Q"]]:
     """Logarithms of the sums of exp(score), of the matching entries and of all."""
     # exp() over all entries is slow where MKL does not know the processor; softmax() is not. Its
@@ -198,5 +198,5 @@ def _sums(
     probs = scores.softmax(1)
     largest = scores.amax(1)
     total = torch.where(largest.isinf(), largest, largest - probs.amax(1).log())
-    share = torch.where(matches, probs, 0.0).sum(1)
+    share = probs.masked_fill_(mismatches, 0.0).sum(1)
     return torch.where(largest.isinf(), largest, total + share.log()), total

@@ -97,7 +97,9 @@ def read_stream(
             if keep_outputs:
                 if outputs is None:
                     outputs = torch.empty(num_places, output.shape[-1])
-                outputs[places] = output.detach().float().cpu()[here]
+                rows = output.detach().flatten(0, 1).float().cpu()
+                rows = rows if here.all() else rows[here.flatten()]
+                outputs.index_copy_(0, torch.from_numpy(places), rows)
             on_window(len(places), float(nats.sum()))
     places = np.flatnonzero(scored)
     if len(places) < num_places:

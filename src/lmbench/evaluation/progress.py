@@ -35,7 +35,9 @@ def shown(phase: str, num_targets: int) -> Iterator[OnWindow]:
         perplexity = f", perplexity {perplexity_of(nats_so_far / done)}" if nats_so_far else ""
         return rate + perplexity
 
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(phase, total=num_targets, figures="")
 
         def on_window(num_scored: int, nats: float = 0.0) -> None:

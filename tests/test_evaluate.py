@@ -70,6 +70,7 @@ def test_standard_scores_the_best_checkpoint(make_run: MakeRun, model: str, spli
         "window": 70,
         "cache": None,
         "dynamic": None,
+        "statistics": None,
     }
     assert results["without_cache"] is None
     assert results["tuned"] is None
@@ -138,7 +139,7 @@ def test_tuning_looks_at_valid_alone(make_run: MakeRun) -> None:
     for kind in ("dynamic", "cache"):
         best = min(tuned[kind], key=lambda row: row["nll"])
         assert {name: best[name] for name in evaluation[kind]} == evaluation[kind]
-    # The same settings given by hand, on the tokens that were tuned on, give what tuning saw.
+    # The same settings given by hand give the same result.
     by_hand = [
         f"evaluation.{kind}.{name}={value}"
         for kind in ("dynamic", "cache")
@@ -147,6 +148,34 @@ def test_tuning_looks_at_valid_alone(make_run: MakeRun) -> None:
     again = results_of(run, "dynamic_cache", *options[1:3], *by_hand)
     assert again["nll"] == results["nll"]
     assert again["tuned"] is None
+
+
+@pytest.mark.parametrize("name", ["cache", "dynamic"])
+def test_what_was_tried_are_evaluations_of_valid(make_run: MakeRun, name: str) -> None:
+    run = make_run("model=lstm")
+    options = ("evaluation.window=20",)
+    if name == "dynamic":
+        options += ("evaluation.dynamic.statistics.columns=4",)
+        grid = (
+            "evaluation.dynamic.grid.num_tokens=null",
+            "evaluation.dynamic.grid.lrs=[1e-3,1e-4]",
+        )
+    else:
+        grid = ("evaluation.cache.grid.windows=[50]", "evaluation.cache.grid.thetas=[0.1]")
+    tuned = results_of(run, name, *options, *grid, "evaluation.tune=true")["tuned"]
+    assert tuned["num_tokens"] is None
+    for row in tuned[name][:3]:
+        by_hand = [f"evaluation.{name}.{key}={value}" for key, value in row.items() if key != "nll"]
+        alone = results_of(run, name, *options, *by_hand, "split=valid")
+        assert row["nll"] == pytest.approx(alone["nll"], rel=1e-6)
+
+
+def test_a_setting_that_breaks_the_model_is_tried_and_not_taken(make_run: MakeRun) -> None:
+    run = make_run("model=lstm")
+    grid = ("evaluation.dynamic.grid.lrs=[0.1,1e30]", "evaluation.dynamic.grid.decays=[0.0]")
+    results = results_of(run, "dynamic_sgd", "evaluation.tune=true", "evaluation.window=20", *grid)
+    assert results["evaluation"]["dynamic"]["lr"] == 0.1
+    assert [row["lr"] for row in results["tuned"]["dynamic"]] == [0.1, 1e30]
 
 
 @pytest.mark.parametrize("name", ["standard", "cache"])
@@ -189,6 +218,26 @@ def test_gradient_statistics_are_computed_once(
         (["device=tpu"], r"^device=tpu: "),
         (["float32_matmul_precision=fast"], r"^float32_matmul_precision='fast'"),
         (["evaluation.tune=true"], r"nothing to tune"),
+        (["evaluation.tune=no"], r"^evaluation.tune='no' has the wrong type"),
+        (["evaluation.save_tokens=1"], r"^evaluation.save_tokens=1 has the wrong type"),
+        (["~evaluation.window"], r"^evaluation.window is missing"),
+        (["evaluation=cache", "~evaluation.cache.grid"], r"^evaluation.cache.grid is missing"),
+        (
+            ["evaluation=cache", "evaluation.cache.grid=null"],
+            r"^evaluation.cache.grid=None has the",
+        ),
+        (
+            ["evaluation=dynamic", "evaluation.dynamic.statistics=null"],
+            r"^evaluation.dynamic.statistics=None has the wrong type",
+        ),
+        (
+            ["evaluation=dynamic"],
+            r"^evaluation.dynamic.statistics.columns=100 are too many .* 66 or",
+        ),
+        (
+            ["evaluation=cache", "evaluation.cache.warmup=true", "evaluation.burn_in=5"],
+            r"^evaluation.cache.warmup=true .* set evaluation.columns=1",
+        ),
         (["evaluation.columns=0"], r"^evaluation.columns must be at least 1, not 0"),
         (["evaluation.columns=x"], r"^evaluation.columns='x' has the wrong type"),
         (["evaluation.protocol=mine"], r"^evaluation.protocol must be one of standard, published"),
@@ -219,6 +268,19 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(
     with pytest.raises(UserError, match=message):
         evaluate(config, "standard")
     assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_a_run_that_is_named_by_a_number_is_found(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run("model=lstm").rename(tmp_path / "0")
+    monkeypatch.chdir(tmp_path)
+    assert results_of(Path("0"), "standard")["split"] == "test"
+
+
+def test_columns_are_those_that_were_read(make_run: MakeRun) -> None:
+    """A split too short for two columns and their burn-in is read in one."""
+    assert results_of(make_run("model=lstm"), "standard")["evaluation"]["columns"] == 1
 
 
 def test_another_corpus_is_refused(make_run: MakeRun) -> None:

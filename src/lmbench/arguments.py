@@ -129,7 +129,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _describe(hint: Any) -> str:
     if _is_union(hint):
-        return " or ".join(_describe(option) for option in typing.get_args(hint))
+        # Sorted: typing takes unions for equal, and keeps the order of whichever came first.
+        options = [_describe(option) for option in typing.get_args(hint)]
+        options.sort(key=lambda option: (option == "None", option.lower()))
+        return " or ".join(options)
     if hint is types.NoneType:
         return "None"
     return hint.__name__ if inspect.isclass(hint) else str(hint)

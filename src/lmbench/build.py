@@ -169,21 +169,28 @@ def evaluator(
 ) -> tuple[Evaluator, tuple[CacheGrid | None, DynamicGrid | None]]:
     """What evaluates a model, from ``config.evaluation``, and what its tuning tries."""
     node = _plain(config.evaluation)
-    cache, cache_grid = _with_grid(node.get("cache"), "evaluation.cache", Cache, CacheGrid)
-    of_dynamic = dict(node.get("dynamic") or {})
-    statistics = of_dynamic.pop("statistics", {"columns": 100, "segments": None})
+    of_cache, of_dynamic = (node.get(name) for name in ("cache", "dynamic"))
+    statistics = {}
+    if of_dynamic:
+        names = ("columns", "segments")
+        given = _pop(of_dynamic, "evaluation.dynamic", "statistics")
+        statistics = {
+            f"statistics_{name}": _pop(given, "evaluation.dynamic.statistics", name)
+            for name in names
+        }
+    cache, cache_grid = _with_grid(of_cache, "evaluation.cache", Cache, CacheGrid)
     dynamic, dynamic_grid = _with_grid(of_dynamic, "evaluation.dynamic", Dynamic, DynamicGrid)
+    names = ("protocol", "columns", "burn_in", "window")
     made = call(
         Evaluator,
         "evaluation",
         _KEYS,
         model,
         corpus,
-        **{name: node[name] for name in ("protocol", "columns", "burn_in", "window")},
+        **{name: _pop(node, "evaluation", name) for name in names},
         cache=cache,
         dynamic=dynamic,
-        statistics_columns=statistics["columns"],
-        statistics_segments=statistics["segments"],
+        **statistics,
         statistics_path=statistics_path,
         device=device,
         phase=phase,
@@ -195,8 +202,17 @@ def _with_grid(node: dict[str, Any] | None, key: str, settings: type, grid: type
     """Settings, and what their tuning tries, of a node that may not be there."""
     if not node:
         return None, None
-    of_grid = node.pop("grid")
+    of_grid = _pop(node, key, "grid")
+    require_type(f"{key}.grid", of_grid, dict)
     return call(settings, key, _KEYS, **node), call(grid, f"{key}.grid", _KEYS, **of_grid)
+
+
+def _pop(node: Any, key: str, name: str) -> Any:
+    """Takes a value out of a node that the user may have deleted or replaced."""
+    require_type(key, node, dict)
+    if name not in node:
+        raise UserError(f"{key}.{name} is missing: leave it as it is, or give it a value.")
+    return node.pop(name)
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

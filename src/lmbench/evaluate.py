@@ -30,14 +30,17 @@ def evaluate(config: DictConfig, name: str) -> float:
     """
     if config.split not in ("valid", "test"):
         raise UserError(f"split={config.split} must be valid or test.")
-    run_dir = Path(config.run)
+    run_dir = Path(str(config.run))  # the job of a sweep has a number for a name
     run_config = with_places(read_run_config(run_dir), config.data)
     require_no_links(run_dir)
     set_up_allocator()  # before torch takes any memory
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench import build, loading
+    from lmbench.arguments import require_type
     from lmbench.evaluation import outcome, progress
 
+    for key in ("tune", "save_tokens"):
+        require_type(f"evaluation.{key}", config.evaluation.get(key), bool)
     device = device_of(config.device)
     set_matmul_precision(config.float32_matmul_precision, device.type)
     saved = loading.read_run(run_dir)
@@ -46,7 +49,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     model = loading.build(saved).to(device)
     of_run = {
         "model": run_config.model.name,
-        "seed": run_config.seed,
+        "seed": run_config.get("seed"),
         "weights_sha256": model.weights_sha256(),
         "device": str(device),
     }
@@ -73,7 +76,7 @@ def main(config: DictConfig) -> float:
     """Entry point of the console script."""
     hydra_config = HydraConfig.get()
     is_missing = OmegaConf.is_missing(config, "run")
-    run_dir = Path() if is_missing else Path(config.run)
+    run_dir = Path("" if is_missing else str(config.run))
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     with errors_for_users(run_dir, is_sweep=is_sweep, is_training=False):
         if is_missing:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lmbench.arguments import call, factory, takes
+from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
 from lmbench.model import Embedding, LanguageModel
 
@@ -46,8 +47,6 @@ def build_model(
     make_head = factory(node["head"], "model.head", _KEYS)
     of_corpus = {}
     if train_ids is not None and takes(node["head"], "counts"):
-        # In parts, since bincount makes an int64 copy of what it counts.
-        parts = np.array_split(train_ids, 1 + len(train_ids) // 2**24)
-        of_corpus["counts"] = sum(np.bincount(part, minlength=vocabulary_size) for part in parts)
+        of_corpus["counts"] = count_words(train_ids, vocabulary_size)
     head = make_head(input_size=core.output_size, vocabulary_size=vocabulary_size, **of_corpus)
     return call(LanguageModel, "model", _KEYS, embedding, core, head, tied=node["tied"])

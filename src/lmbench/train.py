@@ -79,6 +79,8 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
             write_run_config(config, run_dir)
         elif trainer.is_global_zero and last is None:
             clear_run(run_dir)
+        elif trainer.is_global_zero:
+            (run_dir / "results.json").unlink(missing_ok=True)  # those of the weights of before
         num_parameters = f"{model.num_parameters:,}"
         log.info("%s, %s parameters, into %s", config.model.name, num_parameters, run_dir)
         if last is not None:

@@ -124,6 +124,14 @@ def test_warmup_reproduces_the_published_script(make_reading: MakeReading) -> No
     assert (without.log_probs != mixed.log_probs).sum() > window
 
 
+def test_no_probability_is_above_one() -> None:
+    certain = torch.zeros(1, dtype=torch.float64)
+    for weight in (0.1, 0.1279, 0.3, 0.7):
+        assert mix(certain, certain, weight, torch.tensor([True])).item() <= 0.0
+        slightly_above = certain + 2.4e-7  # a float32 sum of shares
+        assert mix(certain, slightly_above, weight, torch.tensor([True])).item() <= 0.0
+
+
 def test_a_target_that_nothing_gives_a_chance_has_none() -> None:
     nothing = torch.tensor([-math.inf], dtype=torch.float64)
     assert mix(nothing, nothing, 0.5, torch.tensor([True])).item() == -math.inf

@@ -78,6 +78,15 @@ class Vocabulary:
         return [self.words[number] for number in numbers]
 
 
+def count_words(ids: Int[np.ndarray, " N"], vocabulary_size: int) -> Int[np.ndarray, " V"]:
+    """How often each word occurs in a stream, by id."""
+    # In parts, since bincount makes an int64 copy of what it counts.
+    counts = np.zeros(vocabulary_size, dtype=np.int64)
+    for part in np.array_split(ids, 1 + len(ids) // 2**24):
+        counts += np.bincount(part, minlength=vocabulary_size)
+    return counts
+
+
 def limit_vocabulary(
     words: Sequence[str], counts: Int[np.ndarray, " V"], min_count: int, max_size: int | None
 ) -> tuple[Vocabulary, Int32[np.ndarray, " V"]]:

@@ -131,7 +131,7 @@ def cache_log_probs(
                 older = slice(rising[-1] - window, rising[-1] - newer)
                 right_here, total_here = _sums(scores[:, older], mismatches[:, older])
                 right, total = right.logaddexp(right_here), total.logaddexp(total_here)
-                results[window, theta][start:stop] = (right - total).double().cpu()
+                results[window, theta][start:stop] = (right - total).cpu().double()
                 newer = window
         on_queries(stop - start)
     return results
@@ -149,7 +149,7 @@ def mix(
     """
     weight = torch.tensor(interpolation, dtype=torch.float64)
     mixed = torch.logaddexp(log_probs + (-weight).log1p(), cache_log_probs + weight.log())
-    return torch.where(used, mixed, log_probs)
+    return torch.where(used, mixed, log_probs).clamp(max=0.0)  # rounding may lead above
 
 
 def in_use(num_targets: int, cache: Cache, steps_at_once: int) -> Bool[Tensor, " N"]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from lmbench.data.columns import PROTOCOLS, PUBLISHED_COLUMNS, columns_by_protocol
+from lmbench.data.columns import PROTOCOLS, Columns, columns_by_protocol
 from lmbench.data.corpus import Corpus
+from lmbench.errors import UserError
 from lmbench.evaluation.cache import Cache, with_cache
 from lmbench.evaluation.dynamic import Dynamic, read_dynamically
 from lmbench.evaluation.gradient_statistics import (
@@ -102,20 +103,37 @@ class Evaluator:
 
     def settings(self, split: str) -> dict[str, Any]:
         """How a split is evaluated, in plain values."""
-        published = self._protocol == "published"
+        columns, _ = self._columns_of(split)
+        statistics = {
+            "columns": self._statistics_columns,
+            "segments": self._statistics_segments,
+        }
         return {
             "protocol": self._protocol,
-            "columns": PUBLISHED_COLUMNS[split] if published else self._columns,
-            "burn_in": 0 if published else self._burn_in,
+            "columns": columns.num_columns,
+            "burn_in": 0 if self._protocol == "published" else self._burn_in,
             "window": self._window,
             "cache": asdict(self.cache) if self.cache else None,
             "dynamic": asdict(self.dynamic) if self.dynamic else None,
+            "statistics": statistics if self._needs_statistics else None,
         }
 
     def prepare(self) -> None:
-        """Computes what the readings need, so that it need not count as their time."""
-        if self.dynamic is not None and self.dynamic.rule == "rms":
-            _ = self._statistics
+        """Computes what the readings need, so that it need not count as their time.
+
+        Raises:
+            UserError: the training split is too short for the columns of the statistics.
+        """
+        if not self._needs_statistics:
+            return
+        most = len(self._corpus.train) // 3
+        if self._statistics_columns > most:
+            raise UserError(
+                f"evaluation.dynamic.statistics.columns={self._statistics_columns} are too many "
+                f"for a training split of {len(self._corpus.train):,} tokens: set {max(1, most)} "
+                "or less."
+            )
+        _ = self._statistics
 
     def read(self, split: str) -> Reading:
         """Scores valid or test without the cache; its outputs are kept where a cache is to come."""
@@ -136,17 +154,18 @@ class Evaluator:
 
     def tune(
         self, cache_grid: CacheGrid | None, dynamic_grid: DynamicGrid | None
-    ) -> dict[str, list[dict[str, Any]]]:
+    ) -> dict[str, Any]:
         """Replaces the settings by the best of the grids, on valid alone.
 
         The cache is tuned on the reading with the tuned dynamic evaluation, where there is one, and
         on the same tokens.
 
         Returns:
-            ``cache`` and ``dynamic``, where there is such a thing to tune → all that was tried.
+            ``num_tokens`` (None for all of valid), and under ``cache`` and ``dynamic``, where there
+            is such a thing to tune, all that was tried.
         """
-        tried: dict[str, list[dict[str, Any]]] = {}
         num_tokens = None
+        tried: dict[str, Any] = {}
         if self.dynamic is not None and dynamic_grid is not None:
             num_tokens = dynamic_grid.num_tokens
             self.dynamic, tried["dynamic"] = tune_dynamic(
@@ -165,17 +184,20 @@ class Evaluator:
                     device=self._device,
                     on_queries=lambda number: on_window(number, 0.0),
                 )
-        return tried
+        return {"num_tokens": num_tokens, **tried}
 
     def _read(self, split: str, dynamic: Dynamic | None, num_tokens: int | None = None) -> Reading:
-        ids = getattr(self._corpus, split)[:num_tokens]
-        columns, extra_divisor = columns_by_protocol(
-            ids, split, protocol=self._protocol, columns=self._columns, burn_in=self._burn_in
-        )
+        columns, extra_divisor = self._columns_of(split, num_tokens)
+        if self.cache is not None and self.cache.warmup and columns.num_columns > 1:
+            raise UserError(
+                "evaluation.cache.warmup=true is the published script's, which reads a split in "
+                f"one column, not in {columns.num_columns}: set evaluation.columns=1 and "
+                "evaluation.protocol=standard."
+            )
         name, read = f"reading {split}", functools.partial(read_stream, self._model, columns)
         if dynamic is not None:
             name += f" dynamically, lr {dynamic.lr:g}, decay {dynamic.decay:g}"
-            statistics = self._statistics if dynamic.rule == "rms" else None
+            statistics = self._statistics if self._needs_statistics else None
             read = functools.partial(read_dynamically, self._model, columns, dynamic, statistics)
         with self._phase(name, columns.num_scored(0, columns.num_rows)) as on_window:
             return read(
@@ -185,6 +207,19 @@ class Evaluator:
                 keep_outputs=self.cache is not None,
                 on_window=on_window,
             )
+
+    def _columns_of(self, split: str, num_tokens: int | None = None) -> tuple[Columns, int]:
+        return columns_by_protocol(
+            getattr(self._corpus, split)[:num_tokens],
+            split,
+            protocol=self._protocol,
+            columns=self._columns,
+            burn_in=self._burn_in,
+        )
+
+    @property
+    def _needs_statistics(self) -> bool:
+        return self.dynamic is not None and self.dynamic.rule == "rms"
 
     @functools.cached_property
     def _statistics(self) -> Statistics:
@@ -197,7 +232,8 @@ class Evaluator:
         }
         if self._statistics_path is None:
             return self._compute_statistics()
-        return keep_statistics(self._statistics_path, made_from, self._compute_statistics)
+        shapes = {name: weight.shape for name, weight in self._model.named_parameters()}
+        return keep_statistics(self._statistics_path, made_from, shapes, self._compute_statistics)
 
     def _compute_statistics(self) -> Statistics:
         num_targets = len(self._corpus.train)

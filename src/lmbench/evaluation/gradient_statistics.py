@@ -69,20 +69,26 @@ def gradient_statistics(
 
 
 def keep_statistics(
-    path: Path, made_from: Mapping[str, object], compute: Callable[[], Statistics]
+    path: Path,
+    made_from: Mapping[str, object],
+    shapes: Mapping[str, torch.Size],
+    compute: Callable[[], Statistics],
 ) -> Statistics:
     """Reads statistics from a file, or computes them and writes it.
 
     Args:
         path: the file, in safetensors' format.
         made_from: all that decides the statistics; a file made from anything else is written anew.
+        shapes: of the statistics, by name; a file that holds others is written anew too.
         compute: makes them.
     """
     wanted = {key: str(value) for key, value in made_from.items()}
     try:
         with safe_open(path, framework="pt") as file:
             if file.metadata() == wanted:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if {name: value.shape for name, value in kept.items()} == shapes:
+                    return kept
     except (OSError, SafetensorError):
         pass  # none there, or damaged
     statistics = compute()

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lmbench.data.articles import article_starts
 from lmbench.data.corpus import Corpus
+from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.reading import Reading
@@ -73,7 +74,7 @@ def evaluate(
     end = time.perf_counter()
     _require_probabilities(reading, evaluator)
     starts = article_starts(getattr(corpus, split), corpus.vocabulary)
-    counts = np.bincount(corpus.train, minlength=len(corpus.vocabulary))
+    counts = count_words(corpus.train, len(corpus.vocabulary))
     facts = {
         "split": split,
         "corpus_sha256": corpus.sha256,

@@ -106,7 +106,7 @@ def tune_cache(
         setting = replace(cache, window=window, theta=theta, interpolation=interpolation)
         used = in_use(len(reading.log_probs), setting, steps_at_once)
         mixed = mix(reading.log_probs, by_setting[window, theta], interpolation, used)
-        tried[setting] = reading.with_log_probs(mixed).nll
+        tried[setting] = _comparable(reading.with_log_probs(mixed).nll)
     return _best(tried, asdict(grid))
 
 
@@ -124,14 +124,13 @@ def tune_dynamic(
 
     Returns:
         The settings with the fewest nats (of equals, the first), and the nats per token of
-        all that were tried.
+        all that were tried, None where they are not finite.
     """
     tried: dict[Dynamic, float] = {}
 
     def attempt(setting: Dynamic) -> None:
         if setting not in tried:
-            nll = read(setting).nll
-            tried[setting] = nll if math.isfinite(nll) else math.inf
+            tried[setting] = _comparable(read(setting).nll)
 
     for lr in grid.lrs:
         attempt(replace(dynamic, lr=lr))
@@ -139,6 +138,11 @@ def tune_dynamic(
     for decay in grid.decays:
         attempt(replace(best, decay=decay))
     return _best(tried, {"lrs": grid.lrs, "decays": grid.decays})
+
+
+def _comparable(nll: float) -> float:
+    """Infinite also where it is nan, which is neither better nor worse than a number."""
+    return nll if math.isfinite(nll) else math.inf
 
 
 def _best(
@@ -153,4 +157,8 @@ def _best(
                 name.removesuffix("s"),
                 value,
             )
-    return best, [{**asdict(setting), "nll": nll} for setting, nll in tried.items()]
+    rows = [
+        {**asdict(setting), "nll": nll if math.isfinite(nll) else None}
+        for setting, nll in tried.items()
+    ]
+    return best, rows

@@ -5,10 +5,9 @@ keys are the arguments.
 """
 
 import sys
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -103,14 +102,13 @@ def model(
 
 def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
     """The model in training: with its optimizer, schedule and penalties."""
-    scheduler = _scheduler(config) if config.get("scheduler") else None
     return call(
         LanguageModelModule,
         "loss",
         _KEYS,
         model,
         _factory(config, "optimizer"),
-        scheduler,
+        _scheduler(config) if config.get("scheduler") else None,
         **_plain(config.loss),
     )
 
@@ -137,7 +135,6 @@ def trainer(
         init_from=config.init_from,
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
-    loggers = _all_in_run_dir(config, "logger", run_dir, purge_step=first_step or None)
     try:
         return call(
             L.Trainer,
@@ -146,7 +143,7 @@ def trainer(
             **options,
             callbacks=[*callbacks, results, *more],
             plugins=[AtomicCheckpointIO()],
-            logger=loggers,
+            logger=_all_in_run_dir(config, "logger", run_dir, purge_step=first_step or None),
             default_root_dir=run_dir,
             enable_progress_bar=sys.stdout.isatty(),
             enable_model_summary=False,
@@ -168,26 +165,22 @@ def evaluator(
     phase: Phase,
 ) -> tuple[Evaluator, tuple[CacheGrid | None, DynamicGrid | None]]:
     """What evaluates a model, from ``config.evaluation``, and what its tuning tries."""
-    node = _plain(config.evaluation)
+    node, reading = _plain(config.evaluation), ("protocol", "columns", "burn_in", "window")
     of_cache, of_dynamic = (node.get(name) for name in ("cache", "dynamic"))
     statistics = {}
     if of_dynamic:
-        names = ("columns", "segments")
         given = _pop(of_dynamic, "evaluation.dynamic", "statistics")
-        statistics = {
-            f"statistics_{name}": _pop(given, "evaluation.dynamic.statistics", name)
-            for name in names
-        }
+        for name in ("columns", "segments"):
+            statistics[f"statistics_{name}"] = _pop(given, "evaluation.dynamic.statistics", name)
     cache, cache_grid = _with_grid(of_cache, "evaluation.cache", Cache, CacheGrid)
     dynamic, dynamic_grid = _with_grid(of_dynamic, "evaluation.dynamic", Dynamic, DynamicGrid)
-    names = ("protocol", "columns", "burn_in", "window")
     made = call(
         Evaluator,
         "evaluation",
         _KEYS,
         model,
         corpus,
-        **{name: _pop(node, "evaluation", name) for name in names},
+        **{key: _pop(node, "evaluation", key) for key in reading},
         cache=cache,
         dynamic=dynamic,
         **statistics,
@@ -216,7 +209,7 @@ def _pop(node: Any, key: str, name: str) -> Any:
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:
-    return typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 
 def _all_in_run_dir(
@@ -228,21 +221,19 @@ def _all_in_run_dir(
         if node is None:
             continue
         make = _factory(config, f"{group}.{name}")
-        arguments: dict[str, Any] = {
-            key: run_dir / node[key]
-            for key in ("dirpath", "save_dir")
-            if isinstance(node.get(key), str)
-        }
+        arguments: dict[str, Any] = {}
+        for key in ("dirpath", "save_dir"):
+            if isinstance(node.get(key), str):
+                arguments[key] = run_dir / node[key]
         folders = list(arguments.values())
         if node._target_.endswith(".TensorBoardLogger"):
             arguments["purge_step"] = purge_step
-        made = make(**arguments)
+        objects.append(made := make(**arguments))
         if isinstance(made, TensorBoardLogger):
             folders.append(made.log_dir)  # its name and version lead somewhere too
         for folder in folders:
             if not Path(folder).resolve().is_relative_to(run_dir.resolve()):
                 raise UserError(f"{group}.{name} leads out of the run's directory, to {folder}.")
-        objects.append(made)
     return objects
 
 

@@ -104,10 +104,7 @@ class Evaluator:
     def settings(self, split: str) -> dict[str, Any]:
         """How a split is evaluated, in plain values."""
         columns, _ = self._columns_of(split)
-        statistics = {
-            "columns": self._statistics_columns,
-            "segments": self._statistics_segments,
-        }
+        statistics = {"columns": self._statistics_columns, "segments": self._statistics_segments}
         return {
             "protocol": self._protocol,
             "columns": columns.num_columns,

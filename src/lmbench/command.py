@@ -3,14 +3,13 @@
 import errno
 import logging
 import os
-import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lmbench.config import as_override
 from lmbench.errors import Interrupted, UserError
 
 log = logging.getLogger(__name__)
@@ -40,14 +39,15 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
             raise
         message = f"Nothing more can be written into {run_dir}: {error.strerror}."
         if is_training and (run_dir / "config.yaml").is_file():
-            message += f" Make room. To go on: lmbench-train {_override(run_dir)}"
+            message += f" Make room. To go on: {_how_to_go_on(run_dir, is_sweep)}"
         if is_sweep:
             log.error(message)
         raise CompactHydraException(message) from error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else 2
         if is_training and (run_dir / "config.yaml").is_file():
-            print(f"Stopped. To go on: lmbench-train {_override(run_dir)}", file=sys.stderr)
+            how = _how_to_go_on(run_dir, is_sweep)
+            print(f"Stopped. To go on: {how}", file=sys.stderr)
         sys.exit(128 + signum)
 
 
@@ -71,9 +71,8 @@ def run_command(command: Callable[[], object]) -> None:
         sys.exit(128 + 13)  # as SIGPIPE would end it; Windows has no such signal
 
 
-def _override(run_dir: Path) -> str:
-    """``resume=RUN_DIR`` as one types it: quoted for Hydra and for the shell where it must be."""
-    path = str(run_dir)
-    if not re.fullmatch(r"[\w./-]+", path, re.ASCII):
-        path = "'" + path.replace("'", r"\'") + "'"
-    return shlex.quote(f"resume={path}")
+def _how_to_go_on(run_dir: Path, is_sweep: bool) -> str:
+    if is_sweep:
+        sweep_dir = as_override("hydra.sweep.dir", run_dir.parent)
+        return f"the same command with {sweep_dir} sweep_resume=true"
+    return f"lmbench-train {as_override('resume', run_dir)}"

@@ -126,13 +126,18 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
     config = read_run_config(run_dir)
     require_no_links(run_dir)
     given = [override for override in overrides if not override.startswith("resume=")]
-    places = [override for override in given if override.partition("=")[0] in PLACES]
+    places = places_of(given)
     new = [override for override in given if override not in places]
     for override in [*recorded_overrides(run_dir), *new]:
         _apply(override, config)
     for place in places:
         _set(place, config)
     return config, new
+
+
+def places_of(overrides: Iterable[str]) -> list[str]:
+    """Those that say where things lie on this machine."""
+    return [override for override in overrides if override.partition("=")[0] in PLACES]
 
 
 def record_overrides(run_dir: Path, overrides: list[str]) -> None:

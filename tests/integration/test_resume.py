@@ -300,3 +300,40 @@ def test_runs_that_are_killed_at_random_moments_end_the_same(model: str):
     assert result.returncode == 0, result.stdout + result.stderr
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("3 kills of ")]
     assert line.endswith("end results identical")
+
+
+def test_a_sweep_that_is_stopped_goes_on_where_it_was(whole: Path, tmp_path: Path):
+    """Done jobs are left alone, one that was begun is resumed, whatever the order of the jobs."""
+    process = start(tmp_path, "-m", *ARGUMENTS, "seed=2,1,3", "hydra.sweep.dir=a sweep")
+    sweep = tmp_path / "a sweep"
+    wait_until(lambda: num_rows(sweep / "1") > 25, process)
+    process.send_signal(signal.SIGTERM)
+    said = end(process)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert sorted(path.name for path in sweep.glob("*/")) == ["0", "1"]
+    assert not (sweep / "1/results.json").exists()
+    line = said.partition("Stopped. To go on: ")[2].splitlines()[0]
+    *how, on = shlex.split(line)
+    assert how[:-1] == ["the", "same", "command", "with"]
+    of_done = [sweep / "0" / name for name in ("results.json", "checkpoints/last.ckpt")]
+    before = [path.read_bytes() for path in of_done]
+
+    finish(tmp_path, "-m", *ARGUMENTS, "seed=3,1,2", how[-1], on)
+    assert_same_run(sweep / "1", whole)
+    assert [path.read_bytes() for path in of_done] == before
+    (new,) = sweep.glob("0_*")
+    assert results_of(new)["seed"] == 3
+    assert sorted(path.name for path in sweep.glob("*/")) == sorted(["0", "1", new.name])
+
+
+def test_a_sweep_is_not_resumed_by_mistake(tmp_path: Path):
+    for arguments, message in (
+        (["sweep_resume=true"], "sweep_resume goes on with a sweep"),
+        (["sweep_resume=perhaps"], "sweep_resume must be true or false"),
+        (["-m", "sweep_resume=true"], "sweep_resume=true needs hydra.sweep.dir=DIR"),
+    ):
+        process = start(tmp_path, *arguments, *ARGUMENTS)
+        said = end(process)
+        assert process.returncode == 1
+        assert message in said
+    assert not list(tmp_path.rglob("checkpoints"))

@@ -9,9 +9,8 @@ from lmbench.report.sweep import sweep_jobs, sweep_table
 
 def write_job(sweep_dir: Path, number: int, overrides: list[str], results: dict | None) -> None:
     folder = sweep_dir / str(number)
-    (folder / ".hydra").mkdir(parents=True)
-    lines = "".join(f"- {override}\n" for override in overrides)
-    (folder / ".hydra/overrides.yaml").write_text(lines)
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"overrides": overrides}))
     if results is not None:
         (folder / "results.json").write_text(json.dumps(results))
 
@@ -33,7 +32,7 @@ def rendered(sweep_dir: Path) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
 
 
-def test_best_first_failed_last_shared_overrides_left_out(tmp_path: Path):
+def test_best_first_unfinished_last_shared_overrides_left_out(tmp_path: Path):
     write_job(tmp_path, 0, ["trainer.max_epochs=2", "model=lstm"], results(120.0, 110.0))
     write_job(tmp_path, 1, ["trainer.max_epochs=2", "model=awd_lstm"], None)
     write_job(tmp_path, 2, ["trainer.max_epochs=2", "seed=2"], results(99.5, None))
@@ -42,7 +41,7 @@ def test_best_first_failed_last_shared_overrides_left_out(tmp_path: Path):
         ["2", "seed=2", "99.50", "", "1.5"],
         ["0", "model=lstm", "120.00", "110.00", "1.5"],
         ["10", "seed=3", "130.00", "120.00", "1.5"],
-        ["1", "model=awd_lstm", "failed", "", ""],
+        ["1", "model=awd_lstm", "not finished", "", ""],
     ]
 
 

@@ -1,17 +1,21 @@
 """A table at the end of a sweep."""
 
 import atexit
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from lmbench.config import as_override
+from lmbench.errors import UserError
 from lmbench.report.folders import read_json
+from lmbench.sweep_dir import RECORD, recorded_job
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Job:
 
     Attributes:
         run_dir: its folder.
-        overrides: what it was given, e.g. ``("model=lstm", "seed=1")``.
+        overrides: what makes it this job, e.g. ``("model=lstm", "seed=1")``.
         results: its ``results.json``; None if it did not finish.
     """
 
@@ -30,20 +34,28 @@ class Job:
 
 
 def sweep_jobs(sweep_dir: Path) -> Iterator[Job]:
-    """The jobs of a Hydra multirun, in their order."""
-    numbered = (path for path in sweep_dir.iterdir() if path.is_dir() and path.name.isdecimal())
-    for run_dir in sorted(numbered, key=lambda path: int(path.name)):
-        overrides = run_dir / ".hydra/overrides.yaml"
+    """The jobs of a sweep that have begun, in their order.
+
+    Raises:
+        UserError: a job's record or results are damaged.
+    """
+    run_dirs = (record.parent for record in sweep_dir.glob(f"*/{RECORD}"))
+    for run_dir in sorted(run_dirs, key=_number):
         results = run_dir / "results.json"
         yield Job(
             run_dir,
-            tuple(str(item) for item in OmegaConf.load(overrides)) if overrides.is_file() else (),
+            tuple(recorded_job(run_dir) or ()),
             read_json(results) if results.is_file() else None,
         )
 
 
+def _number(run_dir: Path) -> tuple[int, str]:
+    number, _, _ = run_dir.name.partition("_")
+    return int(number) if number.isdecimal() else sys.maxsize, run_dir.name
+
+
 class SweepTable(Callback):
-    """Shows all jobs of a multirun, the best validation perplexity first, failed ones last."""
+    """Shows all jobs of a multirun, the best validation perplexity first, unfinished ones last."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Has the table printed at the end of the command.
@@ -54,8 +66,20 @@ class SweepTable(Callback):
 
 
 def _show(sweep_dir: Path) -> None:
-    if sweep_dir.is_dir():
-        Console().print(sweep_table(sweep_jobs(sweep_dir), title=str(sweep_dir)))
+    try:
+        jobs = list(sweep_jobs(sweep_dir))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return
+    if not jobs:
+        return
+    Console().print(sweep_table(jobs, title=str(sweep_dir)))
+    unfinished = [job.run_dir.name for job in jobs if job.results is None]
+    if unfinished:
+        print(
+            f"Not finished: {', '.join(unfinished)}. To go on: the same command with "
+            f"{as_override('hydra.sweep.dir', sweep_dir)} sweep_resume=true"
+        )
 
 
 def sweep_table(jobs: Iterable[Job], *, title: str) -> Table:
@@ -83,7 +107,7 @@ def _valid_perplexity(job: Job) -> float:
 
 def _cells(job: Job, with_floor: bool) -> list[str]:
     if job.results is None:
-        return ["failed"]
+        return ["not finished"]
     results = job.results
     floor = results["data"].get("perplexity_floor")
     return [

@@ -9,11 +9,12 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+EXTRAS := .venv-extras
 
 MARKERS := $(if $(CI),not gpu,not slow and not gpu)
 CHECKS := "ruff check" "ruff format --check" pyright "lint-imports --no-logo"
 
-.PHONY: help quickstart test check bench chaos clean
+.PHONY: help quickstart test check bench chaos extras clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
@@ -38,7 +39,10 @@ bench: $(READY) ## measure speed and memory of training and evaluation on this m
 chaos: $(READY) ## kill short runs again and again, and compare what comes of their resumes
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
-clean: ## remove builds and caches; .venv, outputs/ and multirun/ stay
+extras: $(EXTRAS)/.ready ## start each launcher and sweeper of the extras once, with a network
+	scripts/extras.sh $(EXTRAS)/bin
+
+clean: ## remove builds and caches; environments, outputs/ and multirun/ stay
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache .import_linter_cache
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
@@ -51,4 +55,9 @@ $(READY): pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet 'pip>=25.1'
 	$(BIN)/python -m pip install -e . --group dev
+	@touch $@
+
+$(EXTRAS)/.ready: pyproject.toml
+	test -x $(EXTRAS)/bin/pip || $(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python -m pip install -e '.[sweep,slurm,ray]'
 	@touch $@

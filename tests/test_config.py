@@ -1,6 +1,7 @@
 """Every choice of the conf folder composes, and says nothing that its target does not take."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -25,11 +26,11 @@ from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
 from lmbench.run_config import ALLOWED_TARGETS
 
-# Group → options, as a user sees them; hydra/ configures Hydra itself.
+# Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.
 OPTIONS: dict[str, list[str]] = {}
 for file in sorted(conf_dir().glob("*/**/*.yaml")):
     group = file.parent.relative_to(conf_dir()).as_posix()
-    if not group.startswith("hydra"):
+    if not group.startswith(("hydra", "hparams_search")):
         OPTIONS.setdefault(group, []).append(file.stem)
 
 
@@ -335,6 +336,25 @@ def test_the_command_line_wins_over_the_recipe(model):
     assert (overridden.trainer.max_epochs, overridden.batching.bptt) == (3, 7)
     assert overridden.optimizer.lr == 0.125
     assert "nt_asgd" not in overridden.callbacks
+
+
+@pytest.mark.parametrize(
+    ("space", "choices"),
+    [
+        ("lstm", ["model=lstm"]),
+        ("awd_lstm", ["model=awd_lstm"]),
+        ("adam", ["model=lstm", "optimizer=adam"]),
+        ("adam", ["experiment=awd_lstm_wikitext2_90"]),
+    ],
+)
+def test_a_search_space_is_about_values_of_its_model(space: str, choices: list[str]):
+    """Each around the value that the recipe has; without the plugin, that reads the rest."""
+    search = OmegaConf.load(conf_dir() / f"hparams_search/{space}.yaml").hydra.sweeper
+    assert search.direction == "minimize"
+    config = composed(*choices)
+    for key, text in search.params.items():
+        low, high = map(float, re.findall(r"interval\(([\d.]+), ([\d.]+)\)", text)[0])
+        assert low <= OmegaConf.select(config, key, throw_on_missing=True) <= high, key
 
 
 def test_another_core_can_take_the_place_of_the_models():

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Starts each launcher and sweeper that the extras bring once for real, on the embedded corpus, and
+# checks that every job came to its end. Called by `make extras`, which installs them first.
+set -euo pipefail
+bin=$(cd "${1:?usage: scripts/extras.sh FOLDER_OF_COMMANDS}" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+export RAY_USAGE_STATS_ENABLED=0
+
+tiny=(
+  model=lstm model.embedding_size=8 model.core.hidden_size=8 data=synthetic data.num_words=40
+  data.num_train_tokens=1000 data.num_valid_tokens=200 data.num_test_tokens=200
+  batching.batch_size=4 batching.bptt=5 evaluation.columns=2 evaluation.burn_in=8
+  trainer.accelerator=cpu trainer.max_epochs=1
+)
+
+sweep() { # NAME ARGUMENTS...: runs a sweep, and again, when there must be nothing left to do
+  local name=$1 start=$SECONDS jobs
+  shift
+  printf '\n=== %s: %s\n' "$name" "$*"
+  "$bin/lmbench-train" -m "${tiny[@]}" "hydra.sweep.dir=$work/$name" "$@" >"$name.log" 2>&1 || {
+    tail -n 40 "$name.log"
+    exit 1
+  }
+  jobs=$(find "$name" -name results.json | wc -l)
+  if ((jobs != 2)); then
+    tail -n 40 "$name.log"
+    echo "$jobs of 2 jobs have results" >&2
+    exit 1
+  fi
+  "$bin/lmbench-compare" "$name" >/dev/null
+  printf '=== passed in %d s: %s\n' $((SECONDS - start)) "$name"
+}
+
+again() { # NAME ARGUMENTS...: the same sweep goes on, and redoes no job
+  local name=$1 before after
+  before=$(stat -c '%n %Y %i' "$name"/*/results.json)
+  shift
+  "$bin/lmbench-train" -m "${tiny[@]}" "hydra.sweep.dir=$work/$name" "$@" sweep_resume=true \
+    >"$name.log" 2>&1
+  after=$(stat -c '%n %Y %i' "$name"/*/results.json)
+  if [[ $before != "$after" ]]; then
+    echo "$name: a finished job was done again" >&2
+    exit 1
+  fi
+  printf '=== passed: %s resumed\n' "$name"
+}
+
+joblib=(seed=1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2)
+submitit=(seed=1,2 hydra/launcher=submitit_local hydra.launcher.cpus_per_task=1)
+ray=(seed=1,2 hydra/launcher=ray +hydra.launcher.ray.init.num_cpus=2)
+sweep joblib "${joblib[@]}"
+again joblib "${joblib[@]}"
+sweep optuna hparams_search=lstm hydra.sweeper.n_trials=2
+sweep submitit_local "${submitit[@]}"
+again submitit_local "${submitit[@]}"
+sweep ray "${ray[@]}"
+again ray "${ray[@]}"
+printf '\n=== all passed in %d s\n' "$SECONDS"

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import lightning as L
 import numpy as np
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
@@ -30,10 +29,8 @@ from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
-from lmbench.evaluation.cache import Cache
-from lmbench.evaluation.dynamic import Dynamic
-from lmbench.evaluation.evaluator import Evaluator, Phase
-from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
+from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluator_from_config import Grids, build_evaluator
 from lmbench.model import LanguageModel
 from lmbench.model_from_config import build_model
 from lmbench.module import LanguageModelModule
@@ -45,8 +42,6 @@ _KEYS = {
     "batching.burn_in": "evaluation.burn_in",
     "batching.evaluation_window": "evaluation.window",
     "batching.seed": "seed",
-    "evaluation.statistics_columns": "evaluation.dynamic.statistics.columns",
-    "evaluation.statistics_segments": "evaluation.dynamic.statistics.segments",
 }
 
 
@@ -156,56 +151,10 @@ def trainer(
 
 
 def evaluator(
-    config: DictConfig,
-    model: LanguageModel,
-    corpus: Corpus,
-    *,
-    device: torch.device,
-    statistics_path: Path,
-    phase: Phase,
-) -> tuple[Evaluator, tuple[CacheGrid | None, DynamicGrid | None]]:
-    """What evaluates a model, from ``config.evaluation``, and what its tuning tries."""
-    node, reading = _plain(config.evaluation), ("protocol", "columns", "burn_in", "window")
-    of_cache, of_dynamic = (node.get(name) for name in ("cache", "dynamic"))
-    statistics = {}
-    if of_dynamic:
-        given = _pop(of_dynamic, "evaluation.dynamic", "statistics")
-        for name in ("columns", "segments"):
-            statistics[f"statistics_{name}"] = _pop(given, "evaluation.dynamic.statistics", name)
-    cache, cache_grid = _with_grid(of_cache, "evaluation.cache", Cache, CacheGrid)
-    dynamic, dynamic_grid = _with_grid(of_dynamic, "evaluation.dynamic", Dynamic, DynamicGrid)
-    made = call(
-        Evaluator,
-        "evaluation",
-        _KEYS,
-        model,
-        corpus,
-        **{key: _pop(node, "evaluation", key) for key in reading},
-        cache=cache,
-        dynamic=dynamic,
-        **statistics,
-        statistics_path=statistics_path,
-        device=device,
-        phase=phase,
-    )
-    return made, (cache_grid, dynamic_grid)
-
-
-def _with_grid(node: dict[str, Any] | None, key: str, settings: type, grid: type) -> Any:
-    """Settings, and what their tuning tries, of a node that may not be there."""
-    if not node:
-        return None, None
-    of_grid = _pop(node, key, "grid")
-    require_type(f"{key}.grid", of_grid, dict)
-    return call(settings, key, _KEYS, **node), call(grid, f"{key}.grid", _KEYS, **of_grid)
-
-
-def _pop(node: Any, key: str, name: str) -> Any:
-    """Takes a value out of a node that the user may have deleted or replaced."""
-    require_type(key, node, dict)
-    if name not in node:
-        raise UserError(f"{key}.{name} is missing: leave it as it is, or give it a value.")
-    return node.pop(name)
+    config: DictConfig, model: LanguageModel, corpus: Corpus, **others: Any
+) -> tuple[Evaluator, Grids]:
+    """What evaluates a model, from ``config.evaluation``; see :func:`build_evaluator`."""
+    return build_evaluator(_plain(config.evaluation), model, corpus, **others)
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

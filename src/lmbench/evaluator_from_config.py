@@ -1,0 +1,91 @@
+"""The evaluator of a config, from plain values."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmbench.arguments import call, require_type
+from lmbench.data.corpus import Corpus
+from lmbench.errors import UserError
+from lmbench.evaluation.cache import Cache
+from lmbench.evaluation.dynamic import Dynamic
+from lmbench.evaluation.evaluator import Evaluator, Phase
+from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
+from lmbench.model import LanguageModel
+
+Grids = tuple[CacheGrid | None, DynamicGrid | None]
+"""What the tuning of the cache and of dynamic evaluation tries, where there is such a thing."""
+
+# Arguments that the config has under another key than their node's.
+_KEYS = {
+    "evaluation.statistics_columns": "evaluation.dynamic.statistics.columns",
+    "evaluation.statistics_segments": "evaluation.dynamic.statistics.segments",
+}
+
+
+def build_evaluator(
+    node: dict[str, Any],
+    model: LanguageModel,
+    corpus: Corpus,
+    *,
+    device: torch.device,
+    statistics_path: Path,
+    phase: Phase,
+) -> tuple[Evaluator, Grids]:
+    """What evaluates a model, and what its tuning tries.
+
+    Args:
+        node: ``evaluation`` of the config.
+        model: the trained model, on ``device``.
+        corpus: that it was trained on.
+        device: where to compute.
+        statistics_path: see :class:`~lmbench.evaluation.evaluator.Evaluator`.
+        phase: likewise.
+
+    Raises:
+        UserError: a value is missing, or of a wrong type or size.
+    """
+    of_cache, of_dynamic = (node.get(name) for name in ("cache", "dynamic"))
+    statistics = {}
+    if of_dynamic:
+        given = _pop(of_dynamic, "evaluation.dynamic", "statistics")
+        for name in ("columns", "segments"):
+            statistics[f"statistics_{name}"] = _pop(given, "evaluation.dynamic.statistics", name)
+    cache, cache_grid = _with_grid(of_cache, "evaluation.cache", Cache, CacheGrid)
+    dynamic, dynamic_grid = _with_grid(of_dynamic, "evaluation.dynamic", Dynamic, DynamicGrid)
+    made = call(
+        Evaluator,
+        "evaluation",
+        _KEYS,
+        model,
+        corpus,
+        **{
+            name: _pop(node, "evaluation", name)
+            for name in ("protocol", "columns", "burn_in", "window")
+        },
+        cache=cache,
+        dynamic=dynamic,
+        **statistics,
+        statistics_path=statistics_path,
+        device=device,
+        phase=phase,
+    )
+    return made, (cache_grid, dynamic_grid)
+
+
+def _with_grid(node: dict[str, Any] | None, key: str, settings: type, grid: type) -> Any:
+    """Settings, and what their tuning tries, of a node that may not be there."""
+    if not node:
+        return None, None
+    of_grid = _pop(node, key, "grid")
+    require_type(f"{key}.grid", of_grid, dict)
+    return call(settings, key, _KEYS, **node), call(grid, f"{key}.grid", _KEYS, **of_grid)
+
+
+def _pop(node: Any, key: str, name: str) -> Any:
+    """Takes a value out of a node that the user may have deleted or replaced."""
+    require_type(key, node, dict)
+    if name not in node:
+        raise UserError(f"{key}.{name} is missing: leave it as it is, or give it a value.")
+    return node.pop(name)

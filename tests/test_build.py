@@ -11,11 +11,13 @@ import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench import build
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.nt_asgd import NTASGD
+from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.config import conf_dir
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
@@ -397,3 +399,14 @@ def test_errors_keep_their_cause():
     with pytest.raises(UserError) as error:
         build.model(small(model__core__dropout=1.5), 41)
     assert isinstance(error.value.__cause__, ValueError)
+
+
+def test_a_limit_of_time_ends_the_run_and_is_checked(tmp_path):
+    trainer: L.Trainer = build.trainer(small(trainer__max_time="00:01:00:00"), tmp_path)
+    (limit,) = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    assert isinstance(limit, TimeLimit)
+    assert limit.time_remaining() == 3600
+    without = build.trainer(small(), tmp_path)
+    assert not any(isinstance(callback, Timer) for callback in without.callbacks)
+    with pytest.raises(UserError, match=r"^trainer: .*DD:HH:MM:SS"):
+        build.trainer(small(trainer__max_time="one hour"), tmp_path)

@@ -176,5 +176,30 @@ def require_validation(options: Mapping[str, Any]) -> None:
             )
 
 
+def require_end(options: Mapping[str, Any], scheduler: str) -> None:
+    """Refuses options of the trainer from which a schedule cannot tell where its run ends.
+
+    Args:
+        options: of the trainer.
+        scheduler: the target of the schedule, which is one over the whole run.
+
+    Raises:
+        UserError: naming what to set.
+    """
+    if options["max_epochs"] not in (None, -1) or options["max_steps"] != -1:
+        return
+    if options.get("max_time") is None:
+        raise UserError(
+            "scheduler: the learning rate changes over the whole run, and nothing says when it "
+            "ends. Set trainer.max_epochs, max_steps or max_time."
+        )
+    if not scheduler.endswith(".PhasedLR"):
+        raise UserError(
+            f"scheduler: {scheduler} counts steps, and nothing says how many there are. Set "
+            "trainer.max_epochs or max_steps, or take scheduler=phases_awd_lstm, which follows "
+            "trainer.max_time."
+        )
+
+
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

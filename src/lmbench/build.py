@@ -19,12 +19,14 @@ from lmbench.arguments import (
     call,
     factory,
     require_devices,
+    require_end,
     require_type,
     require_validation,
     takes,
 )
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.results import Results
+from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.config import flatten
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -120,6 +122,7 @@ def trainer(
         first_step: where a resumed run goes on; TensorBoard forgets what came later.
     """
     options = _plain(config.trainer)
+    max_time = options.pop("max_time", None)
     require_devices(options["accelerator"], options["devices"])
     require_validation(options)
     results = Results(
@@ -131,6 +134,8 @@ def trainer(
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
     try:
+        if max_time is not None:
+            callbacks.append(TimeLimit(max_time))
         return call(
             L.Trainer,
             "trainer",
@@ -190,6 +195,7 @@ def _scheduler(config: DictConfig) -> Callable[..., Any]:
     """Makes a schedule; it learns the length of the run if it has an argument for that."""
     make = _factory(config, "scheduler")
     if takes(config.scheduler, "total_steps"):
+        require_end(_plain(config.trainer), config.scheduler._target_)
         return make
     return lambda optimizer, total_steps: make(optimizer)
 

@@ -239,10 +239,11 @@ class LanguageModelModule(L.LightningModule):
         self.log(f"{stage}/nll", nll, sync_dist=True)
         self.log(f"{stage}/ppl", nll.exp(), prog_bar=True, sync_dist=True)
 
-    def _num_steps(self) -> int:
+    def _num_steps(self) -> int | None:
+        """Steps that the run has at most; None where their number is not limited."""
         trainer: Any = self.trainer
         datamodule: LanguageModelDataModule = trainer.datamodule
         if trainer.max_epochs is None or trainer.max_epochs < 0:
-            return trainer.max_steps
+            return trainer.max_steps if trainer.max_steps >= 0 else None
         steps = datamodule.num_training_steps(trainer.max_epochs, trainer.limit_train_batches)
         return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)

@@ -138,3 +138,25 @@ def test_beta1_needs_an_optimizer_that_has_one() -> None:
     optimizer = SGD([nn.Parameter(torch.zeros(1))], 0.1)
     with pytest.raises(ValueError, match=r"phases\[1\]\.beta1 .*not SGD"):
         PhasedLR(optimizer, 10, [PHASE, {**PHASE, "beta1": [0.8, 0.7]}])
+
+
+def test_the_share_of_the_time_counts_where_it_is_the_larger() -> None:
+    optimizer = adam(lr=1.0)
+    scheduler = PhasedLR(optimizer, 10, [{"share": 1, "lr_factor": [1.0, 0.0]}])
+    lrs = []
+    for progress in (0.0, 0.05, 0.5, 0.5, 0.5, 0.5, 0.9, 1.5):
+        scheduler.progress = progress
+        optimizer.step()
+        scheduler.step()
+        lrs.append(optimizer.param_groups[0]["lr"])
+    assert lrs == pytest.approx([0.9, 0.8, 0.5, 0.5, 0.5, 0.4, 0.1, 0.0])
+
+
+def test_without_a_number_of_steps_the_time_alone_counts() -> None:
+    optimizer = adam(lr=1.0)
+    scheduler = PhasedLR(optimizer, None, [{"share": 1, "lr_factor": [1.0, 0.0]}])
+    assert [o["lr"] for o in walk(optimizer, scheduler, 3)] == [1.0] * 3
+    scheduler.progress = 0.25
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.75
+    assert scheduler.state_dict()["progress"] == 0.25

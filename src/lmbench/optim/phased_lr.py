@@ -18,7 +18,8 @@ _ANNEALING = {
 class PhasedLR(LRScheduler):
     """A run cut into phases, in each of which the learning rate goes from one value to another.
 
-    Step s of n lies at s/n of the run. A phase is a mapping with
+    Step s of n lies at s/n of the run. Where its time is limited, ``progress`` says how much of it
+    is over, and the larger share counts. A phase is a mapping with
 
     - ``share``: its length, relative to the other phases';
     - ``lr_factor``: what the optimizer's learning rate is multiplied with, ``(from, to)``;
@@ -30,8 +31,12 @@ class PhasedLR(LRScheduler):
 
     Args:
         optimizer: Whose learning rate is set.
-        total_steps: Steps of the run, n.
+        total_steps: Steps of the run, n; None if only its time is limited.
         phases: In their order.
+
+    Attributes:
+        progress: Share of the run's time that is over, from 0 to 1, set from outside; the next step
+            of the schedule takes it into account.
 
     Raises:
         ValueError: There is no phase or no step; a phase lacks a key or has an unknown one; a share
@@ -40,9 +45,9 @@ class PhasedLR(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int, phases: Sequence[Mapping[str, Any]]
+        self, optimizer: Optimizer, total_steps: int | None, phases: Sequence[Mapping[str, Any]]
     ) -> None:
-        if total_steps < 1:
+        if total_steps is not None and total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, not {total_steps}")
         if not phases:
             raise ValueError("phases must hold at least one phase")
@@ -54,6 +59,7 @@ class PhasedLR(LRScheduler):
                     f"{type(optimizer).__name__}"
                 )
         self.total_steps = total_steps
+        self.progress = 0.0
         self.phases = [dict(phase) for phase in phases]
         super().__init__(optimizer)
 
@@ -68,7 +74,8 @@ class PhasedLR(LRScheduler):
 
     def _position(self) -> tuple[dict[str, Any], float]:
         ends = list(accumulate(phase["share"] for phase in self.phases))
-        at = min(self.last_epoch / self.total_steps, 1.0) * ends[-1]
+        of_steps = 0.0 if self.total_steps is None else self.last_epoch / self.total_steps
+        at = min(max(of_steps, self.progress), 1.0) * ends[-1]
         for phase, end in zip(self.phases, ends, strict=True):
             if end - at > 1e-9 * ends[-1]:  # a border belongs to the next phase, also when rounded
                 return phase, 1.0 - (end - at) / phase["share"]

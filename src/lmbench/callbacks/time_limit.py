@@ -1,0 +1,62 @@
+"""The end of a training when its time is over, with the learning rate at its end too."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Timer
+
+from lmbench.errors import UserError
+from lmbench.optim.phased_lr import PhasedLR
+
+
+class TimeLimit(Timer):
+    """Ends the training after ``trainer.max_time``, within an epoch if need be.
+
+    A schedule in phases (:class:`~lmbench.optim.PhasedLR`) goes through them as the time goes on.
+    What counts is the wall-clock time of the fit, validation and saving included, over all parts of
+    a run that was stopped and resumed. The steps that fit into the time, and so the result, differ
+    from run to run.
+
+    Args:
+        max_time: ``"DD:HH:MM:SS"``, or the arguments of a ``timedelta``, as ``{"minutes": 60}``.
+
+    Raises:
+        MisconfigurationException: ``max_time`` is neither.
+    """
+
+    def __init__(self, max_time: str | dict[str, Any]) -> None:
+        super().__init__(duration=max_time, verbose=False)
+        self._seconds = float(self._duration or 0.0)
+        self._seconds_before: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time that is over, and the limit."""
+        return {**super().state_dict(), "seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Counts on from the time that is over."""
+        super().load_state_dict(state_dict)
+        self._seconds_before = state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock.
+
+        Raises:
+            UserError: the run is resumed with another limit, and its schedule would jump.
+        """
+        super().on_train_start(trainer, pl_module)
+        changed = self._seconds_before not in (None, self._seconds)
+        if changed and isinstance(pl_module.lr_schedulers(), PhasedLR):
+            raise UserError(
+                f"The schedule of the learning rate was made for {self._seconds_before:g} seconds, "
+                f"not {self._seconds:g}. Leave trainer.max_time as it was."
+            )
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Tells the schedule how much of the time is over; the main process's clock counts."""
+        scheduler = pl_module.lr_schedulers()
+        if isinstance(scheduler, PhasedLR):
+            share = min(1.0, self.time_elapsed() / self._seconds)
+            scheduler.progress = trainer.strategy.broadcast(share)

@@ -1,0 +1,135 @@
+"""On a clock that moves only where the test says so."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import timer
+from torch import nn
+from torch.optim import SGD
+from torch.utils.data import DataLoader
+
+from lmbench.callbacks.time_limit import TimeLimit
+from lmbench.errors import UserError
+from lmbench.optim import PhasedLR
+
+SECONDS_PER_STEP, SECONDS_PER_VALIDATION, STEPS_PER_EPOCH = 2.0, 10.0, 5
+PHASES = [{"share": 1, "lr_factor": [0.0, 1.0]}, {"share": 3, "lr_factor": [1.0, 0.0]}]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class TimedModule(L.LightningModule):
+    """Training and validation that take time; notes the learning rate of each step."""
+
+    def __init__(self, clock: Clock, total_steps: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.clock = clock
+        self.total_steps = total_steps
+        self.lrs: list[float] = []
+        self.validated_at: list[int] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.lrs.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.clock.now += SECONDS_PER_STEP
+        return self.weight**2
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.clock.now += SECONDS_PER_VALIDATION
+        self.validated_at.append(self.global_step)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = SGD(self.parameters(), lr=1.0)
+        scheduler = PhasedLR(optimizer, self.total_steps, PHASES)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timer, "time", clock)
+    return clock
+
+
+def fit(module: TimedModule, limit: TimeLimit, **options: Any) -> L.Trainer:
+    resumed = options.pop("ckpt_path", None)
+    trainer = L.Trainer(
+        callbacks=[limit],
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **{"max_epochs": -1} | options,
+    )
+    windows = DataLoader(torch.zeros(STEPS_PER_EPOCH), batch_size=1)
+    trainer.fit(module, windows, DataLoader(torch.zeros(1)), ckpt_path=resumed)
+    return trainer
+
+
+def expected_lr(step: int, limit: float) -> float:
+    """Of the time at which the step before began, as what the schedule was told then."""
+    if step == 0:
+        return 0.0
+    before = step - 1
+    validations = before // STEPS_PER_EPOCH
+    share = (before * SECONDS_PER_STEP + validations * SECONDS_PER_VALIDATION) / limit
+    return 4 * share if share <= 0.25 else (1 - share) * 4 / 3
+
+
+def test_the_schedule_follows_the_time_and_the_run_ends_with_it(clock: Clock):
+    module = TimedModule(clock)
+    fit(module, TimeLimit("00:00:01:10"))
+    # 70 s: three epochs of 5 · 2 s and a validation of 10 s, then ten seconds are left.
+    assert len(module.lrs) == 20
+    assert module.lrs == pytest.approx([expected_lr(step, 70) for step in range(20)])
+    assert min(module.lrs[1:]) >= 0
+    assert module.validated_at == [5, 10, 15, 20]
+
+
+def test_it_ends_within_an_epoch_and_validates_there_once(clock: Clock):
+    module = TimedModule(clock)
+    fit(module, TimeLimit({"seconds": 25}))
+    assert module.validated_at == [5, 8]
+
+
+def test_a_limit_of_steps_may_come_first(clock: Clock):
+    module = TimedModule(clock, total_steps=8)
+    fit(module, TimeLimit({"hours": 1}), max_steps=8)
+    shares = [step / 8 for step in range(8)]
+    lrs = [4 * share if share <= 0.25 else (1 - share) * 4 / 3 for share in shares]
+    assert module.lrs == pytest.approx(lrs)
+
+
+def test_a_resumed_run_has_the_time_that_was_left(clock: Clock, tmp_path: Path):
+    limit, path = "00:00:01:20", tmp_path / "step_7.ckpt"
+    whole, first, second = (TimedModule(clock) for _ in range(3))
+    fit(whole, TimeLimit(limit), limit_val_batches=0)
+    fit(first, TimeLimit(limit), limit_val_batches=0, max_steps=7).save_checkpoint(path)
+    clock.now += 1e6  # in between
+    fit(second, TimeLimit(limit), limit_val_batches=0, ckpt_path=path)
+    assert len(whole.lrs) == 40
+    assert [*first.lrs, *second.lrs] == pytest.approx(whole.lrs)
+
+    with pytest.raises(UserError, match=r"made for 80 seconds, not 160\. Leave trainer\.max_time"):
+        fit(TimedModule(clock), TimeLimit("00:00:02:40"), ckpt_path=path)
+
+
+@pytest.mark.parametrize("wrong", ["60", "1:00", "an hour"])
+def test_what_is_no_time_is_refused(wrong: str):
+    with pytest.raises(MisconfigurationException, match=r"DD:HH:MM:SS"):
+        TimeLimit(wrong)

@@ -28,6 +28,7 @@ def test_validations_against_epochs_tokens_and_minutes(
     assert curve.tokens == (7_000, 14_000, 21_000)
     assert curve.minutes == (0.5, 1.0, 1.5)
     assert curve.switch == 1
+    assert not curve.goes_on
 
 
 @pytest.mark.parametrize("timing", ["no column", "no file", "a gap", "empty"])
@@ -50,6 +51,9 @@ def test_several_validations_in_an_epoch(tmp_path: Path):
     (tmp_path / "metrics.csv").write_text("step,epoch,val/ppl\n" + "\n".join(rows) + "\n")
     curve = read(tmp_path, num_epochs=2, num_steps=20, switch_epoch=0)
     assert curve.epochs == (0.5, 1.0, 1.5, 2.0)
+    assert not curve.goes_on
+    assert read(tmp_path, num_epochs=2, num_steps=19).goes_on
+    assert read(tmp_path, num_epochs=1, num_steps=20).goes_on
     assert curve.switch == 1  # it switched after the epoch's last
 
 

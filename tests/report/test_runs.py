@@ -117,6 +117,29 @@ def test_a_run_without_its_curve_still_counts(tmp_path: Path, write_run: Write):
     assert item.reason.startswith("Counts, but without its curve.")
 
 
+@pytest.mark.parametrize(
+    ("row", "is_new"),
+    [
+        ("39,3,,4.0,54.6", True),  # an epoch more
+        ("34,2,,4.0,54.6", True),  # the first results were those of half an epoch
+        ("30,3,4.0,,", False),  # the test, which is logged last
+    ],
+)
+def test_a_run_that_was_trained_on_after_its_results_is_left_out(
+    tmp_path: Path, write_run: Write, row: str, is_new: bool
+):
+    write_run(tmp_path / "good")
+    run_dir = write_run(tmp_path / "trained_on", seed=2)
+    with (run_dir / "metrics.csv").open("a") as file:
+        file.write(f"{row}\n")
+    runs, left_out = read_runs([tmp_path])
+    assert len(runs) == (1 if is_new else 2)
+    assert [item.path for item in left_out] == ([run_dir] if is_new else [])
+    if is_new:
+        assert left_out[0].reason.startswith("Has been trained on since its results.json")
+        assert left_out[0].reason.endswith(f"lmbench-train resume={run_dir}")
+
+
 def test_no_usable_run_is_an_error_that_says_why(tmp_path: Path, write_run: Write):
     for number in range(5):
         damage(write_run(tmp_path / str(number)), "results.json", None)

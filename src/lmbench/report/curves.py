@@ -23,6 +23,7 @@ class Curve:
             None if the run has not recorded it.
         perplexities: of the valid split; nan where it was not finite, or hardly.
         switch: which of them was followed by the switch to averaged SGD; None if none.
+        goes_on: whether it goes on beyond the training that the run's results speak of.
     """
 
     epochs: tuple[float, ...]
@@ -30,6 +31,7 @@ class Curve:
     minutes: tuple[float, ...] | None
     perplexities: tuple[float, ...]
     switch: int | None
+    goes_on: bool
 
 
 def read_curve(
@@ -73,6 +75,7 @@ def read_curve(
         switch=len(epochs) - 1 - epochs[::-1].index(switch_epoch)
         if switch_epoch in epochs
         else None,
+        goes_on=max(epochs) >= num_epochs or max(steps) >= num_steps,
     )
 
 

@@ -135,7 +135,8 @@ def read_run(run_dir: Path) -> Run:
     """Reads one finished run.
 
     Raises:
-        UserError: it did not finish, or its config or results are damaged.
+        UserError: it did not finish, or has been trained on since it did; or its config or results
+            are damaged.
     """
     path = run_dir / "results.json"
     config = read_config(run_dir)
@@ -163,6 +164,11 @@ def read_run(run_dir: Path) -> Run:
         )
     except UserError as error:
         left_out.append(LeftOut(run_dir, f"Counts, but without its curve. {error}"))
+    if curve is not None and curve.goes_on:
+        raise UserError(
+            "Has been trained on since its results.json was written, which speaks of other weights "
+            f"than it has now. Let it finish: lmbench-train resume={printable(str(run_dir))}"
+        )
     return Run(
         run_dir=run_dir,
         config=config,

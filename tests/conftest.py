@@ -184,6 +184,8 @@ def _write_evaluation(
     log_probabilities: np.ndarray | None = None,
     articles: np.ndarray | None = None,
     columns: int = 64,
+    settings: dict[str, Any] | None = None,
+    tuned: dict[str, Any] | None = None,
     sha256: str = SHA,
     num_tokens: int | None = None,
 ) -> Path:
@@ -201,12 +203,15 @@ def _write_evaluation(
             "article": pa.array([None] * size if articles is None else articles, pa.int32()),
         }
         pq.write_table(pa.table(table), path.with_suffix(".parquet"))
-        ppl = ppl or float(np.exp(-log_probabilities.mean()))
+        ppl = ppl or float(np.exp(-log_probabilities.mean(dtype="f8")))
         num_tokens = num_tokens or size
     assert ppl is not None
+    how = {"name": name, "protocol": "standard", "columns": columns, "burn_in": 512, "window": 70}
     values = {
         "corpus_sha256": sha256,
-        "evaluation": {"name": name, "protocol": "standard", "columns": columns, "burn_in": 512},
+        "split": split,
+        "evaluation": how | (settings or {}),
+        "tuned": tuned,
         "nll": math.log(ppl),
         "ppl": ppl,
         "num_tokens": num_tokens or 99,

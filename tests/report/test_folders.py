@@ -1,7 +1,6 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,6 @@ from lmbench.report.folders import (
     printable,
     read_json,
     read_text,
-    require_same_weights,
 )
 
 
@@ -152,25 +150,3 @@ def test_an_optional_field_may_be_missing_and_nothing_else():
 def test_what_moves_the_cursor_or_turns_the_writing_is_made_visible():
     assert printable("Wörter 日本 ±…") == "Wörter 日本 ±…"
     assert printable("a\x1b[31m\n\u202eb\udcff") == "a\\x1b[31m\\n\\u202eb\\udcff"
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "run", "message"),
-    [
-        ({"corpus_sha256": "a"}, {}, None),
-        ({"corpus_sha256": "b"}, {}, "another corpus"),
-        ({}, {}, "another corpus"),
-        ({"corpus_sha256": "a", "weights_sha256": "1"}, {"weights_sha256": "1"}, None),
-        ({"corpus_sha256": "a", "weights_sha256": "1"}, {}, None),  # a run of an older lmbench
-        ({"corpus_sha256": "a", "weights_sha256": "1"}, {"weights_sha256": "2"}, "other weights"),
-    ],
-)
-def test_an_evaluation_belongs_to_the_weights_of_the_results(
-    evaluation: dict[str, Any], run: dict[str, Any], message: str | None
-) -> None:
-    results = {"data": {"sha256": "a"}, **run}
-    if message is None:
-        require_same_weights(Path("x.json"), evaluation, results)
-        return
-    with pytest.raises(UserError, match=rf"^x\.json .*{message}"):
-        require_same_weights(Path("x.json"), evaluation, results)

@@ -59,6 +59,7 @@ def test_the_other_csv_has_a_row_for_each_run(section: Section):
     ]
     assert [float(row["valid_ppl"]) for row in rows] == [*VALID, 200]
     assert [row["cache_test_ppl"] for row in rows] == ["90.0", "91.0", "", ""]
+    assert rows[0]["cache_test_protocol"] == "protocol standard, columns 64, burn-in 512"
 
 
 def test_no_rows_are_an_empty_csv():

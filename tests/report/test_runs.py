@@ -10,7 +10,8 @@ import pytest
 
 from lmbench.errors import UserError
 from lmbench.report.comparison import compare
-from lmbench.report.runs import Score, read_run, read_runs
+from lmbench.report.runs import read_run, read_runs
+from lmbench.report.scores import Score
 
 Write = Callable[..., Path]
 
@@ -26,8 +27,8 @@ def test_a_run_as_it_was_written(tmp_path: Path, write_run: Write):
     run = read_run(run_dir)
     assert (run.model, run.seed, run.num_parameters) == ("lstm", 7, 1_234_567)
     assert run.scores == {
-        "valid": Score(math.log(120), 120.0),
-        "test": Score(math.log(110), 110.0),
+        "valid": Score(math.log(120), 120.0, 99),
+        "test": Score(math.log(110), 110.0, 99),
     }
     assert run.corpus.perplexity_floor == {"valid": 101.5, "test": 99.5}
     assert run.protocol == "protocol standard, columns 64, burn-in 512"
@@ -55,7 +56,7 @@ def test_evaluations_are_read_with_their_records(
     assert run.evaluations["cache", "valid"].records is None
     own = run.evaluations["my-own-test", "test"]
     assert own.records == run_dir / "evaluation-my-own-test-test.parquet"
-    assert own.num_tokens == 2
+    assert own.score.num_tokens == 2
     assert [item.path.name for item in run.left_out] == [
         "evaluation-cut-test.json",
         "evaluation-of_another_corpus-test.json",

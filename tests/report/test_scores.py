@@ -5,16 +5,31 @@ from typing import Any
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.report.scores import MeasuredScore, measured_scores, read_results
+from lmbench.report.scores import (
+    MeasuredScore,
+    Score,
+    measured_scores,
+    read_evaluation,
+    read_results,
+)
 
 
 def score(ppl: float) -> dict[str, Any]:
     return {"nll": 4.0, "ppl": ppl, "num_tokens": 100}
 
 
-def evaluation(name: str, split: str, ppl: float, sha256: str = "abc") -> dict[str, Any]:
+def write_evaluation(
+    run_dir: Path, name: str, split: str, ppl: float, changes: dict[str, Any] | None = None
+) -> Path:
     about = {"name": name, "protocol": "standard", "columns": 64}
-    return {"split": split, "corpus_sha256": sha256, "evaluation": about, **score(ppl)}
+    values = {"split": split, "corpus_sha256": "abc", "evaluation": about, **score(ppl)}
+    path = run_dir / f"evaluation-{name}-{split}.json"
+    path.write_text(json.dumps(values | (changes or {})))
+    return path
+
+
+def measured(run_dir: Path) -> list[MeasuredScore]:
+    return measured_scores(run_dir, read_results(run_dir))
 
 
 @pytest.fixture
@@ -25,27 +40,26 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_all_scores_of_a_run(run_dir: Path):
-    for name, split, ppl in (("cache", "valid", 55.0), ("cache", "test", 54.0)):
-        path = run_dir / f"evaluation-{name}-{split}.json"
-        path.write_text(json.dumps(evaluation(name, split, ppl)))
+    for split, ppl in (("valid", 55.0), ("test", 54.0)):
+        write_evaluation(run_dir, "cache", split, ppl)
     (run_dir / "evaluation-cache-test.parquet").touch()
-    assert measured_scores(run_dir) == [
-        MeasuredScore("valid", "", 70.5, 4.0, 100),
-        MeasuredScore("test", "", 68.25, 4.0, 100),
-        MeasuredScore("test", "cache", 54.0, 4.0, 100),
-        MeasuredScore("valid", "cache", 55.0, 4.0, 100),
+    (run_dir / "evaluation-notes.json").touch()
+    assert measured(run_dir) == [
+        ("valid", "", Score(4.0, 70.5, 100)),
+        ("test", "", Score(4.0, 68.25, 100)),
+        ("test", "cache", Score(4.0, 54.0, 100)),
+        ("valid", "cache", Score(4.0, 55.0, 100)),
     ]
 
 
 def test_a_run_without_a_test(run_dir: Path):
     results = read_results(run_dir) | {"test": None}
-    (run_dir / "results.json").write_text(json.dumps(results))
-    assert [row.split for row in measured_scores(run_dir)] == ["valid"]
+    assert [row.split for row in measured_scores(run_dir, results)] == ["valid"]
 
 
 def test_a_run_that_has_not_finished(tmp_path: Path):
     with pytest.raises(UserError, match=rf"no results\.json.*lmbench-train resume={tmp_path}$"):
-        measured_scores(tmp_path)
+        measured(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -55,13 +69,33 @@ def test_a_run_that_has_not_finished(tmp_path: Path):
 def test_a_damaged_file_is_named(run_dir: Path, name: str, content: str):
     (run_dir / name).write_text(content)
     with pytest.raises(UserError) as error:
-        measured_scores(run_dir)
+        measured(run_dir)
     assert str(error.value).startswith(f"{run_dir / name} ")
     assert "\n" not in str(error.value)
 
 
-def test_an_evaluation_of_another_corpus(run_dir: Path):
-    path = run_dir / "evaluation-cache-test.json"
-    path.write_text(json.dumps(evaluation("cache", "test", 5.0, "another")))
-    with pytest.raises(UserError, match=r"evaluation-cache-test\.json is of another corpus"):
-        measured_scores(run_dir)
+@pytest.mark.parametrize(
+    ("evaluation", "run", "message"),
+    [
+        ({}, {}, None),
+        ({"corpus_sha256": "b"}, {}, "of another corpus"),
+        ({"corpus_sha256": None}, {}, "of another corpus"),
+        ({"weights_sha256": "1"}, {"weights_sha256": "1"}, None),
+        ({"weights_sha256": "1"}, {}, None),  # a run of an older lmbench
+        ({"weights_sha256": "1"}, {"weights_sha256": "2"}, "of other weights"),
+        ({"weights_sha256": []}, {"weights_sha256": "2"}, "damaged: weights_sha256 is not a text"),
+        ({"split": "valid"}, {}, "of another split"),
+        ({"ppl": 0.5}, {}, "damaged: no perplexity is below 1"),
+    ],
+)
+def test_an_evaluation_belongs_to_its_name_and_the_weights_of_the_results(
+    run_dir: Path, evaluation: dict[str, Any], run: dict[str, Any], message: str | None
+):
+    results = read_results(run_dir) | run
+    path = write_evaluation(run_dir, "cache", "test", 54.0, evaluation)
+    if message is None:
+        assert read_evaluation(path, "test", results).score.ppl == 54
+        assert len(measured_scores(run_dir, results)) == 3
+        return
+    with pytest.raises(UserError, match=rf"^{path} is {message}"):
+        read_evaluation(path, "test", results)

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from lmbench.report.groups import Section, group_runs
+from lmbench.report.rows import table_rows
 from lmbench.report.runs import read_runs
 from lmbench.report.summary import summary_table
 from lmbench.report.table import Table
@@ -107,3 +108,44 @@ def test_evaluations_that_were_not_read_alike_are_marked(
     assert table.notes[-1].startswith(
         "* cache, test: not all were read alike (protocol standard, c"
     )
+    assert "no mean" not in table.notes[-1]
+
+
+def test_no_mean_is_given_over_seeds_that_were_not_read_alike(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+):
+    settings = {"window": 500, "theta": 0.5, "interpolation": 0.1, "warmup": False}
+    for model, valid in (("a", 100.0), ("b", 110.0), ("c", 120.0)):
+        for seed in (1, 2, 3):
+            run_dir = write_run(tmp_path / f"{model}{seed}", model=model, seed=seed, valid=valid)
+            theta = seed if model == "a" else 0.5
+            if model != "c" and seed < 3:
+                how = {"cache": settings | {"theta": theta}}
+                write_evaluation(run_dir, "cache", ppl=90.0 + seed, settings=how)
+    (section,) = group_runs(read_runs([tmp_path])[0])[0]
+    for with_costs in (True, False):
+        table = summary_table(section, with_costs=with_costs)
+        text = " ".join(cell for row in table.rows for cell in row)
+        assert "not alike (2 of 3)*" in text
+        assert f"91.50 ± {interval([91, 92]):.2f} (2 of 3)*" in text
+        note = table.notes[-1]
+        assert note.startswith("* cache, test: not all were read alike (protocol standard, ")
+        assert "cache (window 500, theta 2, interpolation 0.1)" in note
+        assert "Not even the seeds of group 1 were, so that there is no mean over them" in note
+    assert cells(summary_table(section), 2)["cache, test"] == "—"
+    rows = table_rows(section)
+    assert [row["cache_test_ppl_mean"] for row in rows] == [None, 91.5, None]
+    assert [row["cache_test_num_runs"] for row in rows] == [2, 2, 0]
+    assert [row["cache_test_protocol"].count("theta") for row in rows] == [2, 1, 0]
+
+
+def test_of_many_ways_of_reading_a_few_are_named(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+):
+    for number in range(9):
+        run_dir = write_run(tmp_path / str(number), config={"optimizer.lr": number})
+        write_evaluation(run_dir, "cache", ppl=90.0, columns=1 + number)
+    (section,) = group_runs(read_runs([tmp_path])[0])[0]
+    note = summary_table(section).notes[-1]
+    assert note.count("columns") == 6
+    assert "; and 3 other ways), and are not to be compared." in note

@@ -54,7 +54,8 @@ def conclusions(
     of_seeds = _own(over_seeds, best, next_best)
     sentences += [
         _about(of_text, f"Over the {split} text, for these trained models")
-        or "Over the text, the two are not tested: no standard records are of the same tokens.",
+        or "Over the text, the two are not tested: no standard records are of the same "
+        "tokens, read alike.",
         _about(of_seeds, f"Over seeds, on {split}")
         or "Over seeds, the two are not tested: that takes two seeds a side with other scores.",
     ]

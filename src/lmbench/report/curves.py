@@ -105,7 +105,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> list[tuple[float, ...]]:
                 raise ValueError(f"line {reader.line_num} has not {len(header)} fields")
             if row[places[-1]]:
                 rows.append(tuple(float(row[place]) for place in places))
-        if any(not math.isfinite(value) for row in rows for value in row[:-1]):
+        if not all(all(map(math.isfinite, row[:-1])) for row in rows):
             raise ValueError("a step or an epoch is no number")
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is damaged: {error}. Copy it anew, or run again.") from error

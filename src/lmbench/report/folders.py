@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,8 @@ def optional_field(values: Any, key: str, kind: type[Kind], path: Path) -> Kind 
 
 def printable(text: str) -> str:
     """The text with what could move a cursor or turn the direction of writing made visible."""
+    if text.isprintable():  # nearly always, and a thousand runs have many texts
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -140,27 +142,3 @@ def _walk(folder: Path, left_out: list[LeftOut]) -> Iterator[Path]:
 def _by_number(path: Path) -> list[tuple[int, str]]:
     parts = re.split(r"(\d+)", str(path))
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def require_same_weights(path: Path, evaluation: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    """Refuses an evaluation of other weights than those that ``results.json`` speaks of.
-
-    Args:
-        path: of the evaluation.
-        evaluation: its content.
-        run: of ``results.json``.
-
-    Raises:
-        UserError: the corpus or, where both name them, the weights are others.
-    """
-    if evaluation.get("corpus_sha256") != run["data"]["sha256"]:
-        raise UserError(
-            f"{path} is of another corpus than the run, so that its numbers do not belong beside "
-            "the run's. Take it away."
-        )
-    weights = {values.get("weights_sha256") for values in (evaluation, run)} - {None}
-    if len(weights) > 1:
-        raise UserError(
-            f"{path} is of other weights than the run's results.json: the run has gone on since. "
-            "Evaluate it again with lmbench-evaluate."
-        )

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmbench.report.folders import LeftOut, printable
 from lmbench.report.runs import Corpus, Run
+from lmbench.report.scores import Evaluation
 from lmbench.report.statistics import Estimate, estimate
 from lmbench.run_config import PLACES
 
@@ -56,6 +57,17 @@ class Group:
         values = [run.scores[split].ppl for run in self.runs if split in run.scores]
         return estimate(values) if values else None
 
+    def evaluations(self, name: str, split: str) -> list[Evaluation]:
+        """Of those of its runs that have one of that name."""
+        found = (run.evaluations.get((name, split)) for run in self.runs)
+        return [evaluation for evaluation in found if evaluation]
+
+    def evaluated_perplexity(self, name: str, split: str) -> Estimate | None:
+        """Over the seeds that were evaluated so; None if none was, or not all of them alike."""
+        found = self.evaluations(name, split)
+        alike = len(protocols_of(found)) == 1
+        return estimate([evaluation.score.ppl for evaluation in found]) if alike else None
+
     @property
     def protocol(self) -> str:
         """How valid and test were read: alike for all of its runs."""
@@ -80,6 +92,11 @@ class Section:
     corpus: Corpus
     groups: tuple[Group, ...]
     differences: Mapping[str, tuple[str, ...]]
+
+
+def protocols_of(evaluations: Iterable[Evaluation]) -> list[str]:
+    """How they were read; more than one if not all were read alike."""
+    return sorted({evaluation.protocol for evaluation in evaluations})
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Section], list[LeftOut]]:

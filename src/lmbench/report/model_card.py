@@ -11,11 +11,10 @@ import yaml
 
 from lmbench.errors import UserError
 from lmbench.report.scores import MeasuredScore, measured_scores, read_results
+from lmbench.run_config import PLACES
 
 RECIPE = ("seed", "data", "model", "batching", "loss", "optimizer", "scheduler", "trainer")
 RECIPE += ("callbacks", "evaluation", "float32_matmul_precision")
-PLACES = ("path", "cache_dir")
-"""Of the data on the machine of the run, which are nobody's business."""
 
 DATA_SETS = {
     "wikitext2": (
@@ -55,7 +54,8 @@ def model_card(
     Raises:
         UserError: the run has not finished, or one of the files is damaged.
     """
-    results, scores = read_results(run_dir), measured_scores(run_dir)
+    results = read_results(run_dir)
+    scores = measured_scores(run_dir, results)
     try:
         name = results["data"]["name"]
         core, head = (config["model"][part]["_target_"] for part in ("core", "head"))
@@ -99,15 +99,15 @@ def _front_matter(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -
     if name in ("wikitext2", "penn_treebank"):
         about["language"] = ["en"]
     entries = []
-    for score in scores:
-        kind = f" ({score.evaluation})" if score.evaluation else ""
+    for split, evaluation, score in scores:
+        kind = f" ({evaluation})" if evaluation else ""
         metric = {"type": "perplexity", "value": round(score.ppl, 2)}
-        metric["name"] = f"{score.split} perplexity by word{kind}"
-        split = {"valid": "validation"}.get(score.split, score.split)
+        metric["name"] = f"{split} perplexity by word{kind}"
+        of_hub = {"valid": "validation"}.get(split, split)
         entries.append(
             {
                 "task": {"type": "text-generation", "name": "Language modelling"},
-                "dataset": dataset | {"split": split},
+                "dataset": dataset | {"split": of_hub},
                 "metrics": [metric],
             }
         )
@@ -124,9 +124,9 @@ def _front_matter(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -
 def _table(scores: Sequence[MeasuredScore]) -> str:
     rows = ["| split | evaluation | perplexity | nats per token | tokens |", "|---" * 5 + "|"]
     rows += [
-        f"| {score.split} | {score.evaluation or 'of the training run'} | {score.ppl:.2f} | "
+        f"| {split} | {evaluation or 'of the training run'} | {score.ppl:.2f} | "
         f"{score.nll:.4f} | {score.num_tokens:,} |"
-        for score in scores
+        for split, evaluation, score in scores
     ]
     return "\n".join(rows)
 
@@ -146,11 +146,11 @@ def _about_scores(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -
             f"side, each from {evaluation['burn_in']} tokens before the first target that it "
             "scores, and scores each target once."
         )
-    for score in scores:
-        num_targets = results["data"]["num_tokens"][score.split] - 1
+    for split, _, score in scores:
+        num_targets = results["data"]["num_tokens"][split] - 1
         if score.num_tokens < 0.99 * num_targets:  # the published protocol leaves out a few
             yield (
-                f"Only {score.num_tokens:,} of the {num_targets:,} targets of {score.split} were "
+                f"Only {score.num_tokens:,} of the {num_targets:,} targets of {split} were "
                 "scored, so that this number compares with no other."
             )
     yield (
@@ -212,7 +212,8 @@ def _counts(data: Mapping[str, Any]) -> str:
 
 def _recipe(config: Mapping[str, Any], overrides: Sequence[str], results: Mapping[str, Any]) -> str:
     recipe = {key: config[key] for key in RECIPE if key in config}
-    recipe["data"] = {key: x for key, x in config["data"].items() if key not in PLACES}
+    # Where it lay on the machine of the run is nobody's business.
+    recipe["data"] = {k: x for k, x in config["data"].items() if f"data.{k}" not in PLACES}
     train, environment = results["train"], results["environment"]
     sentences = [
         f"{train['epochs']} epochs, {train['steps']:,} steps, in precision {results['precision']}, "

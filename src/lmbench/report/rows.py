@@ -5,15 +5,15 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from lmbench.report.groups import Group, Section
-from lmbench.report.runs import SPLITS, Run
-from lmbench.report.statistics import Estimate, estimate
+from lmbench.report.groups import Group, Section, protocols_of
+from lmbench.report.runs import Run
+from lmbench.report.scores import SPLITS
+from lmbench.report.statistics import Estimate
 from lmbench.report.summary import (
     evaluation_names,
     mean_over_runs,
     minutes_of,
     peak_memory_bytes_of,
-    scores_of,
 )
 
 Row = dict[str, Any]
@@ -44,9 +44,11 @@ def table_rows(section: Section) -> list[Row]:
         }
         for name in names:
             for split in SPLITS:
-                found = scores_of(group, name, split)
-                row |= _estimate_fields(f"{name}_{split}_ppl", estimate(found) if found else None)
+                found = group.evaluations(name, split)
+                value = group.evaluated_perplexity(name, split)
+                row |= _estimate_fields(f"{name}_{split}_ppl", value)
                 row[f"{name}_{split}_num_runs"] = len(found)
+                row[f"{name}_{split}_protocol"] = "; ".join(protocols_of(found))
         rows.append(row)
     return rows
 
@@ -73,6 +75,7 @@ def run_rows(section: Section) -> list[Row]:
             }
             for (name, split), evaluation in run.evaluations.items():
                 row[f"{name}_{split}_ppl"] = evaluation.score.ppl
+                row[f"{name}_{split}_protocol"] = evaluation.protocol
             rows.append(row)
     return rows
 

@@ -1,36 +1,25 @@
 """What runs left behind, read without torch."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lmbench.errors import UserError
 from lmbench.report import folders
 from lmbench.report.configs import read_config
 from lmbench.report.curves import LARGEST_PERPLEXITY, Curve, read_curve
-from lmbench.report.folders import (
-    LeftOut,
-    find_run_dirs,
-    optional_field,
-    printable,
-    read_json,
-    require_same_weights,
+from lmbench.report.folders import LeftOut, find_run_dirs, optional_field, printable
+from lmbench.report.protocols import protocol_text
+from lmbench.report.scores import (
+    Evaluation,
+    Score,
+    evaluation_files,
+    read_evaluation,
+    read_results,
+    read_scores,
 )
-
-SPLITS = MappingProxyType({"valid": "val", "test": "test"})
-"""The splits that are scored, and what ``results.json`` calls them."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Nats per token, and its exponential, over a whole split."""
-
-    nll: float
-    ppl: float
 
 
 @dataclass(frozen=True)
@@ -46,23 +35,6 @@ class Corpus:
     name: str = field(compare=False)
     sha256: str
     perplexity_floor: Mapping[str, float] = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An ``evaluation-NAME-SPLIT.json``.
-
-    Attributes:
-        score: what it found.
-        protocol: how the split was read.
-        num_tokens: targets scored.
-        records: the Parquet file with each target's log-probability; None if there is none.
-    """
-
-    score: Score
-    protocol: str
-    num_tokens: int
-    records: Path | None
 
 
 @dataclass(frozen=True)
@@ -139,12 +111,7 @@ def read_run(run_dir: Path) -> Run:
             are damaged.
     """
     path = run_dir / "results.json"
-    config = read_config(run_dir)
-    if not path.exists():
-        raise UserError(
-            "Did not finish: it has no results.json. To go on: lmbench-train resume=RUN_DIR"
-        )
-    results = read_json(path)
+    config, results = read_config(run_dir), read_results(run_dir)
     value, optional = partial(folders.field, results), partial(optional_field, results)
     floor = optional("data.perplexity_floor", dict, path) or {}
     corpus = Corpus(
@@ -169,6 +136,9 @@ def read_run(run_dir: Path) -> Run:
             "Has been trained on since its results.json was written, which speaks of other weights "
             f"than it has now. Let it finish: lmbench-train resume={printable(str(run_dir))}"
         )
+    scores = read_scores(results, path)
+    for score in scores.values():
+        _require_no_divergence(score, path)
     return Run(
         run_dir=run_dir,
         config=config,
@@ -176,12 +146,8 @@ def read_run(run_dir: Path) -> Run:
         seed=value("seed", int, path),
         num_parameters=value("num_parameters", int, path),
         corpus=corpus,
-        protocol=_protocol(value("evaluation", dict, path)),
-        scores={
-            split: _read_score(value(key, dict, path), path)
-            for split, key in SPLITS.items()
-            if split == "valid" or results.get(key) is not None
-        },
+        protocol=protocol_text(results, path),
+        scores=scores,
         num_epochs=value("train.epochs", int, path),
         best_epoch=optional("best_epoch", int, path),
         seconds=optional("train.seconds", float, path),
@@ -194,50 +160,19 @@ def read_run(run_dir: Path) -> Run:
     )
 
 
-def _read_score(values: dict[str, Any], path: Path) -> Score:
-    score = Score(
-        folders.field(values, "nll", float, path), folders.field(values, "ppl", float, path)
-    )
-    if score.nll < 0 or score.ppl < 1:
-        raise UserError(f"{path} is damaged: no perplexity is below 1. Copy it anew, or run again.")
-    if score.ppl > LARGEST_PERPLEXITY:
-        raise UserError(f"{path}: a perplexity of {score.ppl:.0e} is that of a run that diverged.")
-    return score
-
-
 def _read_evaluations(
     run_dir: Path, results: Mapping[str, Any], left_out: list[LeftOut]
 ) -> Iterator[tuple[tuple[str, str], Evaluation]]:
-    for path in sorted(run_dir.glob("evaluation-*.json")):
-        match = re.fullmatch(r"evaluation-(.+)-(valid|test)\.json", path.name)
-        if match is None:
-            continue
+    for path, name, split in evaluation_files(run_dir):
         try:
-            values = read_json(path)
-            require_same_weights(path, values, results)
-            records = path.with_suffix(".parquet")
-            evaluation = Evaluation(
-                score=_read_score(values, path),
-                protocol=_protocol(folders.field(values, "evaluation", dict, path)),
-                num_tokens=folders.field(values, "num_tokens", int, path),
-                records=records if records.is_file() else None,
-            )
+            evaluation = read_evaluation(path, split, results)
+            _require_no_divergence(evaluation.score, path)
         except UserError as error:
             left_out.append(LeftOut(path, f"This evaluation is left out. {error}"))
             continue
-        yield (printable(match[1]), match[2]), evaluation
+        yield (name, split), evaluation
 
 
-def _protocol(evaluation: dict[str, Any]) -> str:
-    """How a split was read, in words that are equal where it was read alike."""
-    names = {"protocol": "protocol", "columns": "columns", "burn_in": "burn-in"}
-    said = (
-        f"{words} {_words(evaluation[key])}" for key, words in names.items() if key in evaluation
-    )
-    return printable(", ".join(said))
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):  # split → value
-        return " and ".join(f"{_words(item)} ({key})" for key, item in value.items())
-    return str(value)
+def _require_no_divergence(score: Score, path: Path) -> None:
+    if score.ppl > LARGEST_PERPLEXITY:
+        raise UserError(f"{path}: a perplexity of {score.ppl:.0e} is that of a run that diverged.")

@@ -1,25 +1,65 @@
 """What a run has measured, from ``results.json`` and the files of lmbench-evaluate."""
 
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lmbench.errors import UserError
-from lmbench.report.folders import read_json, require_same_weights
+from lmbench.report.folders import field, optional_field, printable, read_json
+from lmbench.report.protocols import protocol_text
+
+SPLITS = MappingProxyType({"valid": "val", "test": "test"})
+"""The splits that are scored, and what ``results.json`` calls them."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a split came to.
+
+    Attributes:
+        nll: nats per token.
+        ppl: its exponential.
+        num_tokens: targets scored.
+    """
+
+    nll: float
+    ppl: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An ``evaluation-NAME-SPLIT.json``.
+
+    Attributes:
+        score: what it found.
+        protocol: how the split was read, by which settings: equal where it was read alike.
+        is_mean: whether its nats per token are the mean over the targets; published scores have
+            another divisor.
+        records: the Parquet file with each target's log-probability; None if there is none.
+    """
+
+    score: Score
+    protocol: str
+    is_mean: bool
+    records: Path | None
 
 
 class MeasuredScore(NamedTuple):
-    """The score of one evaluation of a split."""
+    """The score of one evaluation of a split.
+
+    Attributes:
+        split: "valid" or "test".
+        evaluation: name of the evaluation; empty for that of the training run.
+        score: what it found.
+    """
 
     split: str
-    """``"valid"`` or ``"test"``."""
     evaluation: str
-    """Name of the evaluation; empty for that of the training run."""
-    ppl: float
-    """Perplexity."""
-    nll: float
-    """Nats per token."""
-    num_tokens: int
-    """Number of scored targets."""
+    score: Score
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
@@ -29,36 +69,107 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         UserError: the run has not finished, or the file is damaged.
     """
     path = run_dir / "results.json"
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
-            f"{run_dir} has no results.json: the run has not come to its end. Go on with "
-            f"lmbench-train resume={run_dir}"
+            "Did not finish: it has no results.json. To go on: lmbench-train "
+            f"resume={printable(str(run_dir))}"
         )
     return read_json(path)
 
 
-def measured_scores(run_dir: Path) -> list[MeasuredScore]:
+def read_scores(results: Mapping[str, Any], path: Path) -> dict[str, Score]:
+    """The run's own scores by split; test is missing if it was not scored.
+
+    Args:
+        results: content of ``results.json``.
+        path: of it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return {
+        split: _score(field(results, key, dict, path), path)
+        for split, key in SPLITS.items()
+        if split == "valid" or results.get(key) is not None
+    }
+
+
+def evaluation_files(run_dir: Path) -> Iterator[tuple[Path, str, str]]:
+    """Each ``evaluation-NAME-SPLIT.json`` of a run, with name and split, in the names' order."""
+    for path in sorted(run_dir.glob("evaluation-*.json")):
+        match = re.fullmatch(r"evaluation-(.+)-(valid|test)\.json", path.name)
+        if match is not None:
+            yield path, printable(match[1]), match[2]
+
+
+def read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Evaluation:
+    """Reads one of them.
+
+    Args:
+        path: of it.
+        split: that its name tells.
+        results: content of the run's ``results.json``.
+
+    Raises:
+        UserError: it is damaged; or of another corpus, other weights or another split.
+    """
+    values = read_json(path)
+    _require_same_weights(path, values, results)
+    if field(values, "split", str, path) != split:
+        raise UserError(f"{path} is of another split than its name says. Rename it.")
+    records = path.with_suffix(".parquet")
+    return Evaluation(
+        score=_score(values, path),
+        protocol=protocol_text(values, path),
+        is_mean=optional_field(values, "evaluation.protocol", str, path) != "published",
+        records=records if records.is_file() else None,
+    )
+
+
+def measured_scores(run_dir: Path, results: Mapping[str, Any]) -> list[MeasuredScore]:
     """All scores of a run: the training run's own first, then those of lmbench-evaluate.
 
     Raises:
-        UserError: the run has not finished; a file is damaged, or of another corpus.
+        UserError: a file is damaged, or does not belong to the run.
     """
-    results = read_results(run_dir)
-    scores, path = [], run_dir / "results.json"
-    try:
-        for split, key in (("valid", "val"), ("test", "test")):
-            if results[key] is not None:
-                scores.append(_score(split, "", results[key]))
-        for path in sorted(run_dir.glob("evaluation-*.json")):
-            evaluation = read_json(path)
-            require_same_weights(path, evaluation, results)
-            name = evaluation["evaluation"]["name"]
-            scores.append(_score(evaluation["split"], name, evaluation))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
-    return scores
+    own = read_scores(results, run_dir / "results.json")
+    return [
+        *(MeasuredScore(split, "", score) for split, score in own.items()),
+        *(
+            MeasuredScore(split, name, read_evaluation(path, split, results).score)
+            for path, name, split in evaluation_files(run_dir)
+        ),
+    ]
 
 
-def _score(split: str, evaluation: str, numbers: dict[str, Any]) -> MeasuredScore:
-    ppl, nll, num_tokens = (numbers[key] for key in ("ppl", "nll", "num_tokens"))
-    return MeasuredScore(str(split), str(evaluation), float(ppl), float(nll), int(num_tokens))
+def _score(values: Mapping[str, Any], path: Path) -> Score:
+    score = Score(
+        field(values, "nll", float, path),
+        field(values, "ppl", float, path),
+        field(values, "num_tokens", int, path),
+    )
+    if score.nll < 0 or score.ppl < 1:
+        raise UserError(f"{path} is damaged: no perplexity is below 1. Copy it anew, or run again.")
+    return score
+
+
+def _require_same_weights(
+    path: Path, evaluation: Mapping[str, Any], results: Mapping[str, Any]
+) -> None:
+    """Refuses an evaluation of another corpus or, where both name them, of other weights."""
+    path_of_results = path.with_name("results.json")
+    corpus = field(results, "data.sha256", str, path_of_results)
+    if optional_field(evaluation, "corpus_sha256", str, path) != corpus:
+        raise UserError(
+            f"{path} is of another corpus than the run, so that its numbers do not belong beside "
+            "the run's. Take it away."
+        )
+    weights = {
+        optional_field(evaluation, "weights_sha256", str, path),
+        optional_field(results, "weights_sha256", str, path_of_results),
+    }
+    if len(weights - {None}) > 1:
+        raise UserError(
+            f"{path} is of other weights than the run's results.json: the run has gone on since. "
+            "Evaluate it again with lmbench-evaluate."
+        )

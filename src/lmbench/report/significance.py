@@ -10,7 +10,7 @@ import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.report.folders import LeftOut
-from lmbench.report.groups import Group, Section
+from lmbench.report.groups import Group, Section, protocols_of
 from lmbench.report.records import Records, read_records
 from lmbench.report.statistics import Difference, bootstrap_means, bootstrap_test, holm, welch_test
 from lmbench.report.table import Table
@@ -69,6 +69,8 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
 def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], list[LeftOut]]:
     """The bootstrap over articles, for each pair of groups with records of the same tokens.
 
+    Records are compared if their evaluations have the same name and were read alike.
+
     What is compared is the mean over a group's seeds of each token's log-probability.
 
     Args:
@@ -79,15 +81,15 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
         The comparisons, and the records that cannot be used.
     """
     left_out: list[LeftOut] = []
-    texts: dict[tuple[str, str], list[tuple[Group, list[Records]]]] = {}
+    texts: dict[tuple[str, str, str], list[tuple[Group, list[Records]]]] = {}
     for group in section.groups:
-        for name, records in _records(group, split, left_out):
-            texts.setdefault((name, records[0].text), []).append((group, records))
+        for name, protocol, records in _records(group, split, left_out):
+            texts.setdefault((name, protocol, records[0].text), []).append((group, records))
     comparisons = []
-    for name in sorted({name for name, _ in texts}):
+    for name in sorted({name for name, _, _ in texts}):
         of_name = [
             comparison
-            for (other, _), members in texts.items()
+            for (other, _, _), members in texts.items()
             if other == name
             for comparison in _compare(name, members)
         ]
@@ -97,24 +99,30 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
 
 def _records(
     group: Group, split: str, left_out: list[LeftOut]
-) -> Iterator[tuple[str, list[Records]]]:
-    """Each evaluation's records of a group; those of its first run say which tokens count."""
+) -> Iterator[tuple[str, str, list[Records]]]:
+    """Name, protocol and records of each evaluation that all of a group's runs were read alike in.
+
+    The records of the first run say which tokens count.
+    """
     names = sorted({name for run in group.runs for name, of in run.evaluations if of == split})
     for name in names:
         found: list[Records] = []
-        for run in group.runs:
-            evaluation = run.evaluations.get((name, split))
-            if evaluation is None or evaluation.records is None:
+        evaluations = group.evaluations(name, split)
+        protocol, *others = protocols_of(evaluations)
+        if others:  # the table of perplexities says so
+            continue
+        for evaluation in evaluations:
+            if evaluation.records is None:
                 continue
             try:
-                records = read_records(evaluation.records, evaluation.num_tokens)
+                records = read_records(evaluation.records, evaluation.score.num_tokens)
                 if found and records.text != found[0].text:
                     raise UserError("Its tokens are not those of the other seeds' records.")
                 found.append(records)
             except UserError as error:
                 left_out.append(LeftOut(evaluation.records, str(error)))
         if found:
-            yield name, found
+            yield name, protocol, found
 
 
 def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Iterator[Comparison]:

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
 
-from lmbench.report.groups import Group, Section
-from lmbench.report.runs import SPLITS, Run
-from lmbench.report.statistics import Estimate, estimate
+from lmbench.report.groups import Group, Section, protocols_of
+from lmbench.report.runs import Run
+from lmbench.report.scores import SPLITS
+from lmbench.report.statistics import Estimate
 from lmbench.report.table import Table
 
 _SIGNS = "†‡§¶"
+_MOST_PROTOCOLS = 6
 
 
 def summary_table(section: Section, *, with_costs: bool = True) -> Table:
@@ -21,6 +23,7 @@ def summary_table(section: Section, *, with_costs: bool = True) -> Table:
     """
     names = evaluation_names(section.groups)
     marks = protocol_marks(section.groups)
+    protocols = _protocols_of_evaluations(section.groups, names)
     columns = ["", "group", "seeds", "valid perplexity", "test perplexity"]
     if with_costs:
         columns.append("best run, valid / test")
@@ -32,7 +35,11 @@ def summary_table(section: Section, *, with_costs: bool = True) -> Table:
         row = [str(group.number), group.label, str(len(group.runs))]
         row += [estimate_text(group.perplexity(split)) + mark for split in SPLITS]
         evaluated = {
-            name: [_evaluation(group, name, split, section) for split in SPLITS] for name in names
+            name: [
+                _evaluation(group, name, split, mark="*" * ((name, split) in protocols))
+                for split in SPLITS
+            ]
+            for name in names
         }
         if with_costs:
             more = [cell for cells in evaluated.values() for cell in cells]
@@ -54,7 +61,7 @@ def summary_table(section: Section, *, with_costs: bool = True) -> Table:
         rows=rows,
         num_texts=2,
         name_column=1,
-        notes=_notes(section, marks, with_costs),
+        notes=[*_notes(marks, with_costs), *_notes_on_evaluations(section.groups, protocols)],
     )
 
 
@@ -76,26 +83,27 @@ def estimate_text(value: Estimate | None) -> str:
     return f"{perplexity_text(value.mean)} ± {half_width}"
 
 
-def scores_of(group: Group, name: str, split: str) -> list[float]:
-    """Perplexities of those of its runs that were evaluated so."""
-    found = (run.evaluations.get((name, split)) for run in group.runs)
-    return [evaluation.score.ppl for evaluation in found if evaluation]
-
-
-def _evaluation(group: Group, name: str, split: str, section: Section) -> str:
-    found = scores_of(group, name, split)
-    if not found:
+def _evaluation(group: Group, name: str, split: str, mark: str) -> str:
+    num_found = len(group.evaluations(name, split))
+    if not num_found:
         return "—"
-    text = estimate_text(estimate(found))
-    if len(found) < len(group.runs):
-        text += f" ({len(found)} of {len(group.runs)})"
-    protocols = _protocols(section.groups, name, split)
-    return text + ("*" if len(protocols) > 1 else "")
+    value = group.evaluated_perplexity(name, split)
+    text = "not alike" if value is None else estimate_text(value)
+    if num_found < len(group.runs):
+        text += f" ({num_found} of {len(group.runs)})"
+    return text + mark
 
 
-def _protocols(groups: Iterable[Group], name: str, split: str) -> list[str]:
-    found = (run.evaluations.get((name, split)) for group in groups for run in group.runs)
-    return sorted({evaluation.protocol for evaluation in found if evaluation})
+def _protocols_of_evaluations(
+    groups: Sequence[Group], names: Iterable[str]
+) -> dict[tuple[str, str], list[str]]:
+    """(name, split) → protocols, of those evaluations that were not all read alike."""
+    protocols = {
+        (name, split): protocols_of(chain(*(group.evaluations(name, split) for group in groups)))
+        for name in names
+        for split in SPLITS
+    }
+    return {key: found for key, found in protocols.items() if len(found) > 1}
 
 
 def _best(group: Group) -> str:
@@ -145,7 +153,7 @@ def protocol_marks(groups: Sequence[Group]) -> dict[str, str]:
     return {protocol: sign for (protocol, _), sign in zip(protocols, signs, strict=False)}
 
 
-def _notes(section: Section, marks: Mapping[str, str], with_costs: bool) -> list[str]:
+def _notes(marks: Mapping[str, str], with_costs: bool) -> list[str]:
     notes = [
         "Groups hold the runs that differ in nothing but their seed, the lowest mean valid "
         "perplexity first. Mean over seeds ± 95% interval (Student's t); a dash where a single "
@@ -162,12 +170,27 @@ def _notes(section: Section, marks: Mapping[str, str], with_costs: bool) -> list
             f"Not all were evaluated alike, and perplexities with different marks are not to be "
             f"compared. {said}."
         )
-    for name in evaluation_names(section.groups):
-        for split in SPLITS:
-            found = _protocols(section.groups, name, split)
-            if len(found) > 1:
-                notes.append(
-                    f"* {name}, {split}: not all were read alike ({'; '.join(found)}), and are not "
-                    "to be compared."
-                )
+    return notes
+
+
+def _notes_on_evaluations(
+    groups: Sequence[Group], protocols: Mapping[tuple[str, str], Sequence[str]]
+) -> list[str]:
+    notes = []
+    for (name, split), found in protocols.items():
+        said = "; ".join(found[:_MOST_PROTOCOLS])
+        if len(found) > _MOST_PROTOCOLS:
+            said += f"; and {len(found) - _MOST_PROTOCOLS} other ways"
+        note = f"* {name}, {split}: not all were read alike ({said}), and are not to be compared."
+        mixed = [
+            str(group.number)
+            for group in groups
+            if len(protocols_of(group.evaluations(name, split))) > 1
+        ]
+        if mixed:
+            note += (
+                f" Not even the seeds of group {' and '.join(mixed)} were, so that there is no "
+                "mean over them: evaluate them again with the same settings."
+            )
+        notes.append(note)
     return notes

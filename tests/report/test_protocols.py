@@ -1,0 +1,88 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmbench.errors import UserError
+from lmbench.report.protocols import protocol_text
+
+READING = {"name": "any", "protocol": "standard", "columns": 1, "burn_in": 512, "window": 70}
+CACHE = {"window": 3785, "theta": 0.662, "interpolation": 0.1279, "warmup": False}
+DYNAMIC = {"rule": "rms", "lr": 5e-5, "decay": 0.002, "epsilon": 2e-5}
+STATISTICS = {"columns": 100, "segments": None}
+READ = "protocol standard, columns 1, burn-in 512"
+
+
+def text(tuned: dict[str, Any] | None = None, **evaluation: Any) -> str:
+    return protocol_text({"evaluation": READING | evaluation, "tuned": tuned}, Path("x.json"))
+
+
+def grid(settings: dict[str, Any], **tried: list[Any]) -> list[dict[str, Any]]:
+    """One key after the other, as dynamic evaluation is tuned."""
+    rows = [settings | {key: value} for key, values in tried.items() for value in values]
+    return [row | {"nll": 4.0} for row in rows]
+
+
+def test_what_moves_results_is_said_and_the_window_of_a_plain_reading_does_not():
+    assert text(cache=None, dynamic=None, statistics=None) == READ
+    assert text(window=5) == READ
+    assert text(columns={"valid": 10, "test": 1}).startswith(
+        "protocol standard, columns 10 (valid) and 1 (test), "
+    )
+    assert protocol_text({"evaluation": {"columns": 64}}, Path("x.json")) == "columns 64"
+
+
+def test_settings_that_were_given():
+    assert text(cache=CACHE) == f"{READ}, cache (window 3785, theta 0.662, interpolation 0.1279)"
+    assert text(cache=CACHE | {"warmup": True}, window=35) == (
+        f"{READ}, window 35, cache (window 3785, theta 0.662, interpolation 0.1279, warmup True)"
+    )
+    assert text(dynamic=DYNAMIC, statistics=STATISTICS, cache=CACHE, window=5) == (
+        f"{READ}, window 5, dynamic (rule rms, lr 5e-05, decay 0.002, epsilon 2e-05), statistics "
+        "(columns 100), cache (window 3785, theta 0.662, interpolation 0.1279)"
+    )
+    assert text(dynamic=DYNAMIC | {"decay": 0}) == text(dynamic=DYNAMIC | {"decay": 0.0})
+
+
+@pytest.mark.parametrize("key", ["rule", "lr", "decay", "epsilon", "window", "segments"])
+def test_each_of_them_tells_two_evaluations_apart(key: str):
+    changed = {"rule": "sgd", "window": 20, "segments": 7}.get(key, 0.001)
+    values = {"dynamic": DYNAMIC, "statistics": STATISTICS}
+    other = {name: part | ({key: changed} if key in part else {}) for name, part in values.items()}
+    of_reading = {"window": changed} if key == "window" else {}
+    assert text(**values) != text(**(other | of_reading))
+
+
+def test_settings_that_were_tuned_may_differ():
+    tried = grid(CACHE, window=[500, 3785], theta=[0.1, 0.5], interpolation=[0.05, 0.1])
+    first = text(cache=CACHE, tuned={"num_tokens": None, "cache": tried})
+    assert first == f"{READ}, cache (tuned on valid)"
+    chosen = CACHE | {"window": 500, "theta": 0.1}
+    assert text(cache=chosen, tuned={"num_tokens": None, "cache": tried}) == first
+
+
+def test_settings_that_the_grid_left_as_they_were_may_not():
+    """One value of interpolation, and of dynamic evaluation lr and decay alone."""
+    tuned = {
+        "num_tokens": 20_000,
+        "dynamic": grid(DYNAMIC, lr=[1e-5, 5e-5], decay=[0.001, 0.002]),
+        "cache": grid(CACHE, window=[500, 3785], theta=[0.1, 0.5]),
+    }
+    assert text(dynamic=DYNAMIC, cache=CACHE, window=5, tuned=tuned) == (
+        f"{READ}, window 5, dynamic (tuned on the first 20,000 tokens of valid, rule rms, epsilon "
+        "2e-05), cache (tuned on the first 20,000 tokens of valid, interpolation 0.1279)"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cache": 3}, {"cache": [CACHE]}, {"columns": [1]}, {"dynamic": {"lr": {"a": {}}}}],
+)
+def test_damage_is_named(changes: dict[str, Any]):
+    with pytest.raises(UserError, match=r"^x\.json is damaged"):
+        text(**changes)
+
+
+@pytest.mark.parametrize("tried", [3, None, [], [3, "x", {}]])
+def test_a_damaged_grid_is_no_other_error(tried: Any):
+    assert "tuned on valid" in text(cache=CACHE, tuned={"cache": tried})

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 from lmbench.report.groups import Group, Section
-from lmbench.report.significance import LEVEL, Comparison, p_text
+from lmbench.report.significance import LEAST_UNITS, LEVEL, Comparison
+from lmbench.report.significance_tables import p_text
 from lmbench.report.summary import estimate_text, perplexity_text, protocol_marks
 
 TWO_KINDS = (
     "Two tests speak about two things. The one over the text asks whether these trained models "
     "would differ on other text of the same kind: it draws articles (or blocks of 1,000 tokens, "
-    "where there are no articles) with replacement, 10,000 times. The one over the seeds (Welch) "
+    "where there are no articles) with replacement, 10,000 times, and gives no verdict where there "
+    f"are fewer than {LEAST_UNITS}. The one over the seeds (Welch) "
     "asks whether models trained with other seeds would differ on this text. A recipe is shown to "
     "be better only if both hold. p is adjusted for all pairs (Holm); a difference holds if it is "
     f"below {LEVEL:g}. Differences are the second group's nats per token minus the first one's: "
@@ -59,7 +61,7 @@ def conclusions(
         _about(of_seeds, f"Over seeds, on {split}")
         or "Over seeds, the two are not tested: that takes two seeds a side with other scores.",
     ]
-    if of_text and of_seeds:
+    if of_text and of_seeds and not of_text.has_too_few_units:
         sentences.append(_verdict(of_text, of_seeds, best, next_best))
     else:
         sentences.append("So it is not shown that either is better.")
@@ -75,12 +77,15 @@ def _own(comparisons: Sequence[Comparison], first: Group, second: Group) -> Comp
 def _about(comparison: Comparison | None, where: str) -> str:
     if comparison is None:
         return ""
-    test, holds = comparison.test, "holds" if comparison.holds else "does not hold"
     evaluation = f" ({comparison.evaluation})" if comparison.evaluation else ""
-    return (
-        f"{where}{evaluation}, the difference of {test.difference:.4f} nats per token {holds} "
-        f"(p {_equals(comparison.adjusted_p)})."
-    ).replace(" -", " \N{MINUS SIGN}")
+    difference = f"the difference of {comparison.test.difference:.4f} nats per token"
+    if comparison.has_too_few_units:
+        units = f"{comparison.num_units} {comparison.unit}" + "s" * (comparison.num_units != 1)
+        said = f"{difference} has no verdict: {units} are too few, it takes {LEAST_UNITS}."
+    else:
+        holds = "holds" if comparison.holds else "does not hold"
+        said = f"{difference} {holds} (p {_equals(comparison.adjusted_p)})."
+    return f"{where}{evaluation}, {said}".replace(" -", " \N{MINUS SIGN}")
 
 
 def _verdict(text: Comparison, seeds: Comparison, best: Group, next_best: Group) -> str:

@@ -9,7 +9,7 @@ from lmbench.report.page import left_out_table, render_page
 from lmbench.report.plots import draw_plots
 from lmbench.report.published import published_table
 from lmbench.report.rows import csv_text, run_rows, table_rows
-from lmbench.report.significance import significance_rows
+from lmbench.report.significance_tables import significance_rows
 from lmbench.report.summary import summary_table
 from lmbench.report.table import latex, markdown
 

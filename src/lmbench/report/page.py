@@ -12,7 +12,7 @@ from lmbench.report.folders import printable
 from lmbench.report.groups import Section
 from lmbench.report.plots import Plot
 from lmbench.report.published import published_table
-from lmbench.report.significance import significance_table
+from lmbench.report.significance_tables import significance_table
 from lmbench.report.summary import perplexity_text, summary_table
 from lmbench.report.table import Table
 

@@ -4,6 +4,7 @@ Shape letter: A articles or blocks of a text.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ BLOCK = 1_000
 
 _TYPES = {"position": "int64", "target": "int32", "log_probability": "float", "article": "int32"}
 """Of the columns, by Arrow's names: its float has 32 bits."""
+
+_TOLERANCE = 1e-6
+"""Of a mean, relative: rounding to 32 bits moves it by less than a tenth of that."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,16 @@ class Records:
     num_tokens: np.ndarray
 
 
-def read_records(path: Path, num_tokens: int) -> Records:
+def read_records(path: Path, num_tokens: int, nll: float | None) -> Records:
     """Reads an ``evaluation-NAME-SPLIT.parquet``.
 
     Args:
         path: the file.
         num_tokens: that the evaluation scored; the file has a row for each.
+        nll: that it came to, in nats per token; None where that is not the mean over the targets.
 
     Raises:
-        UserError: the file is damaged, or holds something else.
+        UserError: the file is damaged, holds something else, or is of another evaluation.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -75,9 +80,11 @@ def read_records(path: Path, num_tokens: int) -> Records:
     for values in (position, target, of_token):
         digest.update(values.tobytes())
     _, place = np.unique(of_token, return_inverse=True)
-    return Records(
-        text=digest.hexdigest(),
-        unit=unit,
-        sums=np.bincount(place, weights=nats),
-        num_tokens=np.bincount(place),
-    )
+    sums = np.bincount(place, weights=nats)
+    mean = -float(sums.sum()) / num_tokens
+    if nll is not None and not math.isclose(mean, nll, rel_tol=_TOLERANCE):
+        raise UserError(
+            f"{path} does not belong to the evaluation beside it, which came to {nll:.6f} nats per "
+            f"token, and not to {mean:.6f}. Make both again with lmbench-evaluate."
+        )
+    return Records(text=digest.hexdigest(), unit=unit, sums=sums, num_tokens=np.bincount(place))

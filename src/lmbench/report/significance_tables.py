@@ -1,0 +1,119 @@
+"""The tests of significance as tables, for people and for programs."""
+
+import math
+import sys
+from collections.abc import Sequence
+
+from lmbench.report.groups import Section
+from lmbench.report.significance import LEAST_UNITS, Comparison
+from lmbench.report.table import Table
+
+_MOST_GROUPS_IN_PAIRS = 8
+
+
+def significance_table(section: Section, comparisons: Sequence[Comparison], title: str) -> Table:
+    """The comparisons of a section, those with its best group alone where there are many groups."""
+    shown, notes = list(comparisons), []
+    if len(section.groups) > _MOST_GROUPS_IN_PAIRS:
+        shown = [comparison for comparison in comparisons if comparison.first.number == 1]
+        notes.append(
+            f"Shown are the {len(shown):,} pairs with group 1; significance.csv has all "
+            f"{len(comparisons):,}, for which p is adjusted."
+        )
+    if any(comparison.has_too_few_units for comparison in shown):
+        notes.append(
+            f"Too few: with fewer than {LEAST_UNITS} to draw from, the bootstrap's intervals are "
+            "too narrow and its p is too small, so that there is no verdict."
+        )
+    rows = [
+        [
+            f"{comparison.first.number} and {comparison.second.number}",
+            comparison.evaluation or "seeds",
+            "{} and {}".format(*comparison.num_seeds),
+            *(
+                []
+                if comparison.num_units is None
+                else [f"{comparison.num_units:,} {comparison.unit}s"]
+            ),
+            *_test_texts(comparison),
+        ]
+        for comparison in shown
+    ]
+    with_units = any(comparison.num_units is not None for comparison in shown)
+    columns = [
+        "groups",
+        "evaluation",
+        "seeds",
+        *(["drawn from"] if with_units else []),
+        "difference in nats per token",
+        "ratio of perplexities",
+        "p",
+        "p, all pairs (Holm)",
+        "holds",
+    ]
+    return Table(title, columns, rows, num_texts=2, notes=notes)
+
+
+def significance_rows(comparisons: Sequence[Comparison], split: str) -> list[dict[str, object]]:
+    """The comparisons with all digits."""
+    return [
+        {
+            "corpus": comparison.first.runs[0].corpus.name,
+            "corpus_sha256": comparison.first.runs[0].corpus.sha256,
+            "split": split,
+            "test": "Welch" if comparison.evaluation is None else "bootstrap",
+            "evaluation": comparison.evaluation,
+            "first_group": comparison.first.number,
+            "first_label": comparison.first.label,
+            "second_group": comparison.second.number,
+            "second_label": comparison.second.label,
+            "first_num_seeds": comparison.num_seeds[0],
+            "second_num_seeds": comparison.num_seeds[1],
+            "drawn": comparison.unit,
+            "num_drawn": comparison.num_units,
+            "difference_nats_per_token": comparison.test.difference,
+            "low": _if_tested(comparison, comparison.test.low),
+            "high": _if_tested(comparison, comparison.test.high),
+            "perplexity_ratio": _ratio(comparison.test.difference),
+            "p": _if_tested(comparison, comparison.test.p),
+            "p_holm": _if_tested(comparison, comparison.adjusted_p),
+            "verdict": _verdict(comparison),
+        }
+        for comparison in comparisons
+    ]
+
+
+def p_text(p: float) -> str:
+    """A p-value as papers give it."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _test_texts(comparison: Comparison) -> list[str]:
+    """Difference, ratio, p, adjusted p and verdict."""
+    test = comparison.test
+    difference, ratio = f"{test.difference:+.4f}", f"{_ratio(test.difference):.4f}"
+    if comparison.has_too_few_units:
+        texts = [difference, ratio, "—", "—", "too few"]
+    else:
+        texts = [
+            f"{difference} [{test.low:+.4f}, {test.high:+.4f}]",
+            f"{ratio} [{_ratio(test.low):.4f}, {_ratio(test.high):.4f}]",
+            p_text(test.p),
+            p_text(comparison.adjusted_p),
+            "yes" if comparison.holds else "no",
+        ]
+    return [text.replace("-", "\N{MINUS SIGN}") for text in texts]
+
+
+def _if_tested(comparison: Comparison, value: float) -> float | None:
+    return None if comparison.has_too_few_units else value
+
+
+def _verdict(comparison: Comparison) -> str:
+    if comparison.has_too_few_units:
+        return f"none: too few {comparison.unit}s"
+    return "holds" if comparison.holds else "does not hold"
+
+
+def _ratio(nats: float) -> float:
+    return math.exp(nats) if nats < math.log(sys.float_info.max) else math.inf

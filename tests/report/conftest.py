@@ -1,0 +1,74 @@
+"""Three models with records of single tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmbench.report.groups import Section, group_runs
+from lmbench.report.runs import read_runs
+
+NUM_ARTICLES, LENGTH = 30, 40
+HARDNESS = np.random.default_rng(0).gamma(2, 2, 1_200)
+
+
+def _nats(shift: float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 0.05, 1_200)
+    return -np.maximum(HARDNESS + shift + noise, 0).astype(np.float32)
+
+
+@pytest.fixture
+def nats() -> Callable[[float, int], np.ndarray]:
+    """Log-probabilities that differ from those of others by a shift and some noise."""
+    return _nats
+
+
+@pytest.fixture
+def write_records(write_evaluation: Callable[..., Path]) -> Callable[..., Path]:
+    """Writes an evaluation with those log-probabilities, in articles of 40 tokens or longer."""
+
+    def write(
+        run_dir: Path,
+        shift: float,
+        seed: int,
+        *,
+        num_tokens: int = NUM_ARTICLES * LENGTH,
+        num_articles: int = NUM_ARTICLES,
+        **options: Any,
+    ) -> Path:
+        articles = np.arange(num_tokens) // (NUM_ARTICLES * LENGTH // num_articles)
+        values = _nats(shift, seed)[:num_tokens]
+        return write_evaluation(run_dir, log_probabilities=values, articles=articles, **options)
+
+    return write
+
+
+@pytest.fixture
+def section_of() -> Callable[[Path], Section]:
+    """Reads the runs in a folder, which are all on one corpus."""
+
+    def read(folder: Path) -> Section:
+        (section,) = group_runs(read_runs([folder])[0])[0]
+        return section
+
+    return read
+
+
+@pytest.fixture
+def three_models(
+    tmp_path: Path, write_run: Callable[..., Path], write_records: Callable[..., Path]
+) -> Path:
+    """Two seeds each of three models: b is worse than a in every article, c as good as a."""
+    for model, shift, valid in (("a", 0.0, 100.0), ("b", 0.1, 120.0), ("c", 0.0, 130.0)):
+        for seed in (1, 2):
+            run_dir = write_run(
+                tmp_path / f"{model}{seed}",
+                model=model,
+                seed=seed,
+                valid=valid + seed,
+                test=valid * (1 + 0.01 * seed),
+            )
+            write_records(run_dir, shift, 100 * ord(model) + seed)
+    return tmp_path

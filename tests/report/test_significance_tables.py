@@ -1,0 +1,74 @@
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lmbench.report.groups import Section
+from lmbench.report.rows import csv_text
+from lmbench.report.significance import compare_over_seeds, compare_over_text
+from lmbench.report.significance_tables import significance_rows, significance_table
+
+Write = Callable[..., Path]
+Read = Callable[[Path], Section]
+
+
+def test_the_table_and_the_csv(three_models: Path, section_of: Read):
+    section = section_of(three_models)
+    comparisons = compare_over_text(section, "test")[0]
+    table = significance_table(section, comparisons, "Over the text")
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    test = comparisons[0].test
+    assert row["groups"] == "1 and 2"
+    assert row["drawn from"] == "30 articles"
+    assert row["difference in nats per token"].startswith(f"+{test.difference:.4f} [+")
+    assert row["ratio of perplexities"].startswith(f"{np.exp(test.difference):.4f} [")
+    assert (row["p"], row["p, all pairs (Holm)"], row["holds"]) == ("< 0.001", "< 0.001", "yes")
+    assert table.rows[2][4].startswith("\N{MINUS SIGN}0.")
+    rows = list(csv.DictReader(io.StringIO(csv_text(significance_rows(comparisons, "test")))))
+    assert [float(row["p"]) for row in rows] == [one.test.p for one in comparisons]
+    assert float(rows[0]["low"]) == test.low
+    assert rows[0]["test"] == "bootstrap"
+    assert [row["verdict"] for row in rows] == ["holds", "does not hold", "holds"]
+
+
+def test_of_many_groups_the_page_shows_the_pairs_with_the_best(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    for number in range(20):
+        config = {"optimizer.lr": number // 2}
+        write_run(
+            tmp_path / str(number), seed=number, valid=100 + number, test=90 + number, config=config
+        )
+    section = section_of(tmp_path)
+    comparisons = compare_over_seeds(section, "test")
+    table = significance_table(section, comparisons, "")
+    assert len(comparisons) == 45
+    assert [row[0] for row in table.rows] == [f"1 and {other}" for other in range(2, 11)]
+    assert "significance.csv has all 45" in table.notes[0]
+
+
+def test_few_articles_have_no_verdict_in_either(
+    tmp_path: Path, write_run: Write, write_records: Write, section_of: Read
+):
+    for model, shift in (("a", 0.0), ("b", 0.5)):
+        run_dir = write_run(tmp_path / model, model=model)
+        write_records(run_dir, shift, ord(model), num_articles=3)
+    section = section_of(tmp_path)
+    comparisons, _ = compare_over_text(section, "test")
+    table = significance_table(section, comparisons, "")
+    difference = comparisons[0].test.difference
+    assert table.rows[0][3:] == [
+        "3 articles",
+        f"{difference:+.4f}",
+        f"{np.exp(difference):.4f}",
+        "—",
+        "—",
+        "too few",
+    ]
+    assert table.notes[0].startswith("Too few: with fewer than 20 to draw from")
+    (row,) = csv.DictReader(io.StringIO(csv_text(significance_rows(comparisons, "test"))))
+    assert row["verdict"] == "none: too few articles"
+    assert float(row["difference_nats_per_token"]) == difference
+    assert [row[key] for key in ("low", "high", "p", "p_holm")] == [""] * 4

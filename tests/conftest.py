@@ -78,6 +78,7 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         AtomicCheckpointIO().save_checkpoint(checkpoint, run_dir / "checkpoints/best.ckpt")
         results = RESULTS | {"model": config.model.name}
         results["num_parameters"] = module.model.num_parameters
+        results["weights_sha256"] = module.model.weights_sha256()
         results["data"] = {
             "name": corpus.name,
             "vocabulary_size": len(corpus.vocabulary),

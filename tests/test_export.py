@@ -1,5 +1,6 @@
 """The command, as it is typed."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,25 @@ def test_what_cannot_be_exported_leaves_nothing(
         assert part in err
         assert len(err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_results_of_other_weights_are_refused(make_run: Callable[..., Path], run_main: Callable):
+    run_dir = make_run()
+    path = run_dir / "results.json"
+    results = json.loads(path.read_text("utf-8"))
+    for value, message in (
+        ("0" * 64, f"{path} is of other weights than {run_dir / 'checkpoints/best.ckpt'}"),
+        (7, f"{path} is damaged: weights_sha256 is not a text"),
+    ):
+        path.write_text(json.dumps(results | {"weights_sha256": value}), "utf-8")
+        code, out, err = run_main(run_dir, "--no-program")
+        assert (code, out) == (1, "")
+        assert err.startswith(message)
+        assert len(err.splitlines()) == 1
+        assert not (run_dir / "export").exists()
+    del results["weights_sha256"]  # as an older lmbench wrote them
+    path.write_text(json.dumps(results), "utf-8")
+    assert run_main(run_dir, "--no-program")[0] == 0
 
 
 def test_help_does_not_wait_for_torch():

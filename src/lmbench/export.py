@@ -17,12 +17,13 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
 
     Raises:
         UserError: the run has not finished or is damaged; there is something else at ``output``;
-            no program can be made of the model.
+            its results are of other weights; no program can be made of the model.
     """
     # Slow imports stay out of ``--help``.
     from lmbench.export_folder import CARD, PROGRAM, require_free, write_export
     from lmbench.loading import read_run, run_values
     from lmbench.report.model_card import model_card, read_results
+    from lmbench.report.scores import require_weights
     from lmbench.run_config import recorded_overrides
     from lmbench.saved_model import build
     from lmbench.step_program import write_step_program, zero_state
@@ -31,6 +32,7 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
     saved = read_run(run_dir)
     model = build(saved)
     results = read_results(run_dir)
+    require_weights(run_dir, results, model.weights_sha256())
     card = model_card(
         run_dir,
         run_values(run_dir),

@@ -77,6 +77,26 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     return read_json(path)
 
 
+def require_weights(run_dir: Path, results: dict[str, Any], weights_sha256: str) -> None:
+    """Refuses weights of which ``results.json`` does not speak; one of an older lmbench names none.
+
+    Args:
+        run_dir: the run's directory.
+        results: its ``results.json``.
+        weights_sha256: of the run's best checkpoint.
+
+    Raises:
+        UserError: the results are of other weights.
+    """
+    path = run_dir / "results.json"
+    if optional_field(results, "weights_sha256", str, path) not in (None, weights_sha256):
+        raise UserError(
+            f"{path} is of other weights than {run_dir / 'checkpoints/best.ckpt'}, so that its "
+            "numbers do not belong to the model. Let the run come to its end, which tests the best "
+            f"checkpoint and writes the results anew: lmbench-train resume={run_dir}"
+        )
+
+
 def read_scores(results: Mapping[str, Any], path: Path) -> dict[str, Score]:
     """The run's own scores by split; test is missing if it was not scored.
 

@@ -225,6 +225,13 @@ def test_each_word_is_drawn_from_the_models_distribution(dtype: torch.dtype):
     assert 0.001 < chi_square_survival(statistic, WORDS - 3) < 0.999
 
 
+@pytest.mark.usefixtures("no_float64")
+def test_a_device_without_float64_can_sample():
+    assert filter_log_probs(torch.randn(3, WORDS), top_p=0.5).shape == (3, WORDS)
+    words = sample(make_model(), torch.tensor([4]), torch.Generator(), temperature=2.0, top_p=0.5)
+    assert len(list(islice(words, 3))) == 3
+
+
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="at least one word"):
         next(sample(make_model(), torch.tensor([], dtype=torch.int64), torch.Generator()))

@@ -69,6 +69,11 @@ def test_each_token_is_scored_once(head: str, text: str):
         assert math.isclose(found.nll, nats / num_tokens, rel_tol=1e-6)
 
 
+@pytest.mark.usefixtures("no_float64")
+def test_a_device_without_float64_can_score():
+    assert score(make_model(), "a b\n") is not None
+
+
 def test_unknown_words_are_counted():
     found = score(make_model(), "dog a <unk> dog\ncat dogs b")
     assert found is not None

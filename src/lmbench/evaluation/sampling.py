@@ -63,11 +63,11 @@ def filter_log_probs(
     if top_k:
         ordered[..., top_k:] = -torch.inf
     if top_p < 1:
-        # float64: thousands of small probabilities are added up. The tolerance is for their logs,
-        # which may have been float32.
-        sums = ordered.double().softmax(-1).cumsum(-1)
+        # float64, which not every device has: thousands of small probabilities are added up. The
+        # tolerance is for their logs, which may have been float32.
+        sums = ordered.cpu().double().softmax(-1).cumsum(-1)
         reached_before = functional.pad(sums[..., :-1] >= top_p - TOLERANCE, (1, 0))
-        ordered = ordered.masked_fill(reached_before, -torch.inf)
+        ordered = ordered.masked_fill(reached_before.to(ordered.device), -torch.inf)
     return torch.empty_like(ordered).scatter_(-1, words, ordered.log_softmax(-1))
 
 
@@ -121,9 +121,9 @@ def sample(
 def _read(
     model: LanguageModel, tokens: Int[Tensor, " T"], state: State | None
 ) -> tuple[Float[Tensor, " V"], State]:
-    """Log-probabilities of the word after ``tokens`` in float64, and the state there."""
+    """Log-probabilities of the word after ``tokens``, float64 on the CPU, and the state there."""
     *windows, last = tokens.split(WINDOW)
     for window in windows:
         state = model(window[:, None], state).state
     output, _, new_state = model(last[:, None], state)
-    return model.head.log_probs(output[-1, 0]).double(), new_state
+    return model.head.log_probs(output[-1, 0]).cpu().double(), new_state

@@ -68,7 +68,7 @@ def score_text(
         with torch.no_grad():
             output, _, state = model(tokens[:-1], state)
             of_tokens = model.head.loss(output, tokens[1:], reduction="none")
-        nats += float(of_tokens.double().sum())
+        nats += float(of_tokens.cpu().double().sum())
         num_tokens += len(ids)
         last = ids[-1]
     return TextScore(nats, num_tokens, unknown) if num_tokens else None

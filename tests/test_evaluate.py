@@ -215,7 +215,7 @@ def test_gradient_statistics_are_computed_once(
     [
         (["split=train"], r"^split=train must be valid or test"),
         (["data.path=/nowhere"], r"^data.path=/nowhere: the run's data .* has no path"),
-        (["device=tpu"], r"^device=tpu: "),
+        (["device=tpu"], r"^device=tpu cannot be used: "),
         (["float32_matmul_precision=fast"], r"^float32_matmul_precision='fast'"),
         (["evaluation.tune=true"], r"nothing to tune"),
         (["evaluation.tune=no"], r"^evaluation.tune='no' has the wrong type"),

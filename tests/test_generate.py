@@ -13,8 +13,10 @@ import pytest
 import torch
 
 import lmbench
-from lmbench import generate
+from lmbench import generate, machine
 from lmbench.checkpoint import DATA
+
+pytestmark = pytest.mark.usefixtures("matmul_precision")
 
 
 class Ended(SimpleNamespace):
@@ -151,6 +153,34 @@ def test_what_is_no_model(tmp_path: Path, run_main: Callable):
         ended = run_main(tmp_path, *options)
         assert (ended.code, ended.out) == (1, "")
         assert "neither the directory of a run" in ended.err
+
+
+@pytest.mark.parametrize("error", [6e-7, 2e-3])
+def test_products_are_those_of_evaluate(
+    run_dir: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch, error: float
+):
+    monkeypatch.setattr(machine, "relative_error", lambda precision: error)
+    for options, stdin in ((("--num-tokens", 1), None), (("--score", "-"), b"a\n")):
+        expected, other = ("medium", "highest") if error < 1e-6 else ("highest", "medium")
+        torch.set_float32_matmul_precision(other)
+        assert run_main(run_dir, *options, "--device", "cpu", stdin=stdin).code == 0
+        assert torch.get_float32_matmul_precision() == expected
+
+
+def test_a_device_that_is_not_there(run_dir: Path, run_main: Callable):
+    for options in ((), ("--score", __file__)):
+        ended = run_main(run_dir, *options, "--device", "nowhere")
+        assert (ended.code, ended.out) == (1, "")
+        assert ended.err.startswith("device=nowhere cannot be used: ")
+        assert len(ended.err.splitlines()) == 1
+
+
+def test_a_stdin_that_is_closed(run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lmbench-generate", str(run_dir), "--score", "-"])
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit):
+        generate.main()
+    assert capsys.readouterr().err == "stdin is closed: there is nothing to score.\n"
 
 
 def test_help_does_not_wait_for_torch():

@@ -18,6 +18,8 @@ from lmbench import build
 from lmbench.checkpoint import DATA
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
+from lmbench.machine import device_of
+from lmbench.model import LanguageModel
 from lmbench.model.core import CoreOutput
 from lmbench.run_config import ALLOWED_TARGETS_VARIABLE, read_run_config
 
@@ -269,9 +271,31 @@ def test_what_is_no_run(tmp_path: Path, make_run: Callable[..., Path]):
     assert "best.ckpt cannot be read: No such file" in refusal(run_dir)
 
 
-@pytest.mark.parametrize("device", ["nowhere", "cuda:99", "cpu:x"])
-def test_a_device_that_is_not_there(make_run: Callable[..., Path], device: str):
-    assert refusal(make_run(), device=device).startswith(f"The device {device} cannot be used: ")
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99", "cpu:x", torch.device("meta")])
+def test_a_device_that_is_not_there(make_run: Callable[..., Path], device: Any):
+    assert refusal(make_run(), device=device).startswith(f"device={device} cannot be used: ")
+
+
+def test_auto_is_the_device_that_evaluate_takes(make_run: Callable[..., Path]):
+    run_dir = make_run()
+    for name in ("auto", "cpu", torch.device("cpu")):
+        model, _ = lmbench.load(run_dir, device=name)
+        assert model.embedding.weight.device.type == device_of(name).type
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room\nat 0x1"), TypeError("no room")])
+def test_a_device_without_room(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    to = LanguageModel.to
+
+    def full(model: LanguageModel, where: object) -> LanguageModel:
+        if isinstance(where, torch.device):
+            raise error
+        return to(model, where)
+
+    monkeypatch.setattr(LanguageModel, "to", full)
+    assert refusal(make_run()) == "device=cpu cannot hold the model: no room"
 
 
 def test_the_data_is_found_under_its_name_in_checkpoints():

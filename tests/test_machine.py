@@ -120,8 +120,12 @@ def test_auto_takes_what_is_as_exact_and_leaves_a_gpu_alone(
 
 
 def test_a_device_that_is_not_there_is_refused():
-    assert machine.device_of("cpu").type == "cpu"
+    for name in ("cpu", torch.device("cpu")):
+        assert machine.device_of(name).type == "cpu"
     assert machine.device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("tpu!", "cuda:99"):
-        with pytest.raises(UserError, match=f"^device={name}: "):
+    # hpu is a module that PyTorch looks for; meta holds no numbers.
+    for name in ("tpu!", "cuda:99", "vulkan", "hpu", "meta", ""):
+        with pytest.raises(UserError, match=f"^device={name} cannot be used: ") as error:
             machine.device_of(name)
+        assert str(error.value).endswith(". cpu always can.")
+        assert len(str(error.value)) < 300

@@ -5,10 +5,15 @@ from argparse import Namespace
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmbench.command import run_command
 from lmbench.errors import UserError
 from lmbench.generate_options import parse_options
+from lmbench.machine import device_of, set_matmul_precision
+
+if TYPE_CHECKING:
+    from lmbench.loading import Loaded
 
 
 def generate(options: Namespace) -> None:
@@ -22,9 +27,8 @@ def generate(options: Namespace) -> None:
     from lmbench.data.vocabulary import UNK
     from lmbench.evaluation.sampling import sample
     from lmbench.evaluation.text import encode_prompt, read_prompt, set_up_stdout, write_words
-    from lmbench.loading import load
 
-    model, vocabulary = load(options.folder, device=options.device)
+    model, vocabulary = _load(options)
     ids, unknown = encode_prompt(read_prompt(options.prompt), vocabulary)
     prompt = torch.from_numpy(ids).to(model.embedding.weight.device)
     if unknown:
@@ -55,13 +59,14 @@ def score(options: Namespace) -> None:
     from lmbench.data.tokenization import read_parts
     from lmbench.evaluation.text import set_up_stdout, with_progress
     from lmbench.evaluation.text_score import describe, score_text
-    from lmbench.loading import load
 
     from_stdin = options.score == "-"
     name = "stdin" if from_stdin else options.score
+    if from_stdin and sys.stdin is None:
+        raise UserError("stdin is closed: there is nothing to score.")
     try:
         with nullcontext(sys.stdin.buffer) if from_stdin else Path(name).open("rb") as file:
-            model, vocabulary = load(options.folder, device=options.device)
+            model, vocabulary = _load(options)
             size_bytes = None if from_stdin else Path(name).stat().st_size
             parts = with_progress(read_parts(file, name), size_bytes or None)
             scored = score_text(model, vocabulary, parts)
@@ -71,6 +76,14 @@ def score(options: Namespace) -> None:
         raise UserError(f"{name} is empty: there is nothing to score.")
     set_up_stdout()
     print(describe(scored))
+
+
+def _load(options: Namespace) -> "Loaded":
+    from lmbench.loading import load
+
+    device = device_of(options.device)
+    set_matmul_precision("auto", device.type)  # as lmbench-evaluate does
+    return load(options.folder, device=device)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from lmbench.checkpoint import corpus_of, read_checkpoint
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.export_folder import CONFIG, read_export
+from lmbench.machine import device_of
 from lmbench.model import LanguageModel
 from lmbench.run_config import read_run_config
 from lmbench.saved_model import SavedModel, build, vocabulary_of
@@ -28,15 +29,13 @@ class Loaded(NamedTuple):
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     """See :func:`lmbench.load`."""
+    found = device_of(device)
     saved = read(Path(path))
-    model = build(saved)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return Loaded(model.to(device), saved.vocabulary)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The device {device} cannot be used: {reason}. cpu always can.") from error
+        return Loaded(build(saved).to(found), saved.vocabulary)
+    except (RuntimeError, TypeError) as error:  # no room for it, or no numbers of its precision
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device={found} cannot hold the model: {reason}") from error
 
 
 def read(folder: Path) -> SavedModel:

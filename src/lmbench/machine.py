@@ -69,11 +69,11 @@ def set_matmul_precision(precision: str, accelerator: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision != "highest"
 
 
-def device_of(name: str) -> "torch.device":
+def device_of(name: "str | torch.device") -> "torch.device":
     """The device of a name; ``auto`` is a CUDA device if there is one, else the CPU.
 
     Raises:
-        UserError: PyTorch knows no such device, or this machine has none.
+        UserError: PyTorch knows no such device, or this machine has none that holds numbers.
     """
     import torch
 
@@ -81,9 +81,11 @@ def device_of(name: str) -> "torch.device":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(name)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise UserError(f"device={name}: {str(error).splitlines()[0]}") from error
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        # What comes after the first sentence is a list of all that PyTorch was built with.
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise UserError(f"device={name} cannot be used: {reason}. cpu always can.") from error
     return found
 
 

@@ -5,13 +5,14 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lmbench.checkpoint import read_checkpoint, step_to_go_on_from
+from lmbench.checkpoint import DATA, load_weights, read_checkpoint, step_to_go_on_from
 from lmbench.errors import UserError
 
 
@@ -150,6 +151,18 @@ def test_a_bomb_of_plain_pickle_is_refused_too(path: Path, tmp_path: Path):
     assert not (tmp_path / "was here").exists()
 
 
+@pytest.mark.parametrize("pickled", [b"e.", b"h\x05.", b"}}}s.", b"))R.", b"X\1\0\0\0a)b."])
+def test_a_pickle_that_cannot_be_put_together(path: Path, pickled: bytes):
+    """With check sums that fit."""
+    save(path, content())
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, b"\x80\x02" + pickled if name.endswith("/data.pkl") else data)
+    assert str(path) in refusal(path)
+
+
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file:UserWarning")
 def test_a_script_of_torch_is_refused(path: Path):
     path.parent.mkdir()
@@ -168,7 +181,18 @@ def test_a_script_of_torch_is_refused(path: Path):
         ([1, 2], "has no state_dict"),
         ({"state_dict": {"a": torch.ones(2), "b.weight": torch.tensor([1, math.nan])}}, "b.weight"),
         ({"state_dict": {"a": torch.ones(2), "b.weight": torch.tensor([1, math.inf])}}, "b.weight"),
-        ({"state_dict": {"b.weight": "no tensor"}}, "b.weight"),
+        ({"state_dict": {"b.weight": "no tensor"}}, "the weight b.weight is no tensor"),
+        ({"state_dict": {3: torch.ones(2)}}, "the weight 3 has no text for a name"),
+        *(
+            ({"state_dict": {"b": torch.ones(2).to(dtype)}}, f"b is of {dtype}, which lmbench does")
+            for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16)
+        ),
+        ({"state_dict": {"b": torch.ones(2, device="meta")}}, "the weight b is no plain tensor"),
+        ({"state_dict": {"b": torch.eye(2).to_sparse()}}, "the weight b is no plain tensor"),
+        (
+            {"state_dict": {"b": torch.ones(1).expand(10**15)}},
+            "b says it has the shape (1000000000000000,), and has fewer numbers",
+        ),
     ],
 )
 def test_what_is_no_model_or_a_broken_one(path: Path, checkpoint: Any, part: str):
@@ -208,3 +232,18 @@ def test_a_checkpoint_that_only_holds_a_model_is_none_to_go_on_from(path: Path):
     for key in whole:
         with pytest.raises(UserError, match=rf"last\.ckpt cannot be gone on from: .* no {key}"):
             step_to_go_on_from(path, {name: whole[name] for name in whole if name != key})
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64])
+def test_weights_are_not_converted_but_between_floats(path: Path, dtype: torch.dtype):
+    module, corpus = nn.Linear(2, 2, bias=False), SimpleNamespace(require_sha256=lambda sha: None)
+    checkpoint = {DATA: {"sha256": "", "words": []}}
+    for found in (torch.float64, torch.bfloat16):
+        save(path, checkpoint | {"state_dict": {"weight": torch.full((2, 2), 1.5, dtype=found)}})
+        load_weights(path, module, corpus)
+        assert module.weight.tolist() == [[1.5] * 2] * 2
+    save(path, checkpoint | {"state_dict": {"weight": torch.zeros(2, 2, dtype=dtype)}})
+    with pytest.raises(
+        UserError, match=rf"{path} .*: weight is of {dtype} instead of torch.float32"
+    ):
+        load_weights(path, module, corpus)

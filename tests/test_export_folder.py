@@ -139,7 +139,7 @@ def test_a_file_that_is_cut_off_changed_or_missing(folder: Path, name: str):
         (lambda w: w.update({"head.bias": np.ones(41, "f8")}), "head.bias is of torch.float64"),
         (lambda w: w.update({"head.bias": np.ones(41, "i4")}), "head.bias is of torch.int32"),
         (lambda w: w.update({"head.bias": np.full(41, np.inf, "f4")}), "head.bias is not finite"),
-        (lambda w: w.clear(), "embedding.weight is missing"),
+        (lambda w: w.clear(), "num_layers=2 are more layers than"),
     ],
 )
 def test_weights_that_do_not_fit(folder: Path, change_them: Any, message: str):
@@ -163,6 +163,43 @@ def test_weights_of_another_format_with_a_hash_that_fits(folder: Path, data: byt
     change(folder, "model.safetensors", data)
     message = refusal(folder)
     assert "model.safetensors" in message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "message"),
+    [
+        ("F8_E4M3", 32, "embedding.weight is of torch.float8_e4m3fn, which lmbench does not read"),
+        ("F8_E5M2", 32, "embedding.weight is of torch.float8_e5m2, which lmbench does not read"),
+        ("F8_E8M0", 32, "embedding.weight is of F8_E8M0, which lmbench does not read"),
+        ("F4", 64, "embedding.weight is of F4, which lmbench does not read"),
+        ("U32", 8, "embedding.weight is of torch.uint32, which lmbench does not read"),
+        ("C64", 4, "embedding.weight is of torch.complex64"),
+        ("I32", 8, "embedding.weight is of torch.int32"),
+        ("BOOL", 32, "embedding.weight is of torch.bool"),
+    ],
+)
+def test_weights_of_other_types(folder: Path, dtype: str, width: int, message: str):
+    """The bytes of 41 · 8 float32, under another name; all are zero, and finite in each."""
+    length = 41 * 8 * 4
+    header = {"dtype": dtype, "shape": [41, width], "data_offsets": [0, length]}
+    names = load_file(folder / "model.safetensors").keys() - {"embedding.weight"}
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [length, length]}
+    text = json.dumps({"embedding.weight": header} | dict.fromkeys(names, empty)).encode()
+    change(folder, "model.safetensors", struct.pack("<Q", len(text)) + text + bytes(length))
+    found = refusal(folder)
+    assert message in found
+    assert str(folder / "model.safetensors") in found
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [1] * 65 + [0], [0, 2**62]])
+def test_shapes_that_take_no_memory_and_cannot_be(folder: Path, shape: list[int]):
+    def exchange(dtype: str) -> None:
+        text = json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}}).encode()
+        change(folder, "model.safetensors", struct.pack("<Q", len(text)) + text)
+
+    for dtype in ("F32", "C64"):
+        exchange(dtype)
+        assert str(folder / "model.safetensors") in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +240,8 @@ def test_a_vocabulary_that_does_not_fit(folder: Path, words: Any, message: str):
         ("model.core.hidden_size", 10**7, "has the shape"),
         ("model.core.hidden_size", 2**70, "describes no model"),
         ("model.core.hidden_size", "${oc.env:HOME}", "is an interpolation"),
+        ("model.core.num_layers", 10**6, "config.json: model.core.num_layers=1000000 are more"),
+        ("model.core.num_layers", 10**30, "are more layers than"),
         ("model.core.dropout", 1.5, "model.core.dropout must be"),
         ("model.core.dropout", float("nan"), "model.core.dropout must be"),
         ("model.tied", "no", "model.tied='no' has the wrong type"),

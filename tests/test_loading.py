@@ -176,6 +176,11 @@ def test_a_core_of_ones_own(make_run: Callable[..., Path], monkeypatch: pytest.M
         ("model.core.hidden_size", "many", r"model\.core\.hidden_size='many' has the wrong type"),
         ("model.core.num_layers", 3, r"core\.layers\.2\.weight_ih_l0 is missing"),
         ("model.core.num_layers", 1, r"core\.layers\.1\.weight_ih_l0 is none of"),
+        (
+            "model.core.num_layers",
+            10**6,
+            r"num_layers=1000000 are more layers than .* which are 11",
+        ),
         ("model.core.surprise", 1, r"model\.core: .*'surprise'"),
         ("model.core.hidden_size", 10**7, "has the shape"),
         ("model.core.hidden_size", 2**61, "describes no model"),
@@ -212,7 +217,11 @@ def state_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     ("change", "message"),
     [
         (lambda c: state_of(c).pop("model.head.bias"), "head.bias is missing"),
-        (lambda c: state_of(c).clear(), "embedding.weight is missing"),
+        (lambda c: state_of(c).clear(), "num_layers=2 are more layers than"),
+        (
+            lambda c: state_of(c).update({"model.head.bias": torch.zeros(41, dtype=torch.cfloat)}),
+            "head.bias is of torch.complex64",
+        ),
         (lambda c: state_of(c).update(extra=torch.ones(1)), "extra is none of the model's"),
         (
             lambda c: state_of(c).update({"model.head.bias": torch.zeros(42)}),

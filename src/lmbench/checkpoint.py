@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = (
+    *FLOATS,
+    *(torch.complex64, torch.complex128, torch.bool, torch.uint8),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+)
+"""Of the weights and buffers that are read: PyTorch can compute with all of them."""
+
 DATA = "LanguageModelDataModule"
 """Where Lightning keeps what the data gave: its name for the class of that name."""
 
@@ -42,13 +50,48 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "someone put there. It is refused."
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged: {error}.{_offer(path)}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged: {reason}.{_offer(path)}") from error
+    except Exception as error:  # torch raises whatever a damaged pickle makes it do
+        reason = f"its parts make no whole ({type(error).__name__})"
+        raise UserError(f"{path} is damaged: {reason}.{_offer(path)}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is no checkpoint of lmbench: it has no state_dict.{_offer(path)}")
-    for name, tensor in checkpoint["state_dict"].items():
-        if not isinstance(tensor, Tensor) or not tensor.isfinite().all():
-            raise UserError(f"{path}: the weight {name} is not finite.{_offer(path)}")
+    require_numbers(path, checkpoint["state_dict"], _offer(path))
     return checkpoint
+
+
+def require_numbers(path: Path, weights: Mapping[Any, Any], hint: str = "") -> None:
+    """Refuses weights that are not plain tensors of finite numbers.
+
+    Args:
+        path: the file that they were read from.
+        weights: the weights by their names.
+        hint: what to do, after a space.
+
+    Raises:
+        UserError: naming the file and the weight.
+    """
+    for name, weight in weights.items():
+        problem = _problem(weight) if isinstance(name, str) else "has no text for a name"
+        if problem:
+            raise UserError(f"{path}: the weight {name} {problem}.{hint}")
+
+
+def _problem(weight: object) -> str | None:
+    if not isinstance(weight, Tensor):
+        return "is no tensor"
+    if weight.dtype not in DTYPES:
+        return f"is of {weight.dtype}, which lmbench does not read"
+    if weight.layout != torch.strided or weight.is_nested or weight.device.type != "cpu":
+        return "is no plain tensor"
+    # A view can be larger than what it views, and take memory that the file does not have.
+    if weight.nbytes > weight.untyped_storage().nbytes():
+        return f"says it has the shape {tuple(weight.shape)}, and has fewer numbers"
+    try:
+        return None if weight.isfinite().all() else "is not finite"
+    except RuntimeError:  # of more axes, or longer ones, than PyTorch computes with
+        return f"has a shape that PyTorch cannot compute with: {tuple(weight.shape)}"
 
 
 def corpus_of(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +114,13 @@ def load_weights(path: Path, module: nn.Module, corpus: Corpus) -> dict[str, Any
     """
     checkpoint = read_checkpoint(path)
     corpus.require_sha256(corpus_of(path, checkpoint)["sha256"])
+    for name, own in module.state_dict().items():  # PyTorch would convert whatever it finds
+        found = checkpoint["state_dict"].get(name, own).dtype
+        if found != own.dtype and not {found, own.dtype} <= {*FLOATS}:
+            raise UserError(
+                f"The weights in {path} do not fit the model: {name} is of {found} instead of "
+                f"{own.dtype}."
+            )
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

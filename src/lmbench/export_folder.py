@@ -14,10 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lmbench.checkpoint import require_numbers
 from lmbench.errors import UserError
 from lmbench.files import flush_to_disk
 from lmbench.model import LanguageModel
@@ -182,9 +184,13 @@ def _read_json(path: Path, data: bytes) -> Any:
 def _weights(path: Path, data: bytes) -> dict[str, Tensor]:
     try:
         weights = safetensors.torch.load(data)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except KeyError as error:  # a type that PyTorch does not have
+        (dtype,) = error.args
+        names = [name for name, view in safetensors.deserialize(data) if view["dtype"] == dtype]
+        raise UserError(
+            f"{path}: the weight {names[0]} is of {dtype}, which lmbench does not read."
+        ) from error
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise UserError(f"{path}: the weight {name} is not finite.")
+    require_numbers(path, weights)
     return weights

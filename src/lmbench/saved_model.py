@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmbench.checkpoint import FLOATS
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.model import AdaptiveSoftmax, LanguageModel
 from lmbench.model_from_config import build_model
 from lmbench.run_config import MODEL_TARGETS
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ def build(saved: SavedModel) -> LanguageModel:
         UserError: the weights do not fit the config or the vocabulary, or the config is no model's.
     """
     if all(_is_ours(saved.model_config.get(part), part) for part in ("core", "head")):
+        _require_layers(saved)
         with torch.device("meta"):  # takes no memory, whatever sizes the config names
             _require_fit(_untrained(saved), saved)
     model = _untrained(saved)
@@ -85,6 +85,17 @@ def _is_ours(node: Any, part: str) -> bool:
     return isinstance(node, dict) and node.get("_target_") in MODEL_TARGETS[f"model.{part}"]
 
 
+def _require_layers(saved: SavedModel) -> None:
+    """Refuses more layers than there are weights for: even without memory they would take hours."""
+    num_layers = saved.model_config["core"].get("num_layers")
+    if isinstance(num_layers, int) and num_layers > len(saved.weights):
+        raise UserError(
+            f"{saved.config_path}: model.core.num_layers={num_layers} are more layers than "
+            f"{saved.weights_path} has weights, which are {len(saved.weights)}. Take both from the "
+            "same run."
+        )
+
+
 def _precision(saved: SavedModel) -> torch.dtype:
     weight = saved.weights.get("embedding.weight")
     return torch.float32 if weight is None or weight.dtype not in FLOATS else weight.dtype
@@ -101,7 +112,7 @@ def _require_fit(model: LanguageModel, saved: SavedModel) -> None:
         if shapes[0] != shapes[1]:
             problems.append(f"{name} has the shape {shapes[0]} instead of {shapes[1]}")
         dtype = _precision(saved) if expected[name].is_floating_point() else expected[name].dtype
-        if found[name].dtype != dtype:
+        if found[name].dtype != dtype or dtype.is_complex:  # whose imaginary parts would be lost
             problems.append(f"{name} is of {found[name].dtype}")
     if isinstance(model.head, AdaptiveSoftmax) and not problems:
         ranks = found["head.ranks"].sort().values

@@ -285,9 +285,20 @@ def names_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("error", [UserError("no program"), OSError(28, "No space left on device")])
+FAILURES = [
+    pytest.param(UserError("no program"), UserError, "no program", id="program"),
+    pytest.param(OSError(28, "No space left"), UserError, "written: No space left", id="disk"),
+    pytest.param(KeyboardInterrupt(), KeyboardInterrupt, None, id="Ctrl-C"),
+]
+
+
+@pytest.mark.parametrize(("error", "expected", "message"), FAILURES)
 def test_a_failure_leaves_what_was_there(
-    make_run: Callable[..., Path], tmp_path: Path, error: Exception
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    error: BaseException,
+    expected: type[BaseException],
+    message: str | None,
 ):
     run_dir = make_run()
     before = names_below(tmp_path)
@@ -296,34 +307,56 @@ def test_a_failure_leaves_what_was_there(
         (folder / "half").touch()
         raise error
 
-    with pytest.raises(UserError, match=r"no program|export cannot be written: No space left"):
-        write(run_dir, tmp_path / "export", complete=fail)
-    assert names_below(tmp_path) == before
+    for output in (tmp_path / "export", tmp_path / "new" / "deep" / "export"):
+        with pytest.raises(expected, match=message):
+            write(run_dir, output, complete=fail)
+        assert names_below(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(expected):
+        write(run_dir, tmp_path / "empty", complete=fail)
     write(run_dir, tmp_path / "export")
     whole = names_below(tmp_path)
-    with pytest.raises(UserError):
+    assert "empty" in whole
+    with pytest.raises(expected):
         write(run_dir, tmp_path / "export", complete=fail, overwrite=True)
     assert names_below(tmp_path) == whole
     lmbench.load(tmp_path / "export")
 
 
-def test_an_export_that_cannot_get_its_name_leaves_the_one_before(
-    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("suffix", [".a", ".b"])
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_failure_between_the_names_leaves_one_whole_export(
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    suffix: str,
+    is_before: bool,
 ):
+    """Before or after the old one goes (.b), and before or after the new one comes (.a)."""
     run_dir, output = make_run(), tmp_path / "export"
     write(run_dir, output)
-    whole = names_below(tmp_path)
-    rename = Path.rename
+    (output / "step.pt2").touch()  # of the old one alone
+    rename, failures = Path.rename, [error]
 
-    def fail_at_the_second(self: Path, target: Path) -> Path:
-        if self.name.endswith(".a"):
-            raise OSError(5, "Input/output error")
-        return rename(self, target)
+    def fail_once(self: Path, target: Path) -> None:
+        matters = suffix in (self.suffix, target.suffix) and bool(failures)
+        if matters and is_before:
+            raise failures.pop()
+        rename(self, target)
+        if matters:
+            raise failures.pop()
 
-    monkeypatch.setattr(Path, "rename", fail_at_the_second)
-    with pytest.raises(UserError, match="cannot be written: Input/output error"):
+    monkeypatch.setattr(Path, "rename", fail_once)
+    expected = UserError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
         write(run_dir, output, overwrite=True)
-    assert names_below(tmp_path) == whole
+    assert not failures
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "run"]
+    is_new = (suffix, is_before) == (".a", False)
+    assert (output / "step.pt2").exists() == (not is_new)
+    lmbench.load(output)
 
 
 def test_an_export_is_replaced_only_if_told_so(make_run: Callable[..., Path], tmp_path: Path):
@@ -338,6 +371,40 @@ def test_an_export_is_replaced_only_if_told_so(make_run: Callable[..., Path], tm
     assert [path.name for path in output.parent.iterdir()] == ["export"]
 
 
+def test_an_empty_folder_is_filled(make_run: Callable[..., Path], tmp_path: Path):
+    output = tmp_path / "empty"
+    output.mkdir()
+    assert len(lmbench.load(write(make_run(), output)).vocabulary) == 41
+
+
+@pytest.mark.parametrize("name", [".", "", "../folder", "../folder/."])
+def test_the_folder_one_is_in_stays(
+    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    run_dir, here = make_run(), tmp_path / "folder"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    before = names_below(tmp_path)
+    with pytest.raises(UserError, match="is the folder that you are in"):
+        write(run_dir, Path(name))
+    assert names_below(tmp_path) == before
+    (here / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"would be lost: it holds notes\.txt\."):
+        write(run_dir, Path(name))
+    write(run_dir, Path("../folder/export"))
+    lmbench.load("export")
+
+
+def test_places_where_nothing_can_be(make_run: Callable[..., Path], tmp_path: Path):
+    run_dir, file = make_run(), tmp_path / "file"
+    file.touch()
+    before = names_below(tmp_path)
+    for output in (file / "export", file / "deep" / "export", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match=f"^{output} cannot be written: "):
+            write(run_dir, output)
+        assert names_below(tmp_path) == before
+
+
 def test_what_is_no_export_is_never_replaced(folder: Path, tmp_path: Path):
     of_others = tmp_path / "model of others"
     of_others.mkdir()
@@ -347,13 +414,11 @@ def test_what_is_no_export_is_never_replaced(folder: Path, tmp_path: Path):
     file.touch()
     link = tmp_path / "link"
     link.symlink_to(folder)
-    (tmp_path / "empty").mkdir()
     for path, problem in (
         (of_others, "it holds no export"),
         (file, "it is no folder"),
         (link, "it is no folder"),
-        (tmp_path / "empty", "it holds no export"),
-        (tmp_path, "it holds empty, export, file"),
+        (tmp_path, "it holds export, file, link"),
     ):
         with pytest.raises(UserError, match=f"{path} is there already and .*: {problem}"):
             require_free(path, overwrite=True)

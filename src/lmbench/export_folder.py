@@ -7,8 +7,6 @@ Beside them lie a model card, ``README.md``, and perhaps ``step.pt2``.
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from lmbench.checkpoint import require_numbers
 from lmbench.errors import UserError
-from lmbench.files import flush_to_disk
+from lmbench.files import replacing_folder
 from lmbench.model import LanguageModel
 from lmbench.run_config import refuse_calls
 from lmbench.saved_model import SavedModel, vocabulary_of
@@ -64,48 +62,49 @@ def write_export(
         UserError: there is something already; the folder cannot be written.
     """
     require_free(output, overwrite=overwrite)
-    temporary, before = (output.with_name(f".{output.name}.{os.getpid()}.{x}") for x in "ab")
     try:
-        temporary.mkdir(parents=True)
-        _write_model(temporary, saved, model, corpus_name)
-        complete(temporary)
-        for path in temporary.iterdir():
-            flush_to_disk(path)
-        if output.exists():
-            output.rename(before)
-        temporary.rename(output)
-        flush_to_disk(output.parent)
-        shutil.rmtree(before, ignore_errors=True)
+        with replacing_folder(output.resolve()) as folder:
+            _write_model(folder, saved, model, corpus_name)
+            complete(folder)
     except OSError as error:
-        if before.exists() and not output.exists():
-            before.rename(output)
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def require_free(output: Path, *, overwrite: bool) -> None:
-    """Refuses to write where something is already, but for an export if it is to be replaced.
+    """Refuses to write where something would be lost, but for an export if it is to be replaced.
 
     Raises:
         UserError: saying what is there.
     """
-    if not output.exists() and not output.is_symlink():
-        return
-    if output.is_symlink() or not output.is_dir():
-        problem = "it is no folder"
-    else:
-        ours = (CONFIG, WEIGHTS, WORDS, CARD, PROGRAM)
-        others = sorted(path.name for path in output.iterdir() if path.name not in ours)
-        problem = f"it holds {', '.join(others[:3])}" if others else ""
-        if not others and not is_export(output):
-            problem = "it holds no export"
+    try:
+        problem = _problem_with(output)
+        is_here = not problem and output.exists() and output.samefile(Path.cwd())
+    except OSError as error:  # of a name that is too long, or a folder that may not be read
+        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
     if problem:
         raise UserError(
             f"{output} is there already and would be lost: {problem}. Name another --output."
         )
-    if not overwrite:
+    if is_here:
+        raise UserError(
+            f"{output} is the folder that you are in, which cannot be replaced from within. Go to "
+            "another one, or name another --output."
+        )
+    if not overwrite and is_export(output):
         raise UserError(f"{output} holds an export already. Replace it with --overwrite.")
+
+
+def _problem_with(output: Path) -> str | None:
+    if not output.exists() and not output.is_symlink():
+        return None
+    if output.is_symlink() or not output.is_dir():
+        return "it is no folder"
+    ours = (CONFIG, WEIGHTS, WORDS, CARD, PROGRAM)
+    found = sorted(path.name for path in output.iterdir())
+    others = [name for name in found if name not in ours]
+    if others:
+        return f"it holds {', '.join(others[:3])}"
+    return "it holds no export" if found and not is_export(output) else None
 
 
 def _write_model(folder: Path, saved: SavedModel, model: LanguageModel, corpus_name: str) -> None:

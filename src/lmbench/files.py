@@ -1,8 +1,9 @@
 """Files that are whole or not there, whatever happens while they are written."""
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,6 +25,33 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Gives another folder to fill; at the end it takes the place of what is at the path, if any.
+
+    If anything goes wrong, be it Ctrl-C, what was there is there again, and nothing else.
+    """
+    temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{x}") for x in "ab")
+    new_parents = [folder for folder in path.parents if not folder.exists()]
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            flush_to_disk(file)
+        if path.exists():
+            path.rename(before)
+        temporary.rename(path)
+        flush_to_disk(path.parent)
+    finally:
+        if before.exists() and not path.exists():
+            before.rename(path)
+        for folder in (temporary, before):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in new_parents:
+            with suppress(OSError):  # one that holds the new folder stays
+                folder.rmdir()
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -46,9 +46,10 @@ def test_what_goes_together(arguments: str, name: str, value: Any):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--num-tokens 0", "--num-tokens: '0' is not a whole number from 1 on"),
+        ("--num-tokens 0", "--num-tokens: '0' is not a whole number from 1 to 2**63 - 1"),
         ("--num-tokens many", "--num-tokens: 'many' is not a whole number"),
         ("--num-tokens 1.5", "--num-tokens: '1.5' is not a whole number"),
+        (f"--num-tokens {2**63}", f"--num-tokens: '{2**63}' is not a whole number from 1 to"),
         ("--temperature -1", "--temperature: '-1' is not a number from 0 on"),
         ("--temperature nan", "--temperature: 'nan' is not a number from 0 on"),
         ("--temperature inf", "--temperature: 'inf' is not a number from 0 on"),
@@ -57,7 +58,7 @@ def test_what_goes_together(arguments: str, name: str, value: Any):
         ("--top-p 1.5", "--top-p: '1.5' is not a number above 0 and up to 1"),
         ("--seed -1", "--seed: '-1' is not a whole number from 0 to 2**63 - 1"),
         (f"--seed {2**63}", f"--seed: '{2**63}' is not a whole number"),
-        ("--num-samples 0", "--num-samples: '0' is not a whole number from 1 on"),
+        ("--num-samples 0", "--num-samples: '0' is not a whole number from 1 to 2**63 - 1"),
         ("--score x --prompt y", "--prompt does not go with --score"),
         ("--score x --num-tokens 100", "--num-tokens does not go with --score"),
         ("--score x --seed 1", "--seed does not go with --score"),

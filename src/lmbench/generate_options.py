@@ -39,7 +39,7 @@ def _checked(
     return convert
 
 
-COUNT = _checked(int, "a whole number from 1 on", lambda number: number >= 1)
+COUNT = _checked(int, "a whole number from 1 to 2**63 - 1", lambda number: 1 <= number < 2**63)
 WHOLE = _checked(int, "a whole number from 0 on", lambda number: number >= 0)
 SEED = _checked(int, "a whole number from 0 to 2**63 - 1", lambda number: 0 <= number < 2**63)
 TEMPERATURE = _checked(float, "a number from 0 on", lambda number: 0 <= number < math.inf)

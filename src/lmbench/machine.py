@@ -84,7 +84,7 @@ def device_of(name: "str | torch.device") -> "torch.device":
         torch.zeros(1, device=found).cpu()
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         # What comes after the first sentence is a list of all that PyTorch was built with.
-        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".!")
         raise UserError(f"device={name} cannot be used: {reason}. cpu always can.") from error
     return found
 

@@ -98,6 +98,11 @@ def test_unknown_words_of_the_prompt_are_listed(run_dir: Path, run_main: Callabl
     assert many.err.endswith("W19 and 5 more\n")
 
 
+def test_an_unknown_word_cannot_reach_the_terminal(run_dir: Path, run_main: Callable):
+    ended = run_main(run_dir, "--prompt", "\x1b[31mred", "--temperature", 0)
+    assert ended.err == "Read as <unk>: \\x1b[31mred\n"
+
+
 def test_a_vocabulary_without_a_word_for_unknown_ones(make_run: Callable, run_main: Callable):
     ended = run_main(make_run(), "--prompt", "Dog")
     assert (ended.code, ended.out) == (1, "")
@@ -140,6 +145,7 @@ def test_what_cannot_be_scored(run_dir: Path, tmp_path: Path, run_main: Callable
         ("latin1", "is not UTF-8: byte 0xe9 at byte offset 3, in line 2 "),
         ("nowhere", "cannot be read: No such file or directory."),
         (".", "cannot be read: Is a directory."),
+        ("x" * 300, "cannot be read: File name too long."),
     ):
         ended = run_main(run_dir, "--score", tmp_path / name)
         assert (ended.code, ended.out) == (1, "")

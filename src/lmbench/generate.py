@@ -25,19 +25,19 @@ def generate(options: Namespace) -> None:
     import torch
 
     from lmbench.data.vocabulary import UNK
+    from lmbench.evaluation import text
     from lmbench.evaluation.sampling import sample
-    from lmbench.evaluation.text import encode_prompt, read_prompt, set_up_stdout, write_words
 
     model, vocabulary = _load(options)
-    ids, unknown = encode_prompt(read_prompt(options.prompt), vocabulary)
+    ids, unknown = text.encode_prompt(text.read_prompt(options.prompt), vocabulary)
     prompt = torch.from_numpy(ids).to(model.embedding.weight.device)
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        print(f"Read as {UNK}: {', '.join(unknown[:20])}{more}", file=sys.stderr)
+        print(f"Read as {UNK}: {', '.join(map(text.shown, unknown[:20]))}{more}", file=sys.stderr)
     suppressed = [] if options.allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
     if len(vocabulary) <= len(suppressed):
         raise UserError(f"{options.folder} knows no word but {UNK}. Add --allow-unk.")
-    set_up_stdout()
+    text.set_up_stdout()
     generator = torch.Generator().manual_seed(options.seed)
     if options.temperature > 0:
         print(f"--seed {options.seed}", file=sys.stderr)
@@ -46,7 +46,7 @@ def generate(options: Namespace) -> None:
         if options.num_samples > 1:
             print(f"--- {number} of {options.num_samples}")
         drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
-        write_words(vocabulary.words[word] for word in islice(drawn, options.num_tokens))
+        text.write_words(vocabulary.words[word] for word in islice(drawn, options.num_tokens))
 
 
 def score(options: Namespace) -> None:
@@ -61,7 +61,7 @@ def score(options: Namespace) -> None:
     from lmbench.evaluation.text_score import describe, score_text
 
     from_stdin = options.score == "-"
-    name = "stdin" if from_stdin else options.score
+    name = "stdin" if from_stdin else str(Path(options.score))
     if from_stdin and sys.stdin is None:
         raise UserError("stdin is closed: there is nothing to score.")
     try:

@@ -30,6 +30,12 @@ def test_encode_without_unk_names_the_unknown_words():
         Vocabulary(("the", "cat")).encode(["the", "dog", "cow"])
 
 
+def test_an_unknown_word_as_long_as_a_text_is_shortened():
+    with pytest.raises(UserError, match=r"^'x+\.\.\.x+', '\\x1b\[31m': not among") as error:
+        Vocabulary(("the",)).encode(["x" * 10**5, "\x1b[31m"])
+    assert len(str(error.value)) < 200
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="not a string"):
         SMALL.encode("the cat")

@@ -6,7 +6,7 @@ import pytest
 
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.evaluation.text import encode_prompt, pieces, read_prompt, with_progress
+from lmbench.evaluation.text import encode_prompt, pieces, read_prompt, shown, with_progress
 
 VOCABULARY = Vocabulary(("<eos>", "<unk>", "the", "cat"))
 
@@ -53,6 +53,22 @@ def test_text_is_the_inverse_of_a_prompt(words: str, text: str):
 def test_a_word_is_there_as_soon_as_it_is_drawn():
     seen = pieces(iter(["a", "b"]))
     assert next(seen) == "a"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("naïve", "naïve"),
+        ("x" * 40, "x" * 40),
+        ("x" * 41, "x" * 39 + "…"),
+        ("x" * 10**6, "x" * 39 + "…"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\x00" * 41, "\\x00" * 9 + "\\x0…"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_words_for_people(word: str, expected: str):
+    assert shown(word) == expected
 
 
 class Stdin(SimpleNamespace):

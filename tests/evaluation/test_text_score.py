@@ -102,6 +102,14 @@ def test_an_impossible_text_has_an_infinite_perplexity():
     assert "0.00% unknown words" in text
 
 
+def test_unknown_words_cannot_reach_the_terminal():
+    found = score(make_model(), "\x1b[31mred " + "x" * 10**5)
+    assert found is not None
+    line = describe(found).splitlines()[-1]
+    assert line.isprintable()
+    assert len(line) < 200
+
+
 def test_a_score_for_people():
     found = score(make_model(), "a b c\n")
     assert found is not None

@@ -1,5 +1,6 @@
 """Words and their ids."""
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,9 +60,10 @@ class Vocabulary:
             raise ValueError("encode takes a list of words, not a string: split it first")
         unk_id = self.unk_id
         if unk_id is None and (unknown := [word for word in words if word not in self.ids]):
+            names = ", ".join(map(reprlib.repr, unknown[:5]))  # short, whatever a text calls a word
             raise UserError(
-                f"{', '.join(map(repr, unknown[:5]))}: not among the {len(self):,} words of the "
-                f"vocabulary, which has no {UNK} to stand for unknown words. Use words that it has."
+                f"{names}: not among the {len(self):,} words of the vocabulary, "
+                f"which has no {UNK} to stand for unknown words. Use words that it has."
             )
         return np.array([self.ids.get(word, unk_id) for word in words], dtype=np.int32)
 

@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from lmbench.data.vocabulary import EOS, Vocabulary
 from lmbench.errors import UserError
+from lmbench.report.folders import printable
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -63,6 +64,12 @@ def pieces(words: Iterable[str]) -> Iterator[str]:
         at_start = word == EOS
     if not at_start:
         yield "\n"
+
+
+def shown(word: str) -> str:
+    """A word for people: no longer than a line, and without what could move a cursor."""
+    word = printable(word[:41])
+    return word if len(word) <= 40 else f"{word[:39]}…"
 
 
 def write_words(words: Iterable[str]) -> None:

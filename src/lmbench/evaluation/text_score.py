@@ -11,6 +11,7 @@ from jaxtyping import Int32
 
 from lmbench.data.tokenization import tokenize
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.evaluation.text import shown
 from lmbench.model import LanguageModel
 from lmbench.model.core import State
 
@@ -101,6 +102,8 @@ def describe(score: TextScore) -> str:
         f"{num_unknown / score.num_tokens:>14.2%} unknown words",
     ]
     if num_unknown:
-        most = ", ".join(f"{word} ({count:,})" for word, count in score.unknown.most_common(10))
+        most = ", ".join(
+            f"{shown(word)} ({count:,})" for word, count in score.unknown.most_common(10)
+        )
         lines[-1] += f", read as {UNK}: {most}"
     return "\n".join(lines)

@@ -179,7 +179,7 @@ def test_a_core_of_ones_own(make_run: Callable[..., Path], monkeypatch: pytest.M
         (
             "model.core.num_layers",
             10**6,
-            r"num_layers=1000000 are more layers than .* which are 11",
+            r"num_layers asks for more layers than .*best\.ckpt, 11\.",
         ),
         ("model.core.surprise", 1, r"model\.core: .*'surprise'"),
         ("model.core.hidden_size", 10**7, "has the shape"),
@@ -217,7 +217,7 @@ def state_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     ("change", "message"),
     [
         (lambda c: state_of(c).pop("model.head.bias"), "head.bias is missing"),
-        (lambda c: state_of(c).clear(), "num_layers=2 are more layers than"),
+        (lambda c: state_of(c).clear(), "model.core.num_layers asks for more layers than"),
         (
             lambda c: state_of(c).update({"model.head.bias": torch.zeros(41, dtype=torch.cfloat)}),
             "head.bias is of torch.complex64",

@@ -90,9 +90,8 @@ def _require_layers(saved: SavedModel) -> None:
     num_layers = saved.model_config["core"].get("num_layers")
     if isinstance(num_layers, int) and num_layers > len(saved.weights):
         raise UserError(
-            f"{saved.config_path}: model.core.num_layers={num_layers} are more layers than "
-            f"{saved.weights_path} has weights, which are {len(saved.weights)}. Take both from the "
-            "same run."
+            f"{saved.config_path}: model.core.num_layers asks for more layers than there are "
+            f"weights in {saved.weights_path}, {len(saved.weights)}. Take both from the same run."
         )
 
 

@@ -275,6 +275,7 @@ def test_what_is_no_run(tmp_path: Path, make_run: Callable[..., Path]):
         assert refusal(tmp_path / name).startswith(
             f"{tmp_path / name} is neither the directory of a "
         )
+    assert refusal(tmp_path / ("x" * 300)).endswith("x cannot be read: File name too long.")
     run_dir = make_run()
     (run_dir / "checkpoints/best.ckpt").unlink()
     assert "best.ckpt cannot be read: No such file" in refusal(run_dir)

@@ -359,6 +359,8 @@ def test_what_is_no_run(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert not is_run(folder)
         assert "is not the directory of a run" in refusal(tmp_path, lambda f=folder: go_on(f))
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read: .*File name too long"):
+        read_run_config(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(
@@ -376,6 +378,7 @@ def test_what_is_no_run(tmp_path: Path):
         b"a: b: c\n",
         b"\ta: 1\n",
         b"a: 1\na: 2\n",
+        b"a: " + b"1" * 5000,
         b"? [1, 2]\n: 3\n",
         b"!!python/object/apply:os.mkdir ['was here']\n",
         b"data: !!python/object/new:os.mkdir ['was here']\n",

@@ -42,11 +42,15 @@ def read(folder: Path) -> SavedModel:
     """The model of a run's directory or of an export, not built yet.
 
     Raises:
-        UserError: the folder is neither, or what is in it is damaged.
+        UserError: the folder is neither, or what is in it is damaged or cannot be read.
     """
-    if (folder / "config.yaml").is_file():
+    try:
+        is_run, is_export = ((folder / name).is_file() for name in ("config.yaml", CONFIG))
+    except OSError as error:  # of a folder that may not be read, or a name that is too long
+        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
+    if is_run:
         return read_run(folder)
-    if (folder / CONFIG).is_file():
+    if is_export:
         return read_export(folder)
     raise UserError(
         f"{folder} is neither the directory of a run, which has a config.yaml, nor an export of "

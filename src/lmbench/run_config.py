@@ -69,11 +69,11 @@ def read_run_config(run_dir: str | Path) -> DictConfig:
             to be called that is not among the allowed targets.
     """
     path = Path(run_dir, "config.yaml")
-    if not path.is_file():
-        raise UserError(f"{run_dir} is not the directory of a run: it has no config.yaml.")
     try:
+        if not path.is_file():
+            raise UserError(f"{run_dir} is not the directory of a run: it has no config.yaml.")
         config = OmegaConf.load(path)
-    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{path} is no config of a run: it holds no keys.")

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
 
-def main(output: Path, run_dirs: list[Path]) -> None:
+def draw_curves(output: Path, run_dirs: list[Path]) -> None:
     """One panel per corpus: perplexity of each run against its epochs.
 
     A dotted line is the train perplexity, a circle the switch to averaged SGD, a grey line the
@@ -66,4 +66,4 @@ def scaled(points: list[tuple[int, float]], steps_per_epoch: float) -> tuple[lis
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])
+    draw_curves(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])

@@ -1,0 +1,174 @@
+"""Rebuilds ``results/README.md`` and the pictures there from what runs have left in ``results/``.
+
+    python scripts/build_results.py
+
+A new row takes a folder with the run's ``results.json``, ``config.yaml``, ``metrics.csv`` and
+``evaluation-*.json``, and an entry in ``results/recipes.yaml``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from plot_curves import draw_curves
+
+from lmbench.report.published import PUBLISHED, Published
+from lmbench.report.scores import SPLITS, MeasuredScore, measured_scores, read_results
+from lmbench.report.statistics import estimate
+from lmbench.report.summary import estimate_text
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+EVALUATIONS = ("", "cache", "dynamic", "dynamic_cache")
+PICTURES = {"wikitext2": "wikitext2.png", "synthetic": "training_curves.png"}
+TITLES = {"wikitext2": "WikiText-2", "synthetic": "The embedded corpus"}
+HEAD = """# Results
+
+Made by `python scripts/build_results.py` from the folders here and `recipes.yaml`; no figure is
+typed by hand. Perplexities are valid / test, of the checkpoint that validation chose; where a
+recipe ran with several seeds, the mean ± 95% interval (Student's t). Cache and dynamic evaluation
+have settings tuned on valid, so only their test figures are fair. Published figures are those of
+others, from the source named below, and never measured here.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe and what it came to.
+
+    Attributes:
+        folder: in ``results/``.
+        recipe: in words.
+        command: that trains it.
+        hardware: in words.
+        published: somebody else's result of the same recipe; None if there is none.
+        results: ``results.json`` of each seed.
+        scores: of each seed.
+    """
+
+    folder: str
+    recipe: str
+    command: str
+    hardware: str
+    published: Published | None
+    results: Sequence[dict[str, Any]]
+    scores: Sequence[Sequence[MeasuredScore]]
+
+    @property
+    def corpus(self) -> str:
+        """Its name."""
+        return self.results[0]["data"]["name"]
+
+    def perplexities(self, evaluation: str) -> str:
+        """Valid and test; empty where nothing was evaluated so."""
+        found = {
+            split: [
+                score.score.ppl
+                for of_run in self.scores
+                for score in of_run
+                if (score.evaluation, score.split) == (evaluation, split)
+            ]
+            for split in SPLITS
+        }
+        if not any(found.values()):
+            return ""
+        return " / ".join(_perplexity(values) for values in found.values())
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The recipes of ``recipes.yaml`` with the results that lie beside it.
+
+    Raises:
+        UserError: results are missing or damaged.
+    """
+    rows = []
+    for entry in yaml.safe_load((folder / "recipes.yaml").read_text("utf-8")):
+        own = folder / entry["folder"]
+        run_dirs = [own] if (own / "results.json").exists() else sorted(own.glob("*/"))
+        results = [read_results(run_dir) for run_dir in run_dirs]
+        published = entry.pop("published", None)
+        rows.append(
+            Row(
+                **entry,
+                published=PUBLISHED[published] if published else None,
+                results=results,
+                scores=[
+                    measured_scores(run_dir, of_run)
+                    for run_dir, of_run in zip(run_dirs, results, strict=True)
+                ],
+            )
+        )
+    return rows
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The whole README."""
+    corpora = dict.fromkeys(row.corpus for row in rows)
+    return "\n".join([HEAD, *(_section([row for row in rows if row.corpus == c]) for c in corpora)])
+
+
+def _section(rows: Sequence[Row]) -> str:
+    evaluated = [name for name in EVALUATIONS if any(row.perplexities(name) for row in rows)]
+    names = [name.replace("_", " and ") or "perplexity" for name in evaluated]
+    columns = ["recipe", "seeds", *names, "parameters", "epochs", "minutes", "hardware"]
+    cells = [
+        [
+            row.recipe,
+            str(len(row.results)),
+            *(row.perplexities(name) or "—" for name in evaluated),
+            f"{row.results[0]['num_parameters']:,}",
+            str(max(results["train"]["epochs"] for results in row.results)),
+            f"{_mean([results['train']['seconds'] for results in row.results]) / 60:.1f}",
+            row.hardware,
+        ]
+        for row in rows
+    ]
+    if any(row.published for row in rows):
+        columns.append("published")
+        for row, cell in zip(rows, cells, strict=True):
+            cell.append(" / ".join(row.published.scores["standard"]) if row.published else "—")
+    floor = rows[0].results[0]["data"].get("perplexity_floor")
+    lines = [f"## {TITLES[rows[0].corpus]}", "", _line(columns), _line(["---"] * len(columns))]
+    lines += [_line(cell) for cell in cells]
+    if floor:
+        lines += ["", f"The perplexity floor is {floor['valid']:.2f} / {floor['test']:.2f}."]
+    lines += [f"\n![Valid perplexity by epoch]({PICTURES[rows[0].corpus]})\n"]
+    lines += [
+        f"- **{row.recipe}**, [`{row.folder}`]({row.folder}): `{row.command}`" for row in rows
+    ]
+    sources = {row.published.model: row.published.source for row in rows if row.published}
+    lines += ["", *(f"Published: {model}, {source}." for model, source in sources.items())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _perplexity(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return estimate_text(estimate(values)) if values else "—"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def main() -> None:
+    """Writes the page and the pictures."""
+    rows = read_rows(RESULTS)
+    (RESULTS / "README.md").write_text(page(rows), "utf-8")
+    for corpus, picture in PICTURES.items():
+        run_dirs = [
+            run_dir.parent
+            for row in rows
+            if row.corpus == corpus
+            for run_dir in sorted((RESULTS / row.folder).rglob("results.json"))
+        ]
+        draw_curves(RESULTS / picture, run_dirs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The table of results says what the folders beside it hold."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from build_results import RESULTS, page, read_rows
+
+from lmbench.errors import UserError
+
+RECIPES = """
+- {folder: many, recipe: mine, command: lmbench-train many, hardware: fast, published: awd_lstm}
+- {folder: one, recipe: yours, command: lmbench-train one, hardware: another}
+"""
+
+
+def write(
+    run_dir: Path, valid: float, test: float, name: str = "wikitext2", **more: object
+) -> None:
+    run_dir.mkdir(parents=True)
+    results = {
+        "num_parameters": 1234,
+        "data": {"name": name, "sha256": "0", **more},
+        "val": {"nll": math.log(valid), "ppl": valid, "num_tokens": 9},
+        "test": {"nll": math.log(test), "ppl": test, "num_tokens": 9},
+        "train": {"epochs": 2, "seconds": 90.0},
+    }
+    (run_dir / "results.json").write_text(json.dumps(results))
+
+
+def write_evaluation(run_dir: Path, name: str, split: str, ppl: float) -> None:
+    values = {
+        "split": split,
+        "corpus_sha256": "0",
+        "evaluation": {"protocol": "standard"},
+        "nll": math.log(ppl),
+        "ppl": ppl,
+        "num_tokens": 9,
+    }
+    (run_dir / f"evaluation-{name}-{split}.json").write_text(json.dumps(values))
+
+
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_committed_page_is_that_of_the_committed_results():
+    assert (RESULTS / "README.md").read_text("utf-8") == page(read_rows(RESULTS))
+
+
+def test_seeds_evaluations_and_published_figures(tmp_path: Path):
+    (tmp_path / "recipes.yaml").write_text(RECIPES)
+    for seed, (valid, test) in enumerate([(100.0, 90.0), (104.0, 91.0), (108.0, 92.0)]):
+        write(tmp_path / f"many/{seed}", valid, test)
+    write(tmp_path / "one", 50.0, 40.0)
+    write_evaluation(tmp_path / "one", "cache", "test", 33.0)
+    text = page(read_rows(tmp_path))
+    head, _, many, one = rows_of(text)
+    assert head[:4] == ["recipe", "seeds", "perplexity", "cache"]
+    # Student's t of 2 degrees of freedom is 4.3027: 4 and 1 over the root of 3, times that.
+    assert many == [
+        *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", "—", "1,234", "2", "1.5", "fast"),
+        "68.6 / 65.8",
+    ]
+    assert one[1:4] == ["1", "50.00 / 40.00", "— / 33.00"]
+    assert one[-1] == "—"
+    assert "`lmbench-train many`" in text
+    assert "Merity et al. 2017" in text
+
+
+def test_a_corpus_with_a_floor_says_so(tmp_path: Path):
+    (tmp_path / "recipes.yaml").write_text(RECIPES.strip().splitlines()[1])
+    write(tmp_path / "one", 9.0, 8.0, "synthetic", perplexity_floor={"valid": 7.0, "test": 6.0})
+    assert "The perplexity floor is 7.00 / 6.00." in page(read_rows(tmp_path))
+
+
+def test_a_recipe_without_results_is_named(tmp_path: Path):
+    (tmp_path / "recipes.yaml").write_text(RECIPES)
+    (tmp_path / "many/1").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no results\.json"):
+        read_rows(tmp_path)

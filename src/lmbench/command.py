@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lmbench.config import as_override
 from lmbench.errors import Interrupted, UserError
+from lmbench.run_dir import as_override
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """Where the configs are, and a run's own config."""
 
 import re
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -83,11 +82,3 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves
-
-
-def as_override(key: str, path: Path) -> str:
-    """``KEY=PATH`` as one types it: quoted for Hydra and for the shell where it must be."""
-    text = str(path)
-    if not re.fullmatch(r"[\w./-]+", text, re.ASCII):
-        text = "'" + text.replace("'", r"\'") + "'"
-    return shlex.quote(f"{key}={text}")

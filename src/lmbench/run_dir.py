@@ -1,5 +1,7 @@
 """The directory of a run as a place: whether it is one, who works in it, what was written there."""
 
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +48,14 @@ def clear_run(run_dir: Path) -> None:
         shutil.rmtree(run_dir / folder, ignore_errors=True)
     for name in ("metrics.csv", "timing.csv", "results.json"):
         (run_dir / name).unlink(missing_ok=True)
+
+
+def as_override(key: str, path: Path) -> str:
+    """``KEY=PATH`` as one types it: quoted for Hydra and for the shell where it must be."""
+    text = str(path)
+    if not re.fullmatch(r"[\w./-]+", text, re.ASCII):
+        text = "'" + text.replace("'", r"\'") + "'"
+    return shlex.quote(f"{key}={text}")
 
 
 def _first_link(run_dir: Path) -> Path | None:

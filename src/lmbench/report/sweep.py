@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from lmbench.config import as_override
 from lmbench.errors import UserError
 from lmbench.report.folders import read_json
+from lmbench.run_dir import as_override
 from lmbench.sweep_dir import RECORD, recorded_job
 
 

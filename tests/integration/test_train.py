@@ -107,7 +107,8 @@ def test_the_config_is_resolved_and_builds_the_same_objects(run_dir: Path, tmp_p
         composed = compose("train", [*SYNTHETIC, *TINY, "seed=3"])
     expected = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(expected, dict)
-    assert expected.pop("resume") == "???"  # how a run is gone on with is no part of it
+    # How a run, or a sweep, is gone on with is no part of it.
+    assert (expected.pop("resume"), expected.pop("sweep_resume")) == ("???", False)
     assert again == expected
     model = build.model(again, 41)
     checkpoint = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
@@ -134,10 +135,16 @@ def test_results_are_as_the_contract_says(run_dir: Path):
         "evaluation",
         "val",
         "test",
+        "weights_sha256",
         "nt_asgd",
         "train",
         "environment",
     }
+    best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    named = {key.removeprefix("model."): value for key, value in best.items()}
+    model = build.model(config, len(corpus.vocabulary))
+    model.load_state_dict(named)
+    assert results["weights_sha256"] == model.weights_sha256()
     known = ("model", "num_parameters", "seed", "precision", "best_epoch", "nt_asgd")
     assert [results[key] for key in known] == [
         "lstm",

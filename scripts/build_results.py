@@ -6,7 +6,7 @@ A new row takes a folder with the run's ``results.json``, ``config.yaml``, ``met
 ``evaluation-*.json``, and an entry in ``results/recipes.yaml``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,16 @@ from typing import Any
 import yaml
 from plot_curves import draw_curves
 
+from lmbench.report.folders import read_json
 from lmbench.report.published import PUBLISHED, Published
-from lmbench.report.scores import SPLITS, MeasuredScore, measured_scores, read_results
+from lmbench.report.scores import (
+    SPLITS,
+    MeasuredScore,
+    Score,
+    evaluation_files,
+    measured_scores,
+    read_results,
+)
 from lmbench.report.statistics import estimate
 from lmbench.report.summary import estimate_text
 
@@ -94,12 +102,19 @@ def read_rows(folder: Path) -> list[Row]:
                 published=PUBLISHED[published] if published else None,
                 results=results,
                 scores=[
-                    measured_scores(run_dir, of_run)
+                    [*measured_scores(run_dir, of_run), *_dynamic_alone(run_dir)]
                     for run_dir, of_run in zip(run_dirs, results, strict=True)
                 ],
             )
         )
     return rows
+
+
+def _dynamic_alone(run_dir: Path) -> Iterator[MeasuredScore]:
+    """What dynamic evaluation came to before the cache was laid over it."""
+    for path, name, split in evaluation_files(run_dir):
+        if name == "dynamic_cache":
+            yield MeasuredScore(split, "dynamic", Score(**read_json(path)["without_cache"]))
 
 
 def page(rows: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Callback, Timer
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench import build
@@ -410,3 +410,18 @@ def test_a_limit_of_time_ends_the_run_and_is_checked(tmp_path):
     assert not any(isinstance(callback, Timer) for callback in without.callbacks)
     with pytest.raises(UserError, match=r"^trainer: .*DD:HH:MM:SS"):
         build.trainer(small(trainer__max_time="one hour"), tmp_path)
+
+
+def test_hyperparameters_are_what_moves_numbers(tmp_path, monkeypatch):
+    seen = {}
+
+    class Seen(Callback):
+        def __init__(self, run_dir: Path, *, hyperparameters: dict, **others: object) -> None:
+            seen.update(hyperparameters)
+
+    monkeypatch.setattr(build, "Results", Seen)
+    build.trainer(small("awd_lstm"), tmp_path)
+    assert seen["callbacks.nt_asgd.non_monotone_interval"] == 5
+    assert {"seed", "optimizer.lr", "model.core.hidden_size", "trainer.max_epochs"} <= set(seen)
+    nodes = {tuple(key.split(".")[:2]) for key in seen if key.startswith(("callbacks", "logger"))}
+    assert nodes == {("callbacks", "nt_asgd")}

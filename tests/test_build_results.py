@@ -29,7 +29,9 @@ def write(
     (run_dir / "results.json").write_text(json.dumps(results))
 
 
-def write_evaluation(run_dir: Path, name: str, split: str, ppl: float) -> None:
+def write_evaluation(
+    run_dir: Path, name: str, split: str, ppl: float, without_cache: float | None = None
+) -> None:
     values = {
         "split": split,
         "corpus_sha256": "0",
@@ -38,6 +40,8 @@ def write_evaluation(run_dir: Path, name: str, split: str, ppl: float) -> None:
         "ppl": ppl,
         "num_tokens": 9,
     }
+    if without_cache is not None:
+        values["without_cache"] = {"nll": 1.0, "ppl": without_cache, "num_tokens": 9}
     (run_dir / f"evaluation-{name}-{split}.json").write_text(json.dumps(values))
 
 
@@ -55,16 +59,18 @@ def test_seeds_evaluations_and_published_figures(tmp_path: Path):
     for seed, (valid, test) in enumerate([(100.0, 90.0), (104.0, 91.0), (108.0, 92.0)]):
         write(tmp_path / f"many/{seed}", valid, test)
     write(tmp_path / "one", 50.0, 40.0)
-    write_evaluation(tmp_path / "one", "cache", "test", 33.0)
+    write_evaluation(tmp_path / "one", "cache", "test", 33.0, without_cache=40.0)
+    write_evaluation(tmp_path / "one", "dynamic_cache", "test", 30.0, without_cache=35.0)
     text = page(read_rows(tmp_path))
     head, _, many, one = rows_of(text)
-    assert head[:4] == ["recipe", "seeds", "perplexity", "cache"]
+    assert head[:6] == ["recipe", "seeds", "perplexity", "cache", "dynamic", "dynamic and cache"]
     # Student's t of 2 degrees of freedom is 4.3027: 4 and 1 over the root of 3, times that.
     assert many == [
-        *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", "—", "1,234", "2", "1.5", "fast"),
+        *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", *["—"] * 3, "1,234", "2", "1.5", "fast"),
         "68.6 / 65.8",
     ]
     assert one[1:4] == ["1", "50.00 / 40.00", "— / 33.00"]
+    assert one[4:6] == ["— / 35.00", "— / 30.00"]
     assert one[-1] == "—"
     assert "`lmbench-train many`" in text
     assert "Merity et al. 2017" in text

@@ -129,7 +129,7 @@ def trainer(
         run_dir,
         model_name=config.model.name,
         seed=config.seed,
-        hyperparameters=flatten(_plain(config)),
+        hyperparameters=_hyperparameters(config),
         init_from=config.init_from,
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
@@ -160,6 +160,13 @@ def evaluator(
 ) -> tuple[Evaluator, Grids]:
     """What evaluates a model, from ``config.evaluation``; see :func:`build_evaluator`."""
     return build_evaluator(_plain(config.evaluation), model, corpus, **others)
+
+
+def _hyperparameters(config: DictConfig) -> dict[str, Any]:
+    """What moves the numbers of a run, by dotted keys."""
+    plain = _plain(config)
+    plain["callbacks"] = {k: v for k, v in plain["callbacks"].items() if k == "nt_asgd"}
+    return flatten({node: values for node, values in plain.items() if node != "logger"})
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

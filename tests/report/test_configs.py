@@ -16,7 +16,9 @@ def composed(tmp_path: Path) -> dict:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("train", ["experiment=quickstart_awd_lstm", "resume=null"])
     write_run_config(config, tmp_path)
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def without_lists(flat: dict) -> dict:

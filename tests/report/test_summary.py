@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from scipy import stats
 
 from lmbench.report.groups import Section, group_runs
@@ -12,22 +11,6 @@ from lmbench.report.table import Table
 
 Write = Callable[..., Path]
 VALID = (120.0, 121.0, 125.0)
-
-
-@pytest.fixture
-def section(tmp_path: Path, write_run: Write, write_evaluation: Write) -> Section:
-    """Three seeds of one model, of which two were evaluated with a cache, and one of another."""
-    floor = {"data.perplexity_floor": {"valid": 101.5, "test": 99.25}}
-    for seed, valid in enumerate(VALID):
-        results = floor | {"train.peak_memory_bytes": (seed + 1) * 2**29, "train.epochs": 3 + seed}
-        run_dir = write_run(
-            tmp_path / f"a{seed}", seed=seed, valid=valid, test=valid - 10, results=results
-        )
-        if seed < 2:
-            write_evaluation(run_dir, "cache", ppl=90.0 + seed)
-    write_run(tmp_path / "b", model="awd_lstm", valid=200.0, test=None, results=floor)
-    (found,) = group_runs(read_runs([tmp_path])[0])[0]
-    return found
 
 
 def cells(table: Table, row: int) -> dict[str, str]:

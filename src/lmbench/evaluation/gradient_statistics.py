@@ -86,7 +86,8 @@ def keep_statistics(
     try:
         with safe_open(path, framework="pt") as file:
             if file.metadata() == wanted:
-                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = file.keys()
+                kept = {name: file.get_tensor(name) for name in names}
                 if {name: value.shape for name, value in kept.items()} == shapes:
                     return kept
     except (OSError, SafetensorError):

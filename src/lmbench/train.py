@@ -12,14 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lmbench.chosen_run import chosen_job, chosen_run
 from lmbench.command import errors_for_users
-from lmbench.config import conf_dir, take_over_from_run, write_run_config
+from lmbench.config import conf_dir, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
-from lmbench.report.scores import read_results
-from lmbench.run_config import places_of, resumed_config
 from lmbench.run_dir import alone_in, clear_run, is_run
-from lmbench.sweep_dir import job_folder, record_job
+from lmbench.sweep_dir import job_folder
 
 log = logging.getLogger(__name__)
 _NOT_OF_THE_RUN = ("resume", "sweep_resume")
@@ -111,55 +110,19 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     return math.exp(score)
 
 
-def train_job(config: DictConfig, run_dir: Path) -> float:
-    """One job of a sweep: a new run, or one that a sweep which goes on has done or begun before.
-
-    Args:
-        config: the composed config.
-        run_dir: the job's folder in the directory of the sweep.
-
-    Returns:
-        The best validation perplexity, for sweepers to minimize.
-
-    Raises:
-        UserError: see :func:`train`; or the folder belongs to another job.
-    """
-    given = HydraConfig.get().overrides
-    if not OmegaConf.is_missing(config, "resume"):
-        raise UserError("resume continues one run: leave out -m.")
-    if config.sweep_resume and not any(item.startswith("hydra.sweep.dir=") for item in given.hydra):
-        raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to go on with.")
-    overrides = list(given.task)
-    record_job(run_dir, overrides)
-    if config.sweep_resume and (run_dir / "results.json").exists():
-        perplexity = read_results(run_dir)["val"]["ppl"]
-        log.info("done already, with valid ppl %.2f, in %s", perplexity, run_dir)
-        return perplexity
-    if config.sweep_resume and is_run(run_dir):
-        of_run, new = resumed_config(run_dir, places_of(overrides))
-        return train(of_run, run_dir, resumed_with=new)
-    return train(take_over_from_run(config, overrides), run_dir)
-
-
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
 def main(config: DictConfig) -> float:
     """Entry point of the console script."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
-    overrides = list(hydra_config.overrides.task)
+    overrides, of_hydra = hydra_config.overrides.task, hydra_config.overrides.hydra
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     with errors_for_users(run_dir, is_sweep=is_sweep):
-        if not isinstance(config.sweep_resume, bool):
-            raise UserError(f"sweep_resume must be true or false, not {config.sweep_resume}.")
         if is_sweep:
-            return train_job(config, run_dir)
-        if config.sweep_resume:
-            raise UserError("sweep_resume goes on with a sweep (-m); one run: resume=RUN_DIR.")
-        if OmegaConf.is_missing(config, "resume"):
-            return train(take_over_from_run(config, overrides), run_dir)
-        if not config.resume:
-            raise UserError("Set resume=RUN_DIR, the directory of the run to continue.")
-        of_run, new = resumed_config(Path(config.resume), overrides)
-        if not run_dir.samefile(config.resume):
-            raise UserError("resume continues a run in its own directory: leave out hydra.run.dir.")
-        return train(of_run, run_dir, resumed_with=new)
+            run = chosen_job(config, run_dir, overrides, of_hydra)
+        else:
+            run = chosen_run(config, run_dir, overrides)
+        if run.perplexity is not None:
+            log.info("done already, with valid ppl %.2f, in %s", run.perplexity, run_dir)
+            return run.perplexity
+        return train(run.config, run_dir, run.resumed_with)

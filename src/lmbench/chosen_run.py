@@ -1,0 +1,86 @@
+"""Which run a command line of lmbench-train is about: a new one, one that goes on, or one done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lmbench.config import take_over_from_run
+from lmbench.errors import UserError
+from lmbench.report.scores import read_results
+from lmbench.run_config import places_of, resumed_config
+from lmbench.run_dir import is_run
+from lmbench.sweep_dir import record_job
+
+
+@dataclass(frozen=True)
+class ChosenRun:
+    """A run that is to be trained, or has been.
+
+    Attributes:
+        config: that it is trained with.
+        resumed_with: the new overrides of a run that goes on; None for a new run.
+        perplexity: the best on valid, of a run that is done already; None of one that is not.
+    """
+
+    config: DictConfig
+    resumed_with: list[str] | None = None
+    perplexity: float | None = None
+
+
+def chosen_run(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> ChosenRun:
+    """The one run of a command.
+
+    Args:
+        config: the composed config.
+        run_dir: that Hydra writes into.
+        overrides: of the command line.
+
+    Raises:
+        UserError: the command is about no run, or about two.
+    """
+    if _resumes_sweep(config):
+        raise UserError("sweep_resume goes on with a sweep (-m); one run: resume=RUN_DIR.")
+    if OmegaConf.is_missing(config, "resume"):
+        return ChosenRun(take_over_from_run(config, overrides))
+    if not config.resume:
+        raise UserError("Set resume=RUN_DIR, the directory of the run to continue.")
+    of_run, new = resumed_config(Path(config.resume), overrides)
+    if not run_dir.samefile(config.resume):
+        raise UserError("resume continues a run in its own directory: leave out hydra.run.dir.")
+    return ChosenRun(of_run, resumed_with=new)
+
+
+def chosen_job(
+    config: DictConfig, run_dir: Path, overrides: Sequence[str], hydra_overrides: Sequence[str]
+) -> ChosenRun:
+    """One job of a sweep: new, or one that a sweep which goes on has begun or done before.
+
+    Args:
+        config: the composed config.
+        run_dir: the job's folder in the directory of the sweep.
+        overrides: of the job.
+        hydra_overrides: those of Hydra's own config.
+
+    Raises:
+        UserError: the folder belongs to another job; or the command names no sweep to go on with.
+    """
+    resumes = _resumes_sweep(config)
+    if not OmegaConf.is_missing(config, "resume"):
+        raise UserError("resume continues one run: leave out -m.")
+    if resumes and not any(item.startswith("hydra.sweep.dir=") for item in hydra_overrides):
+        raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to go on with.")
+    record_job(run_dir, overrides)
+    if resumes and (run_dir / "results.json").exists():
+        return ChosenRun(config, perplexity=read_results(run_dir)["val"]["ppl"])
+    if resumes and is_run(run_dir):
+        of_run, new = resumed_config(run_dir, places_of(overrides))
+        return ChosenRun(of_run, resumed_with=new)
+    return ChosenRun(take_over_from_run(config, overrides))
+
+
+def _resumes_sweep(config: DictConfig) -> bool:
+    if not isinstance(config.sweep_resume, bool):
+        raise UserError(f"sweep_resume must be true or false, not {config.sweep_resume}.")
+    return config.sweep_resume

@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from lmbench.chosen_run import chosen_job, chosen_run
+from lmbench.config import conf_dir, write_run_config
+from lmbench.errors import UserError
+from lmbench.run_config import read_run_config
+
+SWEEP = ["hydra.sweep.dir=DIR"]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("train", list(overrides))
+
+
+def begun(run_dir: Path, *overrides: str) -> DictConfig:
+    """A run of these overrides, as a training leaves it that was stopped before its first step."""
+    run_dir.mkdir()
+    config = composed("resume=null", *overrides)
+    write_run_config(config, run_dir)
+    return config
+
+
+def test_a_new_run_has_the_config_of_the_command(tmp_path: Path):
+    config = composed("model=lstm")
+    run = chosen_run(config, tmp_path, ["model=lstm"])
+    assert (run.config, run.resumed_with, run.perplexity) == (config, None, None)
+
+
+def test_a_run_goes_on_with_its_own_config(tmp_path: Path):
+    begun(tmp_path / "run", "model=awd_lstm", "seed=7")
+    overrides = [f"resume={tmp_path / 'run'}", "trainer.max_epochs=9"]
+    run = chosen_run(composed(*overrides), tmp_path / "run", overrides)
+    assert (run.config.model.name, run.config.seed) == ("awd_lstm", 7)
+    assert run.config.trainer.max_epochs == 9
+    assert run.resumed_with == ["trainer.max_epochs=9"]
+    with pytest.raises(UserError, match=r"leave out hydra\.run\.dir"):
+        chosen_run(composed(*overrides), tmp_path, overrides)
+
+
+def test_a_job_is_new_then_goes_on_then_is_done(tmp_path: Path):
+    job, overrides = tmp_path / "0", ["model=lstm", "seed=5"]
+    job.mkdir()
+    run = chosen_job(composed(*overrides), job, overrides, [])
+    assert (run.config.seed, run.resumed_with, run.perplexity) == (5, None, None)
+    write_run_config(run.config, job)
+
+    again = [*overrides, "sweep_resume=true", "data.path=elsewhere"]
+    run = chosen_job(composed(*again), job, again, SWEEP)
+    assert (run.config.seed, run.resumed_with, run.perplexity) == (5, [], None)
+    assert run.config.data.path == "elsewhere"
+    assert run.config.model == read_run_config(job).model
+
+    (job / "results.json").write_text(json.dumps({"val": {"ppl": 12.5}}))
+    assert chosen_job(composed(*again), job, again, SWEEP).perplexity == 12.5
+    assert chosen_job(composed(*overrides), job, overrides, []).perplexity is None
+
+
+@pytest.mark.parametrize(
+    ("choose", "overrides", "message"),
+    [
+        (chosen_run, ["sweep_resume=true"], r"sweep_resume goes on with a sweep \(-m\)"),
+        (chosen_run, ["sweep_resume=perhaps"], "sweep_resume must be true or false, not perhaps"),
+        (chosen_run, ["resume="], "Set resume=RUN_DIR"),
+        (chosen_job, ["sweep_resume=1"], "sweep_resume must be true or false, not 1"),
+        (chosen_job, ["sweep_resume=true"], r"needs hydra\.sweep\.dir=DIR"),
+        (chosen_job, ["resume=run"], "leave out -m"),
+    ],
+)
+def test_a_command_about_no_run(tmp_path: Path, choose: Any, overrides: list[str], message: str):
+    more = [[]] if choose is chosen_job else []
+    with pytest.raises(UserError, match=message):
+        choose(composed(*overrides), tmp_path, overrides, *more)
+    assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from plot_curves import draw_curves
 
+from lmbench.errors import UserError
 from lmbench.report.folders import read_json
 from lmbench.report.published import PUBLISHED, Published
 from lmbench.report.scores import (
@@ -81,6 +82,8 @@ class Row:
         }
         if not any(found.values()):
             return ""
+        if {len(values) for values in found.values()} - {0, len(self.results)}:
+            raise UserError(f"{self.folder}: not every seed was evaluated ({evaluation}).")
         return " / ".join(_perplexity(values) for values in found.values())
 
 
@@ -93,7 +96,8 @@ def read_rows(folder: Path) -> list[Row]:
     rows = []
     for entry in yaml.safe_load((folder / "recipes.yaml").read_text("utf-8")):
         own = folder / entry["folder"]
-        run_dirs = [own] if (own / "results.json").exists() else sorted(own.glob("*/"))
+        is_one = (own / "results.json").exists()
+        run_dirs = [own] if is_one else sorted(path for path in own.iterdir() if path.is_dir())
         results = [read_results(run_dir) for run_dir in run_dirs]
         published = entry.pop("published", None)
         rows.append(
@@ -111,9 +115,9 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def _dynamic_alone(run_dir: Path) -> Iterator[MeasuredScore]:
-    """What dynamic evaluation came to before the cache was laid over it."""
+    """What dynamic evaluation came to before the cache was laid over it, if nothing else tells."""
     for path, name, split in evaluation_files(run_dir):
-        if name == "dynamic_cache":
+        if name == "dynamic_cache" and not (run_dir / f"evaluation-dynamic-{split}.json").exists():
             yield MeasuredScore(split, "dynamic", Score(**read_json(path)["without_cache"]))
 
 

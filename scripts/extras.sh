@@ -38,7 +38,10 @@ again() { # NAME ARGUMENTS...: the same sweep goes on, and redoes no job
   before=$(stat -c '%n %Y %i' "$name"/*/results.json)
   shift
   "$bin/lmbench-train" -m "${tiny[@]}" "hydra.sweep.dir=$work/$name" "$@" sweep_resume=true \
-    >"$name.log" 2>&1
+    >"$name.log" 2>&1 || {
+    tail -n 40 "$name.log"
+    exit 1
+  }
   after=$(stat -c '%n %Y %i' "$name"/*/results.json)
   if [[ $before != "$after" ]]; then
     echo "$name: a finished job was done again" >&2

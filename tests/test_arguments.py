@@ -56,6 +56,7 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: 
         ({"max_epochs": -1, "max_time": None}, r"Set trainer\.max_epochs, max_steps or max_time"),
         ({"max_epochs": None}, r"Set trainer\.max_epochs, max_steps or max_time"),
         ({"max_time": "00:01:00:00"}, r"OneCycleLR counts steps.*phases_awd_lstm"),
+        ({"max_time": "00:01:00:00", "max_epochs": 4}, r"OneCycleLR counts steps"),
     ],
 )
 def test_a_schedule_over_the_run_needs_its_end(limits: dict[str, Any], message: str):

@@ -408,8 +408,14 @@ def test_a_limit_of_time_ends_the_run_and_is_checked(tmp_path):
     assert limit.time_remaining() == 3600
     without = build.trainer(small(), tmp_path)
     assert not any(isinstance(callback, Timer) for callback in without.callbacks)
-    with pytest.raises(UserError, match=r"^trainer: .*DD:HH:MM:SS"):
-        build.trainer(small(trainer__max_time="one hour"), tmp_path)
+    for wrong, message in (
+        ("one hour", r"^trainer: .*DD:HH:MM:SS"),
+        (60, r"^trainer\.max_time=60 has the wrong type: int instead of dict or str"),
+        ({"minute": 1}, r"^trainer: .*'minute'"),
+        ("00:00:00:00", r"^trainer\.max_time must be above zero"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build.trainer(small(trainer__max_time=wrong), tmp_path)
 
 
 def test_hyperparameters_are_what_moves_numbers(tmp_path, monkeypatch):

@@ -72,6 +72,11 @@ def test_seeds_evaluations_and_published_figures(tmp_path: Path):
     assert one[1:4] == ["1", "50.00 / 40.00", "— / 33.00"]
     assert one[4:6] == ["— / 35.00", "— / 30.00"]
     assert one[-1] == "—"
+    write_evaluation(tmp_path / "one", "dynamic", "test", 36.0)
+    assert rows_of(page(read_rows(tmp_path)))[3][4] == "— / 36.00"
+    write_evaluation(tmp_path / "many/1", "cache", "valid", 60.0)
+    with pytest.raises(UserError, match=r"many: not every seed was evaluated \(cache\)"):
+        page(read_rows(tmp_path))
     assert "`lmbench-train many`" in text
     assert "Merity et al. 2017" in text
 

@@ -45,21 +45,37 @@ def test_a_run_goes_on_with_its_own_config(tmp_path: Path):
 
 
 def test_a_job_is_new_then_goes_on_then_is_done(tmp_path: Path):
-    job, overrides = tmp_path / "0", ["model=lstm", "seed=5"]
+    job, overrides = tmp_path / "0", ["model=lstm", "seed=5", "data.path=here"]
     job.mkdir()
     run = chosen_job(composed(*overrides), job, overrides, [])
     assert (run.config.seed, run.resumed_with, run.perplexity) == (5, None, None)
     write_run_config(run.config, job)
 
-    again = [*overrides, "sweep_resume=true", "data.path=elsewhere"]
+    again = [*overrides, "sweep_resume=true", "data.cache_dir=elsewhere"]
     run = chosen_job(composed(*again), job, again, SWEEP)
     assert (run.config.seed, run.resumed_with, run.perplexity) == (5, [], None)
-    assert run.config.data.path == "elsewhere"
+    assert (run.config.data.path, run.config.data.cache_dir) == ("here", "elsewhere")
     assert run.config.model == read_run_config(job).model
 
     (job / "results.json").write_text(json.dumps({"val": {"ppl": 12.5}}))
     assert chosen_job(composed(*again), job, again, SWEEP).perplexity == 12.5
-    assert chosen_job(composed(*overrides), job, overrides, []).perplexity is None
+    with pytest.raises(UserError, match=r"holds a run already.*sweep_resume=true"):
+        chosen_job(composed(*overrides), job, overrides, [])
+    (job / "results.json").write_text(json.dumps({"val": None}))
+    with pytest.raises(UserError, match=r"results\.json"):
+        chosen_job(composed(*again), job, again, SWEEP)
+
+
+def test_a_job_has_one_device_unless_slurm_starts_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    overrides = ["trainer.devices=2"]
+    with pytest.raises(UserError, match=r"trainer\.devices=2: jobs of a sweep have one device"):
+        chosen_job(composed(*overrides), tmp_path, overrides, [])
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert chosen_job(composed(*overrides), tmp_path, overrides, []).resumed_with is None
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ from lmbench.data.columns import columns_for_training
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
+from lmbench.errors import UserError
 from lmbench.model import AWDLSTM, Embedding, LanguageModel, Softmax
 from lmbench.module import LanguageModelModule
+from lmbench.optim import PhasedLR
 
 WORDS = 11
 BPTT = 8
@@ -468,3 +470,20 @@ def test_a_model_that_has_diverged_is_not_scored_by_what_is_left_of_it():
     (logged,) = make_trainer().validate(module, datamodule=make_datamodule(), verbose=False)
     assert math.isnan(logged["val/nll"])
     assert math.isnan(logged["val/ppl"])
+
+
+@pytest.mark.parametrize(
+    ("made_for", "options", "message"),
+    [
+        (None, {"max_epochs": 2}, "made for no given number of steps, .* would have [0-9]+ steps"),
+        (12, {"max_epochs": -1}, "made for 12 steps, .* would have no given number of steps"),
+        (12, {"max_epochs": 9}, "made for 12 steps, .* would have [0-9]+ steps"),
+    ],
+)
+def test_a_schedule_that_would_not_end_with_the_run_is_refused(
+    made_for: int | None, options: dict, message: str
+):
+    phases = [{"share": 1, "lr_factor": [1.0, 0.0]}]
+    module = make_module(lambda optimizer, total_steps: PhasedLR(optimizer, made_for, phases))
+    with pytest.raises(UserError, match=message):
+        make_trainer(**options).fit(module, datamodule=make_datamodule())

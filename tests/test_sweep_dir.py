@@ -25,11 +25,17 @@ def test_a_job_is_found_by_its_overrides_whatever_its_number(tmp_path: Path):
     assert job_folder(tmp_path, 1, ["seed=2", "model=lstm"], resume=True) == "1"
 
 
-def test_where_data_lies_and_the_wish_to_resume_are_not_of_the_job(tmp_path: Path):
-    record(tmp_path / "3", "seed=1", "data.path=here", "data.cache_dir=there")
-    given = ["data.path=elsewhere", "sweep_resume=true", "seed=1"]
+def test_where_the_cache_lies_and_the_wish_to_resume_are_not_of_the_job(tmp_path: Path):
+    record(tmp_path / "3", "seed=1", "+data.cache_dir=there")
+    given = ["data.cache_dir=elsewhere", "++sweep_resume=true", "seed=1"]
     assert job_folder(tmp_path, 0, given, resume=True) == "3"
     assert own_overrides(given) == ["seed=1"]
+
+
+def test_jobs_on_two_corpora_are_two(tmp_path: Path):
+    record(tmp_path / "0", "data=text", "data.path=one")
+    assert job_folder(tmp_path, 1, ["data=text", "data.path=two"], resume=True) == "1"
+    assert job_folder(tmp_path, 0, ["data=text", "data.path=two"], resume=True) != "0"
 
 
 def test_a_new_job_takes_its_number_or_a_folder_of_its_own(tmp_path: Path):
@@ -63,3 +69,13 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str):
     (tmp_path / "job.json").write_text(text)
     with pytest.raises(UserError, match=r"job\.json cannot be read"):
         recorded_job(tmp_path)
+
+
+def test_a_damaged_record_ends_its_own_job_alone(tmp_path: Path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/job.json").write_text("")
+    record(tmp_path / "1", "seed=2")
+    assert job_folder(tmp_path, 0, ["seed=2"], resume=True) == "1"
+    assert job_folder(tmp_path, 0, ["seed=1"], resume=True) == "0"
+    with pytest.raises(UserError, match=r"0/job\.json cannot be read"):
+        record_job(tmp_path / "0", ["seed=1"])

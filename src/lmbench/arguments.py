@@ -186,18 +186,16 @@ def require_end(options: Mapping[str, Any], scheduler: str) -> None:
     Raises:
         UserError: naming what to set.
     """
-    if options["max_epochs"] not in (None, -1) or options["max_steps"] != -1:
-        return
-    if options.get("max_time") is None:
+    if options.get("max_time") is not None:
+        if not scheduler.endswith(".PhasedLR"):
+            raise UserError(
+                f"scheduler: {scheduler} counts steps, and trainer.max_time would cut it off. Take "
+                "scheduler=phases_awd_lstm, which follows the time, or scheduler=constant."
+            )
+    elif options["max_epochs"] in (None, -1) and options["max_steps"] == -1:
         raise UserError(
             "scheduler: the learning rate changes over the whole run, and nothing says when it "
             "ends. Set trainer.max_epochs, max_steps or max_time."
-        )
-    if not scheduler.endswith(".PhasedLR"):
-        raise UserError(
-            f"scheduler: {scheduler} counts steps, and nothing says how many there are. Set "
-            "trainer.max_epochs or max_steps, or take scheduler=phases_awd_lstm, which follows "
-            "trainer.max_time."
         )
 
 

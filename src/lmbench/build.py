@@ -135,7 +135,7 @@ def trainer(
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
     try:
         if max_time is not None:
-            callbacks.append(TimeLimit(max_time))
+            callbacks.append(call(TimeLimit, "trainer", _KEYS, max_time=max_time))
         return call(
             L.Trainer,
             "trainer",

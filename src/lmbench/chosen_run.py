@@ -1,5 +1,6 @@
 """Which run a command line of lmbench-train is about: a new one, one that goes on, or one done."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.config import take_over_from_run
 from lmbench.errors import UserError
+from lmbench.report.folders import field
 from lmbench.report.scores import read_results
 from lmbench.run_config import places_of, resumed_config
 from lmbench.run_dir import is_run
@@ -71,9 +73,23 @@ def chosen_job(
         raise UserError("resume continues one run: leave out -m.")
     if resumes and not any(item.startswith("hydra.sweep.dir=") for item in hydra_overrides):
         raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to go on with.")
+    devices = config.trainer.devices
+    if devices not in (1, "1", "auto") and "SLURM_PROCID" not in os.environ:
+        # Each further process would run the command, and so the sweep, once more.
+        raise UserError(
+            f"trainer.devices={devices}: jobs of a sweep have one device each, unless Slurm starts "
+            "their processes. Leave out -m to train one run on several."
+        )
+    if not resumes and is_run(run_dir):
+        raise UserError(
+            f"{run_dir} holds a run already. Name another directory with hydra.sweep.dir=DIR, or "
+            "go on with the sweep that is there: sweep_resume=true."
+        )
     record_job(run_dir, overrides)
-    if resumes and (run_dir / "results.json").exists():
-        return ChosenRun(config, perplexity=read_results(run_dir)["val"]["ppl"])
+    results = run_dir / "results.json"
+    if resumes and results.exists():
+        perplexity = field(read_results(run_dir), "val.ppl", float, results)
+        return ChosenRun(config, perplexity=perplexity)
     if resumes and is_run(run_dir):
         of_run, new = resumed_config(run_dir, places_of(overrides))
         return ChosenRun(of_run, resumed_with=new)

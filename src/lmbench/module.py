@@ -105,11 +105,14 @@ class LanguageModelModule(L.LightningModule):
             UserError: the schedule was made for another number of steps.
         """
         scheduler: Any = self.lr_schedulers()
-        made_for = getattr(scheduler, "total_steps", None)
-        if made_for is not None and made_for != self._num_steps():
+        if hasattr(scheduler, "total_steps") and scheduler.total_steps != self._num_steps():
+            made_for, would_have = (
+                "no given number of steps" if number is None else f"{number:,} steps"
+                for number in (scheduler.total_steps, self._num_steps())
+            )
             raise UserError(
-                f"The schedule of the learning rate was made for {made_for:,} steps, but the run "
-                f"would have {self._num_steps():,}. Leave trainer.max_epochs, max_steps and "
+                f"The schedule of the learning rate was made for {made_for}, but the run would "
+                f"have {would_have}. Leave trainer.max_epochs, max_steps and "
                 "limit_train_batches as they were."
             )
 

@@ -6,18 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lmbench.errors import UserError
-from lmbench.run_config import PLACES
+from lmbench.files import replace_text
 
 RECORD = "job.json"
 """File in a job's folder that tells its overrides. (Hydra rewrites its own when a folder is used
 again.)"""
 
-_NOT_OF_THE_JOB = ("sweep_resume", *PLACES)
+# data.path stays: it may be all that tells two corpora of one's own apart.
+_NOT_OF_THE_JOB = ("sweep_resume", "data.cache_dir")
 
 
 def own_overrides(overrides: Iterable[str]) -> list[str]:
     """Those that make a job what it is, whatever their order: a job is known by them."""
-    return sorted(item for item in overrides if item.partition("=")[0] not in _NOT_OF_THE_JOB)
+    return sorted(
+        item for item in overrides if item.lstrip("+").partition("=")[0] not in _NOT_OF_THE_JOB
+    )
 
 
 def job_folder(sweep_dir: Path, number: int, overrides: Iterable[str], *, resume: bool) -> str:
@@ -37,11 +40,11 @@ def job_folder(sweep_dir: Path, number: int, overrides: Iterable[str], *, resume
         return str(number)
     wanted = own_overrides(overrides)
     of_number = sweep_dir / str(number)
-    taken_by = recorded_job(of_number)
+    taken_by = _job_in(of_number)
     if taken_by == wanted:  # as when the same command is given again: no other folder is read
         return of_number.name
     for record in sorted(sweep_dir.glob(f"*/{RECORD}")):
-        if recorded_job(record.parent) == wanted:
+        if _job_in(record.parent) == wanted:
             return record.parent.name
     if taken_by is None:
         return of_number.name
@@ -56,7 +59,7 @@ def record_job(run_dir: Path, overrides: Iterable[str]) -> None:
     """
     wanted, present = own_overrides(overrides), recorded_job(run_dir)
     if present is None:
-        (run_dir / RECORD).write_text(json.dumps({"overrides": wanted}) + "\n", "utf-8")
+        replace_text(run_dir / RECORD, json.dumps({"overrides": wanted}) + "\n")
     elif present != wanted:
         other = " ".join(item for item in present if item not in wanted) or "fewer overrides"
         raise UserError(
@@ -81,3 +84,14 @@ def recorded_job(run_dir: Path) -> list[str] | None:
         return own_overrides(map(str, overrides))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}. Take the folder away.") from error
+
+
+def _job_in(run_dir: Path) -> list[str] | None:
+    """As :func:`recorded_job`, but None for a damaged record.
+
+    One must not end the sweep; the job that works in its folder tells of it.
+    """
+    try:
+        return recorded_job(run_dir)
+    except UserError:
+        return None

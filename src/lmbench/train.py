@@ -59,7 +59,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from lmbench import build
-    from lmbench.callbacks.record_overrides import RecordOverrides
+    from lmbench.callbacks.resumed import Resumed
     from lmbench.callbacks.stop_on_signal import StopOnSignal
     from lmbench.checkpoint import load_weights, step_to_go_on_from
 
@@ -81,7 +81,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     elif config.init_from is not None:
         load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, corpus)
     stop = StopOnSignal()
-    more = [RecordOverrides(run_dir, resumed_with or []), stop]
+    more = [stop] if resumed_with is None else [Resumed(run_dir, resumed_with), stop]
     trainer = build.trainer(config, run_dir, more=more, first_step=first_step)
 
     with alone_in(run_dir) if trainer.is_global_zero else nullcontext(), stop:
@@ -89,8 +89,6 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
             write_run_config(config, run_dir)
         elif trainer.is_global_zero and last is None:
             clear_run(run_dir)
-        elif trainer.is_global_zero:
-            (run_dir / "results.json").unlink(missing_ok=True)  # those of the weights of before
         num_parameters = f"{model.num_parameters:,}"
         log.info("%s, %s parameters, into %s", config.model.name, num_parameters, run_dir)
         if last is not None:

@@ -133,3 +133,8 @@ def test_a_resumed_run_has_the_time_that_was_left(clock: Clock, tmp_path: Path):
 def test_what_is_no_time_is_refused(wrong: str):
     with pytest.raises(MisconfigurationException, match=r"DD:HH:MM:SS"):
         TimeLimit(wrong)
+
+
+def test_no_time_at_all_is_refused():
+    with pytest.raises(ValueError, match="max_time must be above zero"):
+        TimeLimit("00:00:00:00")

@@ -2,8 +2,10 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from lmbench.errors import UserError
 from lmbench.report.sweep import sweep_jobs, sweep_table
 
 
@@ -48,6 +50,12 @@ def test_best_first_unfinished_last_shared_overrides_left_out(tmp_path: Path):
 def test_the_floor_stands_beside_the_test_perplexity(tmp_path: Path):
     write_job(tmp_path, 0, ["a=1"], results(120.0, 110.0, floor=103.93))
     assert rendered(tmp_path) == [["0", "a=1", "120.00", "110.00", "103.93", "1.5"]]
+
+
+def test_damaged_results_are_named(tmp_path: Path):
+    write_job(tmp_path, 0, ["a=1"], {"val": None})
+    with pytest.raises(UserError, match=r"0/results\.json is damaged: val\.ppl is missing"):
+        list(sweep_jobs(tmp_path))
 
 
 def test_jobs_come_in_numerical_order_and_other_folders_are_no_jobs(tmp_path: Path):

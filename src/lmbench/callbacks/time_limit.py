@@ -22,11 +22,14 @@ class TimeLimit(Timer):
 
     Raises:
         MisconfigurationException: ``max_time`` is neither.
+        ValueError: it is not above zero.
     """
 
-    def __init__(self, max_time: str | dict[str, Any]) -> None:
+    def __init__(self, max_time: str | dict) -> None:
         super().__init__(duration=max_time, verbose=False)
         self._seconds = float(self._duration or 0.0)
+        if not self._seconds > 0:
+            raise ValueError(f"max_time must be above zero, not {max_time}")
         self._seconds_before: float | None = None
 
     def state_dict(self) -> dict[str, Any]:

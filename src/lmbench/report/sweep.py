@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmbench.errors import UserError
-from lmbench.report.folders import read_json
+from lmbench.report.folders import field, read_json
 from lmbench.run_dir import as_override
 from lmbench.sweep_dir import RECORD, recorded_job
 
@@ -41,12 +41,11 @@ def sweep_jobs(sweep_dir: Path) -> Iterator[Job]:
     """
     run_dirs = (record.parent for record in sweep_dir.glob(f"*/{RECORD}"))
     for run_dir in sorted(run_dirs, key=_number):
-        results = run_dir / "results.json"
-        yield Job(
-            run_dir,
-            tuple(recorded_job(run_dir) or ()),
-            read_json(results) if results.is_file() else None,
-        )
+        path, results = run_dir / "results.json", None
+        if path.is_file():
+            results = read_json(path)
+            field(results, "val.ppl", float, path)
+        yield Job(run_dir, tuple(recorded_job(run_dir) or ()), results)
 
 
 def _number(run_dir: Path) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Writes down what a resume has changed, once it has been accepted."""
+"""What a resume changes in the run's directory, once it has been accepted."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,11 @@ import lightning as L
 from lmbench.run_config import record_overrides
 
 
-class RecordOverrides(L.Callback):
-    """Appends to ``overrides.jsonl`` when the first step or the test begins.
+class Resumed(L.Callback):
+    """Appends to ``overrides.jsonl``, and removes results, when the first step or the test begins.
 
-    Not before: a resume that is refused would have every later one refused as well.
+    The results are those of the weights of before. Not earlier: a resume that is refused changes
+    nothing.
 
     Args:
         run_dir: of the run.
@@ -21,18 +22,20 @@ class RecordOverrides(L.Callback):
     def __init__(self, run_dir: Path, overrides: list[str]) -> None:
         self._run_dir = run_dir
         self._overrides = overrides
+        self._is_done = False
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Training goes on."""
-        self._record(trainer)
+        self._take_up(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """There was nothing left to train."""
-        self._record(trainer)
+        self._take_up(trainer)
 
-    def _record(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero:
+    def _take_up(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero and not self._is_done:
             record_overrides(self._run_dir, self._overrides)
-        self._overrides = []
+            (self._run_dir / "results.json").unlink(missing_ok=True)
+        self._is_done = True

@@ -1,0 +1,52 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lmbench.callbacks.resumed import Resumed
+from lmbench.run_config import recorded_overrides
+
+OVERRIDES = ["trainer.max_epochs=9", "loss.ar_alpha=1"]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    (tmp_path / "results.json").write_text("{}")
+    return tmp_path
+
+
+def trainer(*, is_global_zero: bool = True) -> Any:
+    return SimpleNamespace(is_global_zero=is_global_zero)
+
+
+def test_a_resume_that_is_refused_before_its_first_step_changes_nothing(run_dir: Path):
+    callback, module = Resumed(run_dir, OVERRIDES), SimpleNamespace()
+    for hook in ("setup", "on_fit_start", "on_train_start", "on_train_epoch_start"):
+        getattr(callback, hook)(trainer(), module, *(["fit"] if hook == "setup" else []))
+    assert (run_dir / "results.json").exists()
+    assert recorded_overrides(run_dir) == []
+
+
+def test_the_first_step_takes_old_results_away_and_writes_the_overrides_once(run_dir: Path):
+    callback, module = Resumed(run_dir, OVERRIDES), SimpleNamespace()
+    callback.on_train_batch_start(trainer(), module, None, 0)
+    assert not (run_dir / "results.json").exists()
+    (run_dir / "results.json").write_text("{}")  # those of the end
+    callback.on_train_batch_start(trainer(), module, None, 1)
+    callback.on_test_start(trainer(), module)
+    assert recorded_overrides(run_dir) == OVERRIDES
+    assert (run_dir / "results.json").exists()
+
+
+def test_the_test_does_so_where_nothing_is_left_to_train(run_dir: Path):
+    Resumed(run_dir, OVERRIDES).on_test_start(trainer(), SimpleNamespace())
+    assert recorded_overrides(run_dir) == OVERRIDES
+    assert not (run_dir / "results.json").exists()
+
+
+def test_one_process_alone_writes(run_dir: Path):
+    callback = Resumed(run_dir, OVERRIDES)
+    callback.on_train_batch_start(trainer(is_global_zero=False), SimpleNamespace(), None, 0)
+    assert recorded_overrides(run_dir) == []
+    assert (run_dir / "results.json").exists()

@@ -151,6 +151,7 @@ class Checkpoints(Checkpoint):
                     f"The checkpoint {self.last_path} cannot be written: {error.strerror}. The one "
                     "from before is whole."
                 ) from error
+        trainer.strategy.barrier()  # the others would look for a best.ckpt that is not yet there
         self._saved_at = time.monotonic()
 
     def on_save_checkpoint(

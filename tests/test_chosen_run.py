@@ -74,8 +74,15 @@ def test_a_job_has_one_device_unless_slurm_starts_its_processes(
     with pytest.raises(UserError, match=r"trainer\.devices=2: jobs of a sweep have one device"):
         chosen_job(composed(*overrides), tmp_path, overrides, [])
     assert not list(tmp_path.iterdir())
+    for number, one in enumerate(("1", "auto", "[3]")):
+        job = tmp_path / str(number)
+        job.mkdir()
+        named = [f"trainer.devices={one}"]
+        assert chosen_job(composed(*named), job, named, []).resumed_with is None
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert chosen_job(composed(*overrides), tmp_path, overrides, []).resumed_with is None
+    (tmp_path / "slurm").mkdir()
+    run = chosen_job(composed(*overrides), tmp_path / "slurm", overrides, [])
+    assert run.config.trainer.devices == 2
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lmbench.config import take_over_from_run
 from lmbench.errors import UserError
@@ -74,7 +74,8 @@ def chosen_job(
     if resumes and not any(item.startswith("hydra.sweep.dir=") for item in hydra_overrides):
         raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to go on with.")
     devices = config.trainer.devices
-    if devices not in (1, "1", "auto") and "SLURM_PROCID" not in os.environ:
+    is_one = len(devices) == 1 if isinstance(devices, ListConfig) else devices in (1, "1", "auto")
+    if not is_one and "SLURM_PROCID" not in os.environ:
         # Each further process would run the command, and so the sweep, once more.
         raise UserError(
             f"trainer.devices={devices}: jobs of a sweep have one device each, unless Slurm starts "

@@ -111,6 +111,8 @@ import signal, sys, time
 from lmbench.command import run_command
 from lmbench.errors import UserError
 assert "hydra" not in sys.modules
+# As in a terminal: what a shell starts in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def command():
     print("a line")
     {action}

@@ -164,12 +164,12 @@ def test_an_adaptive_softmax_learns_the_frequencies_of_the_training_split(corpus
     assert isinstance(head, AdaptiveSoftmax)
     assert (head.cutoffs, head.div_value, head.bias is not None) == ([5, 20], 4.0, True)
     words = sorted(range(size), key=lambda word: (-(corpus.train == word).sum(), word))
-    assert [words[rank] for rank in head.ranks] == list(range(size))
+    assert [words[rank] for rank in head.word_ranks] == list(range(size))
     assert words != list(range(size))
     without = build.model(config, size)
     assert without.head.weight is without.embedding.weight
     without.head.load_state_dict(head.state_dict())
-    assert torch.equal(without.head.ranks, head.ranks)
+    assert torch.equal(without.head.word_ranks, head.word_ranks)
     untied = build.model(small("lstm", "model/head=adaptive_softmax", model__tied=False), size)
     assert untied.head.weight is None
 

@@ -261,11 +261,11 @@ def test_an_order_of_words_that_is_none(make_run: Callable[..., Path], rank: int
     run_dir = make_run("model=lstm", "model/head=adaptive_softmax")
 
     def change(checkpoint: dict[str, Any]) -> None:
-        ranks = state_of(checkpoint)["model.head.ranks"]
+        ranks = state_of(checkpoint)["model.head.word_ranks"]
         ranks[ranks == 7] = rank
 
     change_checkpoint(run_dir, change)
-    assert "head.ranks is no order of the words" in refusal(run_dir)
+    assert "head.word_ranks is no order of the words" in refusal(run_dir)
 
 
 def test_what_is_no_run(tmp_path: Path, make_run: Callable[..., Path]):

@@ -23,7 +23,7 @@ def test_plain_values_give_a_model():
     assert model.embedding.dropout == 0.25
     assert [layer.hidden_size for layer in model.core.layers] == [5, 5]
     words = sorted(range(11), key=lambda word: (-counts[word], word))
-    assert [words[rank] for rank in model.head.ranks] == list(range(11))
+    assert [words[rank] for rank in model.head.word_ranks] == list(range(11))
     assert model(torch.zeros(4, 2, dtype=torch.int64)).output.shape == (4, 2, 5)
 
 

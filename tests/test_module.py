@@ -228,6 +228,22 @@ def test_a_training_is_the_same_as_by_hand():
     assert_close(weights_of(module), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_is_clipped_like_any_other(precision: str, algorithm: str):
+    weights = {}
+    for name, clip, fused in (("fused", 0.01, True), ("not", 0.01, False), ("free", None, True)):
+        module = make_module().float()
+        optimizer = torch.optim.SGD(module.parameters(), lr=LR, fused=fused)
+        module.configure_optimizers = lambda optimizer=optimizer: optimizer
+        make_trainer(
+            precision=precision, gradient_clip_val=clip, gradient_clip_algorithm=algorithm
+        ).fit(module, datamodule=make_datamodule())
+        weights[name] = torch.cat([weight.flatten() for weight in weights_of(module).values()])
+    assert_close(weights["fused"], weights["not"], rtol=1e-6, atol=1e-6)
+    assert (weights["fused"] - weights["free"]).norm() > 0.1
+
+
 def test_each_step_scales_the_learning_rate_by_the_drawn_length_alone():
     datamodule = make_datamodule()
     module, recorder = make_module(), Recorder()

@@ -8,7 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -140,9 +142,12 @@ class LanguageModelModule(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
-        """Makes a run that ends inside an epoch validate once."""
-        if self.global_step == self.trainer.max_steps:
-            self.trainer.should_stop = True
+        """Makes a run validate at its end, be it inside an epoch or one of those left out."""
+        trainer: Any = self.trainer
+        if self.global_step == trainer.max_steps:
+            trainer.should_stop = True
+        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
 
     def on_validation_epoch_start(self) -> None:
         """A zero state for the validation stream; training's own is untouched."""
@@ -203,6 +208,22 @@ class LanguageModelModule(L.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = lr
+
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+    ) -> None:
+        """Clips also for a fused optimizer, unless a scaler is unscaled within its step.
+
+        Lightning refuses that for every mixed precision, but only float16 has a scaler.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = gradient_clip_algorithm or GradClipAlgorithmType.NORM
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
 
     def _log_training(self, nll: Tensor, num_tokens: int) -> None:
         self._train_nats = self._train_nats + nll * num_tokens

@@ -114,9 +114,9 @@ def _require_fit(model: LanguageModel, saved: SavedModel) -> None:
         if found[name].dtype != dtype or dtype.is_complex:  # whose imaginary parts would be lost
             problems.append(f"{name} is of {found[name].dtype}")
     if isinstance(model.head, AdaptiveSoftmax) and not problems:
-        ranks = found["head.ranks"].sort().values
+        ranks = found["head.word_ranks"].sort().values
         if not torch.equal(ranks, torch.arange(len(ranks), device="cpu")):
-            problems.append("head.ranks is no order of the words")
+            problems.append("head.word_ranks is no order of the words")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmbench.loss import linear_cross_entropy
+from lmbench.loss.linear_cross_entropy import autocast_dtype
 
 N, H, V = 12, 5, 11
 ROW = 2 * V * 8  # bytes of one token's logits and probabilities in float64
@@ -162,6 +163,36 @@ def test_half_precision_is_cast_up_and_autocast_ignored(dtype: torch.dtype, redu
     assert bias.grad.dtype == torch.float32
     assert_close(bias.grad.double(), exact[2].grad, rtol=1e-5, atol=1e-6)
     assert_close(half.grad, exact[0].grad.to(dtype))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1000, 9])
+def test_another_dtype_rounds_products_but_no_sums(rows: int, bias: bool) -> None:
+    *leaves, targets = problem(n=1000, h=40, v=300, bias=bias, dtype=torch.float32, scale=0.3)
+    exact = [leaf if leaf is None else leaf.detach().double().requires_grad_() for leaf in leaves]
+    ours = linear_cross_entropy(
+        *leaves, targets, dtype=torch.bfloat16, chunk_bytes=rows * 2 * 300 * 2
+    )
+    theirs = reference(*exact, targets)
+    # Half a unit of bfloat16 is 2^-9 of a value. Summed in it, 112 chunks would be off by more.
+    assert ours.dtype == torch.float32
+    assert 0 < abs(ours.item() / theirs.item() - 1) < 2**-11
+    for found, expected in zip(gradients(ours, *leaves), gradients(theirs, *exact), strict=True):
+        assert found.dtype == torch.float32
+        assert 0 < (found - expected).norm() / expected.norm() < 2**-7
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(torch.bfloat16, torch.bfloat16), (torch.float16, None)]
+)
+def test_only_bfloat16_with_gradients_follows_autocast(
+    dtype: torch.dtype, expected: torch.dtype | None
+) -> None:
+    assert autocast_dtype("cpu") is None
+    with torch.autocast("cpu", dtype=dtype):
+        assert autocast_dtype("cpu") == expected
+        with torch.no_grad():
+            assert autocast_dtype("cpu") is None
 
 
 def test_nothing_scored_is_a_sum_of_zero_and_a_mean_of_nan() -> None:

@@ -25,11 +25,13 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     reduction: Literal["mean", "sum", "none"] = "mean",
     chunk_bytes: int = 64 * 2**20,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "..."]:
     """Negative log-likelihood of ``targets`` under ``softmax(input @ weight.T + bias)``.
 
     Equals ``F.cross_entropy(F.linear(input, weight, bias), targets)``. Half-precision arguments
-    are cast up and autocast is ignored, since a perplexity needs all digits of a float32.
+    are cast up and autocast is ignored, since a perplexity needs all digits of a float32: unless
+    ``dtype`` says otherwise.
 
     Args:
         input: What the layer reads, ``(*N, H)``.
@@ -40,6 +42,8 @@ def linear_cross_entropy(
         reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"`` (one value a
             target, 0 where ignored). Differentiating ``"none"`` computes the logits twice.
         chunk_bytes: Size of the logits and probabilities that are held at a time.
+        dtype: Type in which products, logits and probabilities are computed; sums over tokens and
+            the gradients of the layer are not. None for that of ``weight``, float32 at least.
 
     Returns:
         Nats in float32, or float64 if ``weight`` is so. Without a single scored target the mean
@@ -55,16 +59,16 @@ def linear_cross_entropy(
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    rows = input.reshape(-1, input.shape[-1]).to(dtype)
-    weight = weight.to(dtype)
-    bias = None if bias is None else bias.to(dtype)
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    rows = input.reshape(-1, input.shape[-1]).to(exact if dtype is None else dtype)
+    weight = weight.to(exact)
+    bias = None if bias is None else bias.to(exact)
     flat_targets = targets.reshape(-1)
     scored = flat_targets != ignore_index
     labels = flat_targets.where(scored, 0).long()
-    chunk = max(1, chunk_bytes // (2 * weight.shape[0] * weight.element_size()))
+    chunk = max(1, chunk_bytes // (2 * weight.shape[0] * rows.element_size()))
 
-    scale = scored.to(dtype)
+    scale = scored.to(exact)
     if reduction == "mean":
         scale = scale / scored.sum()
 
@@ -72,6 +76,18 @@ def linear_cross_entropy(
         return _ScaledSum.apply(rows, weight, bias, labels, scale, chunk)
     nats = _TokenNats.apply(rows, weight, bias, labels, chunk) * scale
     return nats.reshape(targets.shape) if reduction == "none" else nats.sum()
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The type for a training loss that follows autocast, or None for the usual one.
+
+    Only bfloat16: the gradients of a mean over many tokens are too small for float16. And only
+    where gradients are computed: what is reported of validation has all digits of a float32.
+    """
+    if not torch.is_grad_enabled() or not torch.is_autocast_enabled(device_type):
+        return None
+    dtype = torch.get_autocast_dtype(device_type)
+    return dtype if dtype == torch.bfloat16 else None
 
 
 class _ScaledSum(Function):
@@ -99,7 +115,9 @@ class _ScaledSum(Function):
         ctx: Any, grad_output: Tensor
     ) -> tuple[Tensor | None, ...]:
         # Not in place: with retain_graph=True the same tensors serve a second backward pass.
-        gradients = (g if g is None else g * grad_output for g in ctx.saved_tensors)
+        gradients = (
+            g if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors
+        )
         return (*gradients, None, None, None)
 
 
@@ -142,14 +160,20 @@ def _walk(
     scale: Tensor | None = None,
     wanted: tuple[bool, ...] = (False, False, False),
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """Nats ``(N,)`` and, where wanted, the gradients of the sum of ``scale`` · nats."""
+    """Nats ``(N,)`` and, where wanted, the gradients of the sum of ``scale`` · nats.
+
+    What is computed chunk by chunk has the type of ``input``, nats and what is summed over chunks
+    that of ``weight``.
+    """
     # Every product is written into memory that is there already, which saves time.
     num_rows = input.shape[0]
-    nats = input.new_empty(num_rows)
+    nats = weight.new_empty(num_rows)
     buffers = input.new_empty(2, min(chunk, num_rows), weight.shape[0])
     grad_input = torch.empty_like(input) if wanted[0] else None
     grad_weight = torch.zeros_like(weight) if wanted[1] else None
     grad_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+    weight = weight.to(input.dtype)
+    bias = None if bias is None else bias.to(input.dtype)
 
     for start in range(0, num_rows, chunk):
         part = slice(start, start + chunk)
@@ -165,19 +189,24 @@ def _walk(
         torch.softmax(logits, 1, out=probabilities)
         label_logit = logits.gather(1, label)
         largest = logits.amax(1, keepdim=True)
-        log_total = -probabilities.amax(1, keepdim=True).log()
-        nats[part] = (largest - label_logit + log_total).squeeze(1)
+        log_total = -probabilities.amax(1, keepdim=True).to(nats.dtype).log()
+        nats[part] = (largest.to(nats.dtype) - label_logit + log_total).squeeze(1)
         if scale is None:
             continue
 
         # The logits' gradient is scale · (softmax − one-hot). The scale is applied to the narrow
         # side of each product, never to the vocabulary-wide matrix.
-        difference = probabilities.scatter_add_(1, label, -torch.ones_like(label_logit))
-        factor = scale[part].unsqueeze(1)
+        # Not scatter_(): on a CPU that copies all of a matrix of bfloat16.
+        difference = probabilities
+        difference[torch.arange(x.shape[0], device=x.device), label.squeeze(1)] -= 1
+        factor = scale[part].unsqueeze(1).to(x.dtype)
         if grad_input is not None:
             torch.mm(difference, weight, out=grad_input[part]).mul_(factor)
         if grad_weight is not None:
-            grad_weight.addmm_(difference.t(), x * factor)
+            if grad_weight.dtype == x.dtype:
+                grad_weight.addmm_(difference.t(), x * factor)
+            else:
+                grad_weight += difference.t() @ (x * factor)
         if grad_bias is not None:
-            grad_bias += scale[part] @ difference
+            grad_bias += factor.squeeze(1) @ difference
     return nats, (grad_input, grad_weight, grad_bias)

@@ -55,6 +55,7 @@ class LanguageModel(nn.Module):
         self.embedding = embedding
         self.core = core
         self.head = head
+        self.tied = tied
         if tied:
             self.head.tie(self.embedding.weight)
 
@@ -82,7 +83,8 @@ class LanguageModel(nn.Module):
         Returns:
             Outputs for the head's ``loss`` or ``log_probs``, each ``(T, B, H)``, and the state.
         """
-        embedded: Float[Tensor, "T B E"] = self.embedding(tokens)
+        rows = self.head.rows(tokens) if self.tied else tokens
+        embedded: Float[Tensor, "T B E"] = self.embedding(rows)
         return self.core(embedded, state)  # (T, B, H)
 
 

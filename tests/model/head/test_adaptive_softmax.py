@@ -16,10 +16,17 @@ H, V, CUTOFFS = 16, 23, [4, 9, 15]
 EXACT = {"rtol": 1e-10, "atol": 1e-14}
 
 
-def make(*, tied: bool = False, bias: bool = True, counts: Tensor | None = None) -> AdaptiveSoftmax:
+TIES = [True, False, "head"]  # the last: but for the rare words
+
+
+def make(
+    *, tied: bool | str = False, bias: bool = True, counts: Tensor | None = None
+) -> AdaptiveSoftmax:
     """A float64 head in which no parameter is zero."""
     torch.manual_seed(0)
-    head = AdaptiveSoftmax(H, V, cutoffs=CUTOFFS, div_value=2.0, bias=bias, counts=counts)
+    head = AdaptiveSoftmax(
+        H, V, cutoffs=CUTOFFS, div_value=2.0, tie_tails=tied != "head", bias=bias, counts=counts
+    )
     if tied:
         head.tie(nn.Parameter(torch.empty(V, H)))
     with torch.no_grad():
@@ -65,7 +72,7 @@ def test_initial_values_and_sizes() -> None:
     assert all(0.05 < w.abs().max() <= 0.1 for w in (*head.word_weights, head.cluster_weight))
     assert head.projections[0].var().item() == pytest.approx(1 / 40 / 3, rel=0.2)
     assert not head.bias.any()
-    assert torch.equal(head.ranks, torch.arange(600))
+    assert torch.equal(head.word_ranks, torch.arange(600))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -112,7 +119,8 @@ def test_tied_rows_of_the_embedding_stand_for_the_words() -> None:
     log_probs = head.log_probs(output)
     order = counts.argsort(descending=True)
     borders = [0, *CUTOFFS, V]
-    weight, bias = head.weight[order], head.bias
+    weight, bias = head.weight, head.bias
+    assert torch.equal(head.rows(order), torch.arange(V))
     # As the paper has it: p(word) = p(cluster) · p(word | cluster).
     first = torch.cat([weight[: CUTOFFS[0]], head.cluster_weight])
     top = (output @ first.t() + bias[: len(first)]).softmax(-1)
@@ -127,9 +135,45 @@ def test_tied_rows_of_the_embedding_stand_for_the_words() -> None:
         assert_close(log_probs[:, word].exp(), expected, **EXACT)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+def test_tied_but_for_the_rare_words_equals_the_untied_one_of_the_same_vectors() -> None:
+    counts = shuffled_counts()
+    partly, untied = make(tied="head", counts=counts), make(counts=counts)
+    assert [tuple(weight.shape) for weight in partly.word_weights] == [(5, 8), (6, 4), (8, 2)]
+    with torch.no_grad():
+        untied.word_weights[0].copy_(partly.weight[: CUTOFFS[0]])
+        untied.cluster_weight.copy_(partly.cluster_weight)
+        untied.bias.copy_(partly.bias)
+        for mine, theirs in (
+            (untied.word_weights[1:], partly.word_weights),
+            (untied.projections, partly.projections),
+        ):
+            for one, other in zip(mine, theirs, strict=True):
+                one.copy_(other)
+    output, targets = problem(30)
+    assert_close(partly.log_probs(output), untied.log_probs(output), **EXACT)
+    losses = partly.loss(output, targets), untied.loss(output, targets)
+    assert_close(*losses, **EXACT)
+    tied, own = (
+        gradients(loss, weight)[0]
+        for loss, weight in zip(losses, (partly.weight, untied.word_weights[0]), strict=True)
+    )
+    assert_close(tied[: CUTOFFS[0]], own, **EXACT)
+    assert not tied[CUTOFFS[0] :].any()
+
+
+def test_a_unigram_bias_is_the_distribution_of_the_words_in_training() -> None:
+    counts = shuffled_counts()
+    counts[5] = 0
+    head = AdaptiveSoftmax(H, V, cutoffs=CUTOFFS, counts=counts, unigram_bias=True)
+    expected = (counts + 1) / (counts + 1).sum()
+    assert_close(head.log_probs(torch.zeros(H)).exp(), expected)
+    without = AdaptiveSoftmax(H, V, cutoffs=CUTOFFS, unigram_bias=True)
+    assert not without.bias.any()
+
+
+@pytest.mark.parametrize("tied", TIES)
 @pytest.mark.parametrize("bias", [True, False])
-def test_loss_and_log_probs_are_one_distribution(tied: bool, bias: bool) -> None:
+def test_loss_and_log_probs_are_one_distribution(tied: bool | str, bias: bool) -> None:
     head = make(tied=tied, bias=bias, counts=shuffled_counts())
     output, targets = problem(30, 2)
     log_probs = head.log_probs(output)
@@ -152,9 +196,9 @@ def test_loss_and_log_probs_are_one_distribution(tied: bool, bias: bool) -> None
         assert_close(alone, expected)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", TIES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_gradients_are_those_of_log_probs(tied: bool, reduction: str) -> None:
+def test_gradients_are_those_of_log_probs(tied: bool | str, reduction: str) -> None:
     head = make(tied=tied, counts=shuffled_counts())
     output, targets = problem(10, 3)
     output.requires_grad_()
@@ -172,9 +216,9 @@ def test_gradients_are_those_of_log_probs(tied: bool, reduction: str) -> None:
     assert_close(gradients(found, *leaves), gradients(expected, *leaves), **EXACT)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", TIES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_clusters_without_targets_get_gradients_of_zero(tied: bool, reduction: str) -> None:
+def test_clusters_without_targets_get_gradients_of_zero(tied: bool | str, reduction: str) -> None:
     head = make(tied=tied)
     output, _ = problem(6)
     targets = torch.tensor([0, 3, 1, 9, 14, 0])  # none in the first and in the last cluster
@@ -183,7 +227,10 @@ def test_clusters_without_targets_get_gradients_of_zero(tied: bool, reduction: s
     assert_close(loss, nats.mean() if reduction == "mean" else nats.sum())
     loss.backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
-    rows = head.weight.grad.split([4, 5, 6, 8]) if tied else [w.grad for w in head.word_weights]
+    rows = [weight.grad for weight in head.word_weights]
+    if tied:
+        shared = head.weight.grad.split([4, 5, 6, 8])
+        rows = shared if tied is True else [shared[0], *rows]
     assert [bool(gradient.any()) for gradient in rows] == [True, False, True, False]
 
 
@@ -203,18 +250,17 @@ def test_a_target_outside_the_vocabulary_is_refused(target: int) -> None:
         make().loss(output, targets)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_new_ids_for_the_words_of_a_corpus_change_nothing(tied: bool) -> None:
+@pytest.mark.parametrize("tied", TIES)
+def test_new_ids_for_the_words_of_a_corpus_change_nothing(tied: bool | str) -> None:
     torch.manual_seed(3)
     new_ids = torch.randperm(V)
     counts = torch.arange(V, 0, -1)
     counts_by_new_id = torch.empty_like(counts)
     counts_by_new_id[new_ids] = counts
     head, relabelled = make(tied=tied), make(tied=tied, counts=counts_by_new_id)
-    assert torch.equal(relabelled.ranks[new_ids], torch.arange(V))
+    assert torch.equal(relabelled.word_ranks[new_ids], torch.arange(V))
     if tied:
-        with torch.no_grad():
-            relabelled.weight[new_ids] = head.weight
+        assert torch.equal(relabelled.rows(new_ids), head.rows(torch.arange(V)))
     output, targets = problem(50)
     losses = head.loss(output, targets, reduction="none")
     assert_close(relabelled.loss(output, new_ids[targets], reduction="none"), losses)
@@ -225,14 +271,14 @@ def test_frequent_words_are_in_the_head_and_equals_keep_the_order_of_ids() -> No
     counts = torch.tensor([0, 5, 1, 9, 5, 0], dtype=torch.int32)
     for given in (counts, counts.numpy()):
         head = AdaptiveSoftmax(4, 6, cutoffs=[2], counts=given)
-        assert head.ranks.tolist() == [4, 1, 3, 0, 2, 5]
+        assert head.word_ranks.tolist() == [4, 1, 3, 0, 2, 5]
     counts = torch.arange(300) % 3  # short lists are sorted stably in any case
     head = AdaptiveSoftmax(4, 300, counts=counts)
-    assert head.ranks[counts == 1].tolist() == list(range(100, 200))
+    assert head.word_ranks[counts == 1].tolist() == list(range(100, 200))
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_checkpoint_reads_by_itself(tied: bool) -> None:
+@pytest.mark.parametrize("tied", TIES)
+def test_a_checkpoint_reads_by_itself(tied: bool | str) -> None:
     head = make(tied=tied, counts=shuffled_counts())
     file = io.BytesIO()
     torch.save(head.state_dict(), file)
@@ -244,10 +290,17 @@ def test_a_checkpoint_reads_by_itself(tied: bool) -> None:
     assert torch.equal(read.log_probs(output), head.log_probs(output))
 
 
-def model(*, tied: bool) -> LanguageModel:
+def model(*, tied: bool | str) -> LanguageModel:
     torch.manual_seed(0)
-    head = AdaptiveSoftmax(H, V, cutoffs=CUTOFFS, div_value=2.0, counts=shuffled_counts())
-    return LanguageModel(Embedding(V, H), LSTM(H, H, num_layers=1), head, tied=tied)
+    head = AdaptiveSoftmax(
+        H,
+        V,
+        cutoffs=CUTOFFS,
+        div_value=2.0,
+        tie_tails=tied != "head",
+        counts=shuffled_counts(),
+    )
+    return LanguageModel(Embedding(V, H), LSTM(H, H, num_layers=1), head, tied=bool(tied))
 
 
 def test_a_tied_weight_gets_the_gradients_of_both_sides() -> None:
@@ -256,17 +309,20 @@ def test_a_tied_weight_gets_the_gradients_of_both_sides() -> None:
     assert copy.deepcopy(tied).head.weight is not tied.head.weight
     twin.head.tie(nn.Parameter(torch.empty(V, H, dtype=torch.float64)))
     twin.load_state_dict(tied.state_dict())
+    ranks = tied.head.word_ranks
+    with torch.no_grad():  # a word's vector is the row of its rank in one, of its id in the other
+        twin.embedding.weight.copy_(tied.embedding.weight[ranks])
     assert twin.num_parameters - tied.num_parameters == V * H
     tokens, targets = torch.randint(V, (5, 3)), torch.randint(V, (5, 3))
     for one in (tied, twin):
         one.head.loss(one(tokens).output, targets).backward()
-    sides = twin.embedding.weight.grad, twin.head.weight.grad
+    sides = twin.embedding.weight.grad, twin.head.weight.grad[ranks]
     assert all(side.any() for side in sides)
-    assert_close(tied.embedding.weight.grad, sides[0] + sides[1])
+    assert_close(tied.embedding.weight.grad[ranks], sides[0] + sides[1])
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_trains(tied: bool) -> None:
+@pytest.mark.parametrize("tied", TIES)
+def test_trains(tied: bool | str) -> None:
     learner = model(tied=tied)
     optimizer = torch.optim.SGD(learner.parameters(), lr=2.0)
     stream = torch.randint(V, (13, 2))
@@ -306,8 +362,8 @@ class BiggestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_never_holds_all_logits(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tied", TIES)
+def test_never_holds_all_logits(tied: bool | str, monkeypatch: pytest.MonkeyPatch) -> None:
     n, h, v = 200, 2, 64
     in_chunks = partial(linear_cross_entropy, chunk_bytes=8 * v * 4)
     monkeypatch.setattr(adaptive_softmax, "linear_cross_entropy", in_chunks)
@@ -320,8 +376,8 @@ def test_never_holds_all_logits(tied: bool, monkeypatch: pytest.MonkeyPatch) -> 
     assert biggest.numel <= 8 * v  # logits of the head alone: 22 · n; of a cluster: 20 · n / 3
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_half_precision_is_cast_up_and_autocast_ignored(tied: bool) -> None:
+@pytest.mark.parametrize("tied", TIES)
+def test_half_precision_is_cast_up_and_autocast_ignored(tied: bool | str) -> None:
     half = make(tied=tied).bfloat16()
     output, targets = problem(12)
     exact = copy.deepcopy(half).double()
@@ -333,6 +389,26 @@ def test_half_precision_is_cast_up_and_autocast_ignored(tied: bool) -> None:
     assert_close(log_probs.double(), exact.log_probs(rounded), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("tied", TIES)
+def test_autocast_rounds_the_training_loss_and_nothing_else(tied: bool | str) -> None:
+    head = make(tied=tied).float()
+    exact = copy.deepcopy(head).double()
+    head.autocast = True
+    output, targets = problem(200)
+    expected = exact.loss(output, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = head.loss(output.float(), targets)
+        with torch.no_grad():
+            assert_close(head.loss(output.float(), targets).double(), expected)
+    loss.backward()
+    expected.backward()
+    assert loss.dtype == torch.float32
+    assert 0 < abs(loss.item() / expected.item() - 1) < 2**-8  # half a unit of bfloat16 is 2^-9
+    for ours, theirs in zip(head.parameters(), exact.parameters(), strict=True):
+        assert ours.grad.dtype == torch.float32
+        assert 0 < (ours.grad - theirs.grad).norm() / theirs.grad.norm() < 2**-6
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -341,6 +417,7 @@ def test_half_precision_is_cast_up_and_autocast_ignored(tied: bool) -> None:
         ({"cutoffs": [4, V]}, r"^cutoffs must .* at most 22"),
         ({"cutoffs": [9, 4]}, r"^cutoffs must .* rise"),
         ({"cutoffs": [4, 4]}, r"^cutoffs must .* rise"),
+        ({"bias": False, "unigram_bias": True}, r"^unigram_bias=True needs bias=True"),
         ({"div_value": 0.5}, r"^div_value must be at least 1, not 0\.5"),
         ({"div_value": float("nan")}, r"^div_value must be at least 1"),
         ({"counts": torch.ones(V + 1, dtype=torch.int64)}, r"^counts must .* 23 words.* \(24,\)"),

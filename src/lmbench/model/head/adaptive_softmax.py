@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmbench.loss.linear_cross_entropy import linear_cross_entropy
+from lmbench.loss.linear_cross_entropy import autocast_dtype, linear_cross_entropy
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -21,9 +21,10 @@ class AdaptiveSoftmax(nn.Module):
     The head is a softmax over the C most frequent words and the K tail clusters; each cluster has
     a softmax over its own words, computed only for the targets in it. Its words have vectors of
     H_k = H // div_value^k features, which a projection H → H_k reads. After :meth:`tie` the words'
-    vectors are rows of the embedding instead, H wide, and there is no projection.
+    vectors are rows of the embedding instead, H wide, and there is no projection; or only those of
+    the head, if ``tie_tails`` is false.
 
-    Word ids stay as they are outside; inside, words are ordered by frequency, and ``ranks``
+    Word ids stay as they are outside; inside, words are ordered by frequency, and ``word_ranks``
     (part of ``state_dict``) maps ids to places in that order.
 
     Source: Grave et al. 2017 (arXiv 1609.04309); as ``torch.nn.AdaptiveLogSoftmaxWithLoss``, but
@@ -37,16 +38,22 @@ class AdaptiveSoftmax(nn.Module):
             the last. None for V // 20 and V // 5.
         div_value: By how much each cluster's vectors are narrower than those of the one before
             it; they keep 1 feature at least. Without effect on tied weights.
+        tie_tails: Whether tied weights are those of all words, or of the head's alone.
         bias: Whether words and clusters have a bias.
+        unigram_bias: Whether the bias starts where, with all else zero, a word would have the
+            probability (count + 1) / (sum of counts + V). Without counts it starts at 0.
         counts: How often each word occurs in training, ``(V,)``, by id; None if ids are ordered
             by frequency already. Equally frequent words keep the order of their ids.
+        autocast: Whether the training loss is computed in bfloat16 under autocast to it
+            (``trainer.precision=bf16-mixed``); without gradients it never is.
 
     Raises:
         ValueError: If ``cutoffs`` are not whole numbers, rising from at least 1 to at most V − 1;
-            if ``div_value`` is below 1; if ``counts`` has another length than V.
+            if ``div_value`` is below 1; if ``counts`` has another length than V; if
+            ``unigram_bias`` is true without ``bias``.
     """
 
-    ranks: Tensor
+    word_ranks: Tensor
     weight: nn.Parameter | None
 
     def __init__(
@@ -56,8 +63,11 @@ class AdaptiveSoftmax(nn.Module):
         *,
         cutoffs: list[int] | None = None,
         div_value: float = 4.0,
+        tie_tails: bool = True,
         bias: bool = True,
+        unigram_bias: bool = False,
         counts: Int[Tensor, "..."] | Int[np.ndarray, "..."] | None = None,
+        autocast: bool = False,
     ) -> None:
         super().__init__()
         if cutoffs is None:
@@ -71,6 +81,8 @@ class AdaptiveSoftmax(nn.Module):
             )
         if not div_value >= 1:
             raise ValueError(f"div_value must be at least 1, not {div_value}")
+        if unigram_bias and not bias:
+            raise ValueError("unigram_bias=True needs bias=True")
         ranks = torch.arange(vocabulary_size)
         if counts is not None:
             if counts.shape != (vocabulary_size,):
@@ -84,10 +96,12 @@ class AdaptiveSoftmax(nn.Module):
         self.vocabulary_size = vocabulary_size
         self.cutoffs = cutoffs
         self.div_value = div_value
+        self.tie_tails = tie_tails
+        self.autocast = autocast
         self._sizes = [stop - start for start, stop in pairwise(borders)]
         widths = [max(1, int(input_size // div_value**k)) for k in range(len(self._sizes))]
 
-        self.register_buffer("ranks", ranks)
+        self.register_buffer("word_ranks", ranks)
         self.register_parameter("weight", None)
         self.word_weights = nn.ParameterList(
             torch.empty(size, width) for size, width in zip(self._sizes, widths, strict=True)
@@ -100,11 +114,22 @@ class AdaptiveSoftmax(nn.Module):
             nn.init.uniform_(weight, -0.1, 0.1)
         for projection in self.projections:
             nn.init.uniform_(projection, -(input_size**-0.5), input_size**-0.5)
+        if unigram_bias and counts is not None:
+            self._set_unigram_bias(torch.as_tensor(counts))
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Share the embedding's weight: its rows, in the order of ids, take the place of ours."""
+        """Share the embedding's weight: its rows, see :meth:`rows`, take the place of ours."""
         self.weight = weight
-        self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
+        self.word_weights = nn.ParameterList([] if self.tie_tails else [*self.word_weights][1:])
+        if self.tie_tails:
+            self.projections = nn.ParameterList()
+
+    def rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+        """Which rows of a tied weight belong to words: it is ordered by frequency, most first.
+
+        So that a cluster's rows lie side by side, and are read where they are.
+        """
+        return self.word_ranks[words]
 
     def loss(
         self,
@@ -116,22 +141,24 @@ class AdaptiveSoftmax(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
-        Arguments, precision and errors are those of :func:`lmbench.loss.linear_cross_entropy`,
-        which computes the head and each cluster.
+        Arguments, precision (but for ``autocast``) and errors are those of
+        :func:`lmbench.loss.linear_cross_entropy`, which computes the head and each cluster.
         """
         part = "sum" if reduction == "mean" else reduction
         flat_targets = targets.reshape(-1)
         scored = flat_targets != ignore_index
-        ranks = self.ranks.index_select(0, flat_targets.where(scored, 0).long())
+        ranks = self.word_ranks.index_select(0, flat_targets.where(scored, 0).long())
         cluster = torch.zeros_like(ranks)  # 0 for the head's words
         for cutoff in self.cutoffs:
             cluster += ranks >= cutoff
         labels = ranks.where(cluster == 0, self.cutoffs[0] - 1 + cluster).where(scored, -100)
 
-        with torch.autocast(output.device.type, enabled=False):
+        device_type = output.device.type
+        dtype = autocast_dtype(device_type) if self.autocast else None
+        with torch.autocast(device_type, enabled=False):
             head, *tails = self._layers()
-            rows = output.reshape(-1, self.input_size).to(head[0].dtype)
-            nats = linear_cross_entropy(rows, *head, labels, reduction=part)
+            rows = output.reshape(-1, self.input_size).to(dtype or head[0].dtype)
+            nats = linear_cross_entropy(rows, *head, labels, reduction=part, dtype=dtype)
             for k, (start, tail) in enumerate(zip(self.cutoffs, tails, strict=True)):
                 # A cluster without targets is not left out: its gradients must be zeros, not
                 # None, for optimizers and for processes in which it has some.
@@ -141,6 +168,7 @@ class AdaptiveSoftmax(nn.Module):
                     *tail,
                     ranks.index_select(0, inside) - start,
                     reduction=part,
+                    dtype=dtype,
                 )
                 if reduction == "none":
                     nats = nats.index_add(0, inside, tail_nats)
@@ -161,22 +189,23 @@ class AdaptiveSoftmax(nn.Module):
             for k, tail in enumerate(tails):
                 within = functional.linear(self._project(output, k), *tail).log_softmax(-1)
                 parts.append(within + clusters[..., k : k + 1])
-            return torch.cat(parts, -1).index_select(-1, self.ranks)
+            return torch.cat(parts, -1).index_select(-1, self.word_ranks)
 
     def extra_repr(self) -> str:
         """Arguments as ``print(model)`` shows them."""
         return (
             f"{self.input_size}, {self.vocabulary_size}, cutoffs={self.cutoffs}, "
-            f"div_value={self.div_value}, bias={self.bias is not None}"
+            f"div_value={self.div_value}, bias={self.bias is not None}, autocast={self.autocast}"
         )
 
     def _layers(self) -> list[tuple[Tensor, Tensor | None]]:
         """Weight and bias of the head, ``(C + K, H)``, and of each cluster, ``(V_k, H_k)``."""
         if self.weight is None:
             words, *tails = self.word_weights
+        elif self.tie_tails:
+            words, *tails = self.weight.split(self._sizes)
         else:
-            by_rank = torch.empty_like(self.weight).index_copy(0, self.ranks, self.weight)
-            words, *tails = by_rank.split(self._sizes)
+            words, tails = self.weight[: self.cutoffs[0]], self.word_weights
         dtype = torch.promote_types(self.cluster_weight.dtype, torch.float32)
         weights = [w.to(dtype) for w in (torch.cat([words, self.cluster_weight]), *tails)]
         if self.bias is None:
@@ -184,7 +213,15 @@ class AdaptiveSoftmax(nn.Module):
         biases = self.bias.to(dtype).split([len(weight) for weight in weights])
         return list(zip(weights, biases, strict=True))
 
+    def _set_unigram_bias(self, counts: Int[Tensor, " V"]) -> None:
+        logs = torch.empty(self.vocabulary_size)
+        logs[self.word_ranks] = (counts + 1).float().log()
+        words, *tails = logs.split(self._sizes)
+        head = torch.cat([words, torch.stack([tail.logsumexp(0) for tail in tails])])
+        with torch.no_grad():
+            self.bias.copy_(torch.cat([part.log_softmax(0) for part in (head, *tails)]))
+
     def _project(self, rows: Float[Tensor, "*N H"], k: int) -> Float[Tensor, "*N H_k"]:
-        if self.weight is not None:
+        if len(self.projections) == 0:
             return rows
         return functional.linear(rows, self.projections[k].to(rows.dtype))

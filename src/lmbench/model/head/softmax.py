@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmbench.loss.liger_cross_entropy import import_kernel, liger_cross_entropy
-from lmbench.loss.linear_cross_entropy import linear_cross_entropy
+from lmbench.loss.linear_cross_entropy import autocast_dtype, linear_cross_entropy
 
 
 class Softmax(nn.Module):
@@ -21,6 +21,8 @@ class Softmax(nn.Module):
         kernel: What computes the loss in training: ``"chunked"`` is
             :func:`lmbench.loss.linear_cross_entropy`; ``"liger"``, on CUDA devices only, is the
             fused kernel of Liger-Kernel, which under autocast works in its type.
+        autocast: Whether ``"chunked"`` computes the training loss in bfloat16 under autocast to it
+            (``trainer.precision=bf16-mixed``); without gradients it never does.
 
     Raises:
         ValueError: If ``kernel`` is unknown, or needs a library that is not installed.
@@ -33,6 +35,7 @@ class Softmax(nn.Module):
         *,
         bias: bool = True,
         kernel: Literal["chunked", "liger"] = "chunked",
+        autocast: bool = False,
     ) -> None:
         super().__init__()
         if kernel not in ("chunked", "liger"):
@@ -48,6 +51,7 @@ class Softmax(nn.Module):
         self.input_size = input_size
         self.vocabulary_size = vocabulary_size
         self.kernel = kernel
+        self.autocast = autocast
         self.weight = nn.Parameter(torch.empty(vocabulary_size, input_size))
         self.bias = nn.Parameter(torch.zeros(vocabulary_size)) if bias else None
         nn.init.uniform_(self.weight, -0.1, 0.1)
@@ -55,6 +59,10 @@ class Softmax(nn.Module):
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
         """Share the embedding's weight, which takes the place of ours."""
         self.weight = weight
+
+    def rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+        """Which rows of a tied weight belong to words: those of their ids."""
+        return words
 
     def loss(
         self,
@@ -77,7 +85,8 @@ class Softmax(nn.Module):
         options = {"reduction": reduction, "ignore_index": ignore_index}
         if self.kernel == "liger" and reduction != "none" and torch.is_grad_enabled():
             return liger_cross_entropy(output, *weights, targets, **options)
-        return linear_cross_entropy(output, *weights, targets, **options)
+        dtype = autocast_dtype(output.device.type) if self.autocast else None
+        return linear_cross_entropy(output, *weights, targets, **options, dtype=dtype)
 
     def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
         """Log-probabilities of all words, in the weight's precision, also under autocast."""
@@ -88,4 +97,7 @@ class Softmax(nn.Module):
     def extra_repr(self) -> str:
         """Arguments as ``print(model)`` shows them."""
         bias = self.bias is not None
-        return f"{self.input_size}, {self.vocabulary_size}, bias={bias}, kernel={self.kernel}"
+        return (
+            f"{self.input_size}, {self.vocabulary_size}, bias={bias}, kernel={self.kernel}, "
+            f"autocast={self.autocast}"
+        )

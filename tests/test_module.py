@@ -400,6 +400,10 @@ def test_an_interval_of_zero_logs_no_training_steps():
         ({"max_steps": 8}, [5, 8]),
         ({"max_epochs": -1, "max_steps": 7}, [5, 7]),
         ({"max_steps": 8, "val_check_interval": 2}, [2, 4, 7, 8]),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, [10, 15]),
+        ({"max_epochs": 2, "check_val_every_n_epoch": 3}, [10]),
+        ({"max_epochs": -1, "max_steps": 12, "check_val_every_n_epoch": 2}, [10, 12]),
+        ({"max_steps": 3, "check_val_every_n_epoch": 2}, [3]),
     ],
 )
 def test_the_end_of_training_is_validated_once(options: dict, validated_at: list[int]):

@@ -1,3 +1,4 @@
+from importlib import import_module
 from itertools import product
 
 import pytest
@@ -186,13 +187,17 @@ def test_another_dtype_rounds_products_but_no_sums(rows: int, bias: bool) -> Non
     ("dtype", "expected"), [(torch.bfloat16, torch.bfloat16), (torch.float16, None)]
 )
 def test_only_bfloat16_with_gradients_follows_autocast(
-    dtype: torch.dtype, expected: torch.dtype | None
+    dtype: torch.dtype, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    module = import_module("lmbench.loss.linear_cross_entropy")  # hidden by its function
+    monkeypatch.setattr(module, "multiplies_bfloat16", lambda: True)
     assert autocast_dtype("cpu") is None
     with torch.autocast("cpu", dtype=dtype):
         assert autocast_dtype("cpu") == expected
         with torch.no_grad():
             assert autocast_dtype("cpu") is None
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda: False)
+        assert autocast_dtype("cpu") is None
 
 
 def test_nothing_scored_is_a_sum_of_zero_and_a_mean_of_nan() -> None:

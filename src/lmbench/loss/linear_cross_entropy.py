@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from lmbench.machine import multiplies_bfloat16
+
 
 def linear_cross_entropy(
     input: Float[Tensor, "*N H"],
@@ -81,10 +83,13 @@ def linear_cross_entropy(
 def autocast_dtype(device_type: str) -> torch.dtype | None:
     """The type for a training loss that follows autocast, or None for the usual one.
 
-    Only bfloat16: the gradients of a mean over many tokens are too small for float16. And only
-    where gradients are computed: what is reported of validation has all digits of a float32.
+    Only bfloat16: the gradients of a mean over many tokens are too small for float16. Not on a CPU
+    that cannot multiply it. And only where gradients are computed: what is reported of validation
+    has all digits of a float32.
     """
     if not torch.is_grad_enabled() or not torch.is_autocast_enabled(device_type):
+        return None
+    if device_type == "cpu" and not multiplies_bfloat16():
         return None
     dtype = torch.get_autocast_dtype(device_type)
     return dtype if dtype == torch.bfloat16 else None
@@ -115,9 +120,7 @@ class _ScaledSum(Function):
         ctx: Any, grad_output: Tensor
     ) -> tuple[Tensor | None, ...]:
         # Not in place: with retain_graph=True the same tensors serve a second backward pass.
-        gradients = (
-            g if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors
-        )
+        gradients = (g if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)
         return (*gradients, None, None, None)
 
 

@@ -218,7 +218,7 @@ class LanguageModelModule(L.LightningModule):
         """
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            algorithm = gradient_clip_algorithm or GradClipAlgorithmType.NORM
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
         else:
             super().configure_gradient_clipping(

@@ -114,8 +114,9 @@ class AdaptiveSoftmax(nn.Module):
             nn.init.uniform_(weight, -0.1, 0.1)
         for projection in self.projections:
             nn.init.uniform_(projection, -(input_size**-0.5), input_size**-0.5)
-        if unigram_bias and counts is not None:
-            self._set_unigram_bias(torch.as_tensor(counts))
+        if unigram_bias and self.bias is not None and counts is not None:
+            with torch.no_grad():
+                self.bias.copy_(self._unigram_bias(torch.as_tensor(counts)))
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
         """Share the embedding's weight: its rows, see :meth:`rows`, take the place of ours."""
@@ -213,13 +214,12 @@ class AdaptiveSoftmax(nn.Module):
         biases = self.bias.to(dtype).split([len(weight) for weight in weights])
         return list(zip(weights, biases, strict=True))
 
-    def _set_unigram_bias(self, counts: Int[Tensor, " V"]) -> None:
+    def _unigram_bias(self, counts: Int[Tensor, " V"]) -> Float[Tensor, "..."]:
         logs = torch.empty(self.vocabulary_size)
         logs[self.word_ranks] = (counts + 1).float().log()
         words, *tails = logs.split(self._sizes)
         head = torch.cat([words, torch.stack([tail.logsumexp(0) for tail in tails])])
-        with torch.no_grad():
-            self.bias.copy_(torch.cat([part.log_softmax(0) for part in (head, *tails)]))
+        return torch.cat([part.log_softmax(0) for part in (head, *tails)])
 
     def _project(self, rows: Float[Tensor, "*N H"], k: int) -> Float[Tensor, "*N H_k"]:
         if len(self.projections) == 0:

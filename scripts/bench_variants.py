@@ -296,7 +296,7 @@ def lmbench_parts(turns: Turns, **arguments: Any) -> None:
         laps = Laps()
         batch = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            embedded = model.embedding(batch.tokens)
+            embedded = model.embed(batch.tokens)
             laps.end("embedding")
             output, raw_output, state = model.core(embedded, state)
             state = detach_state(state)

@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback, Timer
 from omegaconf import DictConfig, OmegaConf
+from torch.testing import assert_close
 
 from lmbench import build
 from lmbench.callbacks.checkpoints import Checkpoints
@@ -166,6 +167,10 @@ def test_an_adaptive_softmax_learns_the_frequencies_of_the_training_split(corpus
     words = sorted(range(size), key=lambda word: (-(corpus.train == word).sum(), word))
     assert [words[rank] for rank in head.word_ranks] == list(range(size))
     assert words != list(range(size))
+    unigram = small("lstm", "model/head=adaptive_softmax", model__head__unigram_bias=True)
+    log_probs = build.model(unigram, size, corpus.train).head.log_probs(torch.zeros(1, 8))[0]
+    counts = torch.bincount(torch.from_numpy(corpus.train), minlength=size)
+    assert_close(log_probs.exp(), (counts + 1) / (counts + 1).sum())
     without = build.model(config, size)
     assert without.head.weight is without.embedding.weight
     without.head.load_state_dict(head.state_dict())

@@ -404,6 +404,11 @@ def test_an_interval_of_zero_logs_no_training_steps():
         ({"max_epochs": 2, "check_val_every_n_epoch": 3}, [10]),
         ({"max_epochs": -1, "max_steps": 12, "check_val_every_n_epoch": 2}, [10, 12]),
         ({"max_steps": 3, "check_val_every_n_epoch": 2}, [3]),
+        (
+            {"max_epochs": 2, "check_val_every_n_epoch": None, "val_check_interval": 4},
+            [4, 8, 10],
+        ),
+        ({"max_epochs": 2, "val_check_interval": 2}, [2, 4, 7, 9, 10]),
     ],
 )
 def test_the_end_of_training_is_validated_once(options: dict, validated_at: list[int]):
@@ -467,6 +472,15 @@ def test_a_plateau_lowers_the_rate_after_each_validation_that_is_no_better_than_
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+def test_a_plateau_waits_for_the_epochs_that_validate():
+    module, recorder = make_module(plateau), Recorder()
+    trainer = make_trainer(callbacks=[recorder], max_epochs=6, check_val_every_n_epoch=3)
+    trainer.fit(module, datamodule=make_datamodule(variable_windows=False))
+    steps = math.ceil(68 / BPTT)
+    assert recorder.validated_at == [3 * steps, 6 * steps]
+    assert set(trainer.optimizers[0].lrs) == {1.2}
+
+
 def test_a_plateau_goes_on_after_a_resume(tmp_path):
     lrs = []
     for name, start in (("whole", None), ("resumed", tmp_path / "whole/epoch=1.ckpt")):

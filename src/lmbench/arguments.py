@@ -85,7 +85,7 @@ def call(
             require_type(keys[name], value, hints[name])
     try:
         return target(*args, **kwargs)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         argument, _, rest = str(error).partition(" ")
         message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
         raise UserError(message) from error
@@ -168,8 +168,9 @@ def require_validation(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the option.
     """
-    for name in ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches"):
-        if options[name] == 0:
+    limits = ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches")
+    for name in (*limits, "check_val_every_n_epoch"):
+        if options.get(name) == 0:
             raise UserError(
                 f"trainer.{name}=0 would leave the run without a validation, by which its best "
                 "checkpoint is chosen. Set it to 1 or more, or leave it out."

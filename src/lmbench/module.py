@@ -3,6 +3,7 @@
 Shape letters: T time steps of a window, B columns.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -144,9 +145,10 @@ class LanguageModelModule(L.LightningModule):
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         """Makes a run validate at its end, be it inside an epoch or one of those left out."""
         trainer: Any = self.trainer
-        if self.global_step == trainer.max_steps:
+        in_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        if self.global_step == trainer.max_steps or (in_last_epoch and trainer.is_last_batch):
             trainer.should_stop = True
-        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+        if trainer.should_stop and trainer.check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_epoch_start(self) -> None:
@@ -183,19 +185,14 @@ class LanguageModelModule(L.LightningModule):
             return optimizer
         scheduler = self._make_scheduler(optimizer, total_steps=self._num_steps())
         if isinstance(scheduler, ReduceLROnPlateau):
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "monitor": "val/nll"},
-            }
+            # Its steps are taken above. Lightning's would come when its state has been saved, and
+            # would want a validation in each epoch.
+            never = {"scheduler": scheduler, "monitor": "val/nll", "frequency": sys.maxsize}
+            return {"optimizer": optimizer, "lr_scheduler": never}
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-    def lr_scheduler_step(self, scheduler, metric: Any) -> None:
-        """Leaves out plateaus: Lightning would step them when their state has been saved."""
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            super().lr_scheduler_step(scheduler, metric)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """Steps with the learning rate times the window's drawn length over the base length.

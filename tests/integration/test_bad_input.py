@@ -171,6 +171,7 @@ def test_a_hub_out_of_reach(train: Train, tmp_path: Path, silent_server: str):
         ("model.head.kernel=foo", "model.head.kernel must be 'chunked' or 'liger'"),
         ("trainer.accelerator=foo", "'foo'"),
         ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
+        ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0"),
     ],
 )
 def test_a_bad_value(train: Train, tmp_path: Path, override: str, part: str):
@@ -183,6 +184,7 @@ def test_a_bad_value(train: Train, tmp_path: Path, override: str, part: str):
     ("overrides", "part"),
     [
         (("optimizer.lr=-1",), "learning rate: -1"),
+        (("optimizer=adam", "optimizer.fused=true"), "`fused` and `foreach` cannot be `True`"),
         (("optimizer=adam", "callbacks=nt_asgd"), "callbacks=default"),
         (("trainer.limit_val_batches=0.001",), "limit_val_batches"),
     ],

@@ -168,7 +168,7 @@ def test_half_precision_is_cast_up_and_autocast_ignored(dtype: torch.dtype, redu
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1000, 9])
-def test_another_dtype_rounds_products_but_no_sums(rows: int, bias: bool) -> None:
+def test_another_dtype_rounds_products_but_no_sums_over_chunks(rows: int, bias: bool) -> None:
     *leaves, targets = problem(n=1000, h=40, v=300, bias=bias, dtype=torch.float32, scale=0.3)
     exact = [leaf if leaf is None else leaf.detach().double().requires_grad_() for leaf in leaves]
     ours = linear_cross_entropy(

@@ -23,7 +23,7 @@ STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class Checkpoints(Checkpoint):
-    """Saves ``last.ckpt`` every few minutes and after each validation, and ``best.ckpt``.
+    """Saves ``last.ckpt`` every few minutes and at each epoch's end, and ``best.ckpt``.
 
     ``previous.ckpt`` is the ``last.ckpt`` before. Files are replaced, never rewritten, so each of
     them is whole at any moment. Beside what Lightning saves, a checkpoint holds what each process

@@ -44,8 +44,9 @@ def linear_cross_entropy(
         reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"`` (one value a
             target, 0 where ignored). Differentiating ``"none"`` computes the logits twice.
         chunk_bytes: Size of the logits and probabilities that are held at a time.
-        dtype: Type in which products, logits and probabilities are computed; sums over tokens and
-            the gradients of the layer are not. None for that of ``weight``, float32 at least.
+        dtype: Type of logits, probabilities and products, also of each chunk's share of the
+            gradients; the shares and the nats are summed in that of ``weight``. None for that of
+            ``weight``, float32 at least.
 
     Returns:
         Nats in float32, or float64 if ``weight`` is so. Without a single scored target the mean

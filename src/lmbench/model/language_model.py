@@ -83,9 +83,11 @@ class LanguageModel(nn.Module):
         Returns:
             Outputs for the head's ``loss`` or ``log_probs``, each ``(T, B, H)``, and the state.
         """
-        rows = self.head.rows(tokens) if self.tied else tokens
-        embedded: Float[Tensor, "T B E"] = self.embedding(rows)
-        return self.core(embedded, state)  # (T, B, H)
+        return self.core(self.embed(tokens), state)  # (T, B, H)
+
+    def embed(self, tokens: Int[Tensor, "T B"]) -> Float[Tensor, "T B E"]:
+        """The words' vectors, which the core reads."""
+        return self.embedding(self.head.embedding_rows(tokens) if self.tied else tokens)
 
 
 def _require_equal(left: tuple[str, Any], right: tuple[str, Any]) -> None:

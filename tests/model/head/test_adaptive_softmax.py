@@ -121,7 +121,7 @@ def test_tied_rows_of_the_embedding_stand_for_the_words() -> None:
     order = counts.argsort(descending=True)
     borders = [0, *CUTOFFS, V]
     weight, bias = head.weight, head.bias
-    assert torch.equal(head.rows(order), torch.arange(V))
+    assert torch.equal(head.embedding_rows(order), torch.arange(V))
     # As the paper has it: p(word) = p(cluster) · p(word | cluster).
     first = torch.cat([weight[: CUTOFFS[0]], head.cluster_weight])
     top = (output @ first.t() + bias[: len(first)]).softmax(-1)
@@ -160,6 +160,19 @@ def test_tied_but_for_the_rare_words_equals_the_untied_one_of_the_same_vectors()
     )
     assert_close(tied[: CUTOFFS[0]], own, **EXACT)
     assert not tied[CUTOFFS[0] :].any()
+
+
+def test_tying_twice_is_tying_once() -> None:
+    head, output = make(tied="head"), problem(3)[0]
+    before = head.log_probs(output)
+    head.tie(head.weight)
+    assert torch.equal(head.log_probs(output), before)
+
+
+def test_a_word_outside_the_vocabulary_has_no_row() -> None:
+    for word in (-1, V):
+        with pytest.raises(IndexError):
+            make(tied=True).embedding_rows(torch.tensor([[word]]))
 
 
 def test_a_unigram_bias_is_the_distribution_of_the_words_in_training() -> None:
@@ -261,7 +274,7 @@ def test_new_ids_for_the_words_of_a_corpus_change_nothing(tied: bool | str) -> N
     head, relabelled = make(tied=tied), make(tied=tied, counts=counts_by_new_id)
     assert torch.equal(relabelled.word_ranks[new_ids], torch.arange(V))
     if tied:
-        assert torch.equal(relabelled.rows(new_ids), head.rows(torch.arange(V)))
+        assert torch.equal(relabelled.embedding_rows(new_ids), head.embedding_rows(torch.arange(V)))
     output, targets = problem(50)
     losses = head.loss(output, targets, reduction="none")
     assert_close(relabelled.loss(output, new_ids[targets], reduction="none"), losses)

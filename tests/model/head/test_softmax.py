@@ -1,4 +1,5 @@
 import sys
+from importlib import import_module
 from types import ModuleType
 
 import pytest
@@ -51,6 +52,25 @@ def test_log_probs_keep_their_digits_under_autocast() -> None:
         found, functional.linear(output, head.weight, head.bias).log_softmax(-1), rtol=0, atol=0
     )
     assert rounded.dtype == torch.float32
+
+
+def test_autocast_rounds_the_training_loss_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loss_module = import_module("lmbench.loss.linear_cross_entropy")  # hidden by its function
+    monkeypatch.setattr(loss_module, "multiplies_bfloat16", lambda: True)
+    torch.manual_seed(0)
+    head = Softmax(40, 300, autocast=True)
+    output, targets = torch.randn(200, 40), torch.randint(300, (200,))
+    logits = functional.linear(output.double(), head.weight.double(), head.bias.double())
+    expected = functional.cross_entropy(logits, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = head.loss(output, targets)
+        with torch.no_grad():
+            assert_close(head.loss(output, targets).double(), expected, rtol=1e-6, atol=0)
+    assert loss.dtype == torch.float32
+    assert 1e-6 < abs(loss.item() / expected.item() - 1) < 2**-9
+    assert_close(head.loss(output, targets).double(), expected, rtol=1e-6, atol=0)
 
 
 def test_a_kernel_whose_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

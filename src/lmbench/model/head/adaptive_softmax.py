@@ -119,18 +119,19 @@ class AdaptiveSoftmax(nn.Module):
                 self.bias.copy_(self._unigram_bias(torch.as_tensor(counts)))
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Share the embedding's weight: its rows, see :meth:`rows`, take the place of ours."""
-        self.weight = weight
-        self.word_weights = nn.ParameterList([] if self.tie_tails else [*self.word_weights][1:])
+        """Put the embedding's weight in the place of ours, in the order of :meth:`embedding_rows`."""
         if self.tie_tails:
-            self.projections = nn.ParameterList()
+            self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
+        elif self.weight is None:
+            self.word_weights = nn.ParameterList([*self.word_weights][1:])
+        self.weight = weight
 
-    def rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
         """Which rows of a tied weight belong to words: it is ordered by frequency, most first.
 
         So that a cluster's rows lie side by side, and are read where they are.
         """
-        return self.word_ranks[words]
+        return self.word_ranks.index_select(0, words.reshape(-1)).view(words.shape)
 
     def loss(
         self,

@@ -60,7 +60,7 @@ class Softmax(nn.Module):
         """Share the embedding's weight, which takes the place of ours."""
         self.weight = weight
 
-    def rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
         """Which rows of a tied weight belong to words: those of their ids."""
         return words
 

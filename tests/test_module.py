@@ -471,7 +471,6 @@ def test_a_plateau_lowers_the_rate_after_each_validation_that_is_no_better_than_
     assert nlls[2] < nlls[1]
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
 def test_a_plateau_waits_for_the_epochs_that_validate():
     module, recorder = make_module(plateau), Recorder()
     trainer = make_trainer(callbacks=[recorder], max_epochs=6, check_val_every_n_epoch=3)
@@ -481,6 +480,7 @@ def test_a_plateau_waits_for_the_epochs_that_validate():
     assert set(trainer.optimizers[0].lrs) == {1.2}
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
 def test_a_plateau_goes_on_after_a_resume(tmp_path):
     lrs = []
     for name, start in (("whole", None), ("resumed", tmp_path / "whole/epoch=1.ckpt")):

@@ -119,7 +119,7 @@ class AdaptiveSoftmax(nn.Module):
                 self.bias.copy_(self._unigram_bias(torch.as_tensor(counts)))
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Put the embedding's weight in the place of ours, in the order of :meth:`embedding_rows`."""
+        """Share the embedding's weight instead of ours, its rows as in :meth:`embedding_rows`."""
         if self.tie_tails:
             self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
         elif self.weight is None:

@@ -28,11 +28,6 @@ MODELS = {
     "awd_lstm": ("model=awd_lstm", "model.core.num_layers=2"),
     "awd_lstm, adaptive": ("model=awd_lstm", "model/head=adaptive_softmax"),
     "lstm, adaptive, untied": ("model=lstm", "model/head=adaptive_softmax", "model.tied=false"),
-    "lstm, adaptive, tied in part": (
-        "model=lstm",
-        "model/head=adaptive_softmax",
-        "model.head.tie_tails=false",
-    ),
 }
 
 

@@ -34,10 +34,9 @@ MODELS = {
         "model.tied=false",
         "model.core.output_size=6",
     ),
-    "lstm, adaptive, tied in part": (
+    "lstm, adaptive, with all options": (
         "model=lstm",
         "model/head=adaptive_softmax",
-        "model.head.tie_tails=false",
         "model.head.unigram_bias=true",
         "model.head.autocast=true",
     ),

@@ -21,8 +21,7 @@ class AdaptiveSoftmax(nn.Module):
     The head is a softmax over the C most frequent words and the K tail clusters; each cluster has
     a softmax over its own words, computed only for the targets in it. Its words have vectors of
     H_k = H // div_value^k features, which a projection H → H_k reads. After :meth:`tie` the words'
-    vectors are rows of the embedding instead, H wide, and there is no projection; or only those of
-    the head, if ``tie_tails`` is false.
+    vectors are rows of the embedding instead, H wide, and there is no projection.
 
     Word ids stay as they are outside; inside, words are ordered by frequency, and ``word_ranks``
     (part of ``state_dict``) maps ids to places in that order.
@@ -38,7 +37,6 @@ class AdaptiveSoftmax(nn.Module):
             the last. None for V // 20 and V // 5.
         div_value: By how much each cluster's vectors are narrower than those of the one before
             it; they keep 1 feature at least. Without effect on tied weights.
-        tie_tails: Whether tied weights are those of all words, or of the head's alone.
         bias: Whether words and clusters have a bias.
         unigram_bias: Whether the bias starts where, with all else zero, a word would have the
             probability (count + 1) / (sum of counts + V). Without counts it starts at 0.
@@ -63,7 +61,6 @@ class AdaptiveSoftmax(nn.Module):
         *,
         cutoffs: list[int] | None = None,
         div_value: float = 4.0,
-        tie_tails: bool = True,
         bias: bool = True,
         unigram_bias: bool = False,
         counts: Int[Tensor, "..."] | Int[np.ndarray, "..."] | None = None,
@@ -96,7 +93,6 @@ class AdaptiveSoftmax(nn.Module):
         self.vocabulary_size = vocabulary_size
         self.cutoffs = cutoffs
         self.div_value = div_value
-        self.tie_tails = tie_tails
         self.autocast = autocast
         self._sizes = [stop - start for start, stop in pairwise(borders)]
         widths = [max(1, int(input_size // div_value**k)) for k in range(len(self._sizes))]
@@ -120,11 +116,8 @@ class AdaptiveSoftmax(nn.Module):
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
         """Share the embedding's weight instead of ours, its rows as in :meth:`embedding_rows`."""
-        if self.tie_tails:
-            self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
-        elif self.weight is None:
-            self.word_weights = nn.ParameterList([*self.word_weights][1:])
         self.weight = weight
+        self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
 
     def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
         """Which rows of a tied weight belong to words: it is ordered by frequency, most first.
@@ -204,10 +197,8 @@ class AdaptiveSoftmax(nn.Module):
         """Weight and bias of the head, ``(C + K, H)``, and of each cluster, ``(V_k, H_k)``."""
         if self.weight is None:
             words, *tails = self.word_weights
-        elif self.tie_tails:
-            words, *tails = self.weight.split(self._sizes)
         else:
-            words, tails = self.weight[: self.cutoffs[0]], self.word_weights
+            words, *tails = self.weight.split(self._sizes)
         dtype = torch.promote_types(self.cluster_weight.dtype, torch.float32)
         weights = [w.to(dtype) for w in (torch.cat([words, self.cluster_weight]), *tails)]
         if self.bias is None:
@@ -223,6 +214,6 @@ class AdaptiveSoftmax(nn.Module):
         return torch.cat([part.log_softmax(0) for part in (head, *tails)])
 
     def _project(self, rows: Float[Tensor, "*N H"], k: int) -> Float[Tensor, "*N H_k"]:
-        if len(self.projections) == 0:
+        if self.weight is not None:
             return rows
         return functional.linear(rows, self.projections[k].to(rows.dtype))

@@ -145,10 +145,14 @@ class LanguageModelModule(L.LightningModule):
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         """Makes a run validate at its end, be it inside an epoch or one of those left out."""
         trainer: Any = self.trainer
-        in_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-        if self.global_step == trainer.max_steps or (in_last_epoch and trainer.is_last_batch):
+        ends = self.global_step == trainer.max_steps or (
+            trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
+        )
+        # An epoch's own validation needs no stop, with which Lightning would log this step too.
+        validates_epochs = trainer.val_check_batch == trainer.num_training_batches
+        if ends and not (trainer.is_last_batch and validates_epochs):
             trainer.should_stop = True
-        if trainer.should_stop and trainer.check_val_every_n_epoch is not None:
+        if (ends or trainer.should_stop) and trainer.check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_epoch_start(self) -> None:
@@ -187,8 +191,14 @@ class LanguageModelModule(L.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             # Its steps are taken above. Lightning's would come when its state has been saved, and
             # would want a validation in each epoch.
-            never = {"scheduler": scheduler, "monitor": "val/nll", "frequency": sys.maxsize}
-            return {"optimizer": optimizer, "lr_scheduler": never}
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {
+                    "scheduler": scheduler,
+                    "monitor": "val/nll",
+                    "frequency": sys.maxsize,
+                },
+            }
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -181,10 +181,9 @@ def main() -> None:
     (RESULTS / "README.md").write_text(page(rows), "utf-8")
     for corpus, picture in PICTURES.items():
         run_dirs = [
-            run_dir.parent
+            min((RESULTS / row.folder).rglob("results.json")).parent  # the first seed
             for row in rows
             if row.corpus == corpus
-            for run_dir in sorted((RESULTS / row.folder).rglob("results.json"))
         ]
         draw_curves(RESULTS / picture, run_dirs)
 

@@ -47,8 +47,12 @@ def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
         rows = list(csv.DictReader(file))
     valid = [(int(row["step"]) + 1, float(row["val/ppl"])) for row in rows if row.get("val/ppl")]
     train = [(int(row["step"]) + 1, float(row["train/ppl"])) for row in rows if row["train/ppl"]]
-    steps_per_epoch = results["train"]["steps"] / results["train"]["epochs"]
-    label = f"{run.name}: test {results['test']['ppl']:.1f}"
+    # By tokens: results count an epoch in which time ran out as a whole one.
+    epochs = results["train"]["tokens"] / results["data"]["num_tokens"]["train"]
+    steps_per_epoch = results["train"]["steps"] / epochs
+    seed = f", seed {results['seed']}" if run.name.startswith("seed_") else ""
+    name = run.parent.name if seed else run.name
+    label = f"{name}{seed}: test {results['test']['ppl']:.1f}"
     axis.plot(*scaled(valid, steps_per_epoch), color=color, marker=".", label=label)
     axis.plot(*scaled(train, steps_per_epoch), color=color, linestyle=":", linewidth=1)
     switch = results["nt_asgd"]["triggered_epoch"]

@@ -137,7 +137,7 @@ def _section(rows: Sequence[Row]) -> str:
             str(len(row.results)),
             *(row.perplexities(name) or "—" for name in evaluated),
             f"{row.results[0]['num_parameters']:,}",
-            str(max(results["train"]["epochs"] for results in row.results)),
+            f"{_mean([_epochs(results) for results in row.results]):.3g}",
             f"{_mean([results['train']['seconds'] for results in row.results]) / 60:.1f}",
             row.hardware,
         ]
@@ -169,6 +169,11 @@ def _perplexity(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return estimate_text(estimate(values)) if values else "—"
+
+
+def _epochs(results: dict[str, Any]) -> float:
+    # By tokens: results count an epoch in which time ran out as a whole one.
+    return results["train"]["tokens"] / results["data"]["num_tokens"]["train"]
 
 
 def _mean(values: Sequence[float]) -> float:

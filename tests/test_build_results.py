@@ -21,10 +21,10 @@ def write(
     run_dir.mkdir(parents=True)
     results = {
         "num_parameters": 1234,
-        "data": {"name": name, "sha256": "0", **more},
+        "data": {"name": name, "sha256": "0", "num_tokens": {"train": 1000}, **more},
         "val": {"nll": math.log(valid), "ppl": valid, "num_tokens": 9},
         "test": {"nll": math.log(test), "ppl": test, "num_tokens": 9},
-        "train": {"epochs": 2, "seconds": 90.0},
+        "train": {"epochs": 3, "tokens": 2300, "seconds": 90.0},
     }
     (run_dir / "results.json").write_text(json.dumps(results))
 
@@ -66,7 +66,7 @@ def test_seeds_evaluations_and_published_figures(tmp_path: Path):
     assert head[:6] == ["recipe", "seeds", "perplexity", "cache", "dynamic", "dynamic and cache"]
     # Student's t of 2 degrees of freedom is 4.3027: 4 and 1 over the root of 3, times that.
     assert many == [
-        *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", *["—"] * 3, "1,234", "2", "1.5", "fast"),
+        *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", *["—"] * 3, "1,234", "2.3", "1.5", "fast"),
         "68.6 / 65.8",
     ]
     assert one[1:4] == ["1", "50.00 / 40.00", "— / 33.00"]

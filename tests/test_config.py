@@ -370,11 +370,16 @@ def test_the_options_of_a_trainer_can_be_overridden_by_name():
     assert {*names, *limits} <= set(OmegaConf.load(conf_dir() / "trainer/default.yaml"))
 
 
-def test_unknown_keys_and_options_are_refused():
+def test_unknown_keys_are_refused():
     with pytest.raises(ConfigCompositionException, match="bptt_length"):
         composed("batching.bptt_length=3")
-    with pytest.raises(ConfigCompositionException, match=r"(?s)gru.*awd_lstm"):
-        composed("model=gru")
+
+
+@pytest.mark.parametrize("group", [*OPTIONS, "hparams_search"])
+def test_unknown_options_are_refused(group: str):
+    """Also of groups from which nothing has to be chosen."""
+    with pytest.raises(ConfigCompositionException, match=rf"Could not find '{group}/no_such'"):
+        composed(f"{group}=no_such")
 
 
 def test_conf_is_found_in_a_wheel_and_in_a_checkout(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from plot_curves import draw_curves
+from plot_curves import draw_curves, num_epochs
 
 from lmbench.errors import UserError
 from lmbench.report.folders import read_json
@@ -137,7 +137,7 @@ def _section(rows: Sequence[Row]) -> str:
             str(len(row.results)),
             *(row.perplexities(name) or "—" for name in evaluated),
             f"{row.results[0]['num_parameters']:,}",
-            f"{_mean([_epochs(results) for results in row.results]):.3g}",
+            f"{_mean([num_epochs(results) for results in row.results]):.3g}",
             f"{_mean([results['train']['seconds'] for results in row.results]) / 60:.1f}",
             row.hardware,
         ]
@@ -169,11 +169,6 @@ def _perplexity(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return estimate_text(estimate(values)) if values else "—"
-
-
-def _epochs(results: dict[str, Any]) -> float:
-    # By tokens: results count an epoch in which time ran out as a whole one.
-    return results["train"]["tokens"] / results["data"]["num_tokens"]["train"]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -47,9 +47,7 @@ def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
         rows = list(csv.DictReader(file))
     valid = [(int(row["step"]) + 1, float(row["val/ppl"])) for row in rows if row.get("val/ppl")]
     train = [(int(row["step"]) + 1, float(row["train/ppl"])) for row in rows if row["train/ppl"]]
-    # By tokens: results count an epoch in which time ran out as a whole one.
-    epochs = results["train"]["tokens"] / results["data"]["num_tokens"]["train"]
-    steps_per_epoch = results["train"]["steps"] / epochs
+    steps_per_epoch = results["train"]["steps"] / num_epochs(results)
     seed = f", seed {results['seed']}" if run.name.startswith("seed_") else ""
     name = run.parent.name if seed else run.name
     label = f"{name}{seed}: test {results['test']['ppl']:.1f}"
@@ -60,6 +58,11 @@ def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
         x, y = (values[switch] for values in scaled(valid, steps_per_epoch))
         axis.plot(x, y, "o", color=color, fillstyle="none", markersize=12, label="switch to ASGD")
     axis.set_ylim(top=max(ppl for _, ppl in valid) * 1.2)
+
+
+def num_epochs(results: dict) -> float:
+    """By tokens: results count an epoch in which time ran out as a whole one."""
+    return results["train"]["tokens"] / results["data"]["num_tokens"]["train"]
 
 
 def scaled(points: list[tuple[int, float]], steps_per_epoch: float) -> tuple[list, list]:

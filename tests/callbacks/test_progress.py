@@ -68,6 +68,17 @@ def test_the_best_is_known_after_a_resume(lines: list[str]):
     assert ["(best)" in line for line in lines] == [True, False, True]
 
 
+def test_minutes_count_on_after_a_resume(lines: list[str], monkeypatch: pytest.MonkeyPatch):
+    seconds = iter([10.0, 100.0, 5_000.0, 5_030.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(seconds))
+    callback, resumed = Progress(), Progress()
+    callback.on_train_start(FakeTrainer(0, 0), None)
+    resumed.load_state_dict(callback.state_dict())
+    resumed.on_train_start(FakeTrainer(1, 1), None)
+    resumed.on_validation_end(FakeTrainer(1, 2, val_ppl=80.0), None)
+    assert lines[0].endswith(" | 2.0 min")
+
+
 def test_a_training_has_a_line_per_validation_and_a_test_none(lines: list[str]):
     ids = np.random.default_rng(0).integers(0, 9, 80, dtype=np.int32)
     corpus = Corpus("text", Vocabulary(tuple("abcdefghi")), ids, ids[:40], ids[40:])

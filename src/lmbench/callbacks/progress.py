@@ -14,19 +14,21 @@ class Progress(L.Callback):
 
     def __init__(self) -> None:
         self._start = 0.0
+        self._seconds_before = 0.0
         self._best = float("inf")
 
     def state_dict(self) -> dict[str, float]:
-        """The best validation so far."""
-        return {"best": self._best}
+        """The best validation and the seconds so far."""
+        return {"best": self._best, "seconds": time.perf_counter() - self._start}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """The best validation so far."""
+        """The best validation and the seconds so far."""
         self._best = state_dict["best"]
+        self._seconds_before = state_dict.get("seconds", 0.0)  # it was not always saved
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() - self._seconds_before
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One line."""

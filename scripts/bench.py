@@ -167,11 +167,12 @@ def take_turns(measured: dict[str, Variant], args: argparse.Namespace, name: str
     try:
         for key, variant in measured.items():
             connections[key], theirs = context.Pipe()
+            own_allocator = not key.endswith("/baseline")  # which has default settings
             arguments = (theirs, variant.run, variant.arguments, variant.steps, variant.num_threads)
-            processes[key] = context.Process(target=variants.work, args=arguments, daemon=True)
-            # As lmbench-train does; the baseline has default settings.
-            with variants.huge_pages(not key.endswith("/baseline")):
-                processes[key].start()
+            processes[key] = context.Process(
+                target=variants.work, args=(*arguments, own_allocator), daemon=True
+            )
+            processes[key].start()
             theirs.close()
             receive(connections[key], processes[key], key)
         for repeat in range(args.repeats):

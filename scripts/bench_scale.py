@@ -110,7 +110,7 @@ def in_own_process(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict
 
 def measured(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """Runs in the process of its own."""
-    set_up_allocator()  # before torch is imported
+    set_up_allocator()
 
     import torch
 

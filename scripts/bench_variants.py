@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
-from unittest import mock
 
 import lightning as L
 import numpy as np
@@ -88,27 +87,24 @@ class Turns:
         self._start = time.perf_counter()
 
 
-@contextlib.contextmanager
-def huge_pages(enabled: bool) -> Iterator[None]:
-    """The environment for processes that begin inside: PyTorch reads it when it is imported."""
-    with mock.patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": str(int(enabled))}):
-        yield
-
-
 def work(
     connection: Connection,
     variant: Callable[..., None],
     arguments: dict[str, Any],
     steps: int,
     num_threads: int | None,
+    own_allocator: bool,
 ) -> None:
-    """Runs a variant until the parent ends the process, whose target this is."""
+    """Runs a variant until the parent ends the process, whose target this is.
+
+    ``own_allocator``: whether memory is kept as by ``lmbench-train``.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (r".*isinstance\(treespec, LeafSpec\)", "The number of training batches"):
         warnings.filterwarnings("ignore", message=message)
-    if os.environ["THP_MEM_ALLOC_ENABLE"] == "1":
-        set_up_allocator()  # the rest of it
+    if own_allocator:
+        set_up_allocator()
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     # Without a terminal there is no progress bar.

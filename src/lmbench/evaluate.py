@@ -33,7 +33,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     run_dir = Path(str(config.run))  # the job of a sweep has a number for a name
     run_config = with_places(read_run_config(run_dir), config.data)
     require_no_links(run_dir)
-    set_up_allocator()  # before torch takes any memory
+    set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench import build, loading
     from lmbench.arguments import require_type

@@ -54,7 +54,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     """
     of_the_run = [key for key in map(str, config) if key not in _NOT_OF_THE_RUN]
     config = OmegaConf.masked_copy(config, of_the_run)
-    set_up_allocator()  # before torch takes any memory
+    set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

@@ -19,8 +19,8 @@ FLOAT32_ERROR = 1e-6
 def set_up_allocator() -> None:
     """Lets glibc keep the memory that tensors free, so that the next step's need no new pages.
 
-    New ones are filled with zeros first, and in a virtual machine they may have to be asked for
-    outside it: at every step, that is a fifth of the time of training on a CPU. The environment
+    New ones are filled with zeros first, and a virtual machine may have to ask for them outside: at
+    every step, in one such machine that was a fifth of the time of training. The environment
     variables ``MALLOC_MMAP_MAX_`` and ``MALLOC_TRIM_THRESHOLD_`` go before.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None

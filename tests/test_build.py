@@ -225,6 +225,12 @@ def test_optimizer_and_trainer_get_their_values(corpus, tmp_path):
     assert trainer.checkpoint_callback.last_path == tmp_path / "checkpoints" / "last.ckpt"
 
 
+def test_a_run_without_checkpoints_is_refused(tmp_path):
+    config = small(callbacks__checkpoints=None)
+    with pytest.raises(UserError, match=r"^callbacks\.checkpoints is missing: .*interval_minutes"):
+        build.trainer(config, tmp_path)
+
+
 def test_the_schedule_ends_with_the_run(corpus, tmp_path):
     config = small(trainer__max_epochs=3, optimizer__lr=0.5)
     module = build.module(config, build.model(config, len(corpus.vocabulary)))

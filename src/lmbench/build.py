@@ -25,6 +25,7 @@ from lmbench.arguments import (
     takes,
 )
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
+from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.config import flatten
@@ -133,6 +134,12 @@ def trainer(
         init_from=config.init_from,
     )
     callbacks = _all_in_run_dir(config, "callbacks", run_dir)
+    if not any(isinstance(callback, Checkpoints) for callback in callbacks):
+        raise UserError(
+            "callbacks.checkpoints is missing: without checkpoints there is no best one to test, "
+            "and nothing to go on from. To save less often: "
+            "callbacks.checkpoints.interval_minutes=60."
+        )
     try:
         if max_time is not None:
             callbacks.append(call(TimeLimit, "trainer", _KEYS, max_time=max_time))

@@ -1,5 +1,6 @@
 """Every choice of the conf folder composes, and says nothing that its target does not take."""
 
+import errno
 import inspect
 import re
 from collections.abc import Iterator
@@ -401,6 +402,17 @@ def test_a_runs_config_is_resolved_and_written_once(tmp_path):
     with pytest.raises(UserError, match=r"holds a run already.*hydra\.run\.dir"):
         write_run_config(composed("seed=8"), tmp_path)
     assert path.read_text("utf-8") == text
+
+
+def test_a_runs_config_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fails(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    with pytest.raises(OSError, match="No space left"):
+        write_run_config(composed(), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_flatten_gives_dotted_keys():

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench.errors import UserError
+from lmbench.files import replace_text
 from lmbench.run_config import OF_WEIGHTS, read_run_config
 
 
@@ -57,21 +58,20 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
 def write_run_config(config: DictConfig, run_dir: Path) -> None:
     """Writes ``config.yaml``, fully resolved: the one config that later commands read.
 
-    Hydra's own ``.hydra/config.yaml`` is rewritten whenever a folder is used again.
+    Hydra's own ``.hydra/config.yaml`` is rewritten whenever a folder is used again. The caller is
+    :func:`~lmbench.run_dir.alone_in` the folder.
 
     Raises:
         UserError: the folder holds a run already. Hydra names folders by the second, so two
             commands can meet in one.
     """
     path = run_dir / "config.yaml"
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(config, resolve=True))
-    except FileExistsError:
+    if path.exists():
         raise UserError(
             f"{run_dir} holds a run already, and a second one would mix with it. Start again, or "
             "name another folder with hydra.run.dir=DIR."
-        ) from None
+        )
+    replace_text(path, OmegaConf.to_yaml(config, resolve=True))
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

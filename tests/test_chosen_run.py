@@ -70,11 +70,13 @@ def test_a_job_has_one_device_unless_slurm_starts_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("SLURM_PROCID", raising=False)
-    overrides = ["trainer.devices=2"]
-    with pytest.raises(UserError, match=r"trainer\.devices=2: jobs of a sweep have one device"):
-        chosen_job(composed(*overrides), tmp_path, overrides, [])
+    for number in ("auto", "-1", "2"):  # auto and -1 are as many as there are
+        overrides = [f"trainer.devices={number}"]
+        message = rf"trainer\.devices={number}: jobs of a sweep have one device"
+        with pytest.raises(UserError, match=message):
+            chosen_job(composed(*overrides), tmp_path, overrides, [])
     assert not list(tmp_path.iterdir())
-    for number, one in enumerate(("1", "auto", "[3]")):
+    for number, one in enumerate(("1", "[3]")):
         job = tmp_path / str(number)
         job.mkdir()
         named = [f"trainer.devices={one}"]

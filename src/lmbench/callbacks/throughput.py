@@ -1,9 +1,12 @@
 """Training speed and peak memory, measured on the training steps alone."""
 
+import ctypes
 import resource
 import statistics
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -52,7 +55,8 @@ class Throughput(L.Callback):
         return statistics.median(self._rates) if self._rates else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
+        """Starts the clock, and the peak of memory: a sweep's jobs may share a process."""
+        reset_peak_memory(pl_module.device)
         self._fit_start = time.perf_counter() - self.seconds
 
     def on_train_batch_start(
@@ -119,8 +123,22 @@ class Throughput(L.Callback):
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory so far: of the CUDA allocator on a GPU, else of this whole process."""
+    """Peak memory since the last reset: of the CUDA allocator on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes
+    if sys.platform == "linux":  # where ru_maxrss has what the process was before its exec, too
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Lets the peak count from now. Not on macOS, where a process keeps its own for good."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)  # what a job before has freed and the allocator has kept
+        with suppress(OSError):  # a container may forbid it
+            Path("/proc/self/clear_refs").write_text("5", "ascii")

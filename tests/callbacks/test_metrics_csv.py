@@ -106,9 +106,11 @@ def test_files_that_are_gone_on_with_are_those_of_one_go(tmp_path: Path, saved_a
     with (folder / "metrics.csv").open("a") as file:
         file.write("7,1,0.0")
     (folder / "metrics.csv.tmp").write_text("step,ep")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
     second = MetricsCSV(folder)
     second.load_state_dict(state)
     assert second.state_dict() == state
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
     log_steps(second, range(saved_after, 8))
     for name in ("metrics.csv", "timing.csv"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

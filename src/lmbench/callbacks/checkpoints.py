@@ -175,7 +175,7 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Cuts the CSV files to their rows; the rest waits for the start of the training."""
+        """Tells the CSV files their rows; the rest waits for the start of the training."""
         self._processes = checkpoint["processes"]
         for logger, state in zip(_csv_loggers(trainer.loggers), checkpoint["csv"], strict=False):
             logger.load_state_dict(state)

@@ -61,7 +61,9 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Cuts the files to what they were.
+        """Reads the rows that there were then; with the next one the files are cut to them.
+
+        Not earlier: a resume that is refused changes nothing.
 
         Raises:
             UserError: they have lost rows since.
@@ -78,6 +80,7 @@ class _CSVFile:
         self._path = path
         self._columns: list[str] = []
         self._rows: list[Mapping[str, object]] = []
+        self._must_be_cut = False
 
     def append(self, row: Mapping[str, object]) -> None:
         self._rows.append(row)
@@ -85,8 +88,9 @@ class _CSVFile:
         self._columns += new
         with self._named_errors():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if new:
+            if new or self._must_be_cut:
                 self._write_all()
+                self._must_be_cut = False
             else:
                 with self._path.open("a", encoding="utf-8") as file:
                     self._writer(file).writerow(row)
@@ -100,8 +104,8 @@ class _CSVFile:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self._columns, num_rows = list(state_dict["columns"]), state_dict["num_rows"]
         self._rows = []
+        self._must_be_cut = True
         if not num_rows:
-            self._path.unlink(missing_ok=True)
             return
         try:
             with self._path.open(encoding="utf-8", newline="") as file:
@@ -114,7 +118,6 @@ class _CSVFile:
                 f"{self._path} has {len(self._rows)} rows, but had {num_rows} when the checkpoint "
                 "was saved. Put the rows back that are missing."
             )
-        self._write_all()
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:

@@ -83,6 +83,12 @@ def score(nats: float, num_tokens: int) -> dict:
     }
 
 
+def test_an_epoch_cut_short_counts_by_its_share(tmp_path: Path):
+    run(tmp_path, max_epochs=-1, max_steps=9)
+    assert read(tmp_path)["train"]["steps"] == 9
+    assert read(tmp_path)["train"]["epochs"] == 2.25  # of four steps each
+
+
 @pytest.mark.usefixtures("matmul_precision")
 def test_the_file_is_as_agreed(tmp_path: Path):
     torch.set_float32_matmul_precision("high")

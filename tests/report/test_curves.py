@@ -57,6 +57,15 @@ def test_several_validations_in_an_epoch(tmp_path: Path):
     assert curve.switch == 1  # it switched after the epoch's last
 
 
+def test_an_epoch_cut_short_counts_by_what_was_trained_of_it(
+    tmp_path: Path, write_run: Callable[..., Path]
+):
+    run_dir = write_run(tmp_path / "run", curve=[400.0, 200.0, 150.0])
+    curve = read(run_dir, num_epochs=2.25)
+    assert curve.epochs == (1, 2, 2.25)
+    assert not curve.goes_on
+
+
 def test_perplexities_that_are_not_finite_are_gaps(tmp_path: Path):
     (tmp_path / "metrics.csv").write_text("step,epoch,val/ppl\n4,0,inf\n9,1,nan\n14,2,50.0\n")
     first, second, last = read(tmp_path).perplexities

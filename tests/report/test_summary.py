@@ -1,12 +1,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from scipy import stats
 
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.rows import table_rows
 from lmbench.report.runs import read_runs
-from lmbench.report.summary import summary_table
+from lmbench.report.summary import epochs_text, summary_table
 from lmbench.report.table import Table
 
 Write = Callable[..., Path]
@@ -19,6 +20,13 @@ def cells(table: Table, row: int) -> dict[str, str]:
 
 def interval(values: list[float]) -> float:
     return float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "text"), [(3.0, "3"), (10.313, "10.3"), (1500.0, "1,500"), (0.04, "0")]
+)
+def test_epochs_are_whole_or_have_one_digit(num_epochs: float, text: str):
+    assert epochs_text(num_epochs) == text
 
 
 def test_the_table(section: Section):

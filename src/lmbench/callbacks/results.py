@@ -50,7 +50,7 @@ class Results(L.Callback):
         self._init_from = init_from
         self._best_epoch: int | None = None
         self._best: Score | None = None
-        self._num_epochs = 0
+        self._num_epochs: float = 0
         self._num_steps = 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,7 +65,11 @@ class Results(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes how far training went; the test resets the trainer's own counters."""
         self._num_steps = trainer.global_step
+        num_windows = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         self._num_epochs = trainer.current_epoch + 1
+        if num_windows < trainer.num_training_batches:  # time or steps were over
+            share = num_windows / trainer.num_training_batches
+            self._num_epochs = round(trainer.current_epoch + share, 3)
 
     def state_dict(self) -> dict[str, Any]:
         """The best validation, and how far training went."""

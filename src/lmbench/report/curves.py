@@ -37,7 +37,7 @@ class Curve:
 def read_curve(
     run_dir: Path,
     *,
-    num_epochs: int,
+    num_epochs: float,
     num_steps: int,
     num_tokens: int | None,
     switch_epoch: int | None,
@@ -46,7 +46,7 @@ def read_curve(
 
     Args:
         run_dir: the run's directory.
-        num_epochs: that it trained.
+        num_epochs: that it trained; the last one may have been cut short.
         num_steps: that it trained.
         num_tokens: that it trained; None if it did not count them.
         switch_epoch: after which it switched to averaged SGD.
@@ -64,7 +64,7 @@ def read_curve(
     tokens_per_step = math.nan if num_tokens is None else num_tokens / num_steps
     return Curve(
         epochs=tuple(
-            epoch + 1 if at_ends else (step + 1) * num_epochs / num_steps
+            min(epoch + 1, num_epochs) if at_ends else (step + 1) * num_epochs / num_steps
             for step, epoch in zip(steps, epochs, strict=True)
         ),
         tokens=tuple((step + 1) * tokens_per_step for step in steps),

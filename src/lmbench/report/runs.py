@@ -50,7 +50,7 @@ class Run:
         corpus: that it was trained on.
         protocol: how valid and test were read.
         scores: split → score of the best checkpoint; test is missing if it was not scored.
-        num_epochs: that it trained.
+        num_epochs: that it trained; the last one may have been cut short.
         best_epoch: the one with the best validation, counted from 0.
         seconds: wall-clock time of the fit.
         tokens_per_second: median over training steps.
@@ -69,7 +69,7 @@ class Run:
     corpus: Corpus
     protocol: str
     scores: Mapping[str, Score]
-    num_epochs: int
+    num_epochs: float
     best_epoch: int | None
     seconds: float | None
     tokens_per_second: float | None
@@ -124,7 +124,7 @@ def read_run(run_dir: Path) -> Run:
     try:
         curve = read_curve(
             run_dir,
-            num_epochs=value("train.epochs", int, path),
+            num_epochs=value("train.epochs", float, path),
             num_steps=value("train.steps", int, path),
             num_tokens=optional("train.tokens", int, path),
             switch_epoch=optional("nt_asgd.triggered_epoch", int, path),
@@ -148,7 +148,7 @@ def read_run(run_dir: Path) -> Run:
         corpus=corpus,
         protocol=protocol_text(results, path),
         scores=scores,
-        num_epochs=value("train.epochs", int, path),
+        num_epochs=value("train.epochs", float, path),
         best_epoch=optional("best_epoch", int, path),
         seconds=optional("train.seconds", float, path),
         tokens_per_second=optional("train.tokens_per_second", float, path),

@@ -124,6 +124,11 @@ def peak_memory_bytes_of(group: Group) -> float | None:
     return max(known, default=None)
 
 
+def epochs_text(num_epochs: float) -> str:
+    """A whole number as such, another with one digit behind the point."""
+    return f"{num_epochs:,.1f}".removesuffix(".0")
+
+
 def mean_over_runs(group: Group, value: Callable[[Run], float | None]) -> float | None:
     """Of those for which the value is known; None if it is for none."""
     values = [value(run) for run in group.runs]
@@ -139,7 +144,7 @@ def _costs(group: Group) -> list[str]:
     peak = peak_memory_bytes_of(group)
     return [
         f"{group.best_run.num_parameters:,}",
-        f"{low:,}" if low == high else f"{low:,} to {high:,}",
+        epochs_text(low) if low == high else f"{epochs_text(low)} to {epochs_text(high)}",
         "—" if minutes is None else f"{minutes:,.1f}",
         "—" if tokens_per_second is None else f"{tokens_per_second:,.0f}",
         "—" if peak is None else f"{peak / 2**30:.2f}",

@@ -37,8 +37,8 @@ HEAD = """# Results
 Made by `python scripts/build_results.py` from the folders here and `recipes.yaml`; no figure is
 typed by hand. Perplexities are valid / test, of the checkpoint that validation chose; where a
 recipe ran with several seeds, the mean ± 95% interval (Student's t). Cache and dynamic evaluation
-have settings tuned on valid, so only their test figures are fair. Published figures are those of
-others, from the source named below, and never measured here.
+have settings tuned on valid, so only their test figures are fair. Published figures are what others
+came to with the model in full, from the source named below; none was measured here.
 """
 
 
@@ -51,7 +51,7 @@ class Row:
         recipe: in words.
         command: that trains it.
         hardware: in words.
-        published: somebody else's result of the same recipe; None if there is none.
+        published: somebody else's result of the model in full; None if there is none.
         results: ``results.json`` of each seed.
         scores: of each seed.
     """
@@ -146,7 +146,7 @@ def _section(rows: Sequence[Row]) -> str:
     if any(row.published for row in rows):
         columns.append("published")
         for row, cell in zip(rows, cells, strict=True):
-            cell.append(" / ".join(row.published.scores["standard"]) if row.published else "—")
+            cell.append(_published(row.published) if row.published else "—")
     floor = rows[0].results[0]["data"].get("perplexity_floor")
     lines = [f"## {TITLES[rows[0].corpus]}", "", _line(columns), _line(["---"] * len(columns))]
     lines += [_line(cell) for cell in cells]
@@ -157,8 +157,14 @@ def _section(rows: Sequence[Row]) -> str:
         f"- **{row.recipe}**, [`{row.folder}`]({row.folder}): `{row.command}`" for row in rows
     ]
     sources = {row.published.model: row.published.source for row in rows if row.published}
-    lines += ["", *(f"Published: {model}, {source}." for model, source in sources.items())]
+    if sources:
+        named = "; ".join(f"{model}: {source}" for model, source in sources.items())
+        lines += ["", f"Published: {named}."]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _published(result: Published) -> str:
+    return f"{' / '.join(result.scores['standard'])} ({result.model})"
 
 
 def _line(cells: Sequence[str]) -> str:

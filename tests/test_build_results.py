@@ -67,7 +67,7 @@ def test_seeds_evaluations_and_published_figures(tmp_path: Path):
     # Student's t of 2 degrees of freedom is 4.3027: 4 and 1 over the root of 3, times that.
     assert many == [
         *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", *["—"] * 3, "1,234", "2.3", "1.5", "fast"),
-        "68.6 / 65.8",
+        "68.6 / 65.8 (AWD-LSTM)",
     ]
     assert one[1:4] == ["1", "50.00 / 40.00", "— / 33.00"]
     assert one[4:6] == ["— / 35.00", "— / 30.00"]

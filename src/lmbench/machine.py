@@ -21,8 +21,8 @@ def set_up_allocator() -> None:
 
     That is, of tensors up to 32 MiB, the most that it allows: larger ones would tear the heap.
 
-    New ones are filled with zeros first, and a virtual machine may have to ask for them outside: at
-    every step, in one such machine that was a fifth of the time of training. The environment
+    New pages are filled with zeros first, and a virtual machine may have to ask for them outside:
+    at every step, in one such machine that was a fifth of the time of training. The environment
     variables ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` go before.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -25,7 +25,7 @@ from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
-from lmbench.run_config import ALLOWED_TARGETS
+from lmbench.run_config import ALLOWED_TARGETS, OF_WEIGHTS
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.
 OPTIONS: dict[str, list[str]] = {}
@@ -277,6 +277,38 @@ def test_a_start_from_a_run_takes_over_what_belongs_to_its_weights(tmp_path):
     for node in ("optimizer", "callbacks", "trainer", "seed"):
         assert taken[node] == config[node]
     assert config.data == composed("experiment=finetune", f"init_from={folder}").data
+
+
+def test_an_experiment_changes_values_that_come_with_the_weights(tmp_path):
+    overrides = ("experiment=cpu_hour", "model.embedding_size=24", "loss.ar_alpha=0.5")
+    run = composed(*overrides)
+    folder = write_run(tmp_path / "run", *overrides)
+    given = ["experiment=cpu_night_finetune", f"init_from={folder}"]
+    config = composed(*given)
+    taken = take_over_from_run(config, [*given, "model.core.input_dropout=0.75"])
+    before, after = (flatten(OmegaConf.to_container(each, resolve=True)) for each in (run, taken))
+    changes = flatten(OmegaConf.to_container(config.init_changes, resolve=True))
+    assert len(changes) == 7
+    of_weights = {key: value for key, value in before.items() if key.split(".")[0] in OF_WEIGHTS}
+    expected = of_weights | changes | {"model.core.input_dropout": 0.75}
+    assert {key: after[key] for key in expected} == expected
+    assert {key for key in after if key.split(".")[0] in OF_WEIGHTS} == set(expected)
+    # The rest is the experiment's.
+    assert taken.optimizer == config.optimizer
+    assert taken.optimizer.lr != run.optimizer.lr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+init_changes.optimizer.lr=1", r"holds values of data, model, .* Set others themselves"),
+        ("init_changes=3", r"^init_changes=3: it holds values of"),
+        ("+init_changes.loss.ar_alpha=1", r"^init_changes=.* needs init_from=RUN_DIR"),
+    ],
+)
+def test_changes_of_nothing_are_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        take_over_from_run(composed(override), [override])
 
 
 def test_a_start_from_nowhere_takes_over_nothing():

@@ -56,7 +56,7 @@ def run_dir(tmp_path: Path) -> Path:
 @cache
 def plain_config() -> dict[str, Any]:
     config: Any = OmegaConf.to_container(composed("resume=x"), resolve=True)
-    del config["resume"]
+    del config["resume"], config["init_changes"]
     return config
 
 

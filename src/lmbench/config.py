@@ -22,16 +22,26 @@ def conf_dir() -> Path:
 def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     """What belongs to the weights of the run that ``config.init_from`` names, if it names one.
 
-    That is its data, model, batching, loss and evaluation.
+    That is its data, model, batching, loss and evaluation, with the single values in them that
+    ``config.init_changes`` changes.
 
     Args:
         config: the composed config.
         overrides: of the command line; those of values in these nodes still win.
 
     Raises:
-        UserError: no folder is named, or it holds no run; an override chooses a node anew.
+        UserError: no folder is named, or it holds no run; an override chooses a node anew;
+            ``init_changes`` names other nodes, or there is nothing for it to change.
     """
+    changes = config.init_changes
+    if not isinstance(changes, DictConfig) or any(key not in OF_WEIGHTS for key in changes):
+        raise UserError(
+            f"init_changes={changes}: it holds values of {', '.join(OF_WEIGHTS)}, which come with "
+            "init_from. Set others themselves."
+        )
     if config.init_from is None:
+        if changes:
+            raise UserError(f"init_changes={changes} needs init_from=RUN_DIR, the run to change.")
         return config
     if not config.init_from:
         raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
@@ -50,7 +60,8 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         values.append(override.lstrip("+"))
     of_run = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
     config = config.copy()
-    for node, content in OmegaConf.merge(of_run, OmegaConf.from_dotlist(values)).items():
+    changed = OmegaConf.merge(of_run, changes, OmegaConf.from_dotlist(values))
+    for node, content in changed.items():
         config[node] = content
     return config
 

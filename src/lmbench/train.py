@@ -21,7 +21,7 @@ from lmbench.run_dir import alone_in, clear_run, is_run
 from lmbench.sweep_dir import job_folder
 
 log = logging.getLogger(__name__)
-_NOT_OF_THE_RUN = ("resume", "sweep_resume")
+_NOT_OF_THE_RUN = ("resume", "sweep_resume", "init_changes")
 OmegaConf.register_new_resolver(  # Hydra writes into the run that is resumed, if it is one
     "lmbench.run_dir",
     lambda resume, new: resume if resume and is_run(resume) else new,

@@ -107,8 +107,9 @@ def test_the_config_is_resolved_and_builds_the_same_objects(run_dir: Path, tmp_p
         composed = compose("train", [*SYNTHETIC, *TINY, "seed=3"])
     expected = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(expected, dict)
-    # How a run, or a sweep, is gone on with is no part of it.
+    # How a run is begun from another one, or gone on with, is no part of it.
     assert (expected.pop("resume"), expected.pop("sweep_resume")) == ("???", False)
+    assert expected.pop("init_changes") == {}
     assert again == expected
     model = build.model(again, 41)
     checkpoint = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)

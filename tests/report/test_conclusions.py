@@ -106,3 +106,15 @@ def test_the_best_is_sought_among_those_that_were_evaluated_as_most(
     text = said(section_of(tmp_path))
     assert text.startswith("2 lstm lr=1 has the lowest valid perplexity: 101.00, a single seed.")
     assert "(Set aside, as evaluated otherwise: 1.)" in text
+
+
+def test_a_run_that_was_scored_in_part_is_not_the_best(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    for number, num_tokens in enumerate((50, 99, 99)):
+        results = {"data.num_tokens": {"valid": 100, "test": 100}, "test.num_tokens": num_tokens}
+        config = {"optimizer.lr": number}
+        write_run(tmp_path / str(number), valid=100 + number, config=config, results=results)
+    text = said(section_of(tmp_path))
+    assert text.startswith("2 lstm lr=1 has the lowest valid perplexity: 101.00, a single seed.")
+    assert "(Set aside, as evaluated otherwise: 1.)" in text

@@ -42,6 +42,24 @@ def test_a_run_that_was_not_tested(tmp_path: Path, write_run: Write):
     assert "test" not in read_run(write_run(tmp_path / "run", test=None)).scores
 
 
+@pytest.mark.parametrize(
+    ("valid", "test", "told"),
+    [
+        (101, None, ""),
+        (1_000, 100, ", only 99 of the 999 targets of valid"),
+        (100, 101, ""),  # the published protocol leaves out a few
+        (100, 120, ", only 99 of the 119 targets of test"),
+    ],
+)
+def test_what_was_scored_in_part_is_told(
+    tmp_path: Path, write_run: Write, valid: int, test: int | None, told: str
+):
+    """Of 99 targets each; a split that was not scored is none of it."""
+    num_tokens = {"data.num_tokens": {"valid": valid, "test": test or 10**6}}
+    run = read_run(write_run(tmp_path / "run", test=test and 110.0, results=num_tokens))
+    assert run.protocol == f"protocol standard, columns 64, burn-in 512{told}"
+
+
 def test_evaluations_are_read_with_their_records(
     tmp_path: Path, write_run: Write, write_evaluation: Write
 ):

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lmbench.errors import UserError
-from lmbench.report.scores import MeasuredScore, measured_scores, read_results
+from lmbench.report.scores import MeasuredScore, measured_scores, read_results, told_in_part
 from lmbench.run_config import PLACES
 
 RECIPE = ("seed", "data", "model", "batching", "loss", "optimizer", "scheduler", "trainer")
@@ -147,12 +147,9 @@ def _about_scores(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -
             "scores, and scores each target once."
         )
     for split, _, score in scores:
-        num_targets = results["data"]["num_tokens"][split] - 1
-        if score.num_tokens < 0.99 * num_targets:  # the published protocol leaves out a few
-            yield (
-                f"Only {score.num_tokens:,} of the {num_targets:,} targets of {split} were "
-                "scored, so that this number compares with no other."
-            )
+        part = told_in_part(score, split, results["data"]["num_tokens"][split])
+        if part:
+            yield f"{part.capitalize()} were scored, so that this number compares with no other."
     yield (
         f"One run, seed {results['seed']}; the validation split chose the checkpoint, that of "
         f"epoch {results['best_epoch']}. Perplexities compare only with those of the same text, "

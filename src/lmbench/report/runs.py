@@ -19,6 +19,7 @@ from lmbench.report.scores import (
     read_evaluation,
     read_results,
     read_scores,
+    told_in_part,
 )
 
 
@@ -48,7 +49,7 @@ class Run:
         seed: that it was trained with.
         num_parameters: of the model.
         corpus: that it was trained on.
-        protocol: how valid and test were read.
+        protocol: how valid and test were read, and how much of them if not all.
         scores: split → score of the best checkpoint; test is missing if it was not scored.
         num_epochs: that it trained; the last one may have been cut short.
         best_epoch: the one with the best validation, counted from 0.
@@ -146,7 +147,7 @@ def read_run(run_dir: Path) -> Run:
         seed=value("seed", int, path),
         num_parameters=value("num_parameters", int, path),
         corpus=corpus,
-        protocol=protocol_text(results, path),
+        protocol=", ".join([protocol_text(results, path), *_parts(results, scores, path)]),
         scores=scores,
         num_epochs=value("train.epochs", float, path),
         best_epoch=optional("best_epoch", int, path),
@@ -158,6 +159,14 @@ def read_run(run_dir: Path) -> Run:
         evaluations=dict(_read_evaluations(run_dir, results, left_out)),
         left_out=tuple(left_out),
     )
+
+
+def _parts(results: Mapping[str, Any], scores: Mapping[str, Score], path: Path) -> Iterator[str]:
+    """The splits that were scored in part, as by ``trainer.limit_test_batches``."""
+    for split, score in scores.items():
+        num_tokens = optional_field(results, f"data.num_tokens.{split}", int, path)
+        if num_tokens is not None and (part := told_in_part(score, split, num_tokens)):
+            yield part
 
 
 def _read_evaluations(

@@ -114,6 +114,20 @@ def read_scores(results: Mapping[str, Any], path: Path) -> dict[str, Score]:
     }
 
 
+def told_in_part(score: Score, split: str, num_tokens: int) -> str:
+    """Says how little of a split was scored; empty where it was all or nearly all of it.
+
+    Args:
+        score: of the split.
+        split: its name.
+        num_tokens: of the whole split, all of which but the first are targets.
+    """
+    num_targets = num_tokens - 1
+    if score.num_tokens >= 0.99 * num_targets:  # the published protocol leaves out a few
+        return ""
+    return f"only {score.num_tokens:,} of the {num_targets:,} targets of {split}"
+
+
 def evaluation_files(run_dir: Path) -> Iterator[tuple[Path, str, str]]:
     """Each ``evaluation-NAME-SPLIT.json`` of a run, with name and split, in the names' order."""
     for path in sorted(run_dir.glob("evaluation-*.json")):

@@ -54,6 +54,15 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, length: int) -> None:
     assert compute.calls == 2
 
 
+def test_where_they_cannot_be_kept_they_are_computed_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "gone/statistics.safetensors"
+    found = keep_statistics(path, MADE_FROM, SHAPES, Computer())
+    assert found["a.weight"][0, 0] == 1
+    assert f"{path} cannot be written: No such file or directory." in caplog.text
+
+
 @pytest.mark.parametrize(
     "content",
     [{}, {"b.weight": torch.ones(2, 3)}, {"a.weight": torch.ones(3, 2)}],

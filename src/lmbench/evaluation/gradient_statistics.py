@@ -3,6 +3,7 @@
 Shape letters: T time steps of a segment, B columns, N tokens of a split.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from lmbench.evaluation.reading import OnWindow, dropouts_off
 from lmbench.files import replacing
 from lmbench.model.core import detach_state
 from lmbench.model.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
 
 Statistics = dict[str, Tensor]
 """Parameter's name → root mean square of its gradients over segments of the training text."""
@@ -74,7 +77,7 @@ def keep_statistics(
     shapes: Mapping[str, torch.Size],
     compute: Callable[[], Statistics],
 ) -> Statistics:
-    """Reads statistics from a file, or computes them and writes it.
+    """Reads statistics from a file, or computes them and writes it, if it can be written.
 
     Args:
         path: the file, in safetensors' format.
@@ -93,6 +96,9 @@ def keep_statistics(
     except (OSError, SafetensorError):
         pass  # none there, or damaged
     statistics = compute()
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(statistics, metadata=wanted))
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(save(statistics, metadata=wanted))
+    except OSError as error:  # it costs the next evaluation time, and this one nothing
+        log.warning("%s cannot be written: %s.", path, error.strerror or error)
     return statistics

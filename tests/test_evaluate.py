@@ -278,6 +278,30 @@ def test_a_run_that_is_named_by_a_number_is_found(
     assert results_of(Path("0"), "standard")["split"] == "test"
 
 
+def test_a_run_that_cannot_be_written_is_refused_before_the_work(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("model=lstm")
+    (run / "checkpoints/best.ckpt").unlink()  # which would be told later
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != run and access(path, mode))
+    with pytest.raises(UserError, match=r"cannot be written.* Copy the run to a folder of your"):
+        results_of(run, "standard")
+
+
+def test_results_that_cannot_be_written_are_shown(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("model=lstm")
+    results = results_of(run, "standard")
+    (run / "evaluation-standard-test.json").unlink()
+    (run / "evaluation-standard-test.json").mkdir()  # which no file can replace
+    capsys.readouterr()
+    with pytest.raises(OSError, match="evaluation-standard-test"):
+        results_of(run, "standard")
+    assert f"{results['ppl']:,.2f}" in capsys.readouterr().out
+
+
 def test_columns_are_those_that_were_read(make_run: MakeRun) -> None:
     """A split too short for two columns and their burn-in is read in one."""
     assert results_of(make_run("model=lstm"), "standard")["evaluation"]["columns"] == 1

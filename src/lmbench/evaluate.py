@@ -1,5 +1,6 @@
 """``lmbench-evaluate``: evaluate a run's best checkpoint in one of the published ways."""
 
+import os
 from pathlib import Path
 
 import hydra
@@ -26,13 +27,19 @@ def evaluate(config: DictConfig, name: str) -> float:
         The perplexity.
 
     Raises:
-        UserError: a wrong value or file; the model gives a target no probability.
+        UserError: a wrong value or file; the run's directory cannot be written; the model gives a
+            target no probability.
     """
     if config.split not in ("valid", "test"):
         raise UserError(f"split={config.split} must be valid or test.")
     run_dir = Path(str(config.run))  # the job of a sweep has a number for a name
     run_config = with_places(read_run_config(run_dir), config.data)
     require_no_links(run_dir)
+    if not os.access(run_dir, os.W_OK):
+        raise UserError(
+            f"{run_dir} cannot be written, which is where an evaluation leaves its files. Copy the "
+            "run to a folder of your own, and set run= to that."
+        )
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench import build, loading
@@ -66,8 +73,9 @@ def evaluate(config: DictConfig, name: str) -> float:
     found = outcome.evaluate(
         evaluator, corpus, config.split, grids=grids if config.evaluation.tune else None
     )
-    results = outcome.write(found, run_dir, name, of_run, save_tokens=config.evaluation.save_tokens)
-    outcome.show(results)
+    results = outcome.describe(found, name, of_run)
+    outcome.show(results)  # before a full disk can lose them
+    outcome.write(found, results, run_dir, save_tokens=config.evaluation.save_tokens)
     return results["ppl"]
 
 

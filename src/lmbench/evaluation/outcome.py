@@ -91,23 +91,16 @@ def evaluate(
     return Outcome(split, reading, starts, facts)
 
 
-def write(
-    outcome: Outcome, run_dir: Path, name: str, of_run: Mapping[str, Any], *, save_tokens: bool
-) -> dict[str, Any]:
-    """Writes ``evaluation-NAME-SPLIT.json`` and, if wanted, the record of all targets beside it.
+def describe(outcome: Outcome, name: str, of_run: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of ``evaluation-NAME-SPLIT.json``.
 
     Args:
         outcome: what was found.
-        run_dir: the run's directory.
         name: of the evaluation.
         of_run: what the file is to say of the run besides.
-        save_tokens: whether to write the record; one of an earlier evaluation goes if not.
-
-    Returns:
-        The file's content.
     """
     facts = {key: value for key, value in outcome.facts.items() if key != "evaluation"}
-    results = {
+    return {
         "lmbench_version": version("lmbench"),
         **of_run,
         "evaluation": {"name": name, **outcome.facts["evaluation"]},
@@ -118,7 +111,20 @@ def write(
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },
     }
-    path = run_dir / f"evaluation-{name}-{outcome.split}"
+
+
+def write(
+    outcome: Outcome, results: Mapping[str, Any], run_dir: Path, *, save_tokens: bool
+) -> None:
+    """Writes ``evaluation-NAME-SPLIT.json`` and, if wanted, the record of all targets beside it.
+
+    Args:
+        outcome: what was found.
+        results: as :func:`describe` gives them.
+        run_dir: the run's directory.
+        save_tokens: whether to write the record; one of an earlier evaluation goes if not.
+    """
+    path = run_dir / f"evaluation-{results['evaluation']['name']}-{outcome.split}"
     if save_tokens:
         write_record(outcome.reading, path, outcome.article_starts)
     else:  # it would not belong to these results
@@ -126,7 +132,6 @@ def write(
             path.with_name(f"{path.name}.{ending}").unlink(missing_ok=True)
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     replace_text(path.with_name(f"{path.name}.json"), text)
-    return results
 
 
 def show(results: Mapping[str, Any]) -> None:

@@ -49,6 +49,31 @@ def test_of_many_groups_the_page_shows_the_pairs_with_the_best(
     assert "significance.csv has all 45" in table.notes[0]
 
 
+def test_of_many_groups_the_best_may_not_be_tested(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    """The best has a single seed, the next was evaluated otherwise."""
+    for number in range(1, 20):
+        config, results = {"optimizer.lr": number // 2}, {}
+        if number // 2 == 1:
+            results = {"evaluation.columns": 1}
+        valid = 100 + number
+        write_run(
+            tmp_path / str(number),
+            seed=number,
+            valid=valid,
+            test=valid - 10,
+            config=config,
+            results=results,
+        )
+    section = section_of(tmp_path)
+    comparisons = compare_over_seeds(section, "test")
+    table = significance_table(section, comparisons, "")
+    assert len(comparisons) == 8 * 7 / 2
+    assert [row[0] for row in table.rows] == [f"3 and {other}" for other in range(4, 11)]
+    assert table.notes[0].startswith("Shown are the 7 pairs with group 3; significance.csv has all")
+
+
 def test_few_articles_have_no_verdict_in_either(
     tmp_path: Path, write_run: Write, write_records: Write, section_of: Read
 ):

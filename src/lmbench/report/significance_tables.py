@@ -12,12 +12,14 @@ _MOST_GROUPS_IN_PAIRS = 8
 
 
 def significance_table(section: Section, comparisons: Sequence[Comparison], title: str) -> Table:
-    """The comparisons of a section, those with its best group alone where there are many groups."""
+    """The comparisons of a section; of many groups, those with the best that could be tested."""
     shown, notes = list(comparisons), []
     if len(section.groups) > _MOST_GROUPS_IN_PAIRS:
-        shown = [comparison for comparison in comparisons if comparison.first.number == 1]
+        # Group 1 may have a single seed, or have been evaluated otherwise than the rest.
+        best = min((comparison.first.number for comparison in comparisons), default=1)
+        shown = [comparison for comparison in comparisons if comparison.first.number == best]
         notes.append(
-            f"Shown are the {len(shown):,} pairs with group 1; significance.csv has all "
+            f"Shown are the {len(shown):,} pairs with group {best}; significance.csv has all "
             f"{len(comparisons):,}, for which p is adjusted."
         )
     if any(comparison.has_too_few_units for comparison in shown):

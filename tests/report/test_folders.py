@@ -35,6 +35,31 @@ def test_a_run_named_twice_counts_once(tmp_path: Path, write_run: Callable[..., 
     assert find_run_dirs([run, tmp_path / "sweep", link, tmp_path])[0] == [run]
 
 
+def test_a_link_that_is_not_followed_is_named(tmp_path: Path, write_run: Callable[..., Path]):
+    run = write_run(tmp_path / "elsewhere/run")
+    other = write_run(tmp_path / "folder/run")
+    for name, target in (("link", run), ("latest", other), (".hidden", run)):
+        (tmp_path / "folder" / name).symlink_to(target)
+    found, left_out = find_run_dirs([tmp_path / "folder"])
+    assert found == [other]
+    assert [(item.path, item.reason) for item in left_out] == [
+        (tmp_path / "folder/link", "Is a link, and is not followed: name it itself.")
+    ]
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "elsewhere/run"])
+def test_a_link_that_is_named_itself_is_followed(
+    tmp_path: Path, write_run: Callable[..., Path], target: str
+):
+    run = write_run(tmp_path / "elsewhere/run")
+    link = tmp_path / "folder/link"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / target)
+    found, left_out = find_run_dirs([link, tmp_path / "folder"])
+    assert [path.resolve() for path in found] == [run]
+    assert [item.reason for item in left_out] == ["Holds no run."]  # but for the link
+
+
 def test_a_job_that_failed_before_it_began_is_found(tmp_path: Path):
     (tmp_path / "3/.hydra").mkdir(parents=True)
     assert find_run_dirs([tmp_path])[0] == [tmp_path / "3"]

@@ -42,14 +42,23 @@ def find_run_dirs(paths: Iterable[Path]) -> tuple[list[Path], list[LeftOut]]:
     """
     found: dict[Path, Path] = {}
     left_out: list[LeftOut] = []
+    links: list[Path] = []
+    named: set[Path] = set()
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path} is no folder. Name run directories, or folders of them.")
-        run_dirs = list(_walk(path, left_out))
+        named.add(path.resolve())
+        run_dirs = list(_walk(path, left_out, links))
         if not run_dirs:
             left_out.append(LeftOut(path, "Holds no run."))
         for run_dir in sorted(run_dirs, key=_by_number):
             found.setdefault(run_dir.resolve(), run_dir)
+    known = named | found.keys()  # a link to one of them, such as "latest", loses nothing
+    left_out += [
+        LeftOut(link, "Is a link, and is not followed: name it itself.")
+        for link in links
+        if link.resolve() not in known
+    ]
     return list(found.values()), left_out
 
 
@@ -127,7 +136,7 @@ def printable(text: str) -> str:
     )
 
 
-def _walk(folder: Path, left_out: list[LeftOut]) -> Iterator[Path]:
+def _walk(folder: Path, left_out: list[LeftOut], links: list[Path]) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         left_out.append(LeftOut(Path(error.filename), f"Cannot be read: {error.strerror}."))
 
@@ -137,6 +146,8 @@ def _walk(folder: Path, left_out: list[LeftOut]) -> Iterator[Path]:
             yield Path(parent)
         else:
             folders[:] = [name for name in folders if not name.startswith(".")]
+            with suppress(PermissionError):  # the walk comes there next, and tells of it
+                links += [link for name in folders if (link := Path(parent, name)).is_symlink()]
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

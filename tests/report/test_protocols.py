@@ -29,7 +29,13 @@ def test_what_moves_results_is_said_and_the_window_of_a_plain_reading_does_not()
     assert text(columns={"valid": 10, "test": 1}).startswith(
         "protocol standard, columns 10 (valid) and 1 (test), "
     )
-    assert protocol_text({"evaluation": {"columns": 64}}, Path("x.json")) == "columns 64"
+
+
+def test_before_there_was_a_second_protocol_all_was_standard():
+    of_old = {"evaluation": {"columns": 64, "burn_in": 512}}
+    of_new = {"evaluation": {"protocol": "standard", "columns": 64, "burn_in": 512}}
+    assert protocol_text(of_old, Path("x.json")) == protocol_text(of_new, Path("x.json"))
+    assert protocol_text({"evaluation": {}}, Path("x.json")) == ""
 
 
 def test_settings_that_were_given():

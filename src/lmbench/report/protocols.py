@@ -24,6 +24,8 @@ def protocol_text(values: Mapping[str, Any], path: Path) -> str:
         UserError: the file is damaged.
     """
     evaluation = field(values, "evaluation", dict, path)
+    if "columns" in evaluation:  # files name their protocol since there is more than one
+        evaluation = {"protocol": "standard"} | evaluation
     cache, dynamic, statistics = (
         optional_field(evaluation, kind, dict, path) for kind in ("cache", "dynamic", "statistics")
     )

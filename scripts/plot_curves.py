@@ -45,7 +45,8 @@ def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
     """The curves of one run."""
     with (run / "metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    valid = [(int(row["step"]) + 1, float(row["val/ppl"])) for row in rows if row.get("val/ppl")]
+    validations = [row for row in rows if row.get("val/ppl")]
+    valid = [(int(row["step"]) + 1, float(row["val/ppl"])) for row in validations]
     train = [(int(row["step"]) + 1, float(row["train/ppl"])) for row in rows if row["train/ppl"]]
     steps_per_epoch = results["train"]["steps"] / num_epochs(results)
     seed = f", seed {results['seed']}" if run.name.startswith("seed_") else ""
@@ -53,15 +54,18 @@ def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
     label = f"{name}{seed}: test {results['test']['ppl']:.1f}"
     axis.plot(*scaled(valid, steps_per_epoch), color=color, marker=".", label=label)
     axis.plot(*scaled(train, steps_per_epoch), color=color, linestyle=":", linewidth=1)
-    switch = results["nt_asgd"]["triggered_epoch"]
-    if switch is not None:
-        x, y = (values[switch] for values in scaled(valid, steps_per_epoch))
+    switch_epoch = results["nt_asgd"]["triggered_epoch"]
+    # Not every epoch need have a validation, nor one alone: it switched after the epoch's last.
+    epochs = [int(row["epoch"]) for row in validations]
+    switch = [point for epoch, point in zip(epochs, valid, strict=True) if epoch == switch_epoch]
+    if switch:
+        x, y = scaled(switch[-1:], steps_per_epoch)
         axis.plot(x, y, "o", color=color, fillstyle="none", markersize=12, label="switch to ASGD")
     axis.set_ylim(top=max(ppl for _, ppl in valid) * 1.2)
 
 
 def num_epochs(results: dict) -> float:
-    """By tokens: results count an epoch in which time ran out as a whole one."""
+    """By tokens: older results count an epoch in which time ran out as a whole one."""
     return results["train"]["tokens"] / results["data"]["num_tokens"]["train"]
 
 

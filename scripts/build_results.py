@@ -38,7 +38,10 @@ Made by `python scripts/build_results.py` from the folders here and `recipes.yam
 typed by hand. Perplexities are valid / test, of the checkpoint that validation chose; where a
 recipe ran with several seeds, the mean ± 95% interval (Student's t). Cache and dynamic evaluation
 have settings tuned on valid, so only their test figures are fair. Published figures are what others
-came to with the model in full, from the source named below; none was measured here.
+came to with the model in full, from the source named below; none was measured here. Epochs are
+counted by tokens; the `results.json` of the timed runs (`cpu_hour`, `cpu_night`,
+`cpu_night_90_minutes`, `cpu_hour_10_epochs`) are from before lmbench did so, and count the last one
+whole.
 """
 
 

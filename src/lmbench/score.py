@@ -1,9 +1,11 @@
 """What a model scored on a split: sums first, the ratio last."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torchmetrics import Metric
 
 
@@ -39,6 +41,10 @@ class ScoreSums(Metric):
         """Adds a window's."""
         self.nats += nats
         self.num_tokens += num_tokens
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
+        """Moves the sums, but leaves their types: precision=bf16-true converts every submodule."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), exclude_state)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Both sums."""

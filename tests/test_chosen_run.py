@@ -87,6 +87,22 @@ def test_a_job_has_one_device_unless_slurm_starts_its_processes(
     assert run.config.trainer.devices == 2
 
 
+def test_a_later_process_of_a_job_may_find_what_the_first_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    overrides = ["model=lstm", "trainer.devices=2"]
+    config = composed(*overrides)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    write_run_config(chosen_job(config, tmp_path, overrides, []).config, tmp_path)
+    with pytest.raises(UserError, match="holds a run already"):
+        chosen_job(config, tmp_path, overrides, [])
+    before = {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    run = chosen_job(config, tmp_path, overrides, [])
+    assert (run.config, run.resumed_with, run.perplexity) == (config, None, None)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("choose", "overrides", "message"),
     [

@@ -81,12 +81,15 @@ def chosen_job(
             f"trainer.devices={devices}: jobs of a sweep have one device each, unless Slurm starts "
             "their processes. Leave out -m to train one run on several."
         )
-    if not resumes and is_run(run_dir):
+    # What a later process of the job finds there, the first may just have written.
+    is_first = os.environ.get("SLURM_PROCID", "0") == "0"
+    if not resumes and is_first and is_run(run_dir):
         raise UserError(
             f"{run_dir} holds a run already. Name another directory with hydra.sweep.dir=DIR, or "
             "go on with the sweep that is there: sweep_resume=true."
         )
-    record_job(run_dir, overrides)
+    if is_first:
+        record_job(run_dir, overrides)
     results = run_dir / "results.json"
     if resumes and results.exists():
         perplexity = field(read_results(run_dir), "val.ppl", float, results)

@@ -138,7 +138,7 @@ def test_auto_takes_what_is_as_exact_and_leaves_a_gpu_alone(
         ("auto", True, "highest"),
         ("gpu", True, "highest"),
     ):
-        monkeypatch.setattr(torch.accelerator, "is_available", lambda answer=has_gpu: answer)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda answer=has_gpu: answer)
         machine.set_matmul_precision("auto", accelerator)
         assert torch.get_float32_matmul_precision() == expected
 

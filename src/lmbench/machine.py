@@ -55,9 +55,7 @@ def set_matmul_precision(precision: str, accelerator: str) -> None:
             "torch.set_float32_matmul_precision)."
         )
     if precision == "auto":
-        on_cpu = accelerator == "cpu" or (
-            accelerator == "auto" and not torch.accelerator.is_available()
-        )
+        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
         precision = float32_matmul_precision() if on_cpu else "highest"
     torch.set_float32_matmul_precision(precision)
     # For cuDNN's LSTM the default is TF32, whatever is said about products.

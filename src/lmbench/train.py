@@ -66,6 +66,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
     build.seed_everything(config)
     set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
     corpus = build.corpus(config)

@@ -51,6 +51,16 @@ ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"
 FIXED = ("data", "model", "batching", "optimizer", "scheduler", "init_from", "seed")
 """What a resumed run cannot change: it would be another one, or the checkpoint would win."""
 
+_FIXED_VALUES = (
+    "callbacks.nt_asgd",
+    "callbacks.nt_asgd.average_from_start",  # the checkpoint has the other optimizer's state
+    "evaluation.protocol",
+    "evaluation.columns",
+    "evaluation.burn_in",
+    "trainer.limit_val_batches",
+)
+"""Nor these: the state of the run, and its best score so far, belong to them."""
+
 OF_WEIGHTS = ("data", "model", "batching", "loss", "evaluation")
 """Nodes that belong to a run's weights, wherever these are taken."""
 
@@ -186,6 +196,11 @@ def _apply(override: str, config: DictConfig) -> None:
         raise UserError(
             f"{override} does not go with resume: it would make it another run. Single values "
             f"outside of {', '.join(FIXED)} can be set, such as trainer.max_epochs=…"
+        )
+    if key in _FIXED_VALUES:
+        raise UserError(
+            f"{override} does not go with resume: what the run has found and kept so far was found "
+            "without. A new run can start from its weights: init_from=RUN_DIR."
         )
     # No brackets: OmegaConf would take [data].path for data.path.
     if not all(name.isidentifier() for name in names) or "_target_" in names:

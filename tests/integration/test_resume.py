@@ -248,8 +248,8 @@ def test_what_cannot_be_resumed_is_refused_in_one_paragraph(copy: Path, tmp_path
     assert "leave out -m" in refusal(tmp_path, "-m", "resume=run", "trainer.max_epochs=7,8")
     assert "leave out hydra.run.dir" in refusal(tmp_path, "resume=run", "hydra.run.dir=other")
     assert "would make it another run" in refusal(tmp_path, "resume=run", "model=lstm")
-    limit = "trainer.limit_val_batches=0.001"
-    assert "limit_val_batches" in refusal(tmp_path, "resume=run", limit)
+    limit = "trainer.limit_train_batches=0.001"
+    assert "limit_train_batches" in refusal(tmp_path, "resume=run", limit)
     assert not (copy / "overrides.jsonl").exists()  # which would refuse the next one too
     with alone_in(copy):  # as long as the first process lives
         assert "Another process is at work" in refusal(tmp_path, "resume=run")

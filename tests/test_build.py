@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, Timer
 from omegaconf import DictConfig, OmegaConf
 from torch.testing import assert_close
@@ -290,9 +291,7 @@ def test_the_seed_decides_the_weights():
         ("trainer.devices", True, "int or list[int] or str"),
         ("trainer.limit_train_batches", "x", "float or int or None"),
         ("trainer.gradient_clip_val", "x", "float or int or None"),
-        ("callbacks.checkpoints.monitor", 3, "str"),
         ("callbacks.checkpoints.interval_minutes", "x", "float"),
-        ("callbacks.checkpoints.dirpath", None, "Path or str"),
         ("logger.csv.save_dir", ["a"], "Path or str"),
     ],
 )
@@ -348,7 +347,17 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
         ("trainer.devices", CORES + 1, rf"^trainer\.devices={CORES + 1}, but .* {CORES} CPU"),
         ("trainer.devices", "two", r"^trainer: .*devices"),
         ("trainer.precision", "foo", r"^trainer: .*'foo'.*32-true"),
-        ("trainer.accelerator", "foo", r"^trainer: .*'foo'.*cpu"),
+        ("trainer.accelerator", "foo", r"^trainer\.accelerator=foo is none .*cpu, cuda, or auto"),
+        ("trainer.accelerator", "mps", r"^trainer\.accelerator=mps is none .* float64"),
+        ("trainer.accumulate_grad_batches", 2, r"^trainer\.accumulate_grad_batches=2 .*one step"),
+        ("trainer.val_check_interval", 0.5, r"^trainer\.val_check_interval=0\.5 .*epoch's end"),
+        ("trainer.val_check_interval", 1, r"^trainer\.val_check_interval=1 .*epoch's end"),
+        (
+            "callbacks.checkpoints.dirpath",
+            "ckpt",
+            r"^callbacks\.checkpoints\.dirpath=ckpt: it is checkpoints",
+        ),
+        ("callbacks.checkpoints.monitor", "val/ppl", r"^callbacks\.checkpoints\.monitor=val/ppl: "),
         ("trainer.strategy", "foo", r"^trainer: .*'foo'.*ddp"),
         ("trainer.max_steps", -5, r"^trainer: .*max_steps.*-5"),
         *(
@@ -370,6 +379,13 @@ def test_a_value_without_a_default_must_be_set():
         build.corpus(composed("data=text"))
 
 
+def test_an_unknown_value_of_the_evaluation_is_refused(corpus):
+    config = small()
+    OmegaConf.update(config, "evaluation.colums", 1, force_add=True)
+    with pytest.raises(UserError, match=r"^evaluation\.colums is nothing .* protocol, columns"):
+        build.datamodule(config, corpus)
+
+
 def test_an_unknown_evaluation_protocol_is_refused(corpus):
     with pytest.raises(UserError, match=r"^evaluation\.protocol must be .*not 'exact'"):
         build.datamodule(small(evaluation__protocol="exact"), corpus)
@@ -380,6 +396,14 @@ def test_an_argument_that_the_target_does_not_have_is_refused(corpus, tmp_path):
     OmegaConf.update(config, "optimizer.nesterov_beta", 1, force_add=True)
     with pytest.raises(UserError, match=r"^optimizer: .*'nesterov_beta'"):
         build_all(config, corpus, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
+def test_without_cuda_training_is_on_the_cpu_even_beside_apples_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("lightning.pytorch.accelerators.MPSAccelerator.is_available", lambda: True)
+    trainer = build.trainer(small(trainer__accelerator="auto"), tmp_path)
+    assert isinstance(trainer.accelerator, CPUAccelerator)
 
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])

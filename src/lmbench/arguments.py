@@ -142,12 +142,29 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
+_ONLY = {
+    "accumulate_grad_batches": (
+        1,
+        "schedules and the scaled learning rate take one step a window. Set batching.batch_size",
+    ),
+    "val_check_interval": (
+        1.0,
+        "the best checkpoint is that of an epoch's end. See trainer.check_val_every_n_epoch",
+    ),
+}
+
+
 def require_devices(accelerator: str, devices: int | str | list[int]) -> None:
     """Refuses devices that are not there: Lightning starts any number of processes on a CPU.
 
     Raises:
-        UserError: naming what this machine has.
+        UserError: naming what this machine has, or the accelerators that lmbench trains on.
     """
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise UserError(
+            f"trainer.accelerator={accelerator} is none that lmbench trains on: its sums are "
+            "float64, which not every one has. Set it to cpu, cuda, or auto."
+        )
     on_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     there, name = (torch.cuda.device_count(), "GPUs") if on_cuda else (_num_cores(), "CPU cores")
     if accelerator in ("gpu", "cuda") and not on_cuda:
@@ -163,11 +180,15 @@ def require_devices(accelerator: str, devices: int | str | list[int]) -> None:
 
 
 def require_validation(options: Mapping[str, Any]) -> None:
-    """Refuses options of the trainer with which a run would never validate.
+    """Refuses options of the trainer with which a run would never validate, or not as it should.
 
     Raises:
         UserError: naming the option.
     """
+    for name, (only, reason) in _ONLY.items():
+        value = options.get(name)
+        if value is not None and (type(value), value) != (type(only), only):  # 1 is not 1.0 there
+            raise UserError(f"trainer.{name}={value} does not go with lmbench: {reason}.")
     limits = ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches")
     for name in (*limits, "check_val_every_n_epoch"):
         if options.get(name) == 0:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
@@ -70,6 +71,12 @@ def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
                 f"evaluation.{name} is for lmbench-evaluate, once the model is trained. Train with "
                 "evaluation=standard or evaluation=published."
             )
+    names = ("protocol", "columns", "burn_in", "window")
+    for name in config.evaluation:
+        if name not in names:
+            raise UserError(
+                f"evaluation.{name} is nothing that training reads: {', '.join(names)}."
+            )
     return call(
         LanguageModelDataModule,
         "batching",
@@ -126,6 +133,8 @@ def trainer(
     max_time = options.pop("max_time", None)
     require_devices(options["accelerator"], options["devices"])
     require_validation(options)
+    if options["accelerator"] == "auto":  # Lightning's would take one without float64
+        options["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
     results = Results(
         run_dir,
         model_name=config.model.name,
@@ -190,9 +199,11 @@ def _all_in_run_dir(
             continue
         make = _factory(config, f"{group}.{name}")
         arguments: dict[str, Any] = {}
-        for key in ("dirpath", "save_dir"):
-            if isinstance(node.get(key), str):
-                arguments[key] = run_dir / node[key]
+        if node._target_.endswith(".Checkpoints"):
+            _require_usual(node, f"{group}.{name}")
+            arguments["dirpath"] = run_dir / "checkpoints"
+        elif isinstance(node.get("save_dir"), str):
+            arguments["save_dir"] = run_dir / node.save_dir
         folders = list(arguments.values())
         if node._target_.endswith(".TensorBoardLogger"):
             arguments["purge_step"] = purge_step
@@ -203,6 +214,15 @@ def _all_in_run_dir(
             if not Path(folder).resolve().is_relative_to(run_dir.resolve()):
                 raise UserError(f"{group}.{name} leads out of the run's directory, to {folder}.")
     return objects
+
+
+def _require_usual(checkpoints: DictConfig, key: str) -> None:
+    for name, usual in (("dirpath", "checkpoints"), ("monitor", "val/nll")):
+        if checkpoints.get(name, usual) != usual:
+            raise UserError(
+                f"{key}.{name}={checkpoints[name]}: it is {usual} for every run, as all that reads "
+                "one expects. Leave it out."
+            )
 
 
 def _scheduler(config: DictConfig) -> Callable[..., Any]:

@@ -169,7 +169,7 @@ def test_a_hub_out_of_reach(train: Train, tmp_path: Path, silent_server: str):
         ("seed=abc", "seed='abc' has the wrong type: str instead of int"),
         ("model.core.dropout=1.5", "model.core.dropout must be"),
         ("model.head.kernel=foo", "model.head.kernel must be 'chunked' or 'liger'"),
-        ("trainer.accelerator=foo", "'foo'"),
+        ("trainer.accelerator=foo", "trainer.accelerator=foo is none"),
         ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
         ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0"),
     ],

@@ -68,8 +68,7 @@ class Results(L.Callback):
         num_windows = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         self._num_epochs = trainer.current_epoch + 1
         if num_windows < trainer.num_training_batches:  # time or steps were over
-            share = num_windows / trainer.num_training_batches
-            self._num_epochs = round(trainer.current_epoch + share, 3)
+            self._num_epochs = trainer.current_epoch + num_windows / trainer.num_training_batches
 
     def state_dict(self) -> dict[str, Any]:
         """The best validation, and how far training went."""

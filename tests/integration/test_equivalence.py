@@ -31,7 +31,7 @@ COLUMNS, BPTT, EPOCHS, SEED = 4, 12, 7, 3
 LR, DECAY, CLIP, INTERVAL = 6.0, 1e-3, 0.25, 1
 AR_ALPHA, TAR_BETA = 2.0, 1.0
 P_EMBEDDING, P_INPUT, P_HIDDEN, P_OUTPUT, P_WEIGHT = 0.05, 0.1, 0.12, 0.15, 0.2
-TOLERANCE = 1e-10
+TOLERANCE = 1e-12
 
 Weights = dict[str, Tensor]
 State = list[tuple[Tensor, Tensor]]

@@ -46,7 +46,7 @@ class Softmax(nn.Module):
             except ImportError as error:
                 raise ValueError(
                     "kernel 'liger' needs the library Liger-Kernel, which cannot be imported "
-                    f"({error}): pip install 'lmbench[cuda]'"
+                    f"({error}): pip install -e '.[cuda]' in lmbench's checkout"
                 ) from error
         self.input_size = input_size
         self.vocabulary_size = vocabulary_size

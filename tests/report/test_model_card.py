@@ -83,9 +83,10 @@ def test_the_recipe_is_the_runs_config_without_what_is_private(make_run: Callabl
     assert recipe["data"] == run_values(run_dir)["data"]
     assert "/home" not in text
     assert "resumed: `trainer.max_epochs=7`" in text
-    change_results(run_dir, init_from="/home/someone/run")
+    change_results(run_dir, init_from="/home/someone/run", train={"epochs": 41.130434782608695})
     text = card(run_dir)
     assert "from the weights of another run" in text
+    assert "\n41.1 epochs, " in text
     assert "/home" not in text
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from lmbench.errors import UserError
 from lmbench.report.scores import MeasuredScore, measured_scores, read_results, told_in_part
+from lmbench.report.summary import epochs_text
 from lmbench.run_config import PLACES
 
 RECIPE = ("seed", "data", "model", "batching", "loss", "optimizer", "scheduler", "trainer")
@@ -213,8 +214,8 @@ def _recipe(config: Mapping[str, Any], overrides: Sequence[str], results: Mappin
     recipe["data"] = {k: x for k, x in config["data"].items() if f"data.{k}" not in PLACES}
     train, environment = results["train"], results["environment"]
     sentences = [
-        f"{train['epochs']} epochs, {train['steps']:,} steps, in precision {results['precision']}, "
-        f"with torch {environment['torch']} on {environment['device']}."
+        f"{epochs_text(train['epochs'])} epochs, {train['steps']:,} steps, in precision "
+        f"{results['precision']}, with torch {environment['torch']} on {environment['device']}."
     ]
     if results.get("init_from"):
         sentences.append("Training started from the weights of another run.")

@@ -53,11 +53,11 @@ def find_run_dirs(paths: Iterable[Path]) -> tuple[list[Path], list[LeftOut]]:
             left_out.append(LeftOut(path, "Holds no run."))
         for run_dir in sorted(run_dirs, key=_by_number):
             found.setdefault(run_dir.resolve(), run_dir)
-    known = named | found.keys()  # a link to one of them, such as "latest", loses nothing
     left_out += [
         LeftOut(link, "Is a link, and is not followed: name it itself.")
         for link in links
-        if link.resolve() not in known
+        # One to what was walked, such as "latest", loses nothing.
+        if not named & {link.resolve(), *link.resolve().parents}
     ]
     return list(found.values()), left_out
 

@@ -101,6 +101,9 @@ def test_a_later_process_of_a_job_may_find_what_the_first_has_written(
     run = chosen_job(config, tmp_path, overrides, [])
     assert (run.config, run.resumed_with, run.perplexity) == (config, None, None)
     assert {path.name for path in tmp_path.iterdir()} == before
+    (tmp_path / "checkpoints").mkdir()  # there once all processes train
+    with pytest.raises(UserError, match="holds a run already"):
+        chosen_job(config, tmp_path, overrides, [])
 
 
 @pytest.mark.parametrize(

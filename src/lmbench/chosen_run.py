@@ -81,9 +81,10 @@ def chosen_job(
             f"trainer.devices={devices}: jobs of a sweep have one device each, unless Slurm starts "
             "their processes. Leave out -m to train one run on several."
         )
-    # What a later process of the job finds there, the first may just have written.
+    # A later process of the job may find what the first has just written, but no checkpoint yet.
     is_first = os.environ.get("SLURM_PROCID", "0") == "0"
-    if not resumes and is_first and is_run(run_dir):
+    is_taken = is_run(run_dir) and (is_first or (run_dir / "checkpoints").exists())
+    if not resumes and is_taken:
         raise UserError(
             f"{run_dir} holds a run already. Name another directory with hydra.sweep.dir=DIR, or "
             "go on with the sweep that is there: sweep_resume=true."

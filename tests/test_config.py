@@ -18,7 +18,13 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench import build, config
-from lmbench.config import conf_dir, flatten, take_over_from_run, write_run_config
+from lmbench.config import (
+    conf_dir,
+    flatten,
+    require_known,
+    take_over_from_run,
+    write_run_config,
+)
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.evaluation.cache import Cache
@@ -301,6 +307,22 @@ def test_an_experiment_changes_values_that_come_with_the_weights(tmp_path):
 def test_changes_of_nothing_are_refused(override, message):
     with pytest.raises(UserError, match=message):
         take_over_from_run(composed(override), [override])
+
+
+@pytest.mark.parametrize(
+    "key", ["model.input_dropout", "model.embeding_dropout", "evaluation.colums"]
+)
+def test_what_nothing_reads_is_refused(key):
+    """As where the core is forgotten in model.core.input_dropout."""
+    node = key.partition(".")[0]
+    with pytest.raises(UserError, match=rf"^{key} is read by nothing\. {node} has "):
+        require_known(composed(f"+{key}=0.5"))
+
+
+@pytest.mark.parametrize("evaluation", ["standard", "published"])
+@pytest.mark.parametrize("model", OPTIONS["model"])
+def test_what_training_reads_is_known(model, evaluation):
+    require_known(composed(f"model={model}", f"evaluation={evaluation}"))
 
 
 def test_a_start_from_nowhere_takes_over_nothing():

@@ -34,12 +34,6 @@ def test_a_missing_value_is_named(missing: str):
         build_model(node, 11)
 
 
-@pytest.mark.parametrize("unknown", ["input_dropout", "embeding_dropout"])
-def test_an_unknown_value_is_named(unknown: str):
-    with pytest.raises(UserError, match=rf"^model\.{unknown} is nothing that a model has"):
-        build_model(NODE | {unknown: 0.5, "name": "mine"}, 11)
-
-
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(UserError, match=r"tied weights embedding_size \(6\) .*output_size \(5\)"):
         build_model(NODE | {"tied": True}, 11)

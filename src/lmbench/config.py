@@ -11,6 +11,11 @@ from lmbench.errors import UserError
 from lmbench.files import replace_text
 from lmbench.run_config import OF_WEIGHTS, read_run_config
 
+_READ = {
+    "model": ("name", "embedding_size", "embedding_dropout", "tied", "core", "head"),
+    "evaluation": ("protocol", "columns", "burn_in", "window"),
+}
+
 
 def conf_dir() -> Path:
     """The folder of Hydra groups: inside the installed package, else of the checkout."""
@@ -64,6 +69,20 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
     for node, content in changed.items():
         config[node] = content
     return config
+
+
+def require_known(config: DictConfig) -> None:
+    """Refuses what a new run would not read where it is, and so would not do.
+
+    The other nodes are arguments, and what they go to refuses what it does not take.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for node, known in _READ.items():
+        for key in config[node]:
+            if key not in known:
+                raise UserError(f"{node}.{key} is read by nothing. {node} has {', '.join(known)}.")
 
 
 def write_run_config(config: DictConfig, run_dir: Path) -> None:

@@ -30,15 +30,11 @@ def build_model(
             weights are loaded afterwards, which have the order among them.
 
     Raises:
-        UserError: a value is missing or unknown, has the wrong type, or does not fit the others.
+        UserError: a value is missing, has the wrong type, or does not fit the others.
     """
-    names = ("embedding_size", "embedding_dropout", "tied", "core", "head")
-    for name in names:
+    for name in ("embedding_size", "embedding_dropout", "tied", "core", "head"):
         if name not in node:
             raise UserError(f"model.{name} is missing.")
-    for name in node:
-        if name not in (*names, "name"):
-            raise UserError(f"model.{name} is nothing that a model has: {', '.join(names)}.")
     embedding = call(
         Embedding,
         "model",

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.chosen_run import chosen_job, chosen_run
 from lmbench.command import errors_for_users
-from lmbench.config import conf_dir, write_run_config
+from lmbench.config import conf_dir, require_known, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
 from lmbench.run_dir import alone_in, clear_run, is_run
@@ -54,6 +54,8 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     """
     of_the_run = [key for key in map(str, config) if key not in _NOT_OF_THE_RUN]
     config = OmegaConf.masked_copy(config, of_the_run)
+    if resumed_with is None:
+        require_known(config)
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lightning.fabric.utilities.exceptions import MisconfigurationException

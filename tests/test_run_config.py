@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -317,6 +318,37 @@ def test_a_folder_outside_of_the_run_is_refused(
     assert message.startswith(f"{key.rpartition('.')[0]} leads out of the run's directory")
 
 
+def test_the_folder_of_checkpoints_is_that_of_older_runs(run_dir: Path):
+    """Which named it, and the metric."""
+    change(run_dir, "callbacks.checkpoints.dirpath", "checkpoints")
+    change(run_dir, "callbacks.checkpoints.monitor", "val/nll")
+    trainer: Any = build.trainer(resumed_config(run_dir, [])[0], run_dir)
+    assert trainer.checkpoint_callback.last_path == run_dir / "checkpoints/last.ckpt"
+
+
+def test_what_a_run_was_once_resumed_with_stays(run_dir: Path):
+    overrides = run_dir / "overrides.jsonl"
+    overrides.write_text(json.dumps({"overrides": ["evaluation.columns=1"]}) + "\n")
+    assert resumed_config(run_dir, [])[0].evaluation.columns == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "callbacks.nt_asgd=null",
+        "+callbacks.nt_asgd.average_from_start=true",
+        "callbacks.nt_asgd.monitor=val/ppl",
+        "evaluation.protocol=published",
+        "evaluation.columns=1",
+        "evaluation.burn_in=0",
+        "trainer.limit_val_batches=5",
+    ],
+)
+def test_what_the_state_of_a_run_belongs_to_stays(run_dir: Path, override: str):
+    with pytest.raises(UserError, match=rf"^{re.escape(override)} does not go with resume: the be"):
+        resumed_config(run_dir, [override])
+
+
 def test_a_variable_of_the_environment_leads_nowhere(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -417,12 +449,6 @@ OVERRIDES = [
             ("batching.batch_size=2", "does not go with resume"),
             ("optimizer.lr=1", "does not go with resume"),
             ("scheduler.max_lr=1", "does not go with resume"),
-            ("callbacks.nt_asgd=null", "does not go with resume"),
-            ("+callbacks.nt_asgd.average_from_start=true", "does not go with resume"),
-            ("evaluation.protocol=published", "does not go with resume: what the run has found"),
-            ("evaluation.columns=1", "does not go with resume: what the run has found"),
-            ("evaluation.burn_in=0", "does not go with resume: what the run has found"),
-            ("trainer.limit_val_batches=5", "does not go with resume: what the run has found"),
             ("seed=2", "does not go with resume"),
             ("init_from=/etc", "does not go with resume"),
             ("~callbacks.progress", "does not go with resume"),

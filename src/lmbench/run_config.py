@@ -53,7 +53,8 @@ FIXED = ("data", "model", "batching", "optimizer", "scheduler", "init_from", "se
 
 _FIXED_VALUES = (
     "callbacks.nt_asgd",
-    "callbacks.nt_asgd.average_from_start",  # the checkpoint has the other optimizer's state
+    "callbacks.nt_asgd.average_from_start",
+    "callbacks.nt_asgd.monitor",
     "evaluation.protocol",
     "evaluation.columns",
     "evaluation.burn_in",
@@ -138,6 +139,13 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
     given = [override for override in overrides if not override.startswith("resume=")]
     places = places_of(given)
     new = [override for override in given if override not in places]
+    for override in new:  # earlier resumes may have changed them when they could
+        if override.lstrip("+~").partition("=")[0] in _FIXED_VALUES:
+            raise UserError(
+                f"{override} does not go with resume: the best score and the optimizer's state so "
+                "far belong to the value that the run has. A new run can start from its weights: "
+                "init_from=RUN_DIR."
+            )
     for override in [*recorded_overrides(run_dir), *new]:
         _apply(override, config)
     for place in places:
@@ -196,11 +204,6 @@ def _apply(override: str, config: DictConfig) -> None:
         raise UserError(
             f"{override} does not go with resume: it would make it another run. Single values "
             f"outside of {', '.join(FIXED)} can be set, such as trainer.max_epochs=…"
-        )
-    if key in _FIXED_VALUES:
-        raise UserError(
-            f"{override} does not go with resume: what the run has found and kept so far was found "
-            "without. A new run can start from its weights: init_from=RUN_DIR."
         )
     # No brackets: OmegaConf would take [data].path for data.path.
     if not all(name.isidentifier() for name in names) or "_target_" in names:

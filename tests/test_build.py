@@ -379,13 +379,6 @@ def test_a_value_without_a_default_must_be_set():
         build.corpus(composed("data=text"))
 
 
-def test_an_unknown_value_of_the_evaluation_is_refused(corpus):
-    config = small()
-    OmegaConf.update(config, "evaluation.colums", 1, force_add=True)
-    with pytest.raises(UserError, match=r"^evaluation\.colums is nothing .* protocol, columns"):
-        build.datamodule(config, corpus)
-
-
 def test_an_unknown_evaluation_protocol_is_refused(corpus):
     with pytest.raises(UserError, match=r"^evaluation\.protocol must be .*not 'exact'"):
         build.datamodule(small(evaluation__protocol="exact"), corpus)

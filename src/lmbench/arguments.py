@@ -142,18 +142,6 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-_ONLY = {
-    "accumulate_grad_batches": (
-        1,
-        "schedules and the scaled learning rate take one step a window. Set batching.batch_size",
-    ),
-    "val_check_interval": (
-        1.0,
-        "the best checkpoint is that of an epoch's end. See trainer.check_val_every_n_epoch",
-    ),
-}
-
-
 def require_devices(accelerator: str, devices: int | str | list[int]) -> None:
     """Refuses devices that are not there: Lightning starts any number of processes on a CPU.
 
@@ -179,13 +167,26 @@ def require_devices(accelerator: str, devices: int | str | list[int]) -> None:
         )
 
 
+# Option of the trainer → the one value that it can have, and why.
+_ONLY_VALUES = {
+    "accumulate_grad_batches": (
+        1,
+        "schedules and the scaled learning rate take one step a window. Set batching.batch_size",
+    ),
+    "val_check_interval": (
+        1.0,
+        "the best checkpoint is that of an epoch's end. See trainer.check_val_every_n_epoch",
+    ),
+}
+
+
 def require_validation(options: Mapping[str, Any]) -> None:
     """Refuses options of the trainer with which a run would never validate, or not as it should.
 
     Raises:
         UserError: naming the option.
     """
-    for name, (only, reason) in _ONLY.items():
+    for name, (only, reason) in _ONLY_VALUES.items():
         value = options.get(name)
         if value is not None and (type(value), value) != (type(only), only):  # 1 is not 1.0 there
             raise UserError(f"trainer.{name}={value} does not go with lmbench: {reason}.")

@@ -71,12 +71,6 @@ def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
                 f"evaluation.{name} is for lmbench-evaluate, once the model is trained. Train with "
                 "evaluation=standard or evaluation=published."
             )
-    names = ("protocol", "columns", "burn_in", "window")
-    for name in config.evaluation:
-        if name not in names:
-            raise UserError(
-                f"evaluation.{name} is nothing that training reads: {', '.join(names)}."
-            )
     return call(
         LanguageModelDataModule,
         "batching",
@@ -199,11 +193,12 @@ def _all_in_run_dir(
             continue
         make = _factory(config, f"{group}.{name}")
         arguments: dict[str, Any] = {}
-        if node._target_.endswith(".Checkpoints"):
+        for key in ("dirpath", "save_dir"):
+            if isinstance(node.get(key), str):
+                arguments[key] = run_dir / node[key]
+        if node._target_ == f"{Checkpoints.__module__}.{Checkpoints.__name__}":
             _require_usual(node, f"{group}.{name}")
             arguments["dirpath"] = run_dir / "checkpoints"
-        elif isinstance(node.get("save_dir"), str):
-            arguments["save_dir"] = run_dir / node.save_dir
         folders = list(arguments.values())
         if node._target_.endswith(".TensorBoardLogger"):
             arguments["purge_step"] = purge_step

@@ -39,9 +39,9 @@ typed by hand. Perplexities are valid / test, of the checkpoint that validation 
 recipe ran with several seeds, the mean ± 95% interval (Student's t). Cache and dynamic evaluation
 have settings tuned on valid, so only their test figures are fair. Published figures are what others
 came to with the model in full, from the source named below; none was measured here. Epochs are
-counted by tokens; the `results.json` of the timed runs (`cpu_hour`, `cpu_night`,
-`cpu_night_90_minutes`, `cpu_hour_10_epochs`) are from before lmbench did so, and count the last one
-whole.
+counted by tokens here; the `results.json` of `cpu_hour`, `cpu_night`, `cpu_night_90_minutes` and
+`cpu_hour_10_epochs` are from before lmbench counted the share of an epoch that was cut short, and
+have it whole.
 """
 
 

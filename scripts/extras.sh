@@ -56,7 +56,7 @@ ray=(seed=1,2 hydra/launcher=ray +hydra.launcher.ray.init.num_cpus=2)
 sweep joblib "${joblib[@]}"
 again joblib "${joblib[@]}"
 sweep optuna hparams_search=lstm hydra.sweeper.n_trials=2
-sweep optuna_adam hparams_search=adam hydra.sweeper.n_trials=2
+sweep optuna_adam model=awd_lstm hparams_search=adam hydra.sweeper.n_trials=2
 grep -q '_target_: torch.optim.Adam$' optuna_adam/*/config.yaml
 sweep submitit_local "${submitit[@]}"
 again submitit_local "${submitit[@]}"

@@ -15,6 +15,7 @@ def test_the_sums_are_exact_whatever_the_model_is_cast_to(dtype: torch.dtype):
         for _ in range(500):
             sums.update(torch.tensor(331.25, dtype=dtype), 70)
         nats, num_tokens = sums.compute()
+        assert nats.dtype == torch.float64
         assert (nats.item(), num_tokens.item()) == (
             500 * float(torch.tensor(331.25, dtype=dtype)),
             35_000,

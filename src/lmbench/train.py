@@ -54,8 +54,6 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     """
     of_the_run = [key for key in map(str, config) if key not in _NOT_OF_THE_RUN]
     config = OmegaConf.masked_copy(config, of_the_run)
-    if resumed_with is None:
-        require_known(config)
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -73,6 +71,8 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
     corpus = build.corpus(config)
     datamodule = build.datamodule(config, corpus)
+    if resumed_with is None:
+        require_known(config)
     model = build.model(config, len(corpus.vocabulary), corpus.train)
     module = build.module(config, model)
     checkpoints, last, first_step = run_dir / "checkpoints", None, 0

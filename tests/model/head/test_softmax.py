@@ -77,7 +77,7 @@ def test_a_kernel_whose_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     monkeypatch.delitem(sys.modules, "liger_kernel.transformers.functional", raising=False)
     # with the argument's name first, build.py can put the config's key in its place
-    with pytest.raises(ValueError, match=r"^kernel .*pip install 'lmbench\[cuda\]'"):
+    with pytest.raises(ValueError, match=r"^kernel .*pip install -e '\.\[cuda\]'"):
         Softmax(4, 9, kernel="liger")
 
 

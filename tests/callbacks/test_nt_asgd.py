@@ -288,6 +288,16 @@ def test_it_needs_averaged_sgd(optimizer: Callable, name: str):
         fit(module=make_module(optimizer))
 
 
+def test_it_needs_weights_whose_average_can_move():
+    """In bfloat16, a thousandth of a difference of 1 is lost."""
+    one = torch.ones(1, dtype=torch.bfloat16)
+    assert torch.equal(one.lerp(2 * one, 1e-3), one)
+    trainer = make_trainer(NTASGD(1, "scripted"), precision="bf16-true")
+    module, datamodule = make_module().float(), make_datamodule()
+    with pytest.raises(UserError, match=r"trainer\.precision=bf16-true.*Set .*bf16-mixed"):
+        trainer.fit(module, datamodule=datamodule)
+
+
 def test_weights_and_scores_are_those_of_plain_sgd_and_its_averages(run: Run):
     raw, scored, scores = by_hand()
     assert run.callback.triggered_epoch == SWITCH

@@ -81,6 +81,12 @@ class NTASGD(L.Callback):
                 f"{type(optimizer).__name__}. Set optimizer=asgd, or leave the callback out with "
                 "callbacks=default."
             )
+        if any(parameter.dtype.itemsize < 4 for parameter in pl_module.parameters()):
+            raise UserError(
+                f"callbacks.nt_asgd does not go with trainer.precision={trainer.precision}: in so "
+                "few bits an average stands still after some hundred steps. Set "
+                "trainer.precision=bf16-mixed."
+            )
         self._averaged_sgd = type(optimizer), optimizer.defaults
         if self.triggered_epoch is None and not self.average_from_start:
             decay = optimizer.defaults["weight_decay"]

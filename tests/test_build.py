@@ -3,6 +3,8 @@
 import copy
 import math
 import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -224,6 +226,15 @@ def test_optimizer_and_trainer_get_their_values(corpus, tmp_path):
     assert nt_asgd.non_monotone_interval == 5
     assert isinstance(trainer.checkpoint_callback, Checkpoints)
     assert trainer.checkpoint_callback.last_path == tmp_path / "checkpoints" / "last.ckpt"
+
+
+def test_training_needs_no_library_of_the_reports_and_exports():
+    """So that scripts/gpu_check.sh runs where there is torch and Lightning, and little else."""
+    program = "import sys, lmbench.build, lmbench.train; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert not {"datasets", "pyarrow", "safetensors"} & set(result.stdout.split())
 
 
 def test_a_run_without_checkpoints_is_refused(tmp_path):

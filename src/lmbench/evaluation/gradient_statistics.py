@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from lmbench.data.columns import columns_for_training
@@ -85,6 +83,11 @@ def keep_statistics(
         shapes: of the statistics, by name; a file that holds others is written anew too.
         compute: makes them.
     """
+    # Training imports this module too, and has to do without on a machine with little more than
+    # torch and Lightning.
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
+
     wanted = {key: str(value) for key, value in made_from.items()}
     try:
         with safe_open(path, framework="pt") as file:

@@ -21,8 +21,8 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from ctypes import Array, c_int
 from multiprocessing import get_context
-from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +127,9 @@ def run(run_dir: Path, model: str, kill: Kill | None) -> tuple[str, dict[str, in
     """
     context: Any = get_context("forkserver")
     context.set_forkserver_preload(["lmbench.build"])
-    phase, moments = context.Value("i", 0), context.Array("i", len(PHASES))
+    # No locks: a process that is killed would keep one. It alone writes, and is read afterwards.
+    phase = context.Value("i", 0, lock=False)
+    moments = context.Array("i", len(PHASES), lock=False)
     process = context.Process(target=work, args=(run_dir, model, kill, phase, moments))
     process.start()
     process.join(SECONDS_TO_LIVE)
@@ -142,8 +144,8 @@ def work(
     run_dir: Path,
     model: str,
     kill: Kill | None,
-    phase: "Synchronized[int]",
-    moments: "SynchronizedArray[int]",
+    phase: c_int,
+    moments: Array[c_int],
 ) -> None:
     """In the process of the run: what lmbench-train does, and the kill."""
     import lightning as L

@@ -29,11 +29,15 @@ def draw_curves(output: Path, run_dirs: list[Path]) -> None:
             title=corpus, xlabel="epochs", ylabel="valid perplexity (dotted: train)", yscale="log"
         )
         on_corpus = [(run, results) for run, results in runs if results["data"]["name"] == corpus]
-        for color, (run, results) in enumerate(on_corpus):
-            draw(axis, run, results, f"C{color}")
+        tops = [
+            draw(axis, run, results, f"C{color}") for color, (run, results) in enumerate(on_corpus)
+        ]
         floor = on_corpus[0][1]["data"].get("perplexity_floor")
         if floor:
             axis.axhline(floor["valid"], color="0.5", label=f"floor {floor['valid']:.1f}")
+        axis.set_ylim(
+            top=1.2 * max(tops)
+        )  # train begins far above; last, or it would fix the bottom
         axis.yaxis.set_major_formatter(ScalarFormatter())
         axis.yaxis.set_minor_formatter(ScalarFormatter())
         axis.grid(alpha=0.3, which="both")
@@ -41,8 +45,8 @@ def draw_curves(output: Path, run_dirs: list[Path]) -> None:
     figure.savefig(output, dpi=120)
 
 
-def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
-    """The curves of one run."""
+def draw(axis: Axes, run: Path, results: dict, color: str) -> float:
+    """Draws the curves of one run, and returns its highest valid perplexity."""
     with (run / "metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     validations = [row for row in rows if row.get("val/ppl")]
@@ -61,7 +65,7 @@ def draw(axis: Axes, run: Path, results: dict, color: str) -> None:
     if switch:
         x, y = scaled(switch[-1:], steps_per_epoch)
         axis.plot(x, y, "o", color=color, fillstyle="none", markersize=12, label="switch to ASGD")
-    axis.set_ylim(top=max(ppl for _, ppl in valid) * 1.2)
+    return max(ppl for _, ppl in valid)
 
 
 def num_epochs(results: dict) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from plot_curves import draw
+from plot_curves import draw, draw_curves
 
 METRICS = """step,epoch,train/ppl,val/ppl
 39,3,300.0,
@@ -31,8 +31,30 @@ def test_the_switch_is_marked_where_its_epoch_was_validated(
     }
     (tmp_path / "results.json").write_text(json.dumps(results))
     figure, axis = plt.subplots()
-    draw(axis, tmp_path, results, "C0")
+    assert draw(axis, tmp_path, results, "C0") == 200.0
     lines = [line for line in axis.lines if line.get_label() == "switch to ASGD"]
     found = [(float(x), float(y)) for line in lines for x, y in zip(*line.get_data(), strict=True)]
     plt.close(figure)
     assert found == circles
+
+
+def test_all_runs_lie_within_the_axis(tmp_path: Path):
+    """From the lowest value of any to a fifth above the highest valid perplexity of any."""
+    runs = [tmp_path / name for name in ("worse", "better")]
+    for run, factor in zip(runs, (1.0, 0.1), strict=True):
+        run.mkdir()
+        rows = [(9, 0, 400 * factor, 200 * factor), (19, 1, 90 * factor, 100 * factor)]
+        lines = "".join(",".join(map(str, row)) + "\n" for row in rows)
+        (run / "metrics.csv").write_text("step,epoch,train/ppl,val/ppl\n" + lines)
+        results = {
+            "data": {"name": "text", "num_tokens": {"train": 70}},
+            "train": {"steps": 20, "tokens": 140},
+            "test": {"ppl": 90.0},
+            "nt_asgd": {"triggered_epoch": None},
+        }
+        (run / "results.json").write_text(json.dumps(results))
+    draw_curves(tmp_path / "curves.png", runs)
+    bottom, top = plt.gcf().axes[0].get_ylim()
+    plt.close("all")
+    assert bottom < 0.1 * 90
+    assert top == pytest.approx(240)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
             "tokenize and number": (open_corpus, large, cache),
             "open again": (open_corpus, large, cache),
             "read all windows": (read_windows, large, cache),
-            "tokenize a hundredth of it": (open_corpus, small, cache),
+            "tokenize a smaller one": (open_corpus, small, cache),
             "read all windows of that": (read_windows, small, cache),
             "full softmax": (head_step, "softmax", args.vocabulary_size),
             "adaptive softmax": (head_step, "adaptive_softmax", args.vocabulary_size),
@@ -56,6 +57,8 @@ def main(args: argparse.Namespace) -> None:
         for name, step in steps.items():
             print(name, file=sys.stderr)
             rows[name] = in_own_process(*step)
+            if args.output:  # after each, as a later one may run out of memory
+                args.output.write_text(json.dumps(rows, indent=2), "utf-8")
     table = Table(title=f"{args.tokens:,} tokens, {num_bytes / 1e6:,.0f} MB of text")
     table.add_column("step")
     for column in ("seconds", "peak, GB", "before", "file pages"):
@@ -63,12 +66,12 @@ def main(args: argparse.Namespace) -> None:
     for name, row in rows.items():
         sizes = ("peak_memory_bytes", "memory_before_bytes", "file_pages_bytes")
         table.add_row(name, f"{row['seconds']:.3f}", *(f"{row[size] / 1e9:.2f}" for size in sizes))
+    num_tokens = rows["tokenize a smaller one"]["num_tokens"]["train"]
     table.caption = (
-        "before: the process with its imports; file pages: part of the peak that needs no memory"
+        "before: the process with its imports; file pages: part of the peak that needs no memory; "
+        f"the smaller one has {num_tokens:,} tokens"
     )
     Console().print(table)
-    if args.output:
-        args.output.write_text(json.dumps(rows, indent=2), "utf-8")
 
 
 def write_corpus(folder: Path, num_tokens: int, vocabulary_size: int) -> int:
@@ -104,8 +107,8 @@ def write_lines(file: Any, words: np.ndarray) -> None:
 
 def in_own_process(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """What ``step`` measured, and the memory of its process."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(measured, (step, *arguments))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # tells if it is killed
+        return pool.submit(measured, step, *arguments).result()
 
 
 def measured(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -199,4 +202,7 @@ if __name__ == "__main__":
         "--vocabulary-size", type=int, default=VOCABULARY_SIZE, help="default %(default)s"
     )
     parser.add_argument("--output", type=Path, help="JSON file")
-    main(parser.parse_args())
+    args = parser.parse_args()
+    if args.output and not args.output.absolute().parent.is_dir():
+        parser.error(f"--output: there is no folder {args.output.parent}")
+    main(args)

@@ -12,7 +12,7 @@ READY := .venv/.ready
 EXTRAS := .venv-extras
 
 MARKERS := $(if $(CI),not gpu,not slow and not gpu)
-CHECKS := "ruff check" "ruff format --check" pyright "lint-imports --no-logo"
+CHECKS := "ruff check" "ruff format --check" pyright lint-imports
 
 .PHONY: help quickstart test check bench chaos extras clean
 

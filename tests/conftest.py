@@ -103,9 +103,10 @@ def matmul_precision() -> Iterator[None]:
     """torch has one for the whole process."""
     import torch
 
-    before = torch.get_float32_matmul_precision()
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     yield
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def _write_run(

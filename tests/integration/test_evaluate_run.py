@@ -54,6 +54,7 @@ def test_evaluation_repeats_the_scores_of_training(tmp_path: Path, protocol: str
         assert evaluated["num_tokens"] == results[stage]["num_tokens"]
 
 
+@pytest.mark.usefixtures("matmul_precision")
 def test_training_refuses_the_evaluations_of_trained_models(tmp_path: Path) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config = compose("train", ["model=lstm", *SMALL, "evaluation=dynamic_cache"])

@@ -387,6 +387,7 @@ def test_the_config_is_printed_as_yaml(tmp_path: Path):
     assert not list(tmp_path.glob("outputs"))
 
 
+@pytest.mark.usefixtures("matmul_precision")
 def test_a_run_without_the_command(tmp_path: Path):
     """What ``train`` returns, which sweepers minimize, is the best validation perplexity."""
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):

@@ -81,7 +81,8 @@ class NTASGD(L.Callback):
                 f"{type(optimizer).__name__}. Set optimizer=asgd, or leave the callback out with "
                 "callbacks=default."
             )
-        if any(parameter.dtype.itemsize < 4 for parameter in pl_module.parameters()):
+        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+        if any(parameter.dtype.itemsize < 4 for parameter in parameters):
             raise UserError(
                 f"callbacks.nt_asgd does not go with trainer.precision={trainer.precision}: in so "
                 "few bits an average stands still after some hundred steps. Set "

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -521,3 +522,22 @@ def test_a_schedule_that_would_not_end_with_the_run_is_refused(
     module = make_module(lambda optimizer, total_steps: PhasedLR(optimizer, made_for, phases))
     with pytest.raises(UserError, match=message):
         make_trainer(**options).fit(module, datamodule=make_datamodule())
+
+
+def test_what_processes_reduce_lies_on_their_device(monkeypatch: pytest.MonkeyPatch):
+    """On a GPU, that is: NCCL reduces nothing else."""
+    logged = {}
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(extra_divisor={"val": 0}))
+    monkeypatch.setattr(LanguageModelModule, "device", torch.device("meta"))
+    monkeypatch.setattr(LanguageModelModule, "trainer", trainer)
+    monkeypatch.setattr(
+        LanguageModelModule, "log", lambda _, name, value, **options: logged.update({name: value})
+    )
+    module = make_module()
+    module._sums.update(torch.tensor(6.0), 2)
+    module._log_scores("val")
+    assert {name: value.device.type for name, value in logged.items()} == {
+        "val/nll": "meta",
+        "val/ppl": "meta",
+    }
+    assert module.scores["val"].nll == 3.0

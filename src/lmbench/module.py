@@ -241,6 +241,9 @@ class LanguageModelModule(L.LightningModule):
         mean = self.trainer.strategy.reduce(
             self._train_nats / self._train_num_tokens, reduce_op="mean"
         )
+        # Lightning reads what is for the progress bar after every step, and so would wait for the
+        # GPU every time.
+        mean = torch.as_tensor(mean).cpu()
         self._train_nats, self._train_num_tokens = 0.0, 0
         self.log("train/nll", mean)
         self.log("train/ppl", mean.exp(), prog_bar=True)
@@ -265,8 +268,9 @@ class LanguageModelModule(L.LightningModule):
         datamodule: LanguageModelDataModule = trainer.datamodule
         score = Score(float(nats), int(num_tokens), datamodule.extra_divisor[stage])
         self.scores[stage] = score
-        nll = torch.tensor(score.nll, dtype=torch.float64)
-        # The sums are those of all processes already; sync_dist tells Lightning so.
+        # The sums are those of all processes already; sync_dist tells Lightning so. It reduces them
+        # all the same, and on GPUs only what lies there can be.
+        nll = torch.tensor(score.nll, dtype=torch.float64, device=self.device)
         self.log(f"{stage}/nll", nll, sync_dist=True)
         self.log(f"{stage}/ppl", nll.exp(), prog_bar=True, sync_dist=True)
 

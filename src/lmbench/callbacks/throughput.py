@@ -92,7 +92,8 @@ class Throughput(L.Callback):
         logs = interval > 0 and trainer.global_step % interval == 0
         if logs and since_last_log:
             self._num_logged = len(self._rates)
-            rate = statistics.median(since_last_log)
+            # A float would go to the GPU, and Lightning would wait for it after every step.
+            rate = torch.tensor(statistics.median(since_last_log))
             pl_module.log("train/tokens_per_second", rate, prog_bar=True)
             pl_module.log("train/peak_memory_bytes", float(peak_memory_bytes(pl_module.device)))
 

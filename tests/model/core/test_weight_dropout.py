@@ -13,6 +13,25 @@ from lmbench.model.core.weight_dropout import lstm_with_weight_dropout
 T, B, E, H = 4, 3, 5, 6
 
 
+@pytest.mark.parametrize(
+    ("device_type", "dtype", "multiplies", "ignored"),
+    [
+        ("cpu", torch.bfloat16, True, False),
+        ("cpu", torch.bfloat16, False, True),
+        ("cuda", torch.bfloat16, True, True),  # cuDNN's would be float16
+        ("cuda", torch.float16, True, False),
+        ("meta", torch.bfloat16, True, False),
+    ],
+)
+def test_where_autocast_is_ignored(monkeypatch, device_type, dtype, multiplies, ignored) -> None:
+    monkeypatch.setattr(weight_dropout, "multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: dtype)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: True)
+    assert weight_dropout._ignores_autocast(device_type) == ignored
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    assert not weight_dropout._ignores_autocast(device_type)
+
+
 def make_layer() -> tuple[nn.LSTM, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     torch.manual_seed(0)
     layer = nn.LSTM(E, H, dtype=torch.float64)

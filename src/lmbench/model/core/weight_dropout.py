@@ -29,7 +29,9 @@ def lstm_with_weight_dropout(
     Source: Wan et al. 2013; Merity et al. 2017 (arXiv 1708.02182), section 2.
 
     On a CPU a long window is run in parts, one after the other, so that what the backward pass
-    needs at a time stays small. Autocast is ignored on a CPU that cannot multiply bfloat16.
+    needs at a time stays small. Autocast to bfloat16 is ignored on a CPU that cannot multiply it,
+    and on a GPU, where cuDNN's LSTM would run in float16 instead (PyTorch's
+    ATen/cudnn/AutocastRNN.cpp), too narrow for gradients that no loss scaler has multiplied.
 
     Args:
         layer: LSTM of one layer, time-major; in evaluation mode nothing is dropped.
@@ -40,13 +42,21 @@ def lstm_with_weight_dropout(
     Returns:
         Output ``(T, B, H)`` and the new state.
     """
-    on_cpu = input.device.type == "cpu"
-    if on_cpu and torch.is_autocast_enabled("cpu") and not multiplies_bfloat16():
-        hidden, cell = state
-        dtype = layer.all_weights[0][0].dtype
-        with torch.autocast("cpu", enabled=False):
-            return _run(layer, input.to(dtype), (hidden.to(dtype), cell.to(dtype)), p)
-    return _run(layer, input, state, p)
+    device_type = input.device.type
+    if not _ignores_autocast(device_type):
+        return _run(layer, input, state, p)
+    hidden, cell = state
+    dtype = layer.all_weights[0][0].dtype
+    with torch.autocast(device_type, enabled=False):
+        return _run(layer, input.to(dtype), (hidden.to(dtype), cell.to(dtype)), p)
+
+
+def _ignores_autocast(device_type: str) -> bool:
+    if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
+        return False
+    if device_type == "cpu":
+        return not multiplies_bfloat16()
+    return torch.get_autocast_dtype(device_type) == torch.bfloat16
 
 
 def _run(

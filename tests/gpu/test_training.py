@@ -1,0 +1,114 @@
+"""What only a GPU can show of a training; each runs in seconds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.trainer.connectors.logger_connector import result
+from torch import nn
+from torch.testing import assert_close
+
+from lmbench.callbacks.throughput import Throughput
+from lmbench.data.corpus import Corpus
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.data.vocabulary import Vocabulary
+from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
+from lmbench.model.core.weight_dropout import lstm_with_weight_dropout
+from lmbench.module import LanguageModelModule
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+ARGUMENTS = (
+    "model=awd_lstm",
+    "data=synthetic",
+    "data.num_words=40",
+    "data.num_train_tokens=3000",
+    "data.num_valid_tokens=300",
+    "data.num_test_tokens=201",
+    "model.embedding_size=8",
+    "model.core.hidden_size=12",
+    "batching.batch_size=4",
+    "batching.bptt=20",
+    "evaluation.columns=4",
+    "evaluation.burn_in=8",
+    "trainer.accelerator=cuda",
+    "trainer.max_steps=20",
+    "trainer.log_every_n_steps=5",
+)
+
+
+def test_bfloat16_leaves_the_lstm_in_float32() -> None:
+    """Output, state and gradients are those without autocast, to the last bit."""
+    torch.manual_seed(0)
+    layer = nn.LSTM(24, 40, device="cuda")
+    input = torch.randn(7, 5, 24, device="cuda", requires_grad=True)
+    state = (torch.randn(1, 5, 40, device="cuda"), torch.randn(1, 5, 40, device="cuda"))
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+            output, (hidden, cell) = lstm_with_weight_dropout(layer, input, state, 0.5)
+        leaves = [input, *layer.parameters()]
+        found.append([output, hidden, cell, *torch.autograd.grad(output.sum(), leaves)])
+    assert all(tensor.dtype == torch.float32 for tensor in found[1])
+    assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_one_process_of_nccl_trains_and_its_checkpoint_opens_no_gpu(tmp_path: Path) -> None:
+    """With the strategy ddp all that is logged goes through NCCL, with one GPU too."""
+    environment = {key: value for key, value in os.environ.items() if "HYDRA" not in key}
+    command = [sys.executable, "-m", "lmbench.train", *ARGUMENTS, "trainer.strategy=ddp"]
+    trained = subprocess.run(
+        [*command, "hydra.run.dir=run"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert trained.returncode == 0, trained.stderr
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    (process,) = checkpoint["processes"]
+    state = process["stream"]["state"]
+    assert {x.device.type for layer in state for x in layer} == {"cpu"}
+
+
+def test_steps_do_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning reads what is for the progress bar after each step: none of it is on the GPU."""
+    devices: list[str] = []
+
+    def convert(value: torch.Tensor) -> object:
+        devices.append(value.device.type)
+        return convert_tensors_to_scalars(value)
+
+    convert_tensors_to_scalars = result.convert_tensors_to_scalars
+    monkeypatch.setattr(result, "convert_tensors_to_scalars", convert)
+    ids = np.random.default_rng(0).integers(0, 9, 808, dtype=np.int32)
+    corpus = Corpus("text", Vocabulary(tuple("abcdefghi")), ids, ids[:40], ids[40:])
+    datamodule = LanguageModelDataModule(corpus, batch_size=4, bptt=10, evaluation_columns=1)
+    model = LanguageModel(Embedding(9, 4), LSTM(4, 4), Softmax(4, 9))
+    trainer = L.Trainer(
+        accelerator="cuda",
+        devices=1,
+        max_epochs=2,
+        callbacks=[Throughput()],
+        logger=False,
+        log_every_n_steps=5,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+    )
+    module = LanguageModelModule(model, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    trainer.fit(module, datamodule=datamodule)
+    assert devices.count("cpu") > 2 * 20  # 20 steps an epoch, and two values from the fifth on
+    assert devices.count("cuda") <= 2 * 2  # valid perplexity

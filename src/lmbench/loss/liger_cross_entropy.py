@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmbench.errors import UserError
+from lmbench.loss.linear_cross_entropy import autocast_dtype
 
 
 def liger_cross_entropy(
@@ -25,8 +26,9 @@ def liger_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Negative log-likelihood of ``targets`` under ``softmax(input @ weight.T + bias)``, on CUDA.
 
-    For training: under autocast logits and gradients are rounded to its type, as those of a linear
-    layer are; sums over tokens are taken in float32.
+    For training: under autocast to bfloat16 logits and gradients are rounded to it, as those of a
+    linear layer are; float16 is ignored, as the gradients are too small for it before a loss scaler
+    multiplies them. Sums over tokens are taken in float32.
 
     Source: Hsu et al. 2024 (arXiv 2410.10989).
 
@@ -50,8 +52,7 @@ def liger_cross_entropy(
             "model.head.kernel=liger computes the training loss on CUDA devices only, not on the "
             f"{input.device.type}. Set model.head.kernel=chunked, or trainer.accelerator=cuda."
         )
-    half = torch.is_autocast_enabled("cuda")
-    dtype = torch.get_autocast_dtype("cuda") if half else weight.dtype
+    dtype = autocast_dtype("cuda") or weight.dtype
     # Cast once, here: under autocast the library would cast the weight again for every chunk.
     rows = input.reshape(-1, input.shape[-1]).to(dtype).contiguous()
     with torch.autocast("cuda", enabled=False):

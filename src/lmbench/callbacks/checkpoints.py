@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 
@@ -162,7 +163,9 @@ class Checkpoints(Checkpoint):
         random = {"cpu": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        mine = {"random": random, "stream": pl_module.stream_state()}
+        # Not on a GPU, or each process would open all GPUs to read the others' states.
+        stream = move_data_to_device(pl_module.stream_state(), "cpu")
+        mine = {"random": random, "stream": stream}
         checkpoint["processes"] = _gather(mine, trainer.world_size)
         checkpoint["csv"] = [logger.state_dict() for logger in _csv_loggers(trainer.loggers)]
         if self._before_a_window:

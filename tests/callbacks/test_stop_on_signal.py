@@ -150,9 +150,12 @@ def test_one_process_of_two_gets_the_signal(monkeypatch: pytest.MonkeyPatch):
 
     module = torch.nn.Linear(1, 1)
     module.device = torch.device("cpu")
-    StopOnSignal().on_train_batch_start(Trainer(), module, None, 3)
-    assert seen == []  # between two agreements nobody waits for the others
-    with pytest.raises(Interrupted) as interrupted:
-        StopOnSignal().on_train_batch_start(Trainer(), module, None, 10)
-    assert seen == [0]
-    assert interrupted.value.signum == signal.SIGTERM
+    for hook in ("on_train_batch_start", "on_test_batch_start"):
+        at_a_window = getattr(StopOnSignal(), hook)
+        at_a_window(Trainer(), module, None, 3)
+        assert seen == []  # between two agreements nobody waits for the others
+        with pytest.raises(Interrupted) as interrupted:
+            at_a_window(Trainer(), module, None, 10)
+        assert seen == [0]
+        assert interrupted.value.signum == signal.SIGTERM
+        seen.clear()

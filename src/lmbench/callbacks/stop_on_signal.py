@@ -57,13 +57,7 @@ class StopOnSignal(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Saves and stops. At the first window of an epoch there is nothing new to save."""
-        signum = self._signum or 0
-        if trainer.world_size > 1:  # not every process need have got the signal
-            if batch_idx % STEPS_BETWEEN_AGREEMENTS:
-                return
-            agreed = torch.tensor(signum, device=pl_module.device)
-            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
-            signum = int(agreed)
+        signum = self._agreed(trainer, pl_module, batch_idx)
         if not signum:
             return
         checkpoints = trainer.checkpoint_callback
@@ -80,8 +74,20 @@ class StopOnSignal(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stops: training has been saved at its end."""
-        if self._signum is not None:
-            raise Interrupted(self._signum)
+        signum = self._agreed(trainer, pl_module, batch_idx)
+        if signum:
+            raise Interrupted(signum)
+
+    def _agreed(self, trainer: L.Trainer, pl_module: L.LightningModule, batch_idx: int) -> int:
+        """The signal that any process has got, the highest; 0 if none has, or not now."""
+        signum = self._signum or 0
+        if trainer.world_size == 1:
+            return signum
+        if batch_idx % STEPS_BETWEEN_AGREEMENTS:
+            return 0
+        agreed = torch.tensor(signum, device=pl_module.device)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+        return int(agreed)
 
     def _answer(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():  # Python allows no other

@@ -21,6 +21,7 @@ class FakeTrainer:
     """As it stands after a validation within a training."""
 
     def __init__(self, epoch: int, step: int, **metrics: float) -> None:
+        self.is_global_zero = True
         self.state = type("State", (), {"fn": TrainerFn.FITTING})
         self.current_epoch, self.global_step = epoch, step
         self.callback_metrics = {
@@ -50,6 +51,15 @@ def test_a_line_names_what_matters(lines: list[str], monkeypatch: pytest.MonkeyP
         "epoch 3 | step 12,345 | train ppl 101.3 | valid ppl 98.77 (best) | 45,679 tokens/s"
         " | 1.5 min"
     ]
+
+
+def test_only_the_first_of_several_processes_says_it(lines: list[str]):
+    trainer = FakeTrainer(0, 0, val_ppl=80.0)
+    trainer.is_global_zero = False
+    callback = Progress()
+    callback.on_validation_end(trainer, None)
+    assert lines == []
+    assert callback.state_dict()["best"] == 80.0
 
 
 def test_only_a_better_validation_is_the_best(lines: list[str]):

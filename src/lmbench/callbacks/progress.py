@@ -43,5 +43,6 @@ class Progress(L.Callback):
         if "train/tokens_per_second" in metrics:
             line.append(f"{metrics['train/tokens_per_second']:,.0f} tokens/s")
         line.append(f"{(time.perf_counter() - self._start) / 60:.1f} min")
-        log.info(" | ".join(line))
+        if trainer.is_global_zero:
+            log.info(" | ".join(line))
         self._best = min(self._best, valid)

@@ -242,7 +242,7 @@ def training(device: torch.device, args: argparse.Namespace) -> Rows:
     rows = []
     for model in ("lstm", "awd_lstm"):
         with tempfile.TemporaryDirectory() as run_dir:
-            command = [sys.executable, "-c", "from lmbench.train import main; main()"]
+            command = [sys.executable, "-m", "lmbench.train"]
             overrides = [f"model={model}", *settings, f"hydra.run.dir={run_dir}"]
             subprocess.run([*command, *overrides], check=True)
             results = json.loads(Path(run_dir, "results.json").read_text("utf-8"))

@@ -2,10 +2,13 @@
 
 import logging
 import math
+import signal
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +22,9 @@ from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
 from lmbench.run_dir import alone_in, clear_run, is_run
 from lmbench.sweep_dir import job_folder
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 log = logging.getLogger(__name__)
 _NOT_OF_THE_RUN = ("resume", "sweep_resume", "init_changes")
@@ -87,14 +93,16 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     more = [stop] if resumed_with is None else [Resumed(run_dir, resumed_with), stop]
     trainer = build.trainer(config, run_dir, more=more, first_step=first_step)
 
-    with alone_in(run_dir) if trainer.is_global_zero else nullcontext(), stop:
+    alone = alone_in(run_dir) if trainer.is_global_zero else nullcontext()
+    with alone, stop, _processes_end_together(trainer):
         if trainer.is_global_zero and resumed_with is None:
             write_run_config(config, run_dir)
         elif trainer.is_global_zero and last is None:
             clear_run(run_dir)
-        num_parameters = f"{model.num_parameters:,}"
-        log.info("%s, %s parameters, into %s", config.model.name, num_parameters, run_dir)
-        if last is not None:
+        if trainer.is_global_zero:
+            num_parameters = f"{model.num_parameters:,}"
+            log.info("%s, %s parameters, into %s", config.model.name, num_parameters, run_dir)
+        if trainer.is_global_zero and last is not None:
             log.info("going on after step %s", f"{first_step:,}")
         try:
             trainer.fit(module, datamodule=datamodule, ckpt_path=last)
@@ -109,6 +117,21 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
         except MisconfigurationException as error:  # as for limit_val_batches=0.01 of few windows
             raise UserError(f"trainer: {error}") from error
     return math.exp(score)
+
+
+@contextmanager
+def _processes_end_together(trainer: "Trainer") -> Iterator[None]:
+    """Ends those that Lightning has started here, if an error ends this one.
+
+    On GPUs they would wait for it as long as NCCL does, half an hour.
+    """
+    try:
+        yield
+    except BaseException:
+        launcher = trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGKILL)
+        raise
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
@@ -127,3 +150,7 @@ def main(config: DictConfig) -> float:
             log.info("done already, with valid ppl %.2f, in %s", run.perplexity, run_dir)
             return run.perplexity
         return train(run.config, run_dir, run.resumed_with)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from lmbench.errors import UserError
+from lmbench.train import _processes_end_together
+
+
+class Launcher:
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def kill(self, signum: int) -> None:
+        self.sent.append(signum)
+
+
+def trainer_with(launcher: Launcher | None) -> SimpleNamespace:
+    return SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+
+
+def test_an_error_of_one_process_ends_those_that_would_wait_for_it():
+    launcher = Launcher()
+    with pytest.raises(UserError, match="full"), _processes_end_together(trainer_with(launcher)):
+        raise UserError("The disk is full.")
+    assert launcher.sent == [signal.SIGKILL]
+
+
+def test_processes_that_end_well_are_left_alone():
+    launcher = Launcher()
+    with _processes_end_together(trainer_with(launcher)):
+        pass
+    assert launcher.sent == []
+
+
+def test_a_single_process_has_no_launcher():
+    with pytest.raises(UserError, match="full"), _processes_end_together(trainer_with(None)):
+        raise UserError("The disk is full.")

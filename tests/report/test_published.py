@@ -18,8 +18,10 @@ def test_an_unknown_name():
 def test_each_has_its_source_and_the_digits_that_were_published():
     rows = published_table(PUBLISHED.values()).rows
     assert len(rows) == len(PUBLISHED)
-    assert all(row[1].startswith(("paper arXiv ", "repository ")) for row in rows)
+    of_user = "a user's single run, pytorch/examples issue 281"
+    assert all(row[1].startswith(("paper arXiv ", "repository ", of_user)) for row in rows)
     (lstm,) = [row for row in rows if row[0].startswith("LSTM 650")]
+    assert lstm[1] == of_user
     assert lstm[2:] == ["91.70 / 86.68", "—", "—", "—"]
     (paper,) = [row for row in rows if row[0] == "AWD-LSTM"]
     assert paper[2:] == ["68.6 / 65.8", "53.8 / 52.0", "46.4 / 44.3", "33M"]

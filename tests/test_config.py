@@ -133,7 +133,6 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
         ("cache", {"cache": {"window": 3785, "theta": 0.662, "interpolation": 0.1279}}),
         # benkrause/dynamic-evaluation, dynamiceval.py
         ("dynamic", {"columns": 1, "window": 5}),
-        ("dynamic", {"dynamic": {"lr": 5e-5, "decay": 2e-3, "epsilon": 2e-5}}),
         ("dynamic", {"dynamic": {"statistics": {"columns": 100, "segments": None}}}),
     ],
 )
@@ -144,6 +143,22 @@ def test_evaluations_of_trained_models_have_the_published_constants(
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             evaluation = compose("evaluate", [f"evaluation={choice}"]).evaluation
         assert OmegaConf.merge(evaluation, published) == evaluation
+
+
+def test_dynamic_evaluation_has_the_published_constants_for_wikitext2():
+    """By dynamiceval.py --lr 0.002 --lamb 0.02 --epsilon 0.001 --oldhyper, for AWD-LSTM."""
+    num_rows = 2_088_628 // 100
+    num_segments = len(range(0, num_rows - 2, 5))  # while i < train_data.size(0) - 1 - 1
+    num_tensors = 1 + 3 * 4 + 1  # embedding; two weights and two biases a layer; softmax's bias
+    expected = {"lr": 0.002 / num_segments**0.5, "epsilon": 0.001 / num_segments**0.5}
+    expected |= {"decay": 0.02 / num_tensors}
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        dynamic = compose("evaluate", ["evaluation=dynamic"]).evaluation.dynamic
+    for key, value in expected.items():
+        assert dynamic[key] == pytest.approx(value, rel=2e-3)
+        assert getattr(Dynamic(), key) == dynamic[key]
+    assert dynamic.lr in dynamic.grid.lrs[1:-1]
+    assert dynamic.decay in dynamic.grid.decays[1:-1]
 
 
 def test_a_runs_config_may_name_what_conf_names_and_nothing_else():

@@ -16,7 +16,7 @@ MakeReading = Callable[..., Reading]
 
 
 def probability(reading: Reading, target: int, entries: Sequence[int], theta: float) -> float:
-    """Of a target under a cache of these entries: Grave et al. 2017, equation 3."""
+    """Of a target under a cache of these entries: Grave et al. 2017."""
     assert reading.outputs is not None
     outputs, entries = reading.outputs.double().numpy(), list(entries)
     weights = np.exp(theta * (outputs[entries] @ outputs[target]))

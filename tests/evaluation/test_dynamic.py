@@ -25,7 +25,7 @@ def statistics_of(model: LanguageModel) -> Statistics:
 def plain_loop(
     model: LanguageModel, ids: np.ndarray, segment: int, dynamic: Dynamic, statistics: Statistics
 ) -> torch.Tensor:
-    """Krause et al. 2018, section 4, in float64, with logits and autograd's own cross-entropy."""
+    """Krause et al. 2018, section 5, in float64, with logits and autograd's own cross-entropy."""
     model = copy.deepcopy(model).double().eval()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     root_mean_squares = {name: value.double() for name, value in statistics.items()}

@@ -24,7 +24,7 @@ QUERIES_AT_ONCE = 128  # the intermediate results then stay in a processor's cac
 
 @dataclass(frozen=True)
 class Cache:
-    """Settings of the neural cache (Grave et al. 2017, arXiv 1612.04426, equations 2 to 5).
+    """Settings of the neural cache with linear interpolation (Grave et al. 2017, arXiv 1612.04426).
 
     Args:
         window: entries, the most recent ones; each is a hidden state and the word that followed.

@@ -26,7 +26,7 @@ class Dynamic:
     After each segment, with its mean gradient g, the trained weights θ₀ and today's θ:
     ``rms``: θ ← θ + decay · D · (θ₀ − θ) − lr · g / (MS + epsilon), where MS is the root mean
     square of the gradient over training segments and D = MS / (mean over parameters of their mean
-    MS), at most 1 / decay (section 4 of the paper; the published code);
+    MS), at most 1 / decay (section 5 of the paper; the published code);
     ``sgd``: θ ← θ + decay · (θ₀ − θ) − lr · g.
 
     The defaults are those of the paper's AWD-LSTM on WikiText-2, by its authors' README: lr 0.002,

@@ -34,7 +34,9 @@ def gradient_statistics(
     device: torch.device | str = "cpu",
     on_window: OnWindow = lambda num_scored, nats: None,
 ) -> Statistics:
-    """Root mean squares of the gradients over segments of the training text (ibid., equation 9).
+    """Root mean squares of the gradients over segments of the training text.
+
+    Source: Krause et al. 2018 (arXiv 1709.07432), section 5.
 
     Args:
         model: the trained model, on ``device``; its dropouts are off.

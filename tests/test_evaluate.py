@@ -236,7 +236,7 @@ def test_gradient_statistics_are_computed_once(
         ),
         (
             ["evaluation=cache", "evaluation.cache.warmup=true", "evaluation.burn_in=5"],
-            r"^evaluation.cache.warmup=true .* set evaluation.columns=1",
+            r"^evaluation.cache.warmup=true .* evaluation.columns=1, evaluation.window=2000",
         ),
         (["evaluation.columns=0"], r"^evaluation.columns must be at least 1, not 0"),
         (["evaluation.columns=x"], r"^evaluation.columns='x' has the wrong type"),

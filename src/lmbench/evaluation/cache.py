@@ -31,8 +31,8 @@ class Cache:
         theta: what products of hidden states are multiplied by before the softmax over entries.
         interpolation: weight of the cache's distribution; the model's has the rest.
         warmup: as the script of salesforce/awd-lstm-lm (pointer.py): no cache before the window is
-            full, and from then on none at the first step of each window that the model reads.
-            Otherwise the cache is used as soon as it holds an entry.
+            full, and from then on none at the first step of each window that the model reads, of
+            2,000 steps there. Otherwise the cache is used as soon as it holds an entry.
 
     Raises:
         ValueError: a value is out of its range.

@@ -42,7 +42,8 @@ class Evaluator:
         protocol: see :func:`lmbench.data.columns.columns_by_protocol`.
         columns: likewise.
         burn_in: likewise.
-        window: time steps that are read at once; with ``dynamic``, of a segment.
+        window: time steps that are read at once; with ``dynamic``, of a segment. It moves results
+            only with that and with the cache's ``warmup``.
         cache: settings of the cache; None for none.
         dynamic: settings of dynamic evaluation; None for none.
         statistics_columns: columns in which the training split is read for gradient statistics.
@@ -188,8 +189,8 @@ class Evaluator:
         if self.cache is not None and self.cache.warmup and columns.num_columns > 1:
             raise UserError(
                 "evaluation.cache.warmup=true is the published script's, which reads a split in "
-                f"one column, not in {columns.num_columns}: set evaluation.columns=1 and "
-                "evaluation.protocol=standard."
+                f"one column, not in {columns.num_columns}, and in windows of 2,000: set "
+                "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
             )
         name, read = f"reading {split}", functools.partial(read_stream, self._model, columns)
         if dynamic is not None:

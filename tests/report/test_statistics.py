@@ -72,6 +72,17 @@ def test_welch_needs_two_values_a_side_that_differ():
     assert welch_test([1.0, 1.0], [2.0, 3.0]) is not None
 
 
+@pytest.mark.parametrize("size", [3, 6, 7, 10])
+def test_equal_values_do_not_vary_however_their_mean_is_rounded(size: int):
+    assert welch_test([0.1] * size, [0.3] * size) is None
+    # With one side fixed, Welch's test is the other side's own against that value.
+    varying = [0.1, 0.4, 0.3, 0.6]
+    for fixed in ([0.1] * size, [0.3] * size):
+        found = welch_test(fixed, varying)
+        assert found is not None
+        assert found.p == pytest.approx(stats.ttest_1samp(varying, fixed[0]).pvalue, rel=1e-9)
+
+
 def test_resampled_means_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lmbench.report.statistics.NUM_RESAMPLES", 50)
     rng = np.random.default_rng(3)

@@ -74,7 +74,8 @@ def welch_test(first: Sequence[float], second: Sequence[float]) -> Difference | 
     if min(len(first), len(second)) < 2:
         return None
     sides = [np.asarray(side, np.float64) for side in (first, second)]
-    squares = [side.var(ddof=1) / len(side) for side in sides]  # of the means' standard errors
+    # Of the means' standard errors. Rounding gives equal values a variance that is not quite zero.
+    squares = [side.var(ddof=1) / len(side) if np.ptp(side) else 0.0 for side in sides]
     variance = sum(squares)
     if not variance:
         return None

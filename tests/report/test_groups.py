@@ -174,3 +174,52 @@ def test_finetunings_of_the_seeds_of_a_group_are_a_group(tmp_path: Path, write_r
     write_run(tmp_path / "outputs/fine3", seed=3, valid=95, config={"init_from": "unknown"})
     (section,), _ = grouped(tmp_path)
     assert [[run.seed for run in group.runs] for group in section.groups] == [[1, 2], [3], [1, 2]]
+
+
+def finetuned(folder: Path, write_run: Write, *runs: tuple[str, int, str | None]) -> list[int]:
+    """Writes runs by name, seed and start; the number of runs in each group, the largest first."""
+    for number, (name, seed, start) in enumerate(runs):
+        config = {"init_from": start and f"../runs/{start}"}
+        write_run(folder / "runs" / name, seed=seed, valid=100 + number, config=config)
+    (section,), _ = grouped(folder)
+    return sorted((len(group.runs) for group in section.groups), reverse=True)
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    return {
+        item.path.name: item.reason.replace(f"{folder}/runs/", "") for item in grouped(folder)[1]
+    }
+
+
+def test_finetunings_count_by_the_seeds_of_what_they_started_from(tmp_path: Path, write_run: Write):
+    """Of three runs with the same own seed, and then once more from those."""
+    parents = [(f"p{seed}", seed, None) for seed in (1, 2, 3)]
+    fine = [(f"f{seed}", 1, f"p{seed}") for seed in (1, 2, 3)]
+    finer = [(f"g{seed}", 1, f"f{seed}") for seed in (1, 2, 3)]
+    assert finetuned(tmp_path, write_run, *parents, *fine, *finer) == [3, 3, 3]
+    assert not left_out(tmp_path)
+
+
+def test_finetunings_of_one_run_are_no_independent_values(tmp_path: Path, write_run: Write):
+    fine = [(f"f{seed}", seed, "p") for seed in (1, 2, 3)]
+    finer = [(f"g{seed}", seed, f"f{seed}") for seed in (1, 2)]
+    assert finetuned(tmp_path, write_run, ("p", 1, None), *fine, *finer) == [1, 1, 1]
+    assert left_out(tmp_path) == {
+        "f2": "Starts from the same weights as f1, and is not counted.",
+        "f3": "Starts from the same weights as f1, and is not counted.",
+        "g2": "Starts from the same weights as g1, and is not counted.",
+    }
+
+
+def test_finetunings_of_a_seed_and_of_its_repetition(tmp_path: Path, write_run: Write):
+    parents = [("p1", 1, None), ("p2", 1, None)]
+    fine = [("f1", 1, "p1"), ("f2", 2, "p2")]
+    assert finetuned(tmp_path, write_run, *parents, *fine) == [1, 1]
+    assert set(left_out(tmp_path)) == {"p2", "f2"}
+
+
+def test_finetunings_of_a_run_that_is_not_there(tmp_path: Path, write_run: Write):
+    fine = [("f1", 1, "gone"), ("f2", 2, "gone"), ("f3", 3, "also_gone")]
+    finer = [("g1", 1, "f1"), ("g2", 1, "f2"), ("g3", 1, "f3")]
+    assert finetuned(tmp_path, write_run, *fine, *finer) == [1, 1, 1, 1]
+    assert set(left_out(tmp_path)) == {"f2", "g2"}

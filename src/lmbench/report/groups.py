@@ -22,7 +22,7 @@ _MOST_ANCESTORS = 9
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one config, each with another seed.
+    """Runs of one config, whose weights were each drawn by another seed.
 
     Attributes:
         number: its place by mean valid perplexity, from 1 on.
@@ -105,43 +105,67 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Section], list[LeftOut]]:
     Configs are alike if they are equal but for the seed and for where things lie; a run that
     started from another one's weights counts as started from that one's group, if it is among the
     runs. Of several runs of a group with the same seed, the first counts: a repetition is no
-    independent value.
+    independent value. The seed of a run that started from another one's weights is that one's, as
+    two runs from the same weights are no independent values either.
 
     Returns:
-        The sections, and the runs that repeat a seed.
+        The sections, and the runs that repeat a seed or start from the same weights.
     """
     places = {run.run_dir.resolve().parts: run for run in runs}
-    corpora: dict[Corpus, dict[Hashable, dict[int, Run]]] = {}
+    corpora: dict[Corpus, dict[Hashable, dict[int | str, Run]]] = {}
     left_out = []
     for run in runs:
         group = corpora.setdefault(run.corpus, {}).setdefault(_kind(run, places), {})
-        if run.seed in group:
-            reason = f"Repeats seed {run.seed} of {group[run.seed].run_dir}, and is not counted."
+        origin = _origin(run, places)
+        if origin in group:
+            repeats = "Starts from the same weights as"
+            if run.config.get("init_from") is None:
+                repeats = f"Repeats seed {run.seed} of"
+            reason = f"{repeats} {group[origin].run_dir}, and is not counted."
             left_out.append(LeftOut(run.run_dir, reason))
         else:
-            group[run.seed] = run
+            group[origin] = run
     ordered = sorted(corpora.items(), key=lambda item: (item[0].name, item[0].sha256))
     return [_section(corpus, groups.values()) for corpus, groups in ordered], left_out
 
 
 def _kind(run: Run, places: Mapping[tuple[str, ...], Run], depth: int = 0) -> Hashable:
     settings = _settings(run)
-    start = settings.get("init_from")
-    if isinstance(start, str) and depth < _MOST_ANCESTORS:
-        # The path is as it was typed, in a folder that may not be this one.
-        names = tuple(part for part in Path(start).parts if part not in ("..", "/"))
-        parents = [other for parts, other in places.items() if parts[-len(names) :] == names]
-        if len(parents) == 1:
-            settings["init_from"] = _kind(parents[0], places, depth + 1)
+    parent = _parent(run, places) if depth < _MOST_ANCESTORS else None
+    if parent is not None:
+        settings["init_from"] = _kind(parent, places, depth + 1)
     return frozenset(settings.items()), run.protocol
+
+
+def _origin(run: Run, places: Mapping[tuple[str, ...], Run]) -> int | str:
+    """The seed that drew its first weights, or the folder they came from if that is not known."""
+    for _ in range(_MOST_ANCESTORS):
+        parent = _parent(run, places)
+        if parent is None:
+            break
+        run = parent
+    start = run.config.get("init_from")
+    return run.seed if start is None else str(start)
+
+
+def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
+    """The run whose weights it started from, if it is among the runs."""
+    start = run.config.get("init_from")
+    if not isinstance(start, str):
+        return None
+    # The path is as it was typed, in a folder that may not be this one.
+    names = tuple(part for part in Path(start).parts if part not in ("..", "/"))
+    parents = [other for parts, other in places.items() if parts[-len(names) :] == names]
+    return parents[0] if len(parents) == 1 else None
 
 
 def _settings(run: Run) -> dict[str, Any]:
     return {key: value for key, value in run.config.items() if key not in ("seed", *PLACES)}
 
 
-def _section(corpus: Corpus, by_seed: Iterable[dict[int, Run]]) -> Section:
-    runs = [tuple(group[seed] for seed in sorted(group)) for group in by_seed]
+def _section(corpus: Corpus, by_origin: Iterable[dict[int | str, Run]]) -> Section:
+    # In a group all origins are seeds, or there is but one: a folder is part of the config.
+    runs = [tuple(run for _, run in sorted(group.items())) for group in by_origin]
     runs.sort(key=lambda group: estimate([run.scores["valid"].ppl for run in group]).mean)
     configs = [_settings(group[0]) for group in runs]
     keys = sorted({key for config in configs for key in config}, key=lambda key: (len(key), key))

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from lmbench.report.groups import Group, Section
 from lmbench.report.significance import LEAST_UNITS, LEVEL, Comparison
 from lmbench.report.significance_tables import p_text
+from lmbench.report.statistics import NUM_RESAMPLES
 from lmbench.report.summary import estimate_text, perplexity_text, protocol_marks
 
 TWO_KINDS = (
     "Two tests speak about two things. The one over the text asks whether these trained models "
     "would differ on other text of the same kind: it draws articles (or blocks of 1,000 tokens, "
-    "where there are no articles) with replacement, 10,000 times, and gives no verdict where there "
-    f"are fewer than {LEAST_UNITS}. The one over the seeds (Welch) "
+    f"where there are no articles) with replacement, {NUM_RESAMPLES:,} times, and gives no verdict "
+    f"where there are fewer than {LEAST_UNITS}. The one over the seeds (Welch) "
     "asks whether models trained with other seeds would differ on this text. A recipe is shown to "
     "be better only if both hold. p is adjusted for all pairs (Holm); a difference holds if it is "
     f"below {LEVEL:g}. Differences are the second group's nats per token minus the first one's: "

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
-NUM_RESAMPLES = 10_000
+NUM_RESAMPLES = 100_000
+"""So many that the smallest p they can give stays small when it is adjusted for many pairs."""
+
 SEED = 20_170_807
 """Of the resampling: the same records give the same intervals, on every machine."""
 
-_VALUES_AT_ONCE = 2**24
+_VALUES_AT_ONCE = 2**20  # what stays in a processor's cache is counted fastest
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,15 @@ def bootstrap_means(sums: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(SEED)
     num_articles = len(num_tokens)
     at_once = max(1, _VALUES_AT_ONCE // num_articles)
-    parts = []
+    means = np.empty((len(sums), NUM_RESAMPLES))
     for start in range(0, NUM_RESAMPLES, at_once):
-        size = (min(at_once, NUM_RESAMPLES - start), num_articles)
-        draws = rng.integers(num_articles, size=size)
-        times = np.apply_along_axis(np.bincount, 1, draws, minlength=num_articles)
-        parts.append(sums @ times.T / (times @ num_tokens))
-    return np.concatenate(parts, axis=1)
+        stop = min(start + at_once, NUM_RESAMPLES)
+        draws = rng.integers(num_articles, size=(stop - start, num_articles))
+        draws += np.arange(stop - start)[:, None] * num_articles  # each resample counts apart
+        times = np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
+        times = times.astype(np.float64)  # for BLAS, which knows no integers
+        means[:, start:stop] = sums @ times.T / (times @ num_tokens)
+    return means
 
 
 def bootstrap_test(difference: float, resampled: np.ndarray) -> Difference:
@@ -126,7 +130,8 @@ def bootstrap_test(difference: float, resampled: np.ndarray) -> Difference:
         resampled: ``(R,)``, of the resampled texts.
     """
     outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [outside, 1 - outside])
+    # Sorted first, the quantiles of 100,000 take a quarter of the time.
+    low, high = np.quantile(np.sort(resampled), [outside, 1 - outside])
     rarer = int(min(np.count_nonzero(resampled <= 0), np.count_nonzero(resampled >= 0)))
     # The text itself counts as one more resample: no p-value is zero (Davison, Hinkley 1997, 4.2.1)
     p = min(1.0, 2 * (rarer + 1) / (len(resampled) + 1))

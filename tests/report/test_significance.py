@@ -45,7 +45,8 @@ def test_the_bootstrap_is_that_of_a_plain_loop(
         for draw in draws:
             tokens = [difference[article == articles] for article in draw]
             resampled.append(np.concatenate(tokens).mean())
-        low, high = np.percentile(resampled, [2.5, 97.5])
+        outside = stats.norm.cdf(-math.sqrt(30 / 29) * stats.t.ppf(0.975, 29))
+        low, high = np.quantile(resampled, [outside, 1 - outside])
         assert (comparison.test.low, comparison.test.high) == pytest.approx((low, high), rel=1e-6)
         assert (comparison.unit, comparison.num_units) == ("article", 30)
         assert comparison.num_seeds == (2, 2)
@@ -53,7 +54,8 @@ def test_the_bootstrap_is_that_of_a_plain_loop(
 
 def test_what_differs_holds_and_what_does_not_does_not(three_models: Path, section_of: Read):
     a_b, a_c, b_c = compare_over_text(section_of(three_models), "test")[0]
-    smallest = 2 / (NUM_RESAMPLES + 1)
+    tail = stats.norm.ppf(1 / (NUM_RESAMPLES + 1))
+    smallest = 2 * stats.t.cdf(math.sqrt(29 / 30) * tail, 29)
     assert a_b.test.p == pytest.approx(smallest)
     assert a_b.adjusted_p == pytest.approx(3 * smallest)
     assert a_b.holds

@@ -16,7 +16,8 @@ from lmbench.report.statistics import Difference, bootstrap_means, bootstrap_tes
 LEVEL = 0.05
 
 LEAST_UNITS = 20
-"""Articles or blocks that the bootstrap draws from: of fewer, its intervals are too narrow."""
+"""Articles or blocks that the bootstrap draws from: of fewer, even its expanded intervals are too
+narrow where articles differ much."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Itera
         if resampled is None:
             test = Difference(difference, -math.inf, math.inf, 1.0)
         else:
-            test = bootstrap_test(difference, resampled[i] - resampled[j])
+            test = bootstrap_test(difference, resampled[i] - resampled[j], len(num_tokens))
         num_seeds = len(of_first), len(of_second)
         unit = any_records.unit
         yield Comparison(first, second, test, unit, num_seeds, name, len(num_tokens))

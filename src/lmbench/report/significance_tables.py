@@ -24,8 +24,8 @@ def significance_table(section: Section, comparisons: Sequence[Comparison], titl
         )
     if any(comparison.has_too_few_units for comparison in shown):
         notes.append(
-            f"Too few: with fewer than {LEAST_UNITS} to draw from, the bootstrap's intervals are "
-            "too narrow and its p is too small, so that there is no verdict."
+            f"Too few: with fewer than {LEAST_UNITS} to draw from, even the bootstrap's expanded "
+            "intervals can be too narrow and its p too small, so that there is no verdict."
         )
     rows = [
         [

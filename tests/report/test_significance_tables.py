@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lmbench.report.groups import Section
 from lmbench.report.rows import csv_text
@@ -97,3 +98,24 @@ def test_few_articles_have_no_verdict_in_either(
     assert row["verdict"] == "none: too few articles"
     assert float(row["difference_nats_per_token"]) == difference
     assert [row[key] for key in ("low", "high", "p", "p_holm")] == [""] * 4
+
+
+@pytest.mark.parametrize("num_models", [14, 15])
+def test_more_pairs_than_resampling_can_tell_apart(
+    tmp_path: Path, write_run: Write, write_records: Write, section_of: Read, num_models: int
+):
+    """91 pairs and 105: the smallest p over 20 articles is 0.00054, in 19 degrees of freedom."""
+    for number in range(num_models):
+        run_dir = write_run(tmp_path / str(number), model=f"m{number:02}", valid=100 + number)
+        write_records(run_dir, 0.5 * number, number, num_articles=20)
+    section = section_of(tmp_path)
+    comparisons, _ = compare_over_text(section, "test")
+    notes = significance_table(section, comparisons, "").notes
+    said = [note for note in notes if "no difference can hold" in note]
+    if num_models == 14:
+        assert all(one.holds for one in comparisons)
+        assert not said
+    else:
+        assert not any(one.holds for one in comparisons)
+        assert [note.partition(":")[0] for note in said] == ["standard"]
+        assert "adjusted for 105 pairs" in said[0]

@@ -2,10 +2,11 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lmbench.report.groups import Section
-from lmbench.report.significance import LEAST_UNITS, Comparison
+from lmbench.report.significance import LEAST_UNITS, LEVEL, Comparison
+from lmbench.report.statistics import NUM_RESAMPLES, smallest_bootstrap_p
 from lmbench.report.table import Table
 
 _MOST_GROUPS_IN_PAIRS = 8
@@ -27,6 +28,7 @@ def significance_table(section: Section, comparisons: Sequence[Comparison], titl
             f"Too few: with fewer than {LEAST_UNITS} to draw from, even the bootstrap's expanded "
             "intervals can be too narrow and its p too small, so that there is no verdict."
         )
+    notes += _out_of_reach(comparisons)
     rows = [
         [
             f"{comparison.first.number} and {comparison.second.number}",
@@ -88,6 +90,21 @@ def significance_rows(comparisons: Sequence[Comparison], split: str) -> list[dic
 def p_text(p: float) -> str:
     """A p-value as papers give it."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _out_of_reach(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Evaluations of so many pairs that resampling cannot show any difference to hold."""
+    num_units: dict[str | None, list[int]] = {}
+    for one in comparisons:
+        if one.num_units is not None and not one.has_too_few_units:
+            num_units.setdefault(one.evaluation, []).append(one.num_units)
+    for evaluation, of_pairs in num_units.items():
+        if smallest_bootstrap_p(max(of_pairs)) * len(of_pairs) >= LEVEL:
+            yield (
+                f"{evaluation}: no difference can hold here, however large, as even the smallest p "
+                f"of {NUM_RESAMPLES:,} resamples is not below {LEVEL:g} when it is adjusted for "
+                f"{len(of_pairs):,} pairs. Compare fewer groups."
+            )
 
 
 def _test_texts(comparison: Comparison) -> list[str]:

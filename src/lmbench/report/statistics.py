@@ -147,6 +147,15 @@ def bootstrap_test(difference: float, resampled: np.ndarray, num_units: int) -> 
     return Difference(difference, float(low), float(high), p)
 
 
+def smallest_bootstrap_p(num_units: int) -> float:
+    """The p-value of a difference of which all resamples have the same sign.
+
+    Args:
+        num_units: articles or blocks that were drawn from; at least 2.
+    """
+    return _expanded_p(1 / (NUM_RESAMPLES + 1), num_units)
+
+
 def _expanded_p(tail: float, num_units: int) -> float:
     """The two-sided p-value of the share of resamples in the smaller tail."""
     from scipy.special import ndtri, stdtr

@@ -112,6 +112,24 @@ def test_a_split_that_was_not_read_to_its_end_is_told(make_run: Callable[..., Pa
     assert "Only 120 of the 199 targets of test were scored" in card(run_dir)
 
 
+@pytest.mark.parametrize(
+    ("split", "tuned", "told"),
+    [("valid", {"num_tokens": None}, True), ("valid", None, False), ("test", {}, False)],
+)
+def test_valid_figures_of_settings_tuned_on_valid_are_told(
+    make_run: Callable[..., Path],
+    write_evaluation: Callable[..., Path],
+    split: str,
+    tuned: dict | None,
+    told: bool,
+):
+    run_dir = make_run()
+    sha256 = json.loads((run_dir / "results.json").read_text("utf-8"))["data"]["sha256"]
+    write_evaluation(run_dir, "cache", split, ppl=40.0, tuned=tuned, sha256=sha256)
+    note = "The settings of cache were tuned on valid: of these, only the test figures are fair."
+    assert (note in card(run_dir)) == told
+
+
 def test_the_state_of_the_program(make_run: Callable[..., Path]):
     run_dir = make_run()
     assert "(1, 1, 12), (1, 1, 12); (1, 1, 8), (1, 1, 8)" in card(run_dir)

@@ -41,14 +41,17 @@ def run_dir(tmp_path: Path) -> Path:
 
 def test_all_scores_of_a_run(run_dir: Path):
     for split, ppl in (("valid", 55.0), ("test", 54.0)):
-        write_evaluation(run_dir, "cache", split, ppl)
+        write_evaluation(run_dir, "cache", split, ppl, {"tuned": None})
+        write_evaluation(run_dir, "tuned", split, ppl - 1, {"tuned": {"num_tokens": None}})
     (run_dir / "evaluation-cache-test.parquet").touch()
     (run_dir / "evaluation-notes.json").touch()
     assert measured(run_dir) == [
-        ("valid", "", Score(4.0, 70.5, 100)),
-        ("test", "", Score(4.0, 68.25, 100)),
-        ("test", "cache", Score(4.0, 54.0, 100)),
-        ("valid", "cache", Score(4.0, 55.0, 100)),
+        ("valid", "", Score(4.0, 70.5, 100), False),
+        ("test", "", Score(4.0, 68.25, 100), False),
+        ("test", "cache", Score(4.0, 54.0, 100), False),
+        ("valid", "cache", Score(4.0, 55.0, 100), False),
+        ("test", "tuned", Score(4.0, 53.0, 100), True),
+        ("valid", "tuned", Score(4.0, 54.0, 100), True),
     ]
 
 

@@ -102,6 +102,26 @@ def test_evaluations_that_were_not_read_alike_are_marked(
     assert "no mean" not in table.notes[-1]
 
 
+def test_valid_figures_of_settings_tuned_on_valid_are_told(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+):
+    def notes() -> list[str]:
+        (section,) = group_runs(read_runs([tmp_path])[0])[0]
+        tables = [summary_table(section, with_costs=with_costs) for with_costs in (True, False)]
+        return [note for table in tables for note in table.notes if "tuned" in note]
+
+    run_dir = write_run(tmp_path / "0")
+    write_evaluation(run_dir, "cache", "test", ppl=90.0, tuned={"num_tokens": None})
+    write_evaluation(run_dir, "published", "valid", ppl=99.0)
+    assert notes() == []
+    for name in ("cache", "dynamic"):
+        write_evaluation(run_dir, name, "valid", ppl=95.0, tuned={"num_tokens": 20_000})
+    assert notes() == 2 * [
+        "Settings of cache and dynamic were tuned on valid: of these, only the test figures, and "
+        "tests of them, are fair."
+    ]
+
+
 def test_no_mean_is_given_over_seeds_that_were_not_read_alike(
     tmp_path: Path, write_run: Write, write_evaluation: Write
 ):

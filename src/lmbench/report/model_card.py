@@ -100,7 +100,7 @@ def _front_matter(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -
     if name in ("wikitext2", "penn_treebank"):
         about["language"] = ["en"]
     entries = []
-    for split, evaluation, score in scores:
+    for split, evaluation, score, _ in scores:
         kind = f" ({evaluation})" if evaluation else ""
         metric = {"type": "perplexity", "value": round(score.ppl, 2)}
         metric["name"] = f"{split} perplexity by word{kind}"
@@ -127,7 +127,7 @@ def _table(scores: Sequence[MeasuredScore]) -> str:
     rows += [
         f"| {split} | {evaluation or 'of the training run'} | {score.ppl:.2f} | "
         f"{score.nll:.4f} | {score.num_tokens:,} |"
-        for split, evaluation, score in scores
+        for split, evaluation, score, _ in scores
     ]
     return "\n".join(rows)
 
@@ -147,10 +147,16 @@ def _about_scores(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -
             f"side, each from {evaluation['burn_in']} tokens before the first target that it "
             "scores, and scores each target once."
         )
-    for split, _, score in scores:
+    for split, _, score, _ in scores:
         part = told_in_part(score, split, results["data"]["num_tokens"][split])
         if part:
             yield f"{part.capitalize()} were scored, so that this number compares with no other."
+    tuned = [one.evaluation for one in scores if one.split == "valid" and one.is_tuned]
+    if tuned:
+        yield (
+            f"The settings of {' and '.join(tuned)} were tuned on valid: of these, only the test "
+            "figures are fair."
+        )
     yield (
         f"One run, seed {results['seed']}; the validation split chose the checkpoint, that of "
         f"epoch {results['best_epoch']}. Perplexities compare only with those of the same text, "

@@ -39,12 +39,14 @@ class Evaluation:
         protocol: how the split was read, by which settings: equal where it was read alike.
         is_mean: whether its nats per token are the mean over the targets; published scores have
             another divisor.
+        is_tuned: whether its settings were chosen on valid.
         records: the Parquet file with each target's log-probability; None if there is none.
     """
 
     score: Score
     protocol: str
     is_mean: bool
+    is_tuned: bool
     records: Path | None
 
 
@@ -55,11 +57,13 @@ class MeasuredScore(NamedTuple):
         split: "valid" or "test".
         evaluation: name of the evaluation; empty for that of the training run.
         score: what it found.
+        is_tuned: whether the settings of the evaluation were chosen on valid.
     """
 
     split: str
     evaluation: str
     score: Score
+    is_tuned: bool = False
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
@@ -156,6 +160,7 @@ def read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Evalu
         score=_score(values, path),
         protocol=protocol_text(values, path),
         is_mean=optional_field(values, "evaluation.protocol", str, path) != "published",
+        is_tuned=optional_field(values, "tuned", dict, path) is not None,
         records=records if records.is_file() else None,
     )
 
@@ -167,13 +172,11 @@ def measured_scores(run_dir: Path, results: Mapping[str, Any]) -> list[MeasuredS
         UserError: a file is damaged, or does not belong to the run.
     """
     own = read_scores(results, run_dir / "results.json")
-    return [
-        *(MeasuredScore(split, "", score) for split, score in own.items()),
-        *(
-            MeasuredScore(split, name, read_evaluation(path, split, results).score)
-            for path, name, split in evaluation_files(run_dir)
-        ),
-    ]
+    scores = [MeasuredScore(split, "", score) for split, score in own.items()]
+    for path, name, split in evaluation_files(run_dir):
+        found = read_evaluation(path, split, results)
+        scores.append(MeasuredScore(split, name, found.score, found.is_tuned))
+    return scores
 
 
 def _score(values: Mapping[str, Any], path: Path) -> Score:

@@ -61,7 +61,11 @@ def summary_table(section: Section, *, with_costs: bool = True) -> Table:
         rows=rows,
         num_texts=2,
         name_column=1,
-        notes=[*_notes(marks, with_costs), *_notes_on_evaluations(section.groups, protocols)],
+        notes=[
+            *_notes(marks, with_costs),
+            *_notes_on_tuning(section.groups, names),
+            *_notes_on_evaluations(section.groups, protocols),
+        ],
     )
 
 
@@ -176,6 +180,20 @@ def _notes(marks: Mapping[str, str], with_costs: bool) -> list[str]:
             f"compared. {said}."
         )
     return notes
+
+
+def _notes_on_tuning(groups: Sequence[Group], names: Iterable[str]) -> list[str]:
+    tuned = [
+        name
+        for name in names
+        if any(one.is_tuned for group in groups for one in group.evaluations(name, "valid"))
+    ]
+    if not tuned:
+        return []
+    return [
+        f"Settings of {' and '.join(tuned)} were tuned on valid: of these, only the test figures, "
+        "and tests of them, are fair."
+    ]
 
 
 def _notes_on_evaluations(

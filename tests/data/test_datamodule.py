@@ -195,6 +195,21 @@ def test_the_standard_protocol_divides_by_the_number_of_targets():
     assert datamodule.evaluation == {"protocol": "standard", "columns": 4, "burn_in": 3}
 
 
+@pytest.mark.parametrize(
+    ("burn_in", "columns"),
+    [(48, 4), (49, {"valid": 1, "test": 4}), (59, {"valid": 1, "test": 4}), (60, 1)],
+)
+def test_columns_of_a_split_that_is_too_short_are_those_it_is_read_in(
+    burn_in: int, columns: int | dict[str, int]
+):
+    """49 targets of valid and 60 of test: no more of them than the burn-in are read in one."""
+    datamodule = make_datamodule(burn_in=burn_in)
+    expected = columns if isinstance(columns, dict) else {"valid": columns, "test": columns}
+    assert datamodule.evaluation["columns"] == columns
+    assert next(iter(datamodule.val_dataloader())).tokens.shape[1] == expected["valid"]
+    assert next(iter(datamodule.test_dataloader())).tokens.shape[1] == expected["test"]
+
+
 def test_the_one_column_of_the_published_test_split_is_not_for_two_devices():
     halves = [in_process(rank, evaluation_protocol="published") for rank in range(2)]
     valid = [joined(half.val_dataloader())[1] for half in halves]

@@ -95,6 +95,10 @@ def test_the_recipe_is_the_runs_config_without_what_is_private(make_run: Callabl
     [
         ({"columns": 64, "burn_in": 512}, "64 columns side by side, each from 512 tokens before"),
         ({"protocol": "standard", "columns": 1, "burn_in": 512}, "in one piece"),
+        (
+            {"protocol": "standard", "columns": {"valid": 64, "test": 1}, "burn_in": 512},
+            "reads a split in 64 (valid) and 1 (test) columns side by side, each from 512 tokens",
+        ),
         ({"protocol": "published", "columns": {"valid": 10, "test": 1}}, "salesforce/awd-lstm-lm"),
     ],
 )

@@ -8,7 +8,6 @@ import lightning as L
 from lmbench.data.batching import Batch, EvaluationWindows, TrainingWindows
 from lmbench.data.columns import (
     IGNORE_INDEX,
-    PUBLISHED_COLUMNS,
     Columns,
     columns_by_protocol,
     columns_for_training,
@@ -39,7 +38,8 @@ class LanguageModelDataModule(L.LightningDataModule):
         seed: of the window lengths.
 
     Attributes:
-        evaluation: how valid and test are read, for a run's results.
+        evaluation: how valid and test are read, for a run's results; the columns by split, where
+            one of them is too short for as many.
         extra_divisor: stage → what the protocol's divisor has on top of the number of targets.
     """
 
@@ -84,11 +84,12 @@ class LanguageModelDataModule(L.LightningDataModule):
                 columns=evaluation_columns,
                 burn_in=burn_in,
             )
-        published = evaluation_protocol == "published"
+        used = {split: columns.num_columns for split, columns in self._evaluation.items()}
+        self._evaluation_columns = evaluation_columns
         self.evaluation: Mapping[str, Any] = {
             "protocol": evaluation_protocol,
-            "columns": PUBLISHED_COLUMNS if published else evaluation_columns,
-            "burn_in": 0 if published else burn_in,
+            "columns": used if used["valid"] != used["test"] else used["valid"],
+            "burn_in": 0 if evaluation_protocol == "published" else burn_in,
         }
 
     def num_training_steps(self, max_epochs: int, limit_train_batches: float | None = None) -> int:
@@ -188,6 +189,6 @@ class LanguageModelDataModule(L.LightningDataModule):
             return f"Set batching.batch_size to a multiple of {num_processes}."
         if self.evaluation["protocol"] == "published":
             return "Set evaluation.protocol=standard, or trainer.devices=1."
-        if self._evaluation[split].num_columns < self.evaluation["columns"]:
+        if self._evaluation[split].num_columns < self._evaluation_columns:
             return "It is too short for more: set evaluation.burn_in lower, or trainer.devices=1."
         return f"Set evaluation.columns to a multiple of {num_processes}."

@@ -134,18 +134,21 @@ def _table(scores: Sequence[MeasuredScore]) -> str:
 
 def _about_scores(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -> Iterator[str]:
     evaluation, floor = results["evaluation"], results["data"].get("perplexity_floor")
+    columns = evaluation["columns"]
     if evaluation.get("protocol") == "published":
         yield (
             "The run's own evaluation is that of salesforce/awd-lstm-lm: valid in 10 columns "
             "without the targets between them, test in one, and sums divided by the tokens read."
         )
-    elif evaluation["columns"] == 1:
+    elif columns == 1:
         yield "The run's own evaluation reads a split in one piece and scores each target once."
     else:
+        if isinstance(columns, dict):  # split → number
+            columns = " and ".join(f"{number} ({split})" for split, number in columns.items())
         yield (
-            f"The run's own evaluation reads a split in {evaluation['columns']} columns side by "
-            f"side, each from {evaluation['burn_in']} tokens before the first target that it "
-            "scores, and scores each target once."
+            f"The run's own evaluation reads a split in {columns} columns side by side, each from "
+            f"{evaluation['burn_in']} tokens before the first target that it scores, and scores "
+            "each target once."
         )
     for split, _, score, _ in scores:
         part = told_in_part(score, split, results["data"]["num_tokens"][split])

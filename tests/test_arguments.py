@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmbench.arguments import factory, require_end, takes
+from lmbench.arguments import factory, require_end, takes, together
 from lmbench.errors import UserError
 
 
@@ -23,7 +23,7 @@ def test_a_node_makes_its_object():
     [
         ("gru", r"^a\.b=gru names no class to build.*a/b=NAME"),
         (None, r"^a\.b=None names no class"),
-        ({"numerator": 3}, r"names no class"),
+        ({"numerator": 3}, r"names no class.* take the values out .*: ~a\.b\.numerator\.$"),
         (
             {"_target_": "fractions.Fraction", "numerator": "???"},
             r"^a\.b\.numerator has no default",
@@ -35,11 +35,39 @@ def test_a_node_makes_its_object():
         ({"_target_": "no_such.Module"}, r"no_such\.Module cannot be imported: No module named"),
         ({"_target_": "Fraction"}, r"Fraction cannot be imported: "),
         ({"_target_": ""}, r"cannot be imported: "),
+        ({"_target_": "..Fraction"}, r"\.\.Fraction cannot be imported: "),
+        (
+            {"_target_": "fractions.Fraction", "nominator": 3},
+            r"^a\.b\.nominator: fractions\.Fraction has no such argument.*~a\.b\.nominator\.$",
+        ),
     ],
 )
 def test_what_names_nothing_to_call(node: Any, message: str):
     with pytest.raises(UserError, match=message):
         factory(node, "a.b", {})
+
+
+def test_what_lmbench_sets_itself_is_refused():
+    assert together("a.b", {"x": 1}, {"y": 2}) == {"x": 1, "y": 2}
+    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b", {})
+    with pytest.raises(UserError, match=r"^a\.b\.numerator is set by lmbench itself"):
+        make(numerator=4)
+
+
+def test_any_argument_goes_to_what_takes_any():
+    make = factory({"_target_": "builtins.dict", "anything": 3}, "a.b", {})
+    assert make() == {"anything": 3}
+
+
+@pytest.mark.parametrize("error", [IndexError, ImportError, TypeError, ValueError, RuntimeError])
+def test_what_a_target_raises_is_told(error: type[Exception], monkeypatch: pytest.MonkeyPatch):
+    def refuse(numerator: int) -> None:
+        raise error("numerator is odd")
+
+    monkeypatch.setattr("fractions.Fraction", refuse)
+    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b", {})
+    with pytest.raises(UserError, match=r"^a\.b\.numerator is odd$"):
+        make()
 
 
 def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -360,6 +360,17 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
         ("trainer.precision", "foo", r"^trainer: .*'foo'.*32-true"),
         ("trainer.accelerator", "foo", r"^trainer\.accelerator=foo is none .*cpu, cuda, or auto"),
         ("trainer.accelerator", "mps", r"^trainer\.accelerator=mps is none .* float64"),
+        (
+            "trainer.gradient_clip_val",
+            -0.25,
+            r"^trainer\.gradient_clip_val=-0\.25 must be at least 0",
+        ),
+        ("trainer.log_every_n_steps", -1, r"^trainer\.log_every_n_steps=-1 must be at least 0"),
+        ("trainer.enable_progress_bar", False, r"^trainer\.enable_progress_bar is set by lmbench"),
+        ("batching.seed", 3, r"^batching\.seed is set by lmbench itself"),
+        ("model.core.input_size", 5, r"^model\.core\.input_size is set by lmbench itself"),
+        ("loss.ar_alpha", -1.0, r"^loss\.ar_alpha must be finite and at least 0, not -1"),
+        ("loss.tar_beta", float("nan"), r"^loss\.tar_beta must be finite and at least 0, not nan"),
         ("trainer.accumulate_grad_batches", 2, r"^trainer\.accumulate_grad_batches=2 .*one step"),
         ("trainer.val_check_interval", 0.5, r"^trainer\.val_check_interval=0\.5 .*epoch's end"),
         ("trainer.val_check_interval", 1, r"^trainer\.val_check_interval=1 .*epoch's end"),
@@ -398,7 +409,7 @@ def test_an_unknown_evaluation_protocol_is_refused(corpus):
 def test_an_argument_that_the_target_does_not_have_is_refused(corpus, tmp_path):
     config = small()
     OmegaConf.update(config, "optimizer.nesterov_beta", 1, force_add=True)
-    with pytest.raises(UserError, match=r"^optimizer: .*'nesterov_beta'"):
+    with pytest.raises(UserError, match=r"^optimizer\.nesterov_beta: .* has no such argument"):
         build_all(config, corpus, tmp_path)
 
 
@@ -429,7 +440,9 @@ def test_nt_asgd_needs_averaged_sgd(corpus, tmp_path):
     config = composed("model=awd_lstm", "optimizer=adam", *SMALL)
     module = build.module(config, build.model(config, len(corpus.vocabulary)))
     trainer: L.Trainer = build.trainer(config, tmp_path)
-    with pytest.raises(UserError, match=r"(?s)nt_asgd.*Adam.*optimizer=asgd.*callbacks=default"):
+    with pytest.raises(
+        UserError, match=r"(?s)nt_asgd.*Adam.*optimizer=asgd.*callbacks\.nt_asgd=null"
+    ):
         trainer.fit(module, datamodule=build.datamodule(config, corpus))
     assert trainer.global_step == 0
 

@@ -21,7 +21,7 @@ from lmbench import build, config
 from lmbench.config import (
     conf_dir,
     flatten,
-    require_known,
+    require_sound,
     take_over_from_run,
     write_run_config,
 )
@@ -32,6 +32,7 @@ from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
 from lmbench.run_config import ALLOWED_TARGETS, OF_WEIGHTS
+from lmbench.train import _NOT_OF_THE_RUN
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.
 OPTIONS: dict[str, list[str]] = {}
@@ -310,6 +311,7 @@ def test_an_experiment_changes_values_that_come_with_the_weights(tmp_path):
     ("override", "message"),
     [
         ("+init_changes.optimizer.lr=1", r"holds values of data, model, .* Set others themselves"),
+        ("+init_changes.model=3", r"^init_changes=.*: it holds values of"),
         ("init_changes=3", r"^init_changes=3: it holds values of"),
         ("+init_changes.loss.ar_alpha=1", r"^init_changes=.* needs init_from=RUN_DIR"),
     ],
@@ -319,20 +321,56 @@ def test_changes_of_nothing_are_refused(override, message):
         take_over_from_run(composed(override), [override])
 
 
+def of_a_run(*overrides: str) -> DictConfig:
+    config = composed(*overrides)
+    names = [name for name in map(str, config) if name not in _NOT_OF_THE_RUN]
+    return OmegaConf.masked_copy(config, names)
+
+
 @pytest.mark.parametrize(
     "key", ["model.input_dropout", "model.embeding_dropout", "evaluation.colums"]
 )
 def test_what_nothing_reads_is_refused(key):
     """As where the core is forgotten in model.core.input_dropout."""
     node = key.partition(".")[0]
+    config = of_a_run(f"+{key}=0.5")
     with pytest.raises(UserError, match=rf"^{key} is read by nothing\. {node} has "):
-        require_known(composed(f"+{key}=0.5"))
+        require_sound(config, is_new=True)
+    require_sound(config, is_new=False)  # of a run of before, which may have read it
+
+
+def test_an_option_of_the_trainer_belongs_there():
+    with pytest.raises(UserError, match=r"^max_epochs is read by nothing.*\+trainer\.max_epochs=…"):
+        require_sound(of_a_run("+max_epochs=1"), is_new=True)
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["~logger"], r"^logger is missing"),
+        (["~callbacks"], r"^callbacks is missing"),
+        (["loss=null"], r"^loss is missing, or no node with values"),
+        (["batching=5"], r"^batching is missing, or no node with values"),
+        (["~seed"], r"^seed is missing\. Leave it"),
+        (["~model.name"], r"^model\.name is missing"),
+        (["~evaluation.columns"], r"^evaluation\.columns is missing"),
+    ],
+)
+def test_what_every_run_reads_must_be_there(changes, message, is_new):
+    with pytest.raises(UserError, match=message):
+        require_sound(of_a_run(*changes), is_new=is_new)
 
 
 @pytest.mark.parametrize("evaluation", ["standard", "published"])
 @pytest.mark.parametrize("model", OPTIONS["model"])
 def test_what_training_reads_is_known(model, evaluation):
-    require_known(composed(f"model={model}", f"evaluation={evaluation}"))
+    require_sound(of_a_run(f"model={model}", f"evaluation={evaluation}"), is_new=True)
+
+
+@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
+def test_experiments_set_nothing_that_is_not_read(experiment):
+    require_sound(of_a_run(f"experiment={experiment}", "init_from=x", "++data.path=x"), is_new=True)
 
 
 def test_a_start_from_nowhere_takes_over_nothing():

@@ -22,34 +22,67 @@ def factory(node: Any, key: str, known_as: Mapping[str, str]) -> Callable[..., A
         known_as: see :func:`call`.
 
     Raises:
-        UserError: the node names nothing to call, or what cannot be imported; a value is missing.
+        UserError: the node names nothing to call, or what cannot be imported; a value is missing,
+            or there is one that the target does not take.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         group = key.replace(".", "/")
-        raise UserError(
+        message = (
             f"{key}={node} names no class to build. An option of a group is chosen with a slash: "
             f"{group}=NAME; lmbench-train --help lists them."
         )
+        if isinstance(node, Mapping) and node:  # as of an experiment that was made for another
+            left = " ".join(f"~{key}.{name}" for name in node)
+            message += f" If that is done, take the values out that it has no use for: {left}."
+        raise UserError(message)
     for name, value in node.items():
         if value == "???":
             raise UserError(f"{key}.{name} has no default: set {key}.{name}=…")
     try:
         target = import_target(node["_target_"])
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"{key}._target_: {node['_target_']} cannot be imported: {error}."
         ) from error
     arguments = {name: value for name, value in node.items() if name != "_target_"}
+    for name in arguments:
+        if not _takes(target, name):
+            raise UserError(
+                f"{key}.{name}: {node['_target_']} has no such argument. Leave it out, or take it "
+                f"out of an experiment with ~{key}.{name}."
+            )
 
     def make(*args: Any, **kwargs: Any) -> Any:
-        return call(target, key, known_as, *args, **(arguments | kwargs))
+        return call(target, key, known_as, *args, **together(key, arguments, kwargs))
 
     return make
+
+
+def together(node: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config node, and what lmbench itself gives besides.
+
+    Raises:
+        UserError: the node has a value that is not its own to set.
+    """
+    for name in given:
+        if name in own:
+            raise UserError(f"{node}.{name} is set by lmbench itself. Leave it out.")
+    return {**given, **own}
 
 
 def takes(node: Mapping[str, Any], argument: str) -> bool:
     """Whether the target of a node has an argument of that name."""
     return argument in inspect.signature(import_target(node["_target_"])).parameters
+
+
+def _takes(target: Callable[..., Any], argument: str) -> bool:
+    """Whether it may be called with an argument of that name."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some that are written in C
+        return True
+    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return any_name or argument in parameters
 
 
 def import_target(target: str) -> Callable[..., Any]:
@@ -85,7 +118,7 @@ def call(
             require_type(keys[name], value, hints[name])
     try:
         return target(*args, **kwargs)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError, ImportError) as error:
         argument, _, rest = str(error).partition(" ")
         message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
         raise UserError(message) from error
@@ -186,6 +219,10 @@ def require_validation(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the option.
     """
+    for name in ("gradient_clip_val", "log_every_n_steps"):
+        value = options.get(name)
+        if isinstance(value, (int, float)) and value < 0:
+            raise UserError(f"trainer.{name}={value} must be at least 0, which turns it off.")
     for name, (only, reason) in _ONLY_VALUES.items():
         value = options.get(name)
         if value is not None and (type(value), value) != (type(only), only):  # 1 is not 1.0 there

@@ -24,6 +24,7 @@ from lmbench.arguments import (
     require_type,
     require_validation,
     takes,
+    together,
 )
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.checkpoints import Checkpoints
@@ -71,18 +72,16 @@ def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
                 f"evaluation.{name} is for lmbench-evaluate, once the model is trained. Train with "
                 "evaluation=standard or evaluation=published."
             )
-    return call(
-        LanguageModelDataModule,
-        "batching",
-        _KEYS,
-        corpus=corpus,
-        **_plain(config.batching),
-        evaluation_protocol=config.evaluation.protocol,
-        evaluation_columns=config.evaluation.columns,
-        burn_in=config.evaluation.burn_in,
-        evaluation_window=config.evaluation.window,
-        seed=config.seed,
-    )
+    own = {
+        "corpus": corpus,
+        "evaluation_protocol": config.evaluation.protocol,
+        "evaluation_columns": config.evaluation.columns,
+        "burn_in": config.evaluation.burn_in,
+        "evaluation_window": config.evaluation.window,
+        "seed": config.seed,
+    }
+    arguments = together("batching", _plain(config.batching), own)
+    return call(LanguageModelDataModule, "batching", _KEYS, **arguments)
 
 
 def model(
@@ -146,21 +145,18 @@ def trainer(
     try:
         if max_time is not None:
             callbacks.append(call(TimeLimit, "trainer", _KEYS, max_time=max_time))
-        return call(
-            L.Trainer,
-            "trainer",
-            _KEYS,
-            **options,
-            callbacks=[*callbacks, results, *more],
-            plugins=[AtomicCheckpointIO()],
-            logger=_all_in_run_dir(config, "logger", run_dir, purge_step=first_step or None),
-            default_root_dir=run_dir,
-            enable_progress_bar=sys.stdout.isatty(),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,  # it would enter the history of NT-ASGD's trigger
-            reload_dataloaders_every_n_epochs=1,  # each epoch has its own windows
-            use_distributed_sampler=False,  # each process reads its own columns
-        )
+        own = {
+            "callbacks": [*callbacks, results, *more],
+            "plugins": [AtomicCheckpointIO()],
+            "logger": _all_in_run_dir(config, "logger", run_dir, purge_step=first_step or None),
+            "default_root_dir": run_dir,
+            "enable_progress_bar": sys.stdout.isatty(),
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
+            "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
+            "use_distributed_sampler": False,  # each process reads its own columns
+        }
+        return call(L.Trainer, "trainer", _KEYS, **together("trainer", options, own))
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
 
@@ -191,23 +187,25 @@ def _all_in_run_dir(
     for name, node in config[group].items():
         if node is None:
             continue
-        make = _factory(config, f"{group}.{name}")
+        key = f"{group}.{name}"
+        _factory(config, key)  # which refuses what is none
         arguments: dict[str, Any] = {}
-        for key in ("dirpath", "save_dir"):
-            if isinstance(node.get(key), str):
-                arguments[key] = run_dir / node[key]
+        for place in ("dirpath", "save_dir"):
+            if isinstance(node.get(place), str):
+                arguments[place] = run_dir / node[place]
         if node._target_ == f"{Checkpoints.__module__}.{Checkpoints.__name__}":
-            _require_usual(node, f"{group}.{name}")
+            _require_usual(node, key)
             arguments["dirpath"] = run_dir / "checkpoints"
         folders = list(arguments.values())
         if node._target_.endswith(".TensorBoardLogger"):
             arguments["purge_step"] = purge_step
-        objects.append(made := make(**arguments))
+        others = {name: value for name, value in _plain(node).items() if name not in arguments}
+        objects.append(made := factory(others, key, _KEYS)(**arguments))
         if isinstance(made, TensorBoardLogger):
             folders.append(made.log_dir)  # its name and version lead somewhere too
         for folder in folders:
             if not Path(folder).resolve().is_relative_to(run_dir.resolve()):
-                raise UserError(f"{group}.{name} leads out of the run's directory, to {folder}.")
+                raise UserError(f"{key} leads out of the run's directory, to {folder}.")
     return objects
 
 

@@ -11,6 +11,9 @@ from lmbench.errors import UserError
 from lmbench.files import replace_text
 from lmbench.run_config import OF_WEIGHTS, read_run_config
 
+_NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
+_NODES += ("logger",)
+_VALUES = ("seed", "init_from", "float32_matmul_precision")
 _READ = {
     "model": ("name", "embedding_size", "embedding_dropout", "tied", "core", "head"),
     "evaluation": ("protocol", "columns", "burn_in", "window"),
@@ -39,7 +42,9 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
             ``init_changes`` names other nodes, or there is nothing for it to change.
     """
     changes = config.init_changes
-    if not isinstance(changes, DictConfig) or any(key not in OF_WEIGHTS for key in changes):
+    if not isinstance(changes, DictConfig) or not all(
+        key in OF_WEIGHTS and isinstance(node, DictConfig) for key, node in changes.items()
+    ):
         raise UserError(
             f"init_changes={changes}: it holds values of {', '.join(OF_WEIGHTS)}, which come with "
             "init_from. Set others themselves."
@@ -71,14 +76,33 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
     return config
 
 
-def require_known(config: DictConfig) -> None:
-    """Refuses what a new run would not read where it is, and so would not do.
+def require_sound(config: DictConfig, *, is_new: bool) -> None:
+    """Refuses a config in which something is missing that every run reads, or that none reads.
 
-    The other nodes are arguments, and what they go to refuses what it does not take.
+    Args:
+        config: of a run.
+        is_new: whether it must hold nothing else, which a new run would not do; those of before may
+            hold what was read once. What goes to a class is refused by that.
 
     Raises:
         UserError: naming the key.
     """
+    for node in _NODES:
+        if not isinstance(config.get(node), DictConfig):
+            raise UserError(f"{node} is missing, or no node with values. Leave it as it is.")
+    values = [*_VALUES, *(f"{node}.{key}" for node, keys in _READ.items() for key in keys)]
+    for key in values:
+        node, _, name = key.rpartition(".")
+        if name not in (config[node] if node else config):
+            raise UserError(f"{key} is missing. Leave it as it is, or give it a value.")
+    if not is_new:
+        return
+    for key in config:
+        if key not in (*_NODES, *_VALUES, "scheduler"):
+            raise UserError(
+                f"{key} is read by nothing. Options of the trainer are in trainer: "
+                f"+trainer.{key}=…; lmbench-train --help lists the others."
+            )
     for node, known in _READ.items():
         for key in config[node]:
             if key not in known:

@@ -3,6 +3,7 @@
 Shape letters: T time steps of a window, B columns.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -48,6 +49,9 @@ class LanguageModelModule(L.LightningModule):
             2017, section 4.6).
         tar_beta: weight of the temporal activation regularization on the raw output (ibid.).
 
+    Raises:
+        ValueError: a weight is negative or not finite.
+
     Attributes:
         scores: stage ("val", "test") → what the model scored in its latest epoch.
     """
@@ -62,6 +66,9 @@ class LanguageModelModule(L.LightningModule):
         tar_beta: float = 0.0,
     ) -> None:
         super().__init__()
+        for name, weight in (("ar_alpha", ar_alpha), ("tar_beta", tar_beta)):
+            if not 0.0 <= weight < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, not {weight}")
         self.model = model
         self.scores: dict[str, Score] = {}
         self._make_optimizer = optimizer

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.chosen_run import chosen_job, chosen_run
 from lmbench.command import errors_for_users
-from lmbench.config import conf_dir, require_known, write_run_config
+from lmbench.config import conf_dir, require_sound, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
 from lmbench.run_dir import alone_in, clear_run, is_run
@@ -60,6 +60,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     """
     of_the_run = [key for key in map(str, config) if key not in _NOT_OF_THE_RUN]
     config = OmegaConf.masked_copy(config, of_the_run)
+    require_sound(config, is_new=resumed_with is None)
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -77,8 +78,6 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
     corpus = build.corpus(config)
     datamodule = build.datamodule(config, corpus)
-    if resumed_with is None:
-        require_known(config)
     model = build.model(config, len(corpus.vocabulary), corpus.train)
     module = build.module(config, model)
     checkpoints, last, first_step = run_dir / "checkpoints", None, 0

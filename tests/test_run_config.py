@@ -332,6 +332,13 @@ def test_what_a_run_was_once_resumed_with_stays(run_dir: Path):
     assert resumed_config(run_dir, [])[0].evaluation.columns == 1
 
 
+@pytest.mark.parametrize("time", ["1:00:00:00", "00:01:00:00", "0:30"])
+def test_a_time_is_a_text(run_dir: Path, time: str):
+    """YAML 1.1 would take the first for a number to the base of 60."""
+    config, _ = resumed_config(run_dir, [f"trainer.max_time={time}"])
+    assert config.trainer.max_time == time
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -342,6 +349,8 @@ def test_what_a_run_was_once_resumed_with_stays(run_dir: Path):
         "evaluation.columns=1",
         "evaluation.burn_in=0",
         "trainer.limit_val_batches=5",
+        "+trainer.overfit_batches=1",
+        "+trainer.fast_dev_run=true",
     ],
 )
 def test_what_the_state_of_a_run_belongs_to_stays(run_dir: Path, override: str):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ _FIXED_VALUES = (
     "evaluation.protocol",
     "evaluation.columns",
     "evaluation.burn_in",
+    "trainer.fast_dev_run",
     "trainer.limit_val_batches",
+    "trainer.overfit_batches",
 )
 """Nor these: the state of the run, and its best score so far, belong to them."""
 
@@ -217,6 +220,8 @@ def _set(override: str, config: DictConfig) -> None:
     node = OmegaConf.select(config, parent)
     if not isinstance(node, DictConfig) or (name not in node and not override.startswith("+")):
         raise UserError(f"{override}: the run has no {key}.")
+    if re.fullmatch(r"\d+(:\d+)+", text):  # a time, which YAML would take for a number
+        text = f"'{text}'"
     try:
         change = OmegaConf.from_dotlist([f"{key}={text}"])
         refuse_calls(OmegaConf.to_container(change, resolve=False), override)

@@ -83,6 +83,11 @@ def refusal(*args: Any, **options: Any) -> str:
     return message
 
 
+def test_before_the_first_checkpoint_there_is_none_to_go_on_from(tmp_path: Path):
+    with pytest.raises(UserError, match=r"^The loss of step 1 is nan .* None was saved yet\.$"):
+        fit(tmp_path, FiniteLoss(), Break("loss", 1, math.nan))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("step", [3, NUM_WINDOWS, NUM_WINDOWS + 1])
 def test_the_run_stops_at_the_step(tmp_path: Path, step: int, value: float):

@@ -242,6 +242,18 @@ def decide(scores: list[float], interval: int) -> NTASGD:
     return callback
 
 
+def test_a_metric_that_is_none_is_told():
+    trainer = BareTrainer(ASGD([nn.Parameter(torch.zeros(1))], lr=1.0))
+    trainer.callback_metrics = {"val/nll": torch.tensor(1.0)}
+    callback = NTASGD(1, "val/loss")
+    callback.on_fit_start(trainer, None)
+    with pytest.raises(
+        UserError,
+        match=r"^callbacks\.nt_asgd\.monitor=val/loss is no .* There are val/nll\.$",
+    ):
+        callback.on_validation_end(trainer, None)
+
+
 def test_the_trigger_on_random_histories():
     chance = random.Random(0)
     outcomes = set()

@@ -185,7 +185,7 @@ def test_a_bad_value(train: Train, tmp_path: Path, override: str, part: str):
     [
         (("optimizer.lr=-1",), "learning rate: -1"),
         (("optimizer=adam", "optimizer.fused=true"), "`fused` and `foreach` cannot be `True`"),
-        (("optimizer=adam", "callbacks=nt_asgd"), "callbacks=default"),
+        (("optimizer=adam", "callbacks=nt_asgd"), "callbacks.nt_asgd=null"),
         (("trainer.limit_val_batches=0.001",), "limit_val_batches"),
     ],
 )

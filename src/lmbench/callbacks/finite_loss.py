@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.data.batching import Batch
 from lmbench.errors import UserError
 
@@ -72,9 +73,11 @@ class FiniteLoss(L.Callback):
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else float("nan")
         lr = trainer.optimizers[0].param_groups[0]["lr"]
+        checkpoints = trainer.checkpoint_callback
+        is_saved = isinstance(checkpoints, Checkpoints) and checkpoints.last_path.exists()
         window = "" if batch is None else f", window of {len(batch.tokens)} steps"
         raise UserError(
             f"{what} (epoch {trainer.current_epoch}, lr {lr:g}{window}, gradient norm {norm:g} "
-            "after clipping). Set optimizer.lr or trainer.gradient_clip_val lower. The last "
-            "checkpoint is from before that."
+            "after clipping). Set optimizer.lr or trainer.gradient_clip_val lower. "
+            + ("The last checkpoint is from before that." if is_saved else "None was saved yet.")
         )

@@ -79,7 +79,7 @@ class NTASGD(L.Callback):
             raise UserError(
                 f"callbacks.nt_asgd needs averaged SGD, but the optimizer is "
                 f"{type(optimizer).__name__}. Set optimizer=asgd, or leave the callback out with "
-                "callbacks=default."
+                "callbacks.nt_asgd=null."
             )
         parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         if any(parameter.dtype.itemsize < 4 for parameter in parameters):
@@ -113,7 +113,13 @@ class NTASGD(L.Callback):
             swap_averages(trainer.optimizers[0])
         if averaging and not self.stop_when_stalled:
             return
-        value = float(trainer.callback_metrics[self.monitor])
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            raise UserError(
+                f"callbacks.nt_asgd.monitor={self.monitor} is no metric. There are "
+                f"{', '.join(sorted(metrics))}."
+            )
+        value = float(metrics[self.monitor])
         earlier = self.history[: -self.non_monotone_interval]
         self.history.append(value)
         if not earlier or not value > min(earlier):  # also for nan, as in the published code

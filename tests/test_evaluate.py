@@ -238,6 +238,15 @@ def test_gradient_statistics_are_computed_once(
             ["evaluation=cache", "evaluation.cache.warmup=true", "evaluation.burn_in=5"],
             r"^evaluation.cache.warmup=true .* evaluation.columns=1, evaluation.window=2000",
         ),
+        (["+evaluation.theta=1"], r"^evaluation\.theta is read by nothing"),
+        (
+            ["evaluation=dynamic", "+evaluation.dynamic.statistics.foo=1"],
+            r"^evaluation\.dynamic\.statistics\.foo is read by nothing",
+        ),
+        (
+            ["evaluation=cache", "evaluation.cache.theta=1e40"],
+            r"targets are left without a probability.*evaluation\.cache\.theta lower",
+        ),
         (["evaluation.columns=0"], r"^evaluation.columns must be at least 1, not 0"),
         (["evaluation.columns=x"], r"^evaluation.columns='x' has the wrong type"),
         (["evaluation.protocol=mine"], r"^evaluation.protocol must be one of standard, published"),

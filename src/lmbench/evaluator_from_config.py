@@ -52,6 +52,13 @@ def build_evaluator(
         given = _pop(of_dynamic, "evaluation.dynamic", "statistics")
         for name in ("columns", "segments"):
             statistics[f"statistics_{name}"] = _pop(given, "evaluation.dynamic.statistics", name)
+        _require_empty(given, "evaluation.dynamic.statistics")
+    others = {"tune", "save_tokens", "cache", "dynamic"}
+    of_reading = {
+        name: _pop(node, "evaluation", name)
+        for name in ("protocol", "columns", "burn_in", "window")
+    }
+    _require_empty({name: node[name] for name in node if name not in others}, "evaluation")
     cache, cache_grid = _with_grid(of_cache, "evaluation.cache", Cache, CacheGrid)
     dynamic, dynamic_grid = _with_grid(of_dynamic, "evaluation.dynamic", Dynamic, DynamicGrid)
     made = call(
@@ -60,10 +67,7 @@ def build_evaluator(
         _KEYS,
         model,
         corpus,
-        **{
-            name: _pop(node, "evaluation", name)
-            for name in ("protocol", "columns", "burn_in", "window")
-        },
+        **of_reading,
         cache=cache,
         dynamic=dynamic,
         **statistics,
@@ -81,6 +85,11 @@ def _with_grid(node: dict[str, Any] | None, key: str, settings: type, grid: type
     of_grid = _pop(node, key, "grid")
     require_type(f"{key}.grid", of_grid, dict)
     return call(settings, key, _KEYS, **node), call(grid, f"{key}.grid", _KEYS, **of_grid)
+
+
+def _require_empty(node: dict[str, Any], key: str) -> None:
+    for name in node:
+        raise UserError(f"{key}.{name} is read by nothing. Leave it out.")
 
 
 def _pop(node: Any, key: str, name: str) -> Any:

@@ -113,7 +113,7 @@ def cache_log_probs(
     num_targets = len(reading.targets)
     outputs = reading.outputs.to(device)
     targets = torch.from_numpy(reading.targets.astype(np.int32)).to(device)
-    rising = sorted(set(windows))
+    rising = sorted({min(window, num_targets) for window in windows})
     results = {
         setting: torch.empty(num_targets, dtype=torch.float64)
         for setting in product(rising, thetas)
@@ -134,7 +134,10 @@ def cache_log_probs(
                 results[window, theta][start:stop] = (right - total).cpu().double()
                 newer = window
         on_queries(stop - start)
-    return results
+    return {
+        (window, theta): results[min(window, num_targets), theta]
+        for window, theta in product(sorted(set(windows)), thetas)
+    }
 
 
 def mix(

@@ -72,7 +72,10 @@ def evaluate(
     read = time.perf_counter()
     reading = evaluator.with_cache(without_cache, split)
     end = time.perf_counter()
-    _require_probabilities(reading, evaluator)
+    learns = evaluator.dynamic is not None
+    remedy = "Set evaluation.dynamic.lr lower." if learns else "The model has diverged."
+    _require_probabilities(without_cache, remedy=remedy)
+    _require_probabilities(reading, remedy="Set evaluation.cache.theta lower.")
     starts = article_starts(getattr(corpus, split), corpus.vocabulary)
     counts = count_words(corpus.train, len(corpus.vocabulary))
     facts = {
@@ -178,13 +181,10 @@ def _score(reading: Reading) -> dict[str, Any]:
     return {"nll": nll, "ppl": math.exp(nll), "num_tokens": len(reading.positions)}
 
 
-def _require_probabilities(reading: Reading, evaluator: Evaluator) -> None:
+def _require_probabilities(reading: Reading, *, remedy: str) -> None:
     lost = ~(reading.log_probs > math.log(np.finfo(np.float64).tiny))
     if lost.any():
         position = reading.positions[int(lost.nonzero()[0])]
-        remedy = (
-            "Set evaluation.dynamic.lr lower." if evaluator.dynamic else "The model has diverged."
-        )
         raise UserError(
             f"{int(lost.sum()):,} of {len(lost):,} targets are left without a probability, the "
             f"first of them at position {position:,}. {remedy}"

@@ -222,9 +222,13 @@ def test_the_checkpoint_before_is_offered_where_there_is_one(path: Path):
     assert refusal(path).endswith("rename that to last.ckpt to go on from it.")
     previous.replace(path)
     assert same(read_checkpoint(path), content())
-    # It is not offered in its own place.
-    previous.write_bytes(whole[:-100])
-    assert "rename" not in refusal(previous)
+    # It is not offered in its own place, nor in that of the best one, which need not be near it.
+    for other in (previous, path.with_name("best.ckpt")):
+        save(previous, content())
+        other.write_bytes(whole[:-100])
+        assert "rename" not in refusal(other)
+        other.unlink()
+        assert "rename" not in refusal(other)
 
 
 def test_a_checkpoint_that_only_holds_a_model_is_none_to_go_on_from(path: Path):

@@ -146,6 +146,6 @@ def step_to_go_on_from(path: Path, checkpoint: Mapping[str, Any]) -> int:
 
 def _offer(path: Path) -> str:
     previous = path.with_name("previous.ckpt")
-    if path.name == "previous.ckpt" or not previous.is_file():
+    if path.name != "last.ckpt" or not previous.is_file():  # it is none before the best one
         return ""
     return f" The checkpoint before it is {previous}: rename that to {path.name} to go on from it."

@@ -44,6 +44,17 @@ def test_a_run_goes_on_with_its_own_config(tmp_path: Path):
         chosen_run(composed(*overrides), tmp_path, overrides)
 
 
+def test_a_run_that_is_named_by_a_number_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the jobs of a sweep are; 0 is no missing name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("0", "1"):
+        begun(tmp_path / name, f"seed=7{name}")
+        run = chosen_run(composed(f"resume={name}"), tmp_path / name, [f"resume={name}"])
+        assert (run.config.seed, run.resumed_with) == (int(f"7{name}"), [])
+    with pytest.raises(UserError, match=r"^2 is not the directory of a run"):
+        chosen_run(composed("resume=2"), tmp_path, ["resume=2"])
+
+
 def test_a_job_is_new_then_goes_on_then_is_done(tmp_path: Path):
     job, overrides = tmp_path / "0", ["model=lstm", "seed=5", "data.path=here"]
     job.mkdir()
@@ -112,6 +123,7 @@ def test_a_later_process_of_a_job_may_find_what_the_first_has_written(
         (chosen_run, ["sweep_resume=true"], r"sweep_resume goes on with a sweep \(-m\)"),
         (chosen_run, ["sweep_resume=perhaps"], "sweep_resume must be true or false, not perhaps"),
         (chosen_run, ["resume="], "Set resume=RUN_DIR"),
+        (chosen_run, ["resume=null"], "Set resume=RUN_DIR"),
         (chosen_job, ["sweep_resume=1"], "sweep_resume must be true or false, not 1"),
         (chosen_job, ["sweep_resume=true"], r"needs hydra\.sweep\.dir=DIR"),
         (chosen_job, ["resume=run"], "leave out -m"),

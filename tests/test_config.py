@@ -393,6 +393,18 @@ def test_finetuning_never_starts_from_nowhere():
         take_over_from_run(composed("experiment=finetune"), ["experiment=finetune"])
 
 
+def test_a_start_from_a_run_that_is_named_by_a_number(tmp_path, monkeypatch):
+    """As the jobs of a sweep are; 0 is no missing name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("0", "1"):
+        write_run(tmp_path / name, "model=awd_lstm", f"batching.bptt=7{name}")
+        given = ["experiment=finetune", f"init_from={name}"]
+        taken = take_over_from_run(composed(*given), given)
+        assert taken.batching.bptt == int(f"7{name}")
+        # for all that takes it for a path, or tells whether there is one by its being true
+        assert taken.init_from == name
+
+
 def test_a_start_from_what_is_no_run(tmp_path):
     config = composed("experiment=finetune", f"init_from={tmp_path}")
     with pytest.raises(UserError, match=r"is not the directory of a run: it has no config\.yaml"):

@@ -46,10 +46,11 @@ def chosen_run(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> C
         raise UserError("sweep_resume goes on with a sweep (-m); one run: resume=RUN_DIR.")
     if OmegaConf.is_missing(config, "resume"):
         return ChosenRun(take_over_from_run(config, overrides))
-    if not config.resume:
+    if config.resume in (None, ""):
         raise UserError("Set resume=RUN_DIR, the directory of the run to continue.")
-    of_run, new = resumed_config(Path(config.resume), overrides)
-    if not run_dir.samefile(config.resume):
+    resumed = Path(str(config.resume))  # the job of a sweep has a number for a name
+    of_run, new = resumed_config(resumed, overrides)
+    if not run_dir.samefile(resumed):
         raise UserError("resume continues a run in its own directory: leave out hydra.run.dir.")
     return ChosenRun(of_run, resumed_with=new)
 

@@ -53,8 +53,10 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         if changes:
             raise UserError(f"init_changes={changes} needs init_from=RUN_DIR, the run to change.")
         return config
-    if not config.init_from:
+    if config.init_from == "":
         raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
+    config = config.copy()
+    config.init_from = str(config.init_from)  # the job of a sweep has a number for a name
     run = read_run_config(config.init_from)
     values = []
     for override in overrides:
@@ -69,7 +71,6 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
             )
         values.append(override.lstrip("+"))
     of_run = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
-    config = config.copy()
     changed = OmegaConf.merge(of_run, changes, OmegaConf.from_dotlist(values))
     for node, content in changed.items():
         config[node] = content

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _NOT_OF_THE_RUN = ("resume", "sweep_resume", "init_changes")
 OmegaConf.register_new_resolver(  # Hydra writes into the run that is resumed, if it is one
     "lmbench.run_dir",
-    lambda resume, new: resume if resume and is_run(resume) else new,
+    lambda resume, new: new if resume in (None, "") or not is_run(str(resume)) else str(resume),
     replace=True,
 )
 OmegaConf.register_new_resolver(  # and into the folder that a job of a resumed sweep had before

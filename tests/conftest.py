@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,16 @@ def matmul_precision() -> Iterator[None]:
     yield
     torch.set_float32_matmul_precision(before[0])
     torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.fixture
+def full_stdout(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """As by ``> /dev/full``; capsys, which comes first, has the rest."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full, which is Linux's")
+    with full.open("w") as file, redirect_stdout(file):
+        yield
 
 
 def _write_run(

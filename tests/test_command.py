@@ -4,6 +4,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,23 @@ def test_a_plain_command_whose_reader_has_gone_says_nothing():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 141
+
+
+def test_a_plain_command_whose_stdout_is_closed_does_nothing(capsys: pytest.CaptureFixture[str]):
+    done: list[str] = []
+    with redirect_stdout(None), pytest.raises(SystemExit) as ended:
+        run_command(lambda: done.append("something"))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "stdout cannot be written: it is closed.\n"
+    assert not done
+
+
+@pytest.mark.usefixtures("full_stdout")
+def test_a_plain_command_whose_stdout_is_full(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: print("a line"))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "stdout cannot be written: No space left on device.\n"
 
 
 def test_errors_of_programmers_keep_their_traceback():

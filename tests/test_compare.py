@@ -1,9 +1,11 @@
 """The command as one types it, in a process of its own."""
 
 import csv
+import io
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,34 @@ def test_an_output_that_cannot_be_written(
         assert "file" in error
         assert "cannot be written" in error
         assert "name another folder with --output" in error
+
+
+@pytest.mark.usefixtures("full_stdout")
+@pytest.mark.parametrize("options", [[], ["--output", "compared"]])
+def test_a_stdout_that_is_full_loses_no_file(
+    sweep: Path,
+    tmp_path: Path,
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr("lmbench.report.output.draw_plots", lambda section, published: [])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(sweep), *options])
+    assert stopped.value.code == 1
+    hint = " The files are in compared." if options else ""
+    error = capsys.readouterr().err
+    assert error == f"stdout cannot be written: No space left on device.{hint}\n"
+    assert Path("compared/index.html").is_file() == bool(options)
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "112.50 ? 6.35"), ("utf-8", "± 6.35")])
+def test_a_stdout_of_few_letters(sweep: Path, encoding: str, shown: str):
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding) as stdout, redirect_stdout(stdout):
+        main([str(sweep)])
+        assert shown in written.getvalue().decode(encoding)
 
 
 def test_mistakes_are_one_paragraph(tmp_path: Path, sweep: Path, capsys):

@@ -87,6 +87,15 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path], run
     assert run_main(run_dir, "--no-program")[0] == 0
 
 
+@pytest.mark.usefixtures("full_stdout")
+def test_a_stdout_that_is_full_loses_no_export(make_run: Callable[..., Path], run_main: Callable):
+    run_dir = make_run()
+    code, _, err = run_main(run_dir, "--no-program")
+    hint = f"The export is in {run_dir / 'export'}."
+    assert (code, err) == (1, f"stdout cannot be written: No space left on device. {hint}\n")
+    assert (run_dir / "export/README.md").is_file()
+
+
 def test_help_does_not_wait_for_torch():
     script = "import sys; from lmbench import export; print('torch' in sys.modules)"
     result = subprocess.run(

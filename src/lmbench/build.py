@@ -150,7 +150,7 @@ def trainer(
             "plugins": [AtomicCheckpointIO()],
             "logger": _all_in_run_dir(config, "logger", run_dir, purge_step=first_step or None),
             "default_root_dir": run_dir,
-            "enable_progress_bar": sys.stdout.isatty(),
+            "enable_progress_bar": sys.stdout is not None and sys.stdout.isatty(),
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
             "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows

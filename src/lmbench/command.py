@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
 from lmbench.run_dir import as_override
+from lmbench.stdout import end_unread, printing
 
 log = logging.getLogger(__name__)
 
@@ -55,20 +55,22 @@ def run_command(command: Callable[[], object]) -> None:
     """Runs a plain command, and ends the process where it goes wrong.
 
     A UserError becomes one paragraph on stderr and exit code 1, Ctrl-C exit code 130. Where nobody
-    reads stdout any more, as behind ``| head``, nothing is said.
+    reads stdout any more, as behind ``| head``, nothing is said; where it is closed, nothing is
+    done.
     """
     try:
+        if sys.stdout is None:
+            raise UserError("stdout cannot be written: it is closed.")
         command()
-        sys.stdout.flush()
+        with printing():
+            sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        # Python flushes stdout once more at the end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + 13)  # as SIGPIPE would end it; Windows has no such signal
+        end_unread()
 
 
 def _how_to_go_on(run_dir: Path, is_sweep: bool) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lmbench.command import run_command
 from lmbench.report.published import PUBLISHED, choose_published
+from lmbench.stdout import printing
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,9 +25,10 @@ def _compare(options: argparse.Namespace) -> None:
     published = choose_published(options.published)
     report = compare(options.run_dirs, split=options.split, published=published)
     files = write_report(report, options.output) if options.output else []
-    show(report, Console())
-    for file in files:
-        print(file)
+    with printing(f" The files are in {options.output}." if files else ""):
+        show(report, Console())
+        for file in files:
+            print(file)
 
 
 def _parser() -> argparse.ArgumentParser:

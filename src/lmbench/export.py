@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from lmbench.command import run_command
+from lmbench.stdout import printing
 
 
 def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> None:
@@ -48,9 +49,10 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
 
     name = results["data"]["name"]
     write_export(output, saved, model, corpus_name=name, complete=complete, overwrite=overwrite)
-    for path in sorted(output.iterdir()):
-        print(f"{path.stat().st_size:>13,} bytes  {path.name}")
-    print(f"{model.num_parameters:,} parameters, exported to {output}")
+    lines = [f"{path.stat().st_size:>13,} bytes  {path.name}" for path in sorted(output.iterdir())]
+    lines.append(f"{model.num_parameters:,} parameters, exported to {output}")
+    with printing(f" The export is in {output}."):
+        print("\n".join(lines))
 
 
 def main() -> None:

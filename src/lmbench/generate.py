@@ -11,6 +11,7 @@ from lmbench.command import run_command
 from lmbench.errors import UserError
 from lmbench.generate_options import parse_options
 from lmbench.machine import device_of, set_matmul_precision
+from lmbench.stdout import printing
 
 if TYPE_CHECKING:
     from lmbench.loading import Loaded
@@ -42,11 +43,12 @@ def generate(options: Namespace) -> None:
     if options.temperature > 0:
         print(f"--seed {options.seed}", file=sys.stderr)
     filters = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
-    for number in range(1, options.num_samples + 1):
-        if options.num_samples > 1:
-            print(f"--- {number} of {options.num_samples}")
-        drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
-        text.write_words(vocabulary.words[word] for word in islice(drawn, options.num_tokens))
+    with printing():
+        for number in range(1, options.num_samples + 1):
+            if options.num_samples > 1:
+                print(f"--- {number} of {options.num_samples}")
+            drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
+            text.write_words(vocabulary.words[word] for word in islice(drawn, options.num_tokens))
 
 
 def score(options: Namespace) -> None:
@@ -75,7 +77,8 @@ def score(options: Namespace) -> None:
     if scored is None:
         raise UserError(f"{name} is empty: there is nothing to score.")
     set_up_stdout()
-    print(describe(scored))
+    with printing():
+        print(describe(scored))
 
 
 def _load(options: Namespace) -> "Loaded":

@@ -1,0 +1,48 @@
+"""What becomes of text that stdout does not take."""
+
+import io
+import os
+import sys
+from contextlib import redirect_stdout
+
+import pytest
+
+from lmbench.errors import UserError
+from lmbench.stdout import printing
+
+
+@pytest.mark.usefixtures("full_stdout")
+def test_a_full_disk_is_a_message():
+    expected = r"^stdout cannot be written: No space left on device\. The rest is in a file\.$"
+    with pytest.raises(UserError, match=expected), printing(" The rest is in a file."):
+        print("a line")
+    print("another", flush=True)  # as Python flushes once more at the end
+
+
+def test_where_nobody_reads_the_process_ends_as_by_the_signal():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread, redirect_stdout(unread):
+        with pytest.raises(SystemExit) as ended, printing():
+            print("a line")
+        print("another", flush=True)
+    assert ended.value.code == 141
+
+
+def test_a_letter_that_stdout_does_not_have():
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, "latin-1") as stdout, redirect_stdout(stdout):
+        with printing():
+            print("1 ± 2 — 3")
+        assert written.getvalue() == b"1 \xb1 2 ? 3\n"
+
+
+def test_nothing_is_printed_where_stdout_is_closed():
+    with redirect_stdout(None), printing():
+        assert sys.stdout is None
+        print("a line")
+
+
+def test_other_errors_are_left_as_they_are():
+    with pytest.raises(UserError, match=r"^of something else$"), printing():
+        raise UserError("of something else")

@@ -1,7 +1,6 @@
 """Draws the validation curves of runs: ``plot_curves.py OUTPUT RUN_DIR…``."""
 
 import csv
-import json
 import sys
 from pathlib import Path
 
@@ -12,6 +11,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
+from lmbench.errors import UserError
+from lmbench.report.folders import read_json
+
 
 def draw_curves(output: Path, run_dirs: list[Path]) -> None:
     """One panel per corpus: perplexity of each run against its epochs.
@@ -19,7 +21,7 @@ def draw_curves(output: Path, run_dirs: list[Path]) -> None:
     A dotted line is the train perplexity, a circle the switch to averaged SGD, a grey line the
     perplexity floor of the embedded corpus.
     """
-    runs = [(run, json.loads((run / "results.json").read_text("utf-8"))) for run in run_dirs]
+    runs = [(run, read_json(run / "results.json")) for run in run_dirs]
     corpora = list(dict.fromkeys(results["data"]["name"] for _, results in runs))
     figure, axes = plt.subplots(
         1, len(corpora), figsize=(6 * len(corpora), 4), squeeze=False, layout="constrained"
@@ -51,7 +53,9 @@ def draw(axis: Axes, run: Path, results: dict, color: str) -> float:
         rows = list(csv.DictReader(file))
     validations = [row for row in rows if row.get("val/ppl")]
     valid = [(int(row["step"]) + 1, float(row["val/ppl"])) for row in validations]
-    train = [(int(row["step"]) + 1, float(row["train/ppl"])) for row in rows if row["train/ppl"]]
+    # A run of fewer steps than log_every_n_steps has none of these.
+    trainings = [row for row in rows if row.get("train/ppl")]
+    train = [(int(row["step"]) + 1, float(row["train/ppl"])) for row in trainings]
     steps_per_epoch = results["train"]["steps"] / num_epochs(results)
     seed = f", seed {results['seed']}" if run.name.startswith("seed_") else ""
     name = run.parent.name if seed else run.name
@@ -78,7 +82,16 @@ def scaled(points: list[tuple[int, float]], steps_per_epoch: float) -> tuple[lis
     return [step / steps_per_epoch for step, _ in points], [value for _, value in points]
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 3:
+def main(arguments: list[str]) -> None:
+    """Draws what the command line names."""
+    if len(arguments) < 2:
         sys.exit(__doc__)
-    draw_curves(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])
+    output, *run_dirs = map(Path, arguments)
+    try:
+        draw_curves(output, run_dirs)
+    except (UserError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from plot_curves import draw, draw_curves
+from plot_curves import draw, draw_curves, main
 
 METRICS = """step,epoch,train/ppl,val/ppl
 39,3,300.0,
@@ -36,6 +36,30 @@ def test_the_switch_is_marked_where_its_epoch_was_validated(
     found = [(float(x), float(y)) for line in lines for x, y in zip(*line.get_data(), strict=True)]
     plt.close(figure)
     assert found == circles
+
+
+def test_a_run_that_logged_no_train_perplexity_has_no_dots(tmp_path: Path):
+    """As one of fewer steps than trainer.log_every_n_steps."""
+    (tmp_path / "metrics.csv").write_text("step,epoch,val/ppl\n9,0,100.0\n")
+    results = {
+        "data": {"num_tokens": {"train": 70}},
+        "train": {"steps": 10, "tokens": 70},
+        "test": {"ppl": 90.0},
+        "nt_asgd": {"triggered_epoch": None},
+    }
+    figure, axis = plt.subplots()
+    assert draw(axis, tmp_path, results, "C0") == 100.0
+    valid, train = axis.lines
+    plt.close(figure)
+    assert (len(valid.get_xdata()), len(train.get_xdata())) == (1, 0)
+
+
+def test_what_is_no_run_is_told_in_a_line(tmp_path: Path):
+    output = tmp_path / "curves.png"
+    with pytest.raises(SystemExit) as ended:
+        main([str(output), str(tmp_path / "nowhere")])
+    assert ended.value.code == f"{tmp_path / 'nowhere/results.json'} is missing."
+    assert not output.exists()
 
 
 def test_all_runs_lie_within_the_axis(tmp_path: Path):

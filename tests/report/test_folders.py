@@ -90,6 +90,11 @@ def test_what_is_no_folder_is_an_error(tmp_path: Path):
         find_run_dirs([tmp_path / "nowhere"])
 
 
+def test_what_cannot_be_looked_at_is_an_error(tmp_path: Path):
+    with pytest.raises(UserError, match=r"xxx cannot be read: File name too long\.$"):
+        find_run_dirs([tmp_path / ("x" * 300)])
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [

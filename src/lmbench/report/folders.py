@@ -38,14 +38,18 @@ def find_run_dirs(paths: Iterable[Path]) -> tuple[list[Path], list[LeftOut]]:
     then the run failed before it began.
 
     Raises:
-        UserError: a path is no folder.
+        UserError: a path is no folder, or cannot be looked at.
     """
     found: dict[Path, Path] = {}
     left_out: list[LeftOut] = []
     links: list[Path] = []
     named: set[Path] = set()
     for path in paths:
-        if not path.is_dir():
+        try:
+            is_folder = path.is_dir()
+        except OSError as error:  # in a folder that may not be read, or of a name that is too long
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        if not is_folder:
             raise UserError(f"{path} is no folder. Name run directories, or folders of them.")
         named.add(path.resolve())
         run_dirs = list(_walk(path, left_out, links))

@@ -87,6 +87,18 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path], run
     assert run_main(run_dir, "--no-program")[0] == 0
 
 
+def test_a_name_with_half_a_letter_is_written_out(
+    make_run: Callable[..., Path], run_main: Callable
+):
+    run_dir = make_run()
+    path = run_dir / "results.json"
+    results = json.loads(path.read_text("utf-8"))
+    results["data"]["name"] = "half \ud800"
+    path.write_text(json.dumps(results), "utf-8")
+    assert run_main(run_dir, "--no-program")[0] == 0
+    assert " on half \\ud800\n" in (run_dir / "export/README.md").read_text("utf-8")
+
+
 @pytest.mark.usefixtures("full_stdout")
 def test_a_stdout_that_is_full_loses_no_export(make_run: Callable[..., Path], run_main: Callable):
     run_dir = make_run()

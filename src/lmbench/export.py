@@ -43,7 +43,8 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
     )
 
     def complete(folder: Path) -> None:
-        (folder / CARD).write_text(card, "utf-8")
+        # JSON has a way of writing halves of letters, which UTF-8 has not.
+        (folder / CARD).write_text(card, "utf-8", "backslashreplace")
         if program:
             write_step_program(model, len(saved.vocabulary), folder / PROGRAM)
 

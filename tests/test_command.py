@@ -141,6 +141,18 @@ def test_how_a_plain_command_ends(action: str, code: int, out: str, err: str):
     assert (result.returncode, result.stdout, result.stderr) == (code, out, err)
 
 
+@pytest.mark.parametrize("name", ["compare", "generate", "export"])
+def test_a_plain_command_is_a_module_too(name: str):
+    result = subprocess.run(
+        [sys.executable, "-m", f"lmbench.{name}", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout.startswith(f"usage: lmbench-{name} ")
+
+
 def test_a_plain_command_whose_reader_has_gone_says_nothing():
     script = PLAIN.format(action="[print('x' * 1000) for _ in range(1000)]")
     process = subprocess.Popen(

@@ -61,3 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         + ", ".join(PUBLISHED),
     )
     return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -73,3 +73,7 @@ def main() -> None:
     output = options.output or options.run_dir / "export"
     program, overwrite = not options.no_program, options.overwrite
     run_command(lambda: export(options.run_dir, output, program=program, overwrite=overwrite))
+
+
+if __name__ == "__main__":
+    main()

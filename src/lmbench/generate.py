@@ -93,3 +93,7 @@ def main() -> None:
     """Entry point of the console script."""
     options = parse_options(sys.argv[1:])
     run_command(lambda: (generate if options.score is None else score)(options))
+
+
+if __name__ == "__main__":
+    main()

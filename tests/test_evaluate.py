@@ -6,6 +6,7 @@ import os
 import subprocess
 import sysconfig
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,24 @@ def test_results_that_cannot_be_written_are_shown(
     with pytest.raises(OSError, match="evaluation-standard-test"):
         results_of(run, "standard")
     assert f"{results['ppl']:,.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("full_stdout")
+def test_results_that_cannot_be_shown_are_written(make_run: MakeRun) -> None:
+    run = make_run("model=lstm")
+    with pytest.raises(UserError, match=rf"^stdout cannot .* The results are in {run}\.$"):
+        results_of(run, "standard")
+    results = json.loads((run / "evaluation-standard-test.json").read_text("utf-8"))
+    assert results["ppl"] == results_of(run, "standard")["ppl"]  # its stdout goes nowhere by now
+
+
+def test_results_that_nobody_reads_are_written(make_run: MakeRun) -> None:
+    run = make_run("model=lstm")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread, redirect_stdout(unread), pytest.raises(SystemExit):
+        results_of(run, "standard")
+    assert (run / "evaluation-standard-test.json").is_file()
 
 
 def test_columns_are_those_that_were_read(make_run: MakeRun) -> None:

@@ -14,6 +14,7 @@ from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
 from lmbench.run_config import read_run_config, with_places
 from lmbench.run_dir import require_no_links
+from lmbench.stdout import printing
 
 
 def evaluate(config: DictConfig, name: str) -> float:
@@ -28,7 +29,7 @@ def evaluate(config: DictConfig, name: str) -> float:
 
     Raises:
         UserError: a wrong value or file; the run's directory cannot be written; the model gives a
-            target no probability.
+            target no probability; stdout cannot be written.
     """
     if config.split not in ("valid", "test"):
         raise UserError(f"split={config.split} must be valid or test.")
@@ -74,8 +75,11 @@ def evaluate(config: DictConfig, name: str) -> float:
         evaluator, corpus, config.split, grids=grids if config.evaluation.tune else None
     )
     results = outcome.describe(found, name, of_run)
-    outcome.show(results)  # before a full disk can lose them
-    outcome.write(found, results, run_dir, save_tokens=config.evaluation.save_tokens)
+    try:  # shown before a full disk can lose them, and written whatever becomes of stdout
+        with printing(f" The results are in {run_dir}."):
+            outcome.show(results)
+    finally:
+        outcome.write(found, results, run_dir, save_tokens=config.evaluation.save_tokens)
     return results["ppl"]
 
 

@@ -5,7 +5,20 @@ from pathlib import Path
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.run_dir import alone_in, clear_run
+from lmbench.run_dir import alone_in, clear_run, is_run
+
+
+def test_what_is_a_run_to_write_into(tmp_path: Path):
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    assert not is_run(run_dir)
+    (run_dir / "config.yaml").touch()
+    assert is_run(run_dir)
+    assert is_run(str(run_dir))
+    (run_dir / "checkpoints/link").symlink_to(tmp_path)
+    assert not is_run(run_dir)
+    assert not is_run(tmp_path / "nowhere")
+    assert not is_run(tmp_path / ("x" * 300))  # no error, as of a folder that may not be read
 
 
 def test_two_cannot_work_in_one_directory(tmp_path: Path):

@@ -14,7 +14,10 @@ from lmbench.errors import UserError
 
 def is_run(path: str | Path) -> bool:
     """Whether it is the directory of a run into which one can write without landing elsewhere."""
-    return Path(path, "config.yaml").is_file() and _first_link(Path(path)) is None
+    try:
+        return Path(path, "config.yaml").is_file() and _first_link(Path(path)) is None
+    except OSError:  # in a folder that may not be read, or of a name that is too long
+        return False
 
 
 def require_no_links(run_dir: Path) -> None:

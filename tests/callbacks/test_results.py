@@ -16,6 +16,7 @@ from lmbench.callbacks.throughput import Throughput
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
+from lmbench.errors import UserError
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 from lmbench.module import LanguageModelModule, Score
 from lmbench.optim import ASGD
@@ -177,6 +178,15 @@ def test_the_table_shows_both_perplexities(tmp_path: Path, capsys: pytest.Captur
         (row,) = [line for line in shown.splitlines() if f" {split} " in line]
         assert f" {perplexity:.2f} " in row
         assert f" {FLOOR[split]:.2f} " in row
+
+
+@pytest.mark.usefixtures("full_stdout")
+def test_a_stdout_that_is_full_loses_no_results(tmp_path: Path):
+    path = tmp_path / "results.json"
+    expected = rf"^stdout cannot be written: .* has finished: its results are in {path}\.$"
+    with pytest.raises(UserError, match=expected):
+        run(tmp_path, max_epochs=1)
+    assert read(tmp_path)["train"]["steps"] == 4
 
 
 def test_the_file_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,6 +21,7 @@ from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.files import replace_text
 from lmbench.module import LanguageModelModule
 from lmbench.score import Score
+from lmbench.stdout import printing
 
 
 class Results(L.Callback):
@@ -88,14 +89,19 @@ class Results(L.Callback):
         self._num_steps = state_dict["num_steps"]
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Writes and shows the results after the test, even if it had no batches."""
+        """Writes and shows the results after the test, even if it had no batches.
+
+        Raises:
+            UserError: stdout cannot be written; the file is there.
+        """
         if stage != "test" or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LanguageModelModule)
         results = self._collect(trainer, pl_module)
         replace_text(self._path, json.dumps(results, indent=2, allow_nan=False) + "\n")
         self._log_hyperparameters(trainer, results)
-        Console().print(_table(results))
+        with printing(f" The run has finished: its results are in {self._path}."):
+            Console().print(_table(results))
 
     # Any: Lightning's connectors give a trainer attributes that its class does not declare.
     def _collect(self, trainer: Any, module: LanguageModelModule) -> dict[str, Any]:

@@ -100,8 +100,51 @@ def test_a_full_disk_is_a_message(run_dir: Path, number: int):
         raise_in_command(OSError(number, "full"), run_dir)
 
 
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR]
+)
+def test_what_is_in_the_way_of_a_run_is_a_message(run_dir: Path, number: int):
+    error = OSError(number, "no way", str(run_dir / "tensorboard"))
+    expected = rf"^{run_dir}/tensorboard: no way\. lmbench must be able to write there\."
+    with pytest.raises(CompactHydraException, match=rf"{expected} To go on: lmbench-train resume="):
+        raise_in_command(error, run_dir)
+    (run_dir / "config.yaml").unlink()
+    with pytest.raises(CompactHydraException, match=rf"{expected}$"):
+        raise_in_command(error, run_dir)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(run_dir: Path):
+    (run_dir / "results.json").mkdir()
+    (run_dir / "results.json.tmp").touch()
+    with (
+        pytest.raises(CompactHydraException, match=rf"^{run_dir}/results\.json: Is a directory\."),
+        errors_for_users(run_dir, is_sweep=False),
+    ):
+        (run_dir / "results.json.tmp").replace(run_dir / "results.json")
+
+
+def test_a_line_that_cannot_be_logged_is_no_traceback(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    class Full:
+        def write(self, text: str) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    logger = logging.Logger("no other handler has it")
+    logger.addHandler(logging.StreamHandler(Full()))
+    with errors_for_users(run_dir, is_sweep=False):
+        logger.warning("a line")
+    assert not capsys.readouterr().err
+
+
 def test_other_errors_are_left_as_they_are(run_dir: Path):
-    for error in (OSError(errno.EIO, "broken"), ValueError("a defect")):
+    for error in (
+        OSError(errno.EIO, "broken", str(run_dir / "x")),
+        OSError(errno.EACCES, "no way"),
+        OSError(errno.EACCES, "no way", str(run_dir.parent / "x")),
+        ValueError("a defect"),
+    ):
         with pytest.raises(type(error)) as found:
             raise_in_command(error, run_dir)
         assert found.value is error

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
-from lmbench.run_dir import as_override
+from lmbench.run_dir import as_override, is_run
 from lmbench.stdout import end_unread, printing
 
 log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""What is not as the run needs it, rather than broken."""
 
 
 @contextmanager
@@ -28,6 +30,8 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
     """
     from hydra.errors import CompactHydraException  # plain commands do without
 
+    # A line that stdout or train.log does not take is lost, and need not be told in a traceback.
+    logging.raiseExceptions = False
     try:
         yield
     except UserError as error:
@@ -35,11 +39,11 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
             log.error(error)
         raise CompactHydraException(str(error)) from error
     except OSError as error:  # from TensorBoard's writer, say
-        if error.errno not in FULL:
+        message = _problem(error, run_dir)
+        if message is None:
             raise
-        message = f"Nothing more can be written into {run_dir}: {error.strerror}."
-        if is_training and (run_dir / "config.yaml").is_file():
-            message += f" Make room. To go on: {_how_to_go_on(run_dir, is_sweep)}"
+        if is_training and is_run(run_dir):
+            message += f" To go on: {_how_to_go_on(run_dir, is_sweep)}"
         if is_sweep:
             log.error(message)
         raise CompactHydraException(message) from error
@@ -71,6 +75,16 @@ def run_command(command: Callable[[], object]) -> None:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         end_unread()
+
+
+def _problem(error: OSError, run_dir: Path) -> str | None:
+    if error.errno in FULL:
+        return f"Nothing more can be written into {run_dir}: {error.strerror}. Make room."
+    path = error.filename2 or error.filename  # where a file could not be renamed to
+    is_here = isinstance(path, str) and Path(path).is_relative_to(run_dir)
+    if is_here and error.errno in IN_THE_WAY:
+        return f"{path}: {error.strerror}. lmbench must be able to write there."
+    return None
 
 
 def _how_to_go_on(run_dir: Path, is_sweep: bool) -> str:

@@ -234,6 +234,20 @@ def test_an_unknown_key_and_an_unknown_option(train: Train):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [("hydra.run.dir=file",), ("hydra.run.dir=file/below",), ("-m", "hydra.sweep.dir=file")],
+)
+def test_a_folder_that_cannot_be_written(train: Train, tmp_path: Path, options: tuple[str, ...]):
+    (tmp_path / "file").write_text("of the user's")
+    result = train(*TINY_SYNTHETIC, *TINY, *options)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"{options[-1].partition('=')[2]} cannot be the folder to write into: ")
+    assert (tmp_path / "file").read_text() == "of the user's"
+
+
+@pytest.mark.slow
 def test_the_traceback_is_there_for_those_who_ask(train: Train):
     result = train(*TINY_SYNTHETIC, *TINY, "model.core.dropout=1.5", HYDRA_FULL_ERROR="1")
     assert result.returncode == 1

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lmbench.errors import UserError
-from lmbench.report.folders import field, read_json
+from lmbench.report.folders import field, optional_field, read_json
 from lmbench.run_dir import as_override
+from lmbench.stdout import printing
 from lmbench.sweep_dir import RECORD, recorded_job
 
 
@@ -25,12 +26,18 @@ class Job:
     Attributes:
         run_dir: its folder.
         overrides: what makes it this job, e.g. ``("model=lstm", "seed=1")``.
-        results: its ``results.json``; None if it did not finish.
+        valid: its best validation perplexity; None if it did not finish.
+        test: its test perplexity, if it has one.
+        floor: the perplexity of the true distribution on test, if that is known.
+        seconds: that it trained, if that is known.
     """
 
     run_dir: Path
     overrides: tuple[str, ...]
-    results: dict[str, Any] | None
+    valid: float | None = None
+    test: float | None = None
+    floor: float | None = None
+    seconds: float | None = None
 
 
 def sweep_jobs(sweep_dir: Path) -> Iterator[Job]:
@@ -41,11 +48,19 @@ def sweep_jobs(sweep_dir: Path) -> Iterator[Job]:
     """
     run_dirs = (record.parent for record in sweep_dir.glob(f"*/{RECORD}"))
     for run_dir in sorted(run_dirs, key=_number):
-        path, results = run_dir / "results.json", None
-        if path.is_file():
-            results = read_json(path)
-            field(results, "val.ppl", float, path)
-        yield Job(run_dir, tuple(recorded_job(run_dir) or ()), results)
+        path, overrides = run_dir / "results.json", tuple(recorded_job(run_dir) or ())
+        if not path.is_file():
+            yield Job(run_dir, overrides)
+            continue
+        results = read_json(path)
+        yield Job(
+            run_dir,
+            overrides,
+            valid=field(results, "val.ppl", float, path),
+            test=optional_field(results, "test.ppl", float, path),
+            floor=optional_field(results, "data.perplexity_floor.test", float, path),
+            seconds=optional_field(results, "train.seconds", float, path),
+        )
 
 
 def _number(run_dir: Path) -> tuple[int, str]:
@@ -67,18 +82,20 @@ class SweepTable(Callback):
 def _show(sweep_dir: Path) -> None:
     try:
         jobs = list(sweep_jobs(sweep_dir))
+        if not jobs:
+            return
+        with printing():
+            Console().print(sweep_table(jobs, title=str(sweep_dir)))
+            unfinished = [job.run_dir.name for job in jobs if job.valid is None]
+            if unfinished:
+                print(
+                    f"Not finished: {', '.join(unfinished)}. To go on: the same command with "
+                    f"{as_override('hydra.sweep.dir', sweep_dir)} sweep_resume=true"
+                )
     except UserError as error:
         print(error, file=sys.stderr)
-        return
-    if not jobs:
-        return
-    Console().print(sweep_table(jobs, title=str(sweep_dir)))
-    unfinished = [job.run_dir.name for job in jobs if job.results is None]
-    if unfinished:
-        print(
-            f"Not finished: {', '.join(unfinished)}. To go on: the same command with "
-            f"{as_override('hydra.sweep.dir', sweep_dir)} sweep_resume=true"
-        )
+    except SystemExit:  # nobody reads it, and this is the end: Python would show a traceback
+        pass
 
 
 def sweep_table(jobs: Iterable[Job], *, title: str) -> Table:
@@ -88,7 +105,7 @@ def sweep_table(jobs: Iterable[Job], *, title: str) -> Table:
     """
     jobs = sorted(jobs, key=_valid_perplexity)
     shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    with_floor = any("perplexity_floor" in job.results["data"] for job in jobs if job.results)
+    with_floor = any(job.floor is not None for job in jobs)
     table = Table(title=title, title_justify="left")
     table.add_column("job")
     table.add_column("overrides", overflow="fold")
@@ -101,17 +118,15 @@ def sweep_table(jobs: Iterable[Job], *, title: str) -> Table:
 
 
 def _valid_perplexity(job: Job) -> float:
-    return job.results["val"]["ppl"] if job.results else float("inf")
+    return float("inf") if job.valid is None else job.valid
 
 
 def _cells(job: Job, with_floor: bool) -> list[str]:
-    if job.results is None:
+    if job.valid is None:
         return ["not finished"]
-    results = job.results
-    floor = results["data"].get("perplexity_floor")
     return [
-        f"{results['val']['ppl']:.2f}",
-        f"{results['test']['ppl']:.2f}" if results["test"] else "",
-        *([f"{floor['test']:.2f}" if floor else ""] if with_floor else []),
-        f"{results['train']['seconds'] / 60:.1f}" if results["train"]["seconds"] else "",
+        f"{job.valid:.2f}",
+        "" if job.test is None else f"{job.test:.2f}",
+        *(["" if job.floor is None else f"{job.floor:.2f}"] if with_floor else []),
+        "" if job.seconds is None else f"{job.seconds / 60:.1f}",
     ]

@@ -239,6 +239,7 @@ def test_gradient_statistics_are_computed_once(
             ["evaluation=cache", "evaluation.cache.warmup=true", "evaluation.burn_in=5"],
             r"^evaluation.cache.warmup=true .* evaluation.columns=1, evaluation.window=2000",
         ),
+        (["+columns=1"], r"^columns is read by nothing\. There are run, split, data"),
         (["+evaluation.theta=1"], r"^evaluation\.theta is read by nothing"),
         (
             ["evaluation=dynamic", "+evaluation.dynamic.statistics.foo=1"],

@@ -26,6 +26,10 @@ def test_a_folder_is_made_once(tmp_path: Path, look: Callable[[Path], None]):
     assert (tmp_path / "new/folder").is_dir()
 
 
+def test_a_folder_that_only_hydra_can_tell_is_left_to_it(look: Callable[[Path], None]):
+    look(Path("outputs/${hydra:runtime.choices.model}"))
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

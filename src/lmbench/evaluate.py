@@ -16,6 +16,8 @@ from lmbench.run_config import read_run_config, with_places
 from lmbench.run_dir import require_no_links
 from lmbench.stdout import printing
 
+_KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
+
 
 def evaluate(config: DictConfig, name: str) -> float:
     """One evaluation of a run, written into its directory.
@@ -31,6 +33,9 @@ def evaluate(config: DictConfig, name: str) -> float:
         UserError: a wrong value or file; the run's directory cannot be written; the model gives a
             target no probability; stdout cannot be written.
     """
+    for key in config:
+        if key not in _KEYS:
+            raise UserError(f"{key} is read by nothing. There are {', '.join(_KEYS)}.")
     if config.split not in ("valid", "test"):
         raise UserError(f"split={config.split} must be valid or test.")
     run_dir = Path(str(config.run))  # the job of a sweep has a number for a name

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 
 class OutputFolder(Callback):
@@ -14,14 +15,18 @@ class OutputFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Looks at the folder of the one run."""
-        _require_writable(config.hydra.run.dir, "hydra.run.dir")
+        _require_writable(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Looks at the folder of the sweep."""
-        _require_writable(config.hydra.sweep.dir, "hydra.sweep.dir")
+        _require_writable(config, "hydra.sweep.dir")
 
 
-def _require_writable(folder: str, key: str) -> None:
+def _require_writable(config: DictConfig, key: str) -> None:
+    try:
+        folder = OmegaConf.select(config, key)
+    except OmegaConfBaseException:  # ${hydra:…} has no value yet
+        return
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         problem = None if os.access(folder, os.W_OK | os.X_OK) else "it may not be written"

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,18 @@ def matmul_precision() -> Iterator[None]:
 
 
 @pytest.fixture
-def full_stdout(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """As by ``> /dev/full``; capsys, which comes first, has the rest."""
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full, which is Linux's")
-    with full.open("w") as file, redirect_stdout(file):
-        yield
+def full_stdout() -> Callable[[], AbstractContextManager[None]]:
+    """As by ``> /dev/full``; to be entered in the test, where pytest lets stdout alone."""
+
+    @contextmanager
+    def redirected() -> Iterator[None]:
+        full = Path("/dev/full")
+        if not full.exists():
+            pytest.skip("no /dev/full, which is Linux's")
+        with full.open("w") as file, redirect_stdout(file):
+            yield
+
+    return redirected
 
 
 def _write_run(

@@ -4,6 +4,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -219,9 +220,10 @@ def test_a_plain_command_whose_stdout_is_closed_does_nothing(capsys: pytest.Capt
     assert not done
 
 
-@pytest.mark.usefixtures("full_stdout")
-def test_a_plain_command_whose_stdout_is_full(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
+def test_a_plain_command_whose_stdout_is_full(
+    capsys: pytest.CaptureFixture[str], full_stdout: Callable
+):
+    with full_stdout(), pytest.raises(SystemExit) as ended:
         run_command(lambda: print("a line"))
     assert ended.value.code == 1
     assert capsys.readouterr().err == "stdout cannot be written: No space left on device.\n"

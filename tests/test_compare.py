@@ -86,7 +86,6 @@ def test_an_output_that_cannot_be_written(
         assert "name another folder with --output" in error
 
 
-@pytest.mark.usefixtures("full_stdout")
 @pytest.mark.parametrize("options", [[], ["--output", "compared"]])
 def test_a_stdout_that_is_full_loses_no_file(
     sweep: Path,
@@ -94,10 +93,11 @@ def test_a_stdout_that_is_full_loses_no_file(
     options: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    full_stdout: Callable,
 ):
     monkeypatch.setattr("lmbench.report.output.draw_plots", lambda section, published: [])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
+    with full_stdout(), pytest.raises(SystemExit) as stopped:
         main([str(sweep), *options])
     assert stopped.value.code == 1
     hint = " The files are in compared." if options else ""

@@ -313,13 +313,13 @@ def test_results_that_cannot_be_written_are_shown(
     assert f"{results['ppl']:,.2f}" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("full_stdout")
-def test_results_that_cannot_be_shown_are_written(make_run: MakeRun) -> None:
+def test_results_that_cannot_be_shown_are_written(make_run: MakeRun, full_stdout: Callable) -> None:
     run = make_run("model=lstm")
-    with pytest.raises(UserError, match=rf"^stdout cannot .* The results are in {run}\.$"):
+    expected = rf"^stdout cannot .* The results are in {run}\.$"
+    with full_stdout(), pytest.raises(UserError, match=expected):
         results_of(run, "standard")
     results = json.loads((run / "evaluation-standard-test.json").read_text("utf-8"))
-    assert results["ppl"] == results_of(run, "standard")["ppl"]  # its stdout goes nowhere by now
+    assert results["ppl"] == results_of(run, "standard")["ppl"]
 
 
 def test_results_that_nobody_reads_are_written(make_run: MakeRun) -> None:

@@ -99,10 +99,12 @@ def test_a_name_with_half_a_letter_is_written_out(
     assert " on half \\ud800\n" in (run_dir / "export/README.md").read_text("utf-8")
 
 
-@pytest.mark.usefixtures("full_stdout")
-def test_a_stdout_that_is_full_loses_no_export(make_run: Callable[..., Path], run_main: Callable):
+def test_a_stdout_that_is_full_loses_no_export(
+    make_run: Callable[..., Path], run_main: Callable, full_stdout: Callable
+):
     run_dir = make_run()
-    code, _, err = run_main(run_dir, "--no-program")
+    with full_stdout():
+        code, _, err = run_main(run_dir, "--no-program")
     hint = f"The export is in {run_dir / 'export'}."
     assert (code, err) == (1, f"stdout cannot be written: No space left on device. {hint}\n")
     assert (run_dir / "export/README.md").is_file()

@@ -189,10 +189,12 @@ def test_a_stdin_that_is_closed(run_dir: Path, monkeypatch: pytest.MonkeyPatch, 
     assert capsys.readouterr().err == "stdin is closed: there is nothing to score.\n"
 
 
-@pytest.mark.usefixtures("full_stdout")
 @pytest.mark.parametrize("options", [("--temperature", 0), ("--score", "-")])
-def test_a_stdout_that_is_full(run_dir: Path, run_main: Callable, options: tuple):
-    ended = run_main(run_dir, *options, stdin=b"Dog\n")
+def test_a_stdout_that_is_full(
+    run_dir: Path, run_main: Callable, options: tuple, full_stdout: Callable
+):
+    with full_stdout():
+        ended = run_main(run_dir, *options, stdin=b"Dog\n")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.endswith("stdout cannot be written: No space left on device.\n")
     assert "Traceback" not in ended.err

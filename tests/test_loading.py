@@ -187,7 +187,7 @@ def test_a_core_of_ones_own(make_run: Callable[..., Path], monkeypatch: pytest.M
             10**6,
             r"num_layers asks for more layers than .*best\.ckpt, 11\.",
         ),
-        ("model.core.surprise", 1, r"model\.core: .*'surprise'"),
+        ("model.core.surprise", 1, r"model\.core\.surprise: .* has no such argument"),
         ("model.core.hidden_size", 10**7, "has the shape"),
         ("model.core.hidden_size", 2**61, "describes no model"),
         ("model.core.hidden_size", -3, "describes no model"),

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 
 import pytest
@@ -11,12 +12,12 @@ from lmbench.errors import UserError
 from lmbench.stdout import printing
 
 
-@pytest.mark.usefixtures("full_stdout")
-def test_a_full_disk_is_a_message():
+def test_a_full_disk_is_a_message(full_stdout: Callable):
     expected = r"^stdout cannot be written: No space left on device\. The rest is in a file\.$"
-    with pytest.raises(UserError, match=expected), printing(" The rest is in a file."):
-        print("a line")
-    print("another", flush=True)  # as Python flushes once more at the end
+    with full_stdout():
+        with pytest.raises(UserError, match=expected), printing(" The rest is in a file."):
+            print("a line")
+        print("another", flush=True)  # as Python flushes once more at the end
 
 
 def test_where_nobody_reads_the_process_ends_as_by_the_signal():

@@ -66,12 +66,6 @@ def corpus(config: DictConfig) -> Corpus:
 
 def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
     """Windows over a corpus, from ``config.batching`` and ``config.evaluation``."""
-    for name in ("cache", "dynamic"):
-        if name in config.evaluation:
-            raise UserError(
-                f"evaluation.{name} is for lmbench-evaluate, once the model is trained. Train with "
-                "evaluation=standard or evaluation=published."
-            )
     own = {
         "corpus": corpus,
         "evaluation_protocol": config.evaluation.protocol,

@@ -104,6 +104,12 @@ def require_sound(config: DictConfig, *, is_new: bool) -> None:
                 f"{key} is read by nothing. Options of the trainer are in trainer: "
                 f"+trainer.{key}=…; lmbench-train --help lists the others."
             )
+    for key in ("cache", "dynamic"):
+        if key in config.evaluation:
+            raise UserError(
+                f"evaluation.{key} is for lmbench-evaluate, once the model is trained. Train with "
+                "evaluation=standard or evaluation=published."
+            )
     for node, known in _READ.items():
         for key in config[node]:
             if key not in known:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -180,11 +181,10 @@ def test_the_table_shows_both_perplexities(tmp_path: Path, capsys: pytest.Captur
         assert f" {FLOOR[split]:.2f} " in row
 
 
-@pytest.mark.usefixtures("full_stdout")
-def test_a_stdout_that_is_full_loses_no_results(tmp_path: Path):
+def test_a_stdout_that_is_full_loses_no_results(tmp_path: Path, full_stdout: Callable):
     path = tmp_path / "results.json"
     expected = rf"^stdout cannot be written: .* has finished: its results are in {path}\.$"
-    with pytest.raises(UserError, match=expected):
+    with full_stdout(), pytest.raises(UserError, match=expected):
         run(tmp_path, max_epochs=1)
     assert read(tmp_path)["train"]["steps"] == 4
 

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -94,10 +95,12 @@ def test_what_is_left_to_do_is_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not err
 
 
-@pytest.mark.usefixtures("full_stdout")
-def test_a_table_that_stdout_does_not_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_table_that_stdout_does_not_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], full_stdout: Callable
+):
     write_job(tmp_path, 0, ["a=1"], results(120.0, 110.0))
-    _show(tmp_path)
+    with full_stdout():
+        _show(tmp_path)
     assert capsys.readouterr().err == "stdout cannot be written: No space left on device.\n"
 
 

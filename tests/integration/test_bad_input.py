@@ -240,7 +240,7 @@ def test_an_unknown_key_and_an_unknown_option(train: Train):
 )
 def test_a_folder_that_cannot_be_written(train: Train, tmp_path: Path, options: tuple[str, ...]):
     (tmp_path / "file").write_text("of the user's")
-    result = train(*TINY_SYNTHETIC, *TINY, *options)
+    result = train(*options, *TINY_SYNTHETIC, *TINY)  # -m before the overrides
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"{options[-1].partition('=')[2]} cannot be the folder to write into: ")

@@ -11,8 +11,17 @@ from lmbench.errors import UserError
 from lmbench.files import replace_text
 from lmbench.run_config import OF_WEIGHTS, read_run_config
 
-_NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
-_NODES += ("logger",)
+_NODES = (
+    "data",
+    "model",
+    "optimizer",
+    "batching",
+    "loss",
+    "evaluation",
+    "trainer",
+    "callbacks",
+    "logger",
+)
 _VALUES = ("seed", "init_from", "float32_matmul_precision")
 _READ = {
     "model": ("name", "embedding_size", "embedding_dropout", "tied", "core", "head"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmbench.arguments import factory, require_end, takes, together
+from lmbench.arguments import factory, takes, together
 from lmbench.errors import UserError
 
 
@@ -75,23 +75,3 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match="No module named 'a_library_that_is_not_there'"):
         factory({"_target_": "my_unfinished_core.Core"}, "model.core", {})
     assert "my_unfinished_core" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        ({"max_epochs": -1, "max_time": None}, r"Set trainer\.max_epochs, max_steps or max_time"),
-        ({"max_epochs": None}, r"Set trainer\.max_epochs, max_steps or max_time"),
-        ({"max_time": "00:01:00:00"}, r"OneCycleLR counts steps.*phases_awd_lstm"),
-        ({"max_time": "00:01:00:00", "max_epochs": 4}, r"OneCycleLR counts steps"),
-    ],
-)
-def test_a_schedule_over_the_run_needs_its_end(limits: dict[str, Any], message: str):
-    endless = {"max_epochs": -1, "max_steps": -1}
-    with pytest.raises(UserError, match=message):
-        require_end(endless | limits, "torch.optim.lr_scheduler.OneCycleLR")
-
-
-@pytest.mark.parametrize("limits", [{"max_epochs": 1}, {"max_steps": 5}, {"max_time": "0"}])
-def test_phases_follow_any_end(limits: dict[str, Any]):
-    require_end({"max_epochs": -1, "max_steps": -1} | limits, "lmbench.optim.PhasedLR")

@@ -16,16 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.arguments import (
-    call,
-    factory,
-    require_devices,
-    require_end,
-    require_type,
-    require_validation,
-    takes,
-    together,
-)
+from lmbench.arguments import call, factory, require_type, takes, together
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.results import Results
@@ -39,6 +30,7 @@ from lmbench.evaluator_from_config import Grids, build_evaluator
 from lmbench.model import LanguageModel
 from lmbench.model_from_config import build_model
 from lmbench.module import LanguageModelModule
+from lmbench.trainer_options import require_devices, require_end, require_validation
 
 # Arguments that the config has under another key than their node's.
 _KEYS = {

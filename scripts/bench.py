@@ -66,12 +66,12 @@ class Variant:
     """A process that takes turns, and what it has measured.
 
     Attributes:
-        run: the function of ``bench_variants``.
-        arguments: its arguments.
-        steps: of a turn.
+        run: The function of ``bench_variants``.
+        arguments: Its arguments.
+        steps: Steps of a turn.
         num_threads: None for PyTorch's choice.
-        samples: seconds of each step, by part.
-        facts: what the process tells besides.
+        samples: Seconds of each step, by part.
+        facts: What the process tells besides.
     """
 
     run: Callable[..., None]

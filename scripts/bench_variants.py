@@ -57,11 +57,11 @@ class Turns:
     waits, a virtual machine may give its free memory away, and has to get it back.
 
     Args:
-        connection: to the parent, which gets the samples of a turn with the facts.
-        steps: of a turn.
+        connection: Pipe to the parent, which gets the samples of a turn with the facts.
+        steps: Steps of a turn.
 
     Attributes:
-        facts: what else the parent shall know.
+        facts: What else the parent shall know.
     """
 
     def __init__(self, connection: Connection, steps: int) -> None:
@@ -76,7 +76,7 @@ class Turns:
         """Ends a step, and perhaps the turn; the next step is timed from the return on.
 
         Args:
-            parts: the seconds of this step, by part; None for those since the step before.
+            parts: The seconds of this step, by part; None for those since the step before.
         """
         self._samples.append(parts or {"step": time.perf_counter() - self._start})
         if len(self._samples) == self._steps_of_turn:
@@ -367,8 +367,8 @@ class Baseline(nn.Module):
     """The same model as one would first write it: whole masks, and all logits at once.
 
     Args:
-        config: of lmbench; its core is ``lstm`` or ``awd_lstm``.
-        vocabulary_size: number of words, V.
+        config: A config of lmbench; its core is ``lstm`` or ``awd_lstm``.
+        vocabulary_size: Number of words, V.
     """
 
     def __init__(self, config: DictConfig, vocabulary_size: int) -> None:

@@ -50,13 +50,13 @@ class Row:
     """A recipe and what it came to.
 
     Attributes:
-        folder: in ``results/``.
-        recipe: in words.
-        command: that trains it.
-        hardware: in words.
-        published: somebody else's result of the model in full; None if there is none.
+        folder: Name of its folder in ``results/``.
+        recipe: The recipe in words.
+        command: The command that trains it.
+        hardware: The machine in words.
+        published: Somebody else's result of the model in full; None if there is none.
         results: ``results.json`` of each seed.
-        scores: of each seed.
+        scores: The scores of each seed.
     """
 
     folder: str
@@ -94,7 +94,7 @@ def read_rows(folder: Path) -> list[Row]:
     """The recipes of ``recipes.yaml`` with the results that lie beside it.
 
     Raises:
-        UserError: results are missing or damaged.
+        UserError: Results are missing or damaged.
     """
     rows = []
     for entry in yaml.safe_load((folder / "recipes.yaml").read_text("utf-8")):

@@ -118,9 +118,9 @@ def run(run_dir: Path, model: str, kill: Kill | None) -> tuple[str, dict[str, in
     """Starts or resumes the run in a process of its own.
 
     Args:
-        run_dir: of the run.
-        model: its name.
-        kill: when to kill it; None lets it end.
+        run_dir: The run's directory.
+        model: The model's name.
+        kill: When to kill it; None lets it end.
 
     Returns:
         The last phase, the number of moments of each phase, and the process's exit code.

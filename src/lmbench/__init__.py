@@ -18,14 +18,14 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     Plain PyTorch, without Lightning and Hydra. Nothing that the folder holds is run.
 
     Args:
-        path: the directory of a run, or a folder that lmbench-export wrote.
-        device: where the model goes; "auto" is a CUDA device if there is one.
+        path: The directory of a run, or a folder that lmbench-export wrote.
+        device: Where the model goes; "auto" is a CUDA device if there is one.
 
     Returns:
         ``(model, vocabulary)``; the model is in evaluation mode.
 
     Raises:
-        lmbench.errors.UserError: the folder holds no model, or one that is damaged; or there is no
+        lmbench.errors.UserError: The folder holds no model, or one that is damaged; or there is no
             such device.
     """
     from lmbench import loading  # torch is slow to import

@@ -14,12 +14,12 @@ def factory(node: Any, key: str, known_as: Mapping[str, str]) -> Callable[..., A
     """What makes the object of a config node: it calls the node's target with its other keys.
 
     Args:
-        node: plain values; ``_target_`` names a class or function.
-        key: the node's key.
-        known_as: see :func:`call`.
+        node: Plain values; ``_target_`` names a class or function.
+        key: The node's key.
+        known_as: See :func:`call`.
 
     Raises:
-        UserError: the node names nothing to call, or what cannot be imported; a value is missing,
+        UserError: The node names nothing to call, or what cannot be imported; a value is missing,
             or there is one that the target does not take.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
@@ -59,7 +59,7 @@ def together(node: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> dic
     """The values of a config node, and what lmbench itself gives besides.
 
     Raises:
-        UserError: the node has a value that is not its own to set.
+        UserError: The node has a value that is not its own to set.
     """
     for name in given:
         if name in own:
@@ -99,14 +99,14 @@ def call(
     """Calls a class or function with the values of a config node.
 
     Args:
-        target: what to call.
-        node: key of the config node, to which the arguments' names belong.
-        known_as: the keys of those arguments that the config has elsewhere.
-        args: arguments that come from no config.
-        kwargs: the node's values.
+        target: What to call.
+        node: Key of the config node, to which the arguments' names belong.
+        known_as: The keys of those arguments that the config has elsewhere.
+        args: Arguments that come from no config.
+        kwargs: The node's values.
 
     Raises:
-        UserError: a value has the wrong type, or the target refuses it.
+        UserError: A value has the wrong type, or the target refuses it.
     """
     keys = {name: known_as.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
     hints = _hints(target)
@@ -132,7 +132,7 @@ def require_type(key: str, value: Any, hint: Any) -> None:
     """Refuses a value that cannot stand where ``hint`` is declared.
 
     Raises:
-        UserError: naming the key, the type and what it should be.
+        UserError: Naming the key, the type and what it should be.
     """
     if not _fits(value, hint):
         raise UserError(

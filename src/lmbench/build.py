@@ -76,9 +76,9 @@ def model(
     """The language model of ``config.model``.
 
     Args:
-        config: the composed config.
-        vocabulary_size: number of words.
-        train_ids: the training split, for heads that order the words by frequency. Not needed if
+        config: The composed config.
+        vocabulary_size: Number of words.
+        train_ids: The training split, for heads that order the words by frequency. Not needed if
             a checkpoint is loaded, which has the order in it.
     """
     return build_model(_plain(config.model), vocabulary_size, train_ids)
@@ -103,10 +103,10 @@ def trainer(
     """The trainer with its callbacks and loggers, writing into ``run_dir``.
 
     Args:
-        config: the composed config.
-        run_dir: the folder that takes everything the run writes.
-        more: callbacks beside those of the config.
-        first_step: where a resumed run goes on; TensorBoard forgets what came later.
+        config: The composed config.
+        run_dir: The folder that takes everything the run writes.
+        more: Callbacks beside those of the config.
+        first_step: Where a resumed run goes on; TensorBoard forgets what came later.
     """
     options = _plain(config.trainer)
     max_time = options.pop("max_time", None)

@@ -29,7 +29,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU.
 
     Raises:
-        UserError: the file cannot be read, is damaged, or holds more than plain values and tensors,
+        UserError: The file cannot be read, is damaged, or holds more than plain values and tensors,
             or weights that are not finite.
     """
     try:
@@ -65,12 +65,12 @@ def require_numbers(path: Path, weights: Mapping[Any, Any], hint: str = "") -> N
     """Refuses weights that are not plain tensors of finite numbers.
 
     Args:
-        path: the file that they were read from.
-        weights: the weights by their names.
-        hint: what to do, after a space.
+        path: The file that they were read from.
+        weights: The weights by their names.
+        hint: What to do, after a space.
 
     Raises:
-        UserError: naming the file and the weight.
+        UserError: Naming the file and the weight.
     """
     for name, weight in weights.items():
         problem = _problem(weight) if isinstance(name, str) else "has no text for a name"
@@ -98,7 +98,7 @@ def corpus_of(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its corpus: ``sha256`` and ``words``.
 
     Raises:
-        UserError: it says nothing.
+        UserError: The checkpoint does not name its corpus.
     """
     of_corpus = checkpoint.get(DATA)
     if not isinstance(of_corpus, dict) or not {"sha256", "words"} <= of_corpus.keys():
@@ -110,7 +110,7 @@ def load_weights(path: Path, module: nn.Module, corpus: Corpus) -> dict[str, Any
     """Gives the module the weights to evaluate of a checkpoint, whose content is returned.
 
     Raises:
-        UserError: there is no such checkpoint; it is damaged, of another corpus or another model.
+        UserError: There is no such checkpoint; it is damaged, of another corpus or another model.
     """
     checkpoint = read_checkpoint(path)
     corpus.require_sha256(corpus_of(path, checkpoint)["sha256"])
@@ -135,7 +135,7 @@ def step_to_go_on_from(path: Path, checkpoint: Mapping[str, Any]) -> int:
     """The number of steps after which a checkpoint was saved.
 
     Raises:
-        UserError: it is none to go on from.
+        UserError: The checkpoint lacks what a run needs to go on.
     """
     needed = ("global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "processes")
     for key in (*needed, "csv"):

@@ -21,9 +21,9 @@ class ChosenRun:
     """A run that is to be trained, or has been.
 
     Attributes:
-        config: that it is trained with.
-        resumed_with: the new overrides of a run that goes on; None for a new run.
-        perplexity: the best on valid, of a run that is done already; None of one that is not.
+        config: The config that it is trained with.
+        resumed_with: The new overrides of a run that goes on; None for a new run.
+        perplexity: The best on valid, of a run that is done already; None of one that is not.
     """
 
     config: DictConfig
@@ -35,12 +35,12 @@ def chosen_run(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> C
     """The one run of a command.
 
     Args:
-        config: the composed config.
-        run_dir: that Hydra writes into.
-        overrides: of the command line.
+        config: The composed config.
+        run_dir: The folder that Hydra writes into.
+        overrides: The command line's.
 
     Raises:
-        UserError: the command is about no run, or about two.
+        UserError: The command is about no run, or about two.
     """
     if _resumes_sweep(config):
         raise UserError("sweep_resume goes on with a sweep (-m); one run: resume=RUN_DIR.")
@@ -61,13 +61,13 @@ def chosen_job(
     """One job of a sweep: new, or one that a sweep which goes on has begun or done before.
 
     Args:
-        config: the composed config.
-        run_dir: the job's folder in the directory of the sweep.
-        overrides: of the job.
-        hydra_overrides: those of Hydra's own config.
+        config: The composed config.
+        run_dir: The job's folder in the directory of the sweep.
+        overrides: The job's.
+        hydra_overrides: The job's overrides of Hydra's own config.
 
     Raises:
-        UserError: the folder belongs to another job; or the command names no sweep to go on with.
+        UserError: The folder belongs to another job; or the command names no sweep to go on with.
     """
     resumes = _resumes_sweep(config)
     if not OmegaConf.is_missing(config, "resume"):

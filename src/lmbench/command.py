@@ -24,9 +24,9 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
     """Turns errors of users into a message without a traceback, and interruptions into exit codes.
 
     Args:
-        run_dir: the run's directory.
-        is_sweep: at whose end Hydra shows the error of the first failed job only.
-        is_training: whether one can go on with the run.
+        run_dir: The run's directory.
+        is_sweep: Whether it is a sweep, at whose end Hydra shows the first failed job's error only.
+        is_training: Whether one can go on with the run.
     """
     from hydra.errors import CompactHydraException  # plain commands do without
 

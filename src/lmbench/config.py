@@ -43,11 +43,11 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
     ``config.init_changes`` changes.
 
     Args:
-        config: the composed config.
-        overrides: of the command line; those of values in these nodes still win.
+        config: The composed config.
+        overrides: The command line's; those of values in these nodes still win.
 
     Raises:
-        UserError: no folder is named, or it holds no run; an override chooses a node anew;
+        UserError: No folder is named, or it holds no run; an override chooses a node anew;
             ``init_changes`` names other nodes, or there is nothing for it to change.
     """
     changes = config.init_changes
@@ -90,12 +90,12 @@ def require_sound(config: DictConfig, *, is_new: bool) -> None:
     """Refuses a config in which something is missing that every run reads, or that none reads.
 
     Args:
-        config: of a run.
-        is_new: whether it must hold nothing else, which a new run would not do; those of before may
+        config: A run's config.
+        is_new: Whether it must hold nothing else, which a new run would not do; those of before may
             hold what was read once. What goes to a class is refused by that.
 
     Raises:
-        UserError: naming the key.
+        UserError: Naming the key.
     """
     for node in _NODES:
         if not isinstance(config.get(node), DictConfig):
@@ -132,7 +132,7 @@ def write_run_config(config: DictConfig, run_dir: Path) -> None:
     :func:`~lmbench.run_dir.alone_in` the folder.
 
     Raises:
-        UserError: the folder holds a run already. Hydra names folders by the second, so two
+        UserError: The folder holds a run already. Hydra names folders by the second, so two
             commands can meet in one.
     """
     path = run_dir / "config.yaml"

@@ -12,7 +12,7 @@ class Interrupted(Exception):
     """A run was told to stop, and has been saved.
 
     Attributes:
-        signum: number of the signal.
+        signum: Number of the signal.
     """
 
     def __init__(self, signum: int) -> None:

@@ -23,14 +23,14 @@ def evaluate(config: DictConfig, name: str) -> float:
     """One evaluation of a run, written into its directory.
 
     Args:
-        config: the composed config.
-        name: of the evaluation, in the names of its files.
+        config: The composed config.
+        name: Name of the evaluation, in the names of its files.
 
     Returns:
         The perplexity.
 
     Raises:
-        UserError: a wrong value or file; the run's directory cannot be written; the model gives a
+        UserError: A wrong value or file; the run's directory cannot be written; the model gives a
             target no probability; stdout cannot be written.
     """
     for key in config:

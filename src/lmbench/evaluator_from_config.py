@@ -37,14 +37,14 @@ def build_evaluator(
 
     Args:
         node: ``evaluation`` of the config.
-        model: the trained model, on ``device``.
-        corpus: that it was trained on.
-        device: where to compute.
-        statistics_path: see :class:`~lmbench.evaluation.evaluator.Evaluator`.
-        phase: likewise.
+        model: The trained model, on ``device``.
+        corpus: The corpus that it was trained on.
+        device: Device to compute on.
+        statistics_path: See :class:`~lmbench.evaluation.evaluator.Evaluator`.
+        phase: Likewise.
 
     Raises:
-        UserError: a value is missing, or of a wrong type or size.
+        UserError: A value is missing, or of a wrong type or size.
     """
     of_cache, of_dynamic = (node.get(name) for name in ("cache", "dynamic"))
     statistics = {}

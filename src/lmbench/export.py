@@ -11,13 +11,13 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
     """Writes the export of a run, and says where it is and how large.
 
     Args:
-        run_dir: the directory of a finished run.
-        output: the folder to be.
-        program: whether ``step.pt2`` is a part of it.
-        overwrite: whether to replace an export of before.
+        run_dir: The directory of a finished run.
+        output: The folder to be.
+        program: Whether ``step.pt2`` is a part of it.
+        overwrite: Whether to replace an export of before.
 
     Raises:
-        UserError: the run has not finished or is damaged; there is something else at ``output``;
+        UserError: The run has not finished or is damaged; there is something else at ``output``;
             its results are of other weights; no program can be made of the model.
     """
     # Slow imports stay out of ``--help``.

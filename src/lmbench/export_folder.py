@@ -50,16 +50,16 @@ def write_export(
     """Writes an export under another name first.
 
     Args:
-        output: the folder to be.
-        saved: what the model was built from.
-        model: the model.
-        corpus_name: of the corpus that it was trained on.
-        complete: adds what else belongs into the folder, and checks it; what it raises is raised,
+        output: The folder to be.
+        saved: What the model was built from.
+        model: The model.
+        corpus_name: Name of the corpus that it was trained on.
+        complete: Adds what else belongs into the folder, and checks it; what it raises is raised,
             and leaves nothing behind.
-        overwrite: whether to replace an export that is there.
+        overwrite: Whether to replace an export that is there.
 
     Raises:
-        UserError: there is something already; the folder cannot be written.
+        UserError: There is something already; the folder cannot be written.
     """
     require_free(output, overwrite=overwrite)
     try:
@@ -74,7 +74,7 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     """Refuses to write where something would be lost, but for an export if it is to be replaced.
 
     Raises:
-        UserError: saying what is there.
+        UserError: Saying what is there.
     """
     try:
         problem = _problem_with(output)
@@ -133,7 +133,7 @@ def read_export(folder: Path) -> SavedModel:
     """The model of an export, not built yet.
 
     Raises:
-        UserError: a file is missing, damaged, of another export or another version.
+        UserError: A file is missing, damaged, of another export or another version.
     """
     path = folder / CONFIG
     config = _read_json(path, _read(path))

@@ -21,7 +21,7 @@ def generate(options: Namespace) -> None:
     """Writes what the model draws to stdout, word by word.
 
     Raises:
-        UserError: the folder holds no model; there are unknown words and no ``<unk>`` for them.
+        UserError: The folder holds no model; there are unknown words and no ``<unk>`` for them.
     """
     import torch
 
@@ -55,7 +55,7 @@ def score(options: Namespace) -> None:
     """Says on stdout how probable a text is to the model.
 
     Raises:
-        UserError: the folder holds no model; the text is empty, not UTF-8 or cannot be read; there
+        UserError: The folder holds no model; the text is empty, not UTF-8 or cannot be read; there
             are unknown words and no ``<unk>`` for them.
     """
     from lmbench.data.tokenization import read_parts

@@ -42,7 +42,7 @@ def read(folder: Path) -> SavedModel:
     """The model of a run's directory or of an export, not built yet.
 
     Raises:
-        UserError: the folder is neither, or what is in it is damaged or cannot be read.
+        UserError: The folder is neither, or what is in it is damaged or cannot be read.
     """
     try:
         is_run, is_export = ((folder / name).is_file() for name in ("config.yaml", CONFIG))
@@ -62,7 +62,7 @@ def read_run(run_dir: Path) -> SavedModel:
     """The model of a run's best checkpoint, not built yet.
 
     Raises:
-        UserError: the folder holds no run, or what is in it is damaged.
+        UserError: The folder holds no run, or what is in it is damaged.
     """
     model_config = run_values(run_dir)["model"]
     head = model_config.get("head")

@@ -39,12 +39,12 @@ def set_matmul_precision(precision: str, accelerator: str) -> None:
     """Sets how PyTorch multiplies matrices of float32.
 
     Args:
-        precision: a setting of ``torch.set_float32_matmul_precision``, or ``auto``: ``highest``,
+        precision: A setting of ``torch.set_float32_matmul_precision``, or ``auto``: ``highest``,
             and on a CPU the faster ``medium`` where that is as exact.
-        accelerator: as Lightning names it, or a type of device.
+        accelerator: Lightning's name for it, or a type of device.
 
     Raises:
-        UserError: there is no such setting.
+        UserError: The setting is unknown.
     """
     import torch
 

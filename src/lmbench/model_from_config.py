@@ -25,12 +25,12 @@ def build_model(
     Args:
         node: ``embedding_size``, ``embedding_dropout``, ``tied``, and ``core`` and ``head``, each
             with a ``_target_`` and its arguments.
-        vocabulary_size: number of words.
-        train_ids: the training split, for heads that order the words by frequency. Not needed if
+        vocabulary_size: Number of words.
+        train_ids: The training split, for heads that order the words by frequency. Not needed if
             weights are loaded afterwards, which have the order among them.
 
     Raises:
-        UserError: a value is missing, has the wrong type, or does not fit the others.
+        UserError: A value is missing, has the wrong type, or does not fit the others.
     """
     for name in ("embedding_size", "embedding_dropout", "tied", "core", "head"):
         if name not in node:

@@ -40,20 +40,20 @@ class LanguageModelModule(L.LightningModule):
     ``*/ppl`` and ``lr`` (before the scaling by a window's length).
 
     Args:
-        model: the language model, plain PyTorch.
-        optimizer: makes the optimizer from the parameters.
-        scheduler: makes the learning-rate schedule from ``(optimizer, total_steps=…)``, stepped
+        model: The language model, plain PyTorch.
+        optimizer: Makes the optimizer from the parameters.
+        scheduler: Makes the learning-rate schedule from ``(optimizer, total_steps=…)``, stepped
             after each training step, or a ``ReduceLROnPlateau``, stepped by each validation's nats
             per token; None keeps the learning rate.
-        ar_alpha: weight of the activation regularization on the dropped output (Merity et al.
+        ar_alpha: Weight of the activation regularization on the dropped output (Merity et al.
             2017, section 4.6).
-        tar_beta: weight of the temporal activation regularization on the raw output (ibid.).
+        tar_beta: Weight of the temporal activation regularization on the raw output (ibid.).
 
     Raises:
-        ValueError: a weight is negative or not finite.
+        ValueError: A weight is negative or not finite.
 
     Attributes:
-        scores: stage ("val", "test") → what the model scored in its latest epoch.
+        scores: Stage ("val", "test") → what the model scored in its latest epoch.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class LanguageModelModule(L.LightningModule):
         """Refuses a resume that would not follow the schedule to its end.
 
         Raises:
-            UserError: the schedule was made for another number of steps.
+            UserError: The schedule was made for another number of steps.
         """
         scheduler: Any = self.lr_schedulers()
         if hasattr(scheduler, "total_steps") and scheduler.total_steps != self._num_steps():

@@ -79,7 +79,7 @@ def read_run_config(run_dir: str | Path) -> DictConfig:
     come from another.
 
     Raises:
-        UserError: the folder holds no run; or its config holds an interpolation, or names something
+        UserError: The folder holds no run; or its config holds an interpolation, or names something
             to be called that is not among the allowed targets.
     """
     path = Path(run_dir, "config.yaml")
@@ -104,11 +104,11 @@ def with_places(config: DictConfig, places: Mapping[str, Any]) -> DictConfig:
     """A run's config with the places of its data as they are on this machine.
 
     Args:
-        config: what :func:`read_run_config` gave.
+        config: What :func:`read_run_config` gave.
         places: ``path`` and ``cache_dir`` of the data; None leaves what the run has.
 
     Raises:
-        UserError: the run's data has no such place.
+        UserError: The run's data has no such place.
     """
     config = config.copy()
     for name, place in places.items():
@@ -127,14 +127,14 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
     """The config of a run that goes on, with the overrides of all its resumes.
 
     Args:
-        run_dir: the run's directory.
-        overrides: of this command line.
+        run_dir: The run's directory.
+        overrides: This command line's.
 
     Returns:
         The config, and the overrides that are new and belong to the run.
 
     Raises:
-        UserError: see :func:`read_run_config`; or an override would make it another run, or the
+        UserError: See :func:`read_run_config`; or an override would make it another run, or the
             directory holds a link.
     """
     config = read_run_config(run_dir)
@@ -172,11 +172,11 @@ def refuse_calls(config: Any, where: str) -> None:
     """Refuses what would call anything but an allowed target, or read what is not in the config.
 
     Args:
-        config: plain values, as they were read.
-        where: what error messages call the place that they come from.
+        config: Plain values, as they were read.
+        where: What error messages call the place that they come from.
 
     Raises:
-        UserError: naming the key.
+        UserError: Naming the key.
     """
     more = os.environ.get(ALLOWED_TARGETS_VARIABLE, "").split(",")
     allowed = ALLOWED_TARGETS | {target.strip() for target in more if target.strip()}
@@ -234,7 +234,7 @@ def recorded_overrides(run_dir: Path) -> list[str]:
     """The overrides of all resumes of a run.
 
     Raises:
-        UserError: their file is damaged.
+        UserError: Their file is damaged.
     """
     path = run_dir / "overrides.jsonl"
     if not path.exists():

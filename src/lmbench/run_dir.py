@@ -24,7 +24,7 @@ def require_no_links(run_dir: Path) -> None:
     """Refuses a run's directory that holds a link: what is written would land elsewhere.
 
     Raises:
-        UserError: naming the link.
+        UserError: Naming the link.
     """
     link = _first_link(run_dir)
     if link is not None:
@@ -36,7 +36,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     """Keeps other processes from working in a run's directory; the system ends it with the process.
 
     Raises:
-        UserError: there is one already.
+        UserError: Another process is at work there.
     """
     try:
         with FileLock(run_dir / ".lock", timeout=0):

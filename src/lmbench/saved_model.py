@@ -23,13 +23,13 @@ class SavedModel:
     """What a folder holds of a model, before it is built.
 
     Attributes:
-        config_path: the file that describes the model.
-        model_config: what it says, as :func:`lmbench.model_from_config.build_model` takes it.
-        weights_path: the file of the weights.
-        weights: those to evaluate, by the names of ``LanguageModel.state_dict``; of the names of a
-            tied weight, one is enough.
-        vocabulary: the words.
-        corpus_sha256: hash of the corpus that the model was trained on.
+        config_path: The file that describes the model.
+        model_config: Its content, as :func:`lmbench.model_from_config.build_model` takes it.
+        weights_path: The file of the weights.
+        weights: Weights to evaluate, by the names of ``LanguageModel.state_dict``; of a tied
+            weight's names, one is enough.
+        vocabulary: The words.
+        corpus_sha256: Hash of the corpus that the model was trained on.
     """
 
     config_path: Path
@@ -44,7 +44,7 @@ def vocabulary_of(words: object, path: Path) -> Vocabulary:
     """The vocabulary of a list of words that was read from a file.
 
     Raises:
-        UserError: it is no list of different words.
+        UserError: ``words`` is no list of different words.
     """
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{path} is damaged: its vocabulary is no list of words.")
@@ -59,7 +59,7 @@ def build(saved: SavedModel) -> LanguageModel:
     """The model of a folder, in evaluation mode, in the precision of its weights.
 
     Raises:
-        UserError: the weights do not fit the config or the vocabulary, or the config is no model's.
+        UserError: The weights do not fit the config or the vocabulary, or the config is no model's.
     """
     if all(_is_ours(saved.model_config.get(part), part) for part in ("core", "head")):
         _require_layers(saved)

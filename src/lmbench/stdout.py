@@ -18,10 +18,10 @@ def printing(hint: str = "") -> Iterator[None]:
     nothing is printed. Where nobody reads it any more, the process ends.
 
     Args:
-        hint: what is not lost, after a space.
+        hint: What is not lost, after a space.
 
     Raises:
-        UserError: stdout cannot be written.
+        UserError: Stdout cannot be written.
     """
     if sys.stdout is None:
         yield

@@ -27,10 +27,10 @@ def job_folder(sweep_dir: Path, number: int, overrides: Iterable[str], *, resume
     """The name of the folder that a job works in.
 
     Args:
-        sweep_dir: the directory of the sweep.
-        number: of the job, from 0.
-        overrides: that the job was given.
-        resume: whether the sweep goes on in a directory that may hold the job already.
+        sweep_dir: The directory of the sweep.
+        number: The job's number, from 0.
+        overrides: What the job was given.
+        resume: Whether the sweep goes on in a directory that may hold the job already.
 
     Returns:
         The number; in a sweep that goes on the folder of the job with the same overrides, and for a
@@ -55,7 +55,7 @@ def record_job(run_dir: Path, overrides: Iterable[str]) -> None:
     """Writes which job works in a folder, once.
 
     Raises:
-        UserError: the folder belongs to another job.
+        UserError: The folder belongs to another job.
     """
     wanted, present = own_overrides(overrides), recorded_job(run_dir)
     if present is None:
@@ -72,7 +72,7 @@ def recorded_job(run_dir: Path) -> list[str] | None:
     """The overrides of the job that works in a folder; None if none has begun there.
 
     Raises:
-        UserError: the record is damaged.
+        UserError: The record is damaged.
     """
     path = run_dir / RECORD
     if not path.is_file():

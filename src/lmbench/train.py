@@ -46,17 +46,17 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     """One run.
 
     Args:
-        config: the composed config.
-        run_dir: the folder that takes everything the run writes.
-        resumed_with: the overrides with which the run goes on from its last checkpoint, or starts
+        config: The composed config.
+        run_dir: The folder that takes everything the run writes.
+        resumed_with: The overrides with which the run goes on from its last checkpoint, or starts
             over if it has none; None for a new run.
 
     Returns:
         The best validation perplexity, for sweepers to minimize.
 
     Raises:
-        UserError: a wrong value, file or number.
-        Interrupted: a signal told the run to stop; it has been saved.
+        UserError: A wrong value, file or number.
+        Interrupted: A signal told the run to stop; it has been saved.
     """
     of_the_run = [key for key in map(str, config) if key not in _NOT_OF_THE_RUN]
     config = OmegaConf.masked_copy(config, of_the_run)

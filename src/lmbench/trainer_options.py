@@ -13,7 +13,7 @@ def require_devices(accelerator: str, devices: int | str | list[int]) -> None:
     """Refuses devices that are not there: Lightning starts any number of processes on a CPU.
 
     Raises:
-        UserError: naming what this machine has, or the accelerators that lmbench trains on.
+        UserError: Naming what this machine has, or the accelerators that lmbench trains on.
     """
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(
@@ -51,7 +51,7 @@ def require_validation(options: Mapping[str, Any]) -> None:
     """Refuses options of the trainer with which a run would never validate, or not as it should.
 
     Raises:
-        UserError: naming the option.
+        UserError: Naming the option.
     """
     for name in ("gradient_clip_val", "log_every_n_steps"):
         value = options.get(name)
@@ -74,11 +74,11 @@ def require_end(options: Mapping[str, Any], scheduler: str) -> None:
     """Refuses options of the trainer from which a schedule cannot tell where its run ends.
 
     Args:
-        options: of the trainer.
-        scheduler: the target of the schedule, which is one over the whole run.
+        options: The trainer's options.
+        scheduler: The target of the schedule, which is one over the whole run.
 
     Raises:
-        UserError: naming what to set.
+        UserError: Naming what to set.
     """
     if options.get("max_time") is not None:
         if not scheduler.endswith(".PhasedLR"):

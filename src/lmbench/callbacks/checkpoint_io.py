@@ -19,7 +19,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes the file; it is on disk when this returns.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written; what was there stays.
+            UserError: The disk is full or the folder cannot be written; what was there stays.
         """
         path = Path(path)
         temporary = path.with_name(f"{path.name}.tmp")

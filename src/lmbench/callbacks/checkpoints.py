@@ -35,12 +35,12 @@ class Checkpoints(Checkpoint):
     and logged.
 
     Args:
-        dirpath: the folder.
-        monitor: the validation metric; lower is better.
-        interval_minutes: between two checkpoints during an epoch.
+        dirpath: The folder.
+        monitor: The validation metric; lower is better.
+        interval_minutes: Time between two checkpoints during an epoch.
 
     Attributes:
-        best_score: the best value of the metric so far; None before the first finite one.
+        best_score: The best value of the metric so far; None before the first finite one.
 
     Raises:
         ValueError: ``interval_minutes`` is negative.
@@ -128,12 +128,12 @@ class Checkpoints(Checkpoint):
         """Writes ``last.ckpt``.
 
         Args:
-            trainer: at the start of a training step, or at the end of an epoch.
-            before_a_window: whether it is at the start of a step, which is then not yet begun.
-            is_best: whether the same is to be ``best.ckpt``.
+            trainer: The trainer, at the start of a training step or at the end of an epoch.
+            before_a_window: Whether it is at the start of a step, which is then not yet begun.
+            is_best: Whether the same is to be ``best.ckpt``.
 
         Raises:
-            UserError: it cannot be written. What was there before stays.
+            UserError: The file cannot be written. What was there before stays.
         """
         new = self._folder / "new.ckpt"
         self._before_a_window = before_a_window

@@ -24,7 +24,7 @@ class MetricsCSV(Logger):
     in which they are first logged; a new one rewrites the file with a wider header.
 
     Args:
-        save_dir: the folder of the files.
+        save_dir: The folder of the files.
     """
 
     def __init__(self, save_dir: str | Path) -> None:
@@ -66,7 +66,7 @@ class MetricsCSV(Logger):
         Not earlier: a resume that is refused changes nothing.
 
         Raises:
-            UserError: they have lost rows since.
+            UserError: The files have lost rows since.
         """
         self._metrics.load_state_dict(state_dict["metrics"])
         self._timing.load_state_dict(state_dict["timing"])

@@ -33,14 +33,14 @@ class NTASGD(L.Callback):
 
     Args:
         non_monotone_interval: n, at least 1.
-        monitor: the validation metric to watch; lower is better.
-        average_from_start: average from the first step on, without plain SGD before.
-        stop_when_stalled: end the training when the validations of the averages stall, by the
+        monitor: The validation metric to watch; lower is better.
+        average_from_start: Average from the first step on, without plain SGD before.
+        stop_when_stalled: End the training when the validations of the averages stall, by the
             same rule.
 
     Attributes:
-        history: the validations under the present optimizer.
-        triggered_epoch: the epoch after which averaged SGD took over; None if it has not.
+        history: The validations under the present optimizer.
+        triggered_epoch: The epoch after which averaged SGD took over; None if it has not.
 
     Raises:
         ValueError: ``non_monotone_interval`` is below 1.

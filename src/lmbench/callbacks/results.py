@@ -28,11 +28,11 @@ class Results(L.Callback):
     """Keeps the best validation while training, and reports when the test has run.
 
     Args:
-        run_dir: where ``results.json`` is written.
-        model_name: of the model's config.
-        seed: of the run.
-        hyperparameters: flat, for TensorBoard's hparams table.
-        init_from: the run whose weights training started from, if it did.
+        run_dir: Folder in which ``results.json`` is written.
+        model_name: Name in the model's config.
+        seed: The run's seed.
+        hyperparameters: Flat, for TensorBoard's hparams table.
+        init_from: The run whose weights training started from, if it did.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Results(L.Callback):
         """Writes and shows the results after the test, even if it had no batches.
 
         Raises:
-            UserError: stdout cannot be written; the file is there.
+            UserError: Stdout cannot be written; the file is there.
         """
         if stage != "test" or not trainer.is_global_zero:
             return

@@ -15,8 +15,8 @@ class Resumed(L.Callback):
     nothing.
 
     Args:
-        run_dir: of the run.
-        overrides: of this resume.
+        run_dir: The run's directory.
+        overrides: What this resume changes.
     """
 
     def __init__(self, run_dir: Path, overrides: list[str]) -> None:

@@ -27,8 +27,8 @@ class Throughput(L.Callback):
     of the fit up to its end.
 
     Attributes:
-        num_tokens: trained tokens, over all devices.
-        seconds: wall-clock time of the fit, validation and saving included.
+        num_tokens: Trained tokens, over all devices.
+        seconds: Wall-clock time of the fit, validation and saving included.
     """
 
     def __init__(self) -> None:

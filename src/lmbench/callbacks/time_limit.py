@@ -22,7 +22,7 @@ class TimeLimit(Timer):
 
     Raises:
         MisconfigurationException: ``max_time`` is neither.
-        ValueError: it is not above zero.
+        ValueError: ``max_time`` is not above zero.
     """
 
     def __init__(self, max_time: str | dict) -> None:
@@ -45,7 +45,7 @@ class TimeLimit(Timer):
         """Starts the clock.
 
         Raises:
-            UserError: the run is resumed with another limit, and its schedule would jump.
+            UserError: The run is resumed with another limit, and its schedule would jump.
         """
         super().on_train_start(trainer, pl_module)
         changed = self._seconds_before not in (None, self._seconds)

@@ -17,7 +17,7 @@ def article_starts(
 
     Args:
         ids: (N,) the stream.
-        vocabulary: its words.
+        vocabulary: The words of the ids.
 
     Returns:
         (A,) the places of the titles' first signs; None if the corpus has no titles.

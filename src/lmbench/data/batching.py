@@ -23,9 +23,9 @@ class Batch(NamedTuple):
     Attributes:
         tokens: (T, B) input ids.
         targets: (T, B) the ids that follow them; ``IGNORE_INDEX`` where nothing is scored.
-        lr_scale: what the learning rate of this step is multiplied by: the window's drawn length
+        lr_scale: What the learning rate of this step is multiplied by: the window's drawn length
             over the base length (Merity et al. 2017, section 4.1), or 1.
-        num_scored: number of targets that are scored, known without a look at the tensor.
+        num_scored: Number of targets that are scored, known without a look at the tensor.
     """
 
     tokens: Int[Tensor, "T B"]
@@ -41,14 +41,14 @@ class TrainingWindows:
     the first one is read and any epoch can be reproduced by itself.
 
     Args:
-        columns: from ``columns_for_training``.
-        bptt: base length of a window.
-        variable: draw lengths as Merity et al. 2017 (section 4.1) do: base ``bptt`` with
+        columns: What ``columns_for_training`` gave.
+        bptt: Base length of a window.
+        variable: Whether to draw lengths as Merity et al. 2017 (section 4.1) do: base ``bptt`` with
             probability .95, else ``bptt`` / 2; length max(5, ⌊N(base, 5)⌋). Otherwise all have
             length ``bptt``.
-        seed: of the run.
-        epoch: from 0.
-        scale_lr: give each window its drawn length over ``bptt`` as ``lr_scale``, not 1.
+        seed: The run's seed.
+        epoch: Number of the epoch, from 0.
+        scale_lr: Whether to give each window its drawn length over ``bptt`` as ``lr_scale``, not 1.
 
     Iterating starts at the window that ``load_state_dict`` named.
     """
@@ -107,8 +107,8 @@ class EvaluationWindows:
     """Consecutive windows of fixed length, the last one partial.
 
     Args:
-        columns: from ``columns_for_evaluation`` or ``columns_as_published``.
-        window: length of a window.
+        columns: What ``columns_for_evaluation`` or ``columns_as_published`` gave.
+        window: Length of a window.
     """
 
     def __init__(self, columns: Columns, *, window: int) -> None:

@@ -86,7 +86,7 @@ def load_or_build(
     build: Callable[[Path], None],
     cache_dir: str | Path | None = None,
 ) -> Entry:
-    """Load an entry of the cache; build it where it is missing or damaged.
+    """Loads an entry of the cache; builds it where it is missing or damaged.
 
     Processes that ask for the same entry at once wait for the one that builds it.
 

@@ -85,7 +85,7 @@ def columns_for_training(ids: np.ndarray, batch_size: int) -> Columns:
         batch_size: B, the number of columns.
 
     Raises:
-        UserError: a column would hold fewer than three tokens (two targets).
+        UserError: A column would hold fewer than three tokens (two targets).
     """
     num_tokens = len(ids) // batch_size
     if num_tokens < 3:
@@ -108,10 +108,10 @@ def columns_for_evaluation(ids: np.ndarray, columns: int, burn_in: int) -> Colum
     Args:
         ids: (N,) token ids.
         columns: B at most. One column is the exact evaluation of the whole stream.
-        burn_in: tokens that each column but the first reads before it scores.
+        burn_in: Tokens that each column but the first reads before it scores.
 
     Raises:
-        UserError: fewer than two tokens, so nothing to score.
+        UserError: Fewer than two tokens, so nothing to score.
     """
     num_targets = len(ids) - 1
     if num_targets < 1:
@@ -138,7 +138,7 @@ def columns_as_published(ids: np.ndarray, columns: int) -> Columns:
         columns: B, at most N // 2.
 
     Raises:
-        UserError: a column would hold fewer than two tokens.
+        UserError: A column would hold fewer than two tokens.
     """
     if len(ids) // columns < 2:
         raise UserError(
@@ -160,15 +160,15 @@ def columns_by_protocol(
             ``published`` is the evaluation of salesforce/awd-lstm-lm (:func:`columns_as_published`
             with 10 columns for valid and one for test), which does not use the arguments below.
         columns: B at most.
-        burn_in: unscored tokens at the start of each column but the first.
+        burn_in: Unscored tokens at the start of each column but the first.
 
     Returns:
         The columns, and what the protocol's divisor has on top of the number of targets: the
         published code divides by the tokens read.
 
     Raises:
-        ValueError: the protocol is unknown.
-        UserError: the split is too short.
+        ValueError: The protocol is unknown.
+        UserError: The split is too short.
     """
     if protocol == "standard":
         return columns_for_evaluation(ids, columns, burn_in), 0

@@ -70,7 +70,7 @@ class Corpus:
         """Refuses to go on with a checkpoint of another corpus.
 
         Raises:
-            UserError: the hashes differ.
+            UserError: The hashes differ.
         """
         if sha256 != self.sha256:
             raise UserError(
@@ -92,7 +92,7 @@ def load_text(
     max_size: int | None = None,
     verify: bool = False,
 ) -> Corpus:
-    """Load a corpus from a folder of UTF-8 text, one file a split.
+    """Loads a corpus from a folder of UTF-8 text, one file a split.
 
     A line gives its words, as ``str.split`` finds them, and ``<eos>``; an empty line gives
     ``<eos>``. The vocabulary comes from the training split, ids in order of first appearance;

@@ -23,24 +23,24 @@ class LanguageModelDataModule(L.LightningDataModule):
     built with ``reload_dataloaders_every_n_epochs=1``.
 
     Args:
-        corpus: the token streams.
-        batch_size: training columns over all devices.
-        bptt: base length of a training window.
-        variable_windows: draw the lengths of training windows (see ``TrainingWindows``).
-        scale_lr: whether a window's learning rate is scaled by its drawn length.
+        corpus: The token streams.
+        batch_size: Training columns over all devices.
+        bptt: Base length of a training window.
+        variable_windows: Whether the lengths of windows are drawn (see ``TrainingWindows``).
+        scale_lr: Whether a window's learning rate is scaled by its drawn length.
         evaluation_protocol: "standard" scores each target of valid and test once; "published" is
             the evaluation of salesforce/awd-lstm-lm: 10 columns for valid and one for test, without
             the targets between columns, and the sum divided by the tokens read, of which there are
             more than targets. The next two arguments are then not used.
-        evaluation_columns: columns in which valid and test are read; 1 is the exact evaluation.
-        burn_in: unscored tokens at the start of each evaluation column but the first.
-        evaluation_window: length of an evaluation window; it moves memory and time, not results.
-        seed: of the window lengths.
+        evaluation_columns: Columns in which valid and test are read; 1 is the exact evaluation.
+        burn_in: Unscored tokens at the start of each evaluation column but the first.
+        evaluation_window: Length of an evaluation window; it moves memory and time, not results.
+        seed: Seed of the window lengths.
 
     Attributes:
-        evaluation: how valid and test are read, for a run's results; the columns by split, where
+        evaluation: How valid and test are read, for a run's results; the columns by split, where
             one of them is too short for as many.
-        extra_divisor: stage → what the protocol's divisor has on top of the number of targets.
+        extra_divisor: Stage → what the protocol's divisor has on top of the number of targets.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class LanguageModelDataModule(L.LightningDataModule):
         """Exact number of windows in ``max_epochs`` epochs, for schedules over the whole run.
 
         Args:
-            max_epochs: epochs of the run.
-            limit_train_batches: as Lightning's: an int counts windows, a float is a share.
+            max_epochs: Epochs of the run.
+            limit_train_batches: Lightning's limit: an int counts windows, a float is a share.
         """
         total = 0
         for epoch in range(max_epochs):
@@ -113,7 +113,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         """Finds out before the training, not after it, whether all splits can be shared out.
 
         Raises:
-            UserError: a split's columns do not divide by the number of processes.
+            UserError: A split's columns do not divide by the number of processes.
         """
         for split in ("train", "valid", "test"):
             self._of_this_process(split)
@@ -136,7 +136,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         """Refuses ids that the vocabulary does not have: on a GPU they would end the process.
 
         Raises:
-            UserError: there is such an id.
+            UserError: The window holds such an id.
         """
         num_words = len(self.corpus.vocabulary)
         negative = (batch.tokens < 0) | ((batch.targets < 0) & (batch.targets != IGNORE_INDEX))
@@ -156,7 +156,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         """Refuses to go on with a checkpoint of another corpus.
 
         Raises:
-            UserError: the hashes differ.
+            UserError: The hashes differ.
         """
         self.corpus.require_sha256(state_dict["sha256"])
 

@@ -23,7 +23,7 @@ def load_wikitext2(
     cache_dir: str | Path | None = None,
     verify: bool = False,
 ) -> Corpus:
-    """Load the word-level WikiText-2 of Merity et al. 2016 (arXiv 1609.07843).
+    """Loads the word-level WikiText-2 of Merity et al. 2016 (arXiv 1609.07843).
 
     Args:
         path: Folder as ``load_text`` takes it. If None: ``$LMBENCH_DATA_DIR/wikitext-2`` where
@@ -63,7 +63,7 @@ def load_wikitext2(
 def load_penn_treebank(
     path: str | Path, *, cache_dir: str | Path | None = None, verify: bool = False
 ) -> Corpus:
-    """Load the Penn Treebank as Mikolov et al. 2010 prepared it: 10,000 types, no case, no digits.
+    """Loads the Penn Treebank as Mikolov et al. 2010 prepared it: 10,000 types, no case, no digits.
 
     Args:
         path: Folder as ``load_text`` takes it.

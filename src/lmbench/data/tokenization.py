@@ -17,7 +17,7 @@ PART_BYTES = 2**16
 
 
 def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Read a UTF-8 file in blocks of whole lines; a byte order mark at its start is left out.
+    """Reads a UTF-8 file in blocks of whole lines; a byte order mark at its start is left out.
 
     Args:
         path: The file.
@@ -46,7 +46,7 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
 def read_parts(
     file: BinaryIO | BufferedIOBase, name: str, part_bytes: int = PART_BYTES
 ) -> Iterator[bytes]:
-    """Read UTF-8 text in parts that end between words, also where a line is as long as the text.
+    """Reads UTF-8 text in parts that end between words, also where a line is as long as the text.
 
     A part that does not end in a line feed ends within a line; the last line always gets one. A
     byte order mark at the start is left out.
@@ -90,7 +90,7 @@ def read_parts(
 
 
 def tokenize(block: bytes) -> tuple[list[str], Int[np.ndarray, " N"]]:
-    """Split lines into words at white space as ``str.split`` does, with ``<eos>`` after each line.
+    """Splits lines into words at white space as ``str.split`` does, with ``<eos>`` after each line.
 
     Args:
         block: UTF-8 text. Only a line feed ends a line; a last line may go without.
@@ -121,7 +121,7 @@ def write_ids(
     min_count: int = 1,
     max_size: int | None = None,
 ) -> Vocabulary:
-    """Write the ids of each split to ``folder`` as ``SPLIT.npy``, int32.
+    """Writes the ids of each split to ``folder`` as ``SPLIT.npy``, int32.
 
     Args:
         folder: An empty folder.
@@ -209,7 +209,7 @@ class _HeldOutWords:
 
 
 def _write(path: Path, parts: Iterable[Int32[np.ndarray, " _"]]) -> int:
-    """Write arrays one after the other as a single one; returns its length."""
+    """Writes arrays one after the other as a single one; returns its length."""
     length = 0
     with path.open("wb") as file:
         _write_header(file, length)

@@ -92,7 +92,7 @@ def count_words(ids: Int[np.ndarray, " N"], vocabulary_size: int) -> Int[np.ndar
 def limit_vocabulary(
     words: Sequence[str], counts: Int[np.ndarray, " V"], min_count: int, max_size: int | None
 ) -> tuple[Vocabulary, Int32[np.ndarray, " V"]]:
-    """Turn rare words into ``<unk>``.
+    """Turns rare words into ``<unk>``.
 
     Args:
         words: Every type of the training text, in order of first appearance.

@@ -27,15 +27,15 @@ class Cache:
     """Settings of the neural cache with linear interpolation (Grave et al. 2017, arXiv 1612.04426).
 
     Args:
-        window: entries, the most recent ones; each is a hidden state and the word that followed.
-        theta: what products of hidden states are multiplied by before the softmax over entries.
-        interpolation: weight of the cache's distribution; the model's has the rest.
-        warmup: as the script of salesforce/awd-lstm-lm (pointer.py): no cache before the window is
+        window: Entries, the most recent ones; each is a hidden state and the word that followed.
+        theta: What products of hidden states are multiplied by before the softmax over entries.
+        interpolation: Weight of the cache's distribution; the model's has the rest.
+        warmup: As the script of salesforce/awd-lstm-lm (pointer.py): no cache before the window is
             full, and from then on none at the first step of each window that the model reads, of
             2,000 steps there. Otherwise the cache is used as soon as it holds an entry.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: A value is out of its range.
     """
 
     window: int = 3785
@@ -65,14 +65,14 @@ def with_cache(
     """A reading with the cache mixed in.
 
     Args:
-        reading: with the outputs kept.
-        cache: settings.
-        steps_at_once: time steps of the windows in which the model read; ``warmup`` needs it.
-        device: where to compute.
-        on_queries: called with the number of targets that were done.
+        reading: A reading whose outputs were kept.
+        cache: Settings.
+        steps_at_once: Time steps of the windows in which the model read; ``warmup`` needs it.
+        device: Device to compute on.
+        on_queries: Called with the number of targets that were done.
 
     Raises:
-        ValueError: the reading has no outputs.
+        ValueError: The reading has no outputs.
     """
     (of_cache,) = cache_log_probs(
         reading, windows=[cache.window], thetas=[cache.theta], device=device, on_queries=on_queries
@@ -95,18 +95,18 @@ def cache_log_probs(
     p(w) ∝ Σ 1(w = target_i) · exp(theta · output_t · output_i) over t − window ≤ i < t.
 
     Args:
-        reading: with the outputs kept.
-        windows: numbers of entries.
-        thetas: factors on the products.
-        device: where to compute.
-        on_queries: called with the number of targets that were done.
+        reading: A reading whose outputs were kept.
+        windows: Numbers of entries.
+        thetas: Factors on the products.
+        device: Device to compute on.
+        on_queries: Called with the number of targets that were done.
 
     Returns:
         (window, theta) → nats, −inf where the target is not in the cache; nan for the first one,
         whose cache is empty.
 
     Raises:
-        ValueError: the reading has no outputs.
+        ValueError: The reading has no outputs.
     """
     if reading.outputs is None:
         raise ValueError("the cache needs a reading with its outputs kept")
@@ -160,8 +160,8 @@ def in_use(num_targets: int, cache: Cache, steps_at_once: int) -> Bool[Tensor, "
 
     Args:
         num_targets: N.
-        cache: settings; ``warmup`` decides.
-        steps_at_once: see :func:`with_cache`.
+        cache: Settings; ``warmup`` decides.
+        steps_at_once: See :func:`with_cache`.
     """
     place = torch.arange(num_targets)
     if not cache.warmup:

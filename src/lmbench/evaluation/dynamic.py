@@ -41,7 +41,7 @@ class Dynamic:
         epsilon: ε of the paper, for ``rms``.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: A value is out of its range.
     """
 
     rule: str = "rms"
@@ -75,18 +75,18 @@ def read_dynamically(
     """Scores a stream while learning from it; the model is afterwards what it was before.
 
     Args:
-        model: the trained model, on ``device``; its dropouts are off.
-        columns: how the stream is read; in one column as published.
-        dynamic: settings.
-        statistics: of the gradients, for the rule ``rms``.
-        window: time steps of a segment; 5 as published.
-        device: of the model.
-        extra_divisor: see :func:`read_stream`.
-        keep_outputs: likewise.
-        on_window: likewise.
+        model: The trained model, on ``device``; its dropouts are off.
+        columns: How the stream is read; in one column as published.
+        dynamic: Settings.
+        statistics: Statistics of the gradients, for the rule ``rms``.
+        window: Time steps of a segment; 5 as published.
+        device: The model's device.
+        extra_divisor: See :func:`read_stream`.
+        keep_outputs: Likewise.
+        on_window: Likewise.
 
     Raises:
-        ValueError: the rule is ``rms``, and there are no statistics.
+        ValueError: The rule is ``rms``, and there are no statistics.
     """
     trained = [parameter.detach().clone() for parameter in model.parameters()]
     update = _Update(model, trained, dynamic, statistics)

@@ -37,27 +37,27 @@ class Evaluator:
     """Reads the splits of a corpus with a model.
 
     Args:
-        model: the trained model, on ``device``.
-        corpus: the corpus that it was trained on.
-        protocol: see :func:`lmbench.data.columns.columns_by_protocol`.
-        columns: likewise.
-        burn_in: likewise.
-        window: time steps that are read at once; with ``dynamic``, of a segment. It moves results
+        model: The trained model, on ``device``.
+        corpus: The corpus that it was trained on.
+        protocol: See :func:`lmbench.data.columns.columns_by_protocol`.
+        columns: Likewise.
+        burn_in: Likewise.
+        window: Time steps that are read at once; with ``dynamic``, of a segment. It moves results
             only with that and with the cache's ``warmup``.
-        cache: settings of the cache; None for none.
-        dynamic: settings of dynamic evaluation; None for none.
-        statistics_columns: columns in which the training split is read for gradient statistics.
-        statistics_segments: stop after so many segments; None reads all.
-        statistics_path: file that keeps the statistics for the next evaluation; None for none.
-        device: where to compute.
-        phase: shows how it goes on.
+        cache: Settings of the cache; None for none.
+        dynamic: Settings of dynamic evaluation; None for none.
+        statistics_columns: Columns in which the training split is read for gradient statistics.
+        statistics_segments: Segments that are read at most; None for all.
+        statistics_path: File that keeps the statistics for the next evaluation; None for none.
+        device: Device to compute on.
+        phase: Shows how it goes on.
 
     Attributes:
-        cache: as given, or what :meth:`tune` found.
-        dynamic: likewise.
+        cache: Settings of the cache, as given or as :meth:`tune` found them.
+        dynamic: Likewise.
 
     Raises:
-        ValueError: the protocol is unknown, or a number is out of its range.
+        ValueError: The protocol is unknown, or a number is out of its range.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Evaluator:
         """Computes what the readings need, so that it need not count as their time.
 
         Raises:
-            UserError: the training split is too short for the columns of the statistics.
+            UserError: The training split is too short for the columns of the statistics.
         """
         if not self._needs_statistics:
             return

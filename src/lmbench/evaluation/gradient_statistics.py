@@ -39,13 +39,13 @@ def gradient_statistics(
     Source: Krause et al. 2018 (arXiv 1709.07432), section 5.
 
     Args:
-        model: the trained model, on ``device``; its dropouts are off.
+        model: The trained model, on ``device``; its dropouts are off.
         train_ids: (N,) the training split.
-        window: time steps of a segment, T.
+        window: Time steps of a segment, T.
         num_columns: B.
-        num_segments: stop after so many; None reads all.
-        device: of the model.
-        on_window: told how reading goes on.
+        num_segments: Segments that are read at most; None for all.
+        device: The model's device.
+        on_window: Called after each window; see :data:`OnWindow`.
 
     Returns:
         On the CPU.
@@ -80,10 +80,10 @@ def keep_statistics(
     """Reads statistics from a file, or computes them and writes it, if it can be written.
 
     Args:
-        path: the file, in safetensors' format.
-        made_from: all that decides the statistics; a file made from anything else is written anew.
-        shapes: of the statistics, by name; a file that holds others is written anew too.
-        compute: makes them.
+        path: The file, in safetensors' format.
+        made_from: All that decides the statistics; a file made from anything else is written anew.
+        shapes: Shapes of the statistics, by name; a file that holds others is written anew too.
+        compute: Makes them.
     """
     # Training imports this module too, and has to do without on a machine with little more than
     # torch and Lightning.

@@ -33,10 +33,10 @@ class Outcome:
     """An evaluation of a split.
 
     Attributes:
-        split: valid or test.
-        reading: the targets with their log-probabilities.
-        article_starts: where articles begin in the split, if it has any.
-        facts: all that ``evaluation-NAME-SPLIT.json`` says of it.
+        split: Valid or test.
+        reading: The targets with their log-probabilities.
+        article_starts: Where articles begin in the split, if it has any.
+        facts: All that ``evaluation-NAME-SPLIT.json`` says of it.
     """
 
     split: str
@@ -51,13 +51,13 @@ def evaluate(
     """Evaluates a split, after tuning on valid where grids are given.
 
     Args:
-        evaluator: how.
-        corpus: that of the evaluator.
-        split: valid or test.
-        grids: of the cache and of dynamic evaluation; None tunes nothing.
+        evaluator: What evaluates it.
+        corpus: The evaluator's corpus.
+        split: Valid or test.
+        grids: Grids of the cache and of dynamic evaluation; None tunes nothing.
 
     Raises:
-        UserError: there is nothing to tune; or a target has no probability left.
+        UserError: There is nothing to tune; or a target has no probability left.
     """
     start = time.perf_counter()
     evaluator.prepare()
@@ -98,9 +98,9 @@ def describe(outcome: Outcome, name: str, of_run: Mapping[str, Any]) -> dict[str
     """The content of ``evaluation-NAME-SPLIT.json``.
 
     Args:
-        outcome: what was found.
-        name: of the evaluation.
-        of_run: what the file is to say of the run besides.
+        outcome: What was found.
+        name: Name of the evaluation.
+        of_run: What the file is to say of the run besides.
     """
     facts = {key: value for key, value in outcome.facts.items() if key != "evaluation"}
     return {
@@ -122,10 +122,10 @@ def write(
     """Writes ``evaluation-NAME-SPLIT.json`` and, if wanted, the record of all targets beside it.
 
     Args:
-        outcome: what was found.
-        results: as :func:`describe` gives them.
-        run_dir: the run's directory.
-        save_tokens: whether to write the record; one of an earlier evaluation goes if not.
+        outcome: What was found.
+        results: What :func:`describe` gave.
+        run_dir: The run's directory.
+        save_tokens: Whether to write the record; one of an earlier evaluation goes if not.
     """
     path = run_dir / f"evaluation-{results['evaluation']['name']}-{outcome.split}"
     if save_tokens:

@@ -19,8 +19,8 @@ def shown(phase: str, num_targets: int) -> Iterator[OnWindow]:
     """Shows a bar in a terminal while a phase runs, and logs a line when it ends.
 
     Args:
-        phase: what is done.
-        num_targets: how many targets will be told to what this yields.
+        phase: What is done.
+        num_targets: How many targets will be told to what this yields.
     """
     start, nats_so_far, done = time.perf_counter(), 0.0, 0
     columns = (

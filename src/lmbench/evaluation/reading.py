@@ -31,7 +31,7 @@ class Reading:
         targets: (N,) their ids.
         log_probs: (N,) their log-probabilities, in nats, as float64 whatever the model computes in.
         outputs: (N, H) the head's inputs that predicted them, where they were asked for.
-        extra_divisor: what the divisor of a mean has on top of N (see
+        extra_divisor: What the divisor of a mean has on top of N (see
             :func:`lmbench.data.columns.columns_by_protocol`).
     """
 
@@ -65,15 +65,15 @@ def read_stream(
     """Scores every target of the columns, in windows that hand the state on.
 
     Args:
-        model: on ``device``; its dropouts are off.
-        columns: how the stream is read.
-        window: time steps that are read at once.
-        device: of the model.
-        extra_divisor: handed on to the result.
-        keep_outputs: whether to keep what the head read; on the CPU, 4·N·H bytes.
-        learn: called with the mean nats of each window, once it is scored, with its graph; what it
+        model: The model, on ``device``; its dropouts are off.
+        columns: How the stream is read.
+        window: Time steps that are read at once.
+        device: The model's device.
+        extra_divisor: Handed on to the result.
+        keep_outputs: Whether to keep what the head read; on the CPU, 4·N·H bytes.
+        learn: Called with the mean nats of each window, once it is scored, with its graph; what it
             does to the model counts from the next window on. None reads without gradients.
-        on_window: told how reading goes on.
+        on_window: Called after each window; see :data:`OnWindow`.
     """
     num_places = len(columns.ids) - 1
     log_probs = torch.zeros(num_places, dtype=torch.float64)
@@ -118,8 +118,8 @@ def dropouts_off(model: LanguageModel, *, frozen: bool = False) -> Iterator[None
     standard one, both read like this.
 
     Args:
-        model: is put back at the end as it was.
-        frozen: keep no graph.
+        model: The model, which is put back at the end as it was.
+        frozen: Whether to keep no graph.
     """
     training = [module.training for module in model.modules()]
     requires_grad = [parameter.requires_grad for parameter in model.parameters()]

@@ -19,9 +19,9 @@ def write_record(reading: Reading, path: Path, article_starts: np.ndarray | None
     none). The text file has a target's probability a line, in the same order.
 
     Args:
-        reading: what was scored.
-        path: without the ending.
-        article_starts: where articles begin in the stream, if it has any.
+        reading: What was scored.
+        path: Without the ending.
+        article_starts: Where articles begin in the stream, if it has any.
     """
     log_probs = reading.log_probs.numpy()
     if article_starts is None:

@@ -30,10 +30,10 @@ def summarize(
     """Perplexities of parts of the targets, and bits per character of the whole.
 
     Args:
-        reading: what was scored.
-        vocabulary: its words.
-        counts: how often each word occurs in training, by id.
-        article_starts: where articles begin in the stream, if it has any.
+        reading: What was scored.
+        vocabulary: The words of its targets.
+        counts: How often each word occurs in training, by id.
+        article_starts: Where articles begin in the stream, if it has any.
 
     Returns:
         Plain values: ``bits_per_character``, and under ``perplexity_by`` for ``training_count``,

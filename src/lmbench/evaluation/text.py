@@ -18,7 +18,7 @@ def read_prompt(prompt: str | None) -> str:
     """The prompt, else what stdin has to say if it is not a terminal.
 
     Raises:
-        UserError: stdin is not UTF-8.
+        UserError: Stdin is not UTF-8.
     """
     if prompt is not None:
         return prompt
@@ -42,7 +42,7 @@ def encode_prompt(
         The ids, and the words that are not in the vocabulary, each once.
 
     Raises:
-        UserError: there are such words, and the vocabulary has no ``<unk>``.
+        UserError: There are unknown words, and the vocabulary has no ``<unk>``.
 
     >>> encode_prompt("b a\n", Vocabulary(("<eos>", "a", "b")))
     (array([0, 2, 1, 0], dtype=int32), ())
@@ -88,8 +88,8 @@ def with_progress(parts: Iterable[bytes], size_bytes: int | None) -> Iterator[by
     """Shows on stderr, if that is a terminal, how much of a text has been read.
 
     Args:
-        parts: the text.
-        size_bytes: of all of it; None if it is not known.
+        parts: The text.
+        size_bytes: Size of the whole text; None if it is not known.
     """
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

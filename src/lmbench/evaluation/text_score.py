@@ -50,7 +50,7 @@ def score_text(
 
     Args:
         model: The model, in evaluation mode.
-        vocabulary: Its words.
+        vocabulary: The model's words.
         parts: The text as :func:`lmbench.data.tokenization.read_parts` gives it.
 
     Returns:

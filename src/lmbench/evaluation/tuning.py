@@ -26,7 +26,7 @@ class CacheGrid:
     """What tuning the cache tries: all combinations.
 
     Raises:
-        ValueError: a list is empty, or a value is none that :class:`Cache` takes.
+        ValueError: A list is empty, or a value is none that :class:`Cache` takes.
     """
 
     windows: Sequence[int]
@@ -44,12 +44,12 @@ class DynamicGrid:
     """What tuning dynamic evaluation tries: the lrs, then the decays at the best lr.
 
     Args:
-        lrs: of the grid.
-        decays: likewise.
-        num_tokens: tokens at the start of valid to tune on; None for all of them.
+        lrs: Learning rates.
+        decays: Decays.
+        num_tokens: Tokens at the start of valid to tune on; None for all of them.
 
     Raises:
-        ValueError: a list is empty, or a value is none that :class:`Dynamic` takes; there are too
+        ValueError: A list is empty, or a value is none that :class:`Dynamic` takes; there are too
             few tokens.
     """
 
@@ -83,12 +83,12 @@ def tune_cache(
     """The best of a grid of settings, in one pass over the hidden states.
 
     Args:
-        reading: of the valid split, with the outputs kept.
-        cache: what the grid does not decide.
-        grid: what is tried.
-        steps_at_once: see :func:`with_cache`.
-        device: where to compute.
-        on_queries: called with the number of targets that were done.
+        reading: A reading of the valid split whose outputs were kept.
+        cache: What the grid does not decide.
+        grid: What is tried.
+        steps_at_once: See :func:`with_cache`.
+        device: Device to compute on.
+        on_queries: Called with the number of targets that were done.
 
     Returns:
         The settings with the fewest nats (of equals, the first), and the whole grid, with
@@ -118,9 +118,9 @@ def tune_dynamic(
     """The best of a grid: first the lr, which matters most, then the decay at the best lr.
 
     Args:
-        read: scores text of the valid split under given settings.
-        dynamic: what the grid does not decide, and the decay of the first round.
-        grid: what is tried.
+        read: Scores text of the valid split under given settings.
+        dynamic: What the grid does not decide, and the decay of the first round.
+        grid: What is tried.
 
     Returns:
         The settings with the fewest nats (of equals, the first), and the nats per token of

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 def require_probabilities(**probabilities: float) -> None:
-    """Raise ValueError, naming the argument, unless every value lies in [0, 1)."""
+    """Raises ValueError, naming the argument, unless every value lies in [0, 1)."""
     for name, value in probabilities.items():
         if not 0.0 <= value < 1.0:
             raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
@@ -36,7 +36,7 @@ class LockedDropout(nn.Module):
         self.p = p
 
     def forward(self, input: Float[Tensor, "T B E"]) -> Float[Tensor, "T B E"]:
-        """Drop the same elements ``(B, E)`` of ``input`` at every time step."""
+        """Drops the same elements ``(B, E)`` of ``input`` at every time step."""
         if not self.training or self.p == 0.0:
             return input
         return input * functional.dropout(torch.ones_like(input[:1]), self.p)
@@ -49,7 +49,7 @@ class LockedDropout(nn.Module):
 def embed_with_dropout(
     tokens: Int[Tensor, "*N"], weight: Float[Tensor, "V E"], p: float
 ) -> Float[Tensor, "*N E"]:
-    """Look up embeddings with whole words dropped: every occurrence of a word, or none.
+    """Looks up embeddings with whole words dropped: every occurrence of a word, or none.
 
     The same as a look-up in a matrix whose rows were dropped, without that matrix.
 

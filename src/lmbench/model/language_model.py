@@ -74,7 +74,7 @@ class LanguageModel(nn.Module):
         return digest.hexdigest()
 
     def forward(self, tokens: Int[Tensor, "T B"], state: State | None = None) -> CoreOutput:
-        """Read a window.
+        """Reads a window.
 
         Args:
             tokens: Word ids, ``(T, B)``.

@@ -39,14 +39,14 @@ class ASGD(Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, whose averages begin here."""
+        """Adds a group of parameters, whose averages begin here."""
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
             self.state[parameter] = {"step": 0, "ax": parameter.detach().clone()}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step.
+        """Takes one step.
 
         Args:
             closure: Computes the gradients anew and returns the loss.
@@ -80,7 +80,7 @@ class ASGD(Optimizer):
 
 @torch.no_grad()
 def swap_averages(optimizer: Optimizer) -> None:
-    """Exchange the parameters with their averages, in place; a second call undoes the first.
+    """Exchanges the parameters with their averages, in place; a second call undoes the first.
 
     Values are copied, so that memory which others hold on to (views, cuDNN's weight buffer) stays
     where it is. Parameters that have not taken a step yet keep their values.

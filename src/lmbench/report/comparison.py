@@ -17,13 +17,13 @@ class Chapter:
     """All about the runs on one corpus.
 
     Attributes:
-        section: their groups.
-        over_text: comparisons for this text.
-        over_seeds: comparisons for other seeds.
-        conclusions: sentences.
-        without_records: groups that cannot be compared over the text.
-        published: results of others on this corpus.
-        suffix: of the names of its files, if there are other corpora.
+        section: The groups of these runs.
+        over_text: Comparisons for this text.
+        over_seeds: Comparisons for other seeds.
+        conclusions: Sentences.
+        without_records: Groups that cannot be compared over the text.
+        published: Results of others on this corpus.
+        suffix: What the names of its files end in, if there are other corpora.
     """
 
     section: Section
@@ -40,9 +40,9 @@ class Report:
     """A comparison.
 
     Attributes:
-        chapters: one for each corpus.
-        left_out: what was found and does not count, with the reasons.
-        split: that the tests are about.
+        chapters: One for each corpus.
+        left_out: What was found and does not count, with the reasons.
+        split: The split that the tests are about.
     """
 
     chapters: Sequence[Chapter]
@@ -54,12 +54,12 @@ def compare(run_dirs: Iterable[Path], *, split: str, published: Sequence[Publish
     """Compares runs.
 
     Args:
-        run_dirs: run directories, or folders that hold some.
+        run_dirs: Run directories, or folders that hold some.
         split: "test" or "valid", for the tests of significance.
-        published: results to set beside those on the corpus that they belong to.
+        published: Results to set beside those on the corpus that they belong to.
 
     Raises:
-        UserError: there is no finished run.
+        UserError: There is no finished run.
     """
     runs, left_out = read_runs(run_dirs)
     sections, repeated = group_runs(runs)

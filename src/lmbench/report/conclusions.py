@@ -29,10 +29,10 @@ def conclusions(
     """What is best, by how much, and whether that is significant.
 
     Args:
-        section: the groups.
-        over_text: all comparisons over the text.
-        over_seeds: all comparisons over seeds.
-        split: that was compared.
+        section: The groups.
+        over_text: All comparisons over the text.
+        over_seeds: All comparisons over seeds.
+        split: The split that was compared.
     """
     marks = protocol_marks(section.groups)  # none where a group was evaluated as most were
     best, *others = [group for group in section.groups if not marks[group.protocol]]

@@ -34,7 +34,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
         Single values by dotted keys; items of lists by ``key[0]`` and so on.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: The config is missing or damaged.
     """
     path = run_dir / "config.yaml"
     if not path.exists():

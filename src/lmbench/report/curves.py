@@ -17,13 +17,13 @@ class Curve:
     """The validations of a run, in their order.
 
     Attributes:
-        epochs: passes over the training stream at each of them.
-        tokens: trained tokens at each: its steps times the run's mean number of tokens a step.
-        minutes: wall-clock time of the fit at the end of each, validation and saving included;
+        epochs: Passes over the training stream at each of them.
+        tokens: Trained tokens at each: its steps times the run's mean number of tokens a step.
+        minutes: Wall-clock time of the fit at the end of each, validation and saving included;
             None if the run has not recorded it.
-        perplexities: of the valid split; nan where it was not finite, or hardly.
-        switch: which of them was followed by the switch to averaged SGD; None if none.
-        goes_on: whether it goes on beyond the training that the run's results speak of.
+        perplexities: Those of the valid split; nan where it was not finite, or hardly.
+        switch: Index of the validation that the switch to averaged SGD followed; None if none.
+        goes_on: Whether it goes on beyond the training that the run's results speak of.
     """
 
     epochs: tuple[float, ...]
@@ -45,14 +45,14 @@ def read_curve(
     """Reads the curve of a finished run.
 
     Args:
-        run_dir: the run's directory.
-        num_epochs: that it trained; the last one may have been cut short.
-        num_steps: that it trained.
-        num_tokens: that it trained; None if it did not count them.
-        switch_epoch: after which it switched to averaged SGD.
+        run_dir: The run's directory.
+        num_epochs: Epochs that it trained; the last one may have been cut short.
+        num_steps: Steps that it trained.
+        num_tokens: Tokens that it trained; None if it did not count them.
+        switch_epoch: The epoch after which it switched to averaged SGD; None if it did not.
 
     Raises:
-        UserError: a file is missing or damaged, or holds no validation.
+        UserError: A file is missing or damaged, or holds no validation.
     """
     path = run_dir / "metrics.csv"
     validations = _read(path, ("step", "epoch", "val/ppl"))

@@ -23,8 +23,8 @@ class LeftOut:
     """What was found and does not count.
 
     Attributes:
-        path: the run's folder, or the file in it.
-        reason: what was wrong, and what to do.
+        path: The run's folder, or the file in it.
+        reason: What was wrong, and what to do.
     """
 
     path: Path
@@ -38,7 +38,7 @@ def find_run_dirs(paths: Iterable[Path]) -> tuple[list[Path], list[LeftOut]]:
     then the run failed before it began.
 
     Raises:
-        UserError: a path is no folder, or cannot be looked at.
+        UserError: A path is no folder, or cannot be looked at.
     """
     found: dict[Path, Path] = {}
     left_out: list[LeftOut] = []
@@ -70,7 +70,7 @@ def read_text(path: Path) -> str:
     """A file's text.
 
     Raises:
-        UserError: it is missing, too large, no plain file or no UTF-8.
+        UserError: The file is missing, too large, no plain file or no UTF-8.
     """
     if not path.is_file():  # also a pipe or a device, which could be read for ever
         raise UserError(f"{path} is missing.")
@@ -86,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        UserError: see :func:`read_text`; or it is no JSON, or no object.
+        UserError: See :func:`read_text`; or it is no JSON, or no object.
     """
     try:
         value = json.loads(read_text(path))
@@ -101,13 +101,13 @@ def field(values: Any, key: str, kind: type[Kind], path: Path) -> Kind:
     """A value by its dotted key.
 
     Args:
-        values: nested objects, as JSON gives them.
-        key: such as ``val.ppl``.
-        kind: str, int, float (takes an int too) or dict.
-        path: the file, for the message.
+        values: Nested objects, as JSON gives them.
+        key: The key, such as ``val.ppl``.
+        kind: ``str``, ``int``, ``float`` (takes an int too) or ``dict``.
+        path: The file, for the message.
 
     Raises:
-        UserError: it is missing or of another kind.
+        UserError: The value is missing or of another kind.
     """
     value = optional_field(values, key, kind, path)
     if value is None:

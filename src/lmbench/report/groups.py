@@ -25,10 +25,10 @@ class Group:
     """Runs of one config, whose weights were each drawn by another seed.
 
     Attributes:
-        number: its place by mean valid perplexity, from 1 on.
-        model: name of the model.
-        settings: the dotted keys that tell it from the other groups of that model → their values.
-        runs: by seed.
+        number: Its place by mean valid perplexity, from 1 on.
+        model: Name of the model.
+        settings: The dotted keys that tell it from the other groups of that model → their values.
+        runs: Its runs, by seed.
     """
 
     number: int
@@ -84,9 +84,9 @@ class Section:
     """What can be compared with each other: groups on the same corpus.
 
     Attributes:
-        corpus: that all were trained on.
-        groups: the lowest mean valid perplexity first.
-        differences: every dotted key whose values differ → value by group.
+        corpus: The corpus that all were trained on.
+        groups: The lowest mean valid perplexity first.
+        differences: Every dotted key whose values differ → value by group.
     """
 
     corpus: Corpus

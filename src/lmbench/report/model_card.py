@@ -46,14 +46,14 @@ def model_card(
     """The model card of a run.
 
     Args:
-        run_dir: with ``results.json``, and perhaps with ``evaluation-*.json`` of lmbench-evaluate.
-        config: the run's config, in plain values.
-        overrides: what resumes have changed in it.
-        state_shapes: of the tensors of each layer's state, for one column.
-        has_program: whether ``step.pt2`` is part of the export.
+        run_dir: The run's directory, perhaps with ``evaluation-*.json`` of lmbench-evaluate.
+        config: The run's config, in plain values.
+        overrides: What resumes have changed in it.
+        state_shapes: Shapes of the tensors of each layer's state, for one column.
+        has_program: Whether ``step.pt2`` is part of the export.
 
     Raises:
-        UserError: the run has not finished, or one of the files is damaged.
+        UserError: The run has not finished, or one of the files is damaged.
     """
     results = read_results(run_dir)
     scores = measured_scores(run_dir, results)

@@ -21,7 +21,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        UserError: the folder cannot be made, or cannot be written.
+        UserError: The folder cannot be made, or cannot be written.
     """
     chapters = report.chapters
     plots = {chapter.suffix: draw_plots(chapter.section, chapter.published) for chapter in chapters}

@@ -23,8 +23,8 @@ def render_page(report: Report, plots: Mapping[str, Sequence[Plot]]) -> str:
     """The comparison as HTML.
 
     Args:
-        report: the comparison.
-        plots: those of each chapter, by its suffix.
+        report: The comparison.
+        plots: The pictures of each chapter, by its suffix.
     """
     from jinja2 import Environment, StrictUndefined
 

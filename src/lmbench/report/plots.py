@@ -23,11 +23,11 @@ class Plot:
     """A picture.
 
     Attributes:
-        name: of its files, without their ending.
-        alt: what it shows, in words.
-        caption: to be read beneath it.
-        png: the file.
-        svg: the file.
+        name: Name of its files, without their ending.
+        alt: What it shows, in words.
+        caption: What is to be read beneath it.
+        png: The file.
+        svg: The file.
     """
 
     name: str
@@ -44,8 +44,8 @@ def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
     recorded is left out: the time, or a curve.
 
     Args:
-        section: the groups.
-        published: results to draw beside them, in grey.
+        section: The groups.
+        published: Results to draw beside them, in grey.
     """
     import matplotlib as mpl
 

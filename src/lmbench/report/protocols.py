@@ -17,11 +17,11 @@ def protocol_text(values: Mapping[str, Any], path: Path) -> str:
     them it says what they were tuned on.
 
     Args:
-        values: the content of ``results.json`` or of an ``evaluation-NAME-SPLIT.json``.
-        path: the file, for messages.
+        values: The content of ``results.json`` or of an ``evaluation-NAME-SPLIT.json``.
+        path: The file, for messages.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: The file is damaged.
     """
     evaluation = field(values, "evaluation", dict, path)
     if "columns" in evaluation:  # files name their protocol since there is more than one

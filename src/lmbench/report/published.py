@@ -18,11 +18,11 @@ class Published:
     """Valid and test perplexity as somebody else has published them.
 
     Attributes:
-        model: what was trained.
-        source: paper, repository, or where a user of the repository has told it.
-        scores: how it was evaluated ("standard", "cache" or "dynamic") → valid and test perplexity,
+        model: What was trained.
+        source: Paper, repository, or where a user of the repository has told it.
+        scores: How it was evaluated ("standard", "cache" or "dynamic") → valid and test perplexity,
             with the digits that were published.
-        num_parameters: in millions; None if the source does not say.
+        num_parameters: Number of parameters in millions; None if the source does not say.
     """
 
     model: str
@@ -97,10 +97,10 @@ def choose_published(names: Iterable[str] | None) -> list[Published]:
     """The results by their names.
 
     Args:
-        names: keys of ``PUBLISHED``; nothing or "all" among them means all; None means none.
+        names: Keys of ``PUBLISHED``; nothing or "all" among them means all; None means none.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: No result has that name.
     """
     if names is None:
         return []

@@ -27,7 +27,7 @@ class Records:
     """What one run gave the tokens of a split.
 
     Attributes:
-        text: hash of positions, targets and articles; runs with the same one can be compared.
+        text: Hash of positions, targets and articles; runs with the same one can be compared.
         unit: "article" or "block".
         sums: ``(A,)`` float64, of log-probabilities in nats.
         num_tokens: ``(A,)`` int64.
@@ -43,12 +43,12 @@ def read_records(path: Path, num_tokens: int, nll: float | None) -> Records:
     """Reads an ``evaluation-NAME-SPLIT.parquet``.
 
     Args:
-        path: the file.
-        num_tokens: that the evaluation scored; the file has a row for each.
-        nll: that it came to, in nats per token; None where that is not the mean over the targets.
+        path: The file.
+        num_tokens: Targets that the evaluation scored; the file has a row for each.
+        nll: What it came to, in nats per token; None where that is not the mean over the targets.
 
     Raises:
-        UserError: the file is damaged, holds something else, or is of another evaluation.
+        UserError: The file is damaged, holds something else, or is of another evaluation.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -28,9 +28,9 @@ class Corpus:
     """What a run was trained on; the same one where the content is the same.
 
     Attributes:
-        name: of the corpus.
-        sha256: of its content.
-        perplexity_floor: split → perplexity of the true distribution, where that is known.
+        name: Name of the corpus.
+        sha256: Hash of its content.
+        perplexity_floor: Split → perplexity of the true distribution, where that is known.
     """
 
     name: str = field(compare=False)
@@ -43,23 +43,23 @@ class Run:
     """A finished run.
 
     Attributes:
-        run_dir: its folder.
-        config: its resolved config, with what resumes have changed, by dotted keys.
-        model: name of the model.
-        seed: that it was trained with.
-        num_parameters: of the model.
-        corpus: that it was trained on.
-        protocol: how valid and test were read, and how much of them if not all.
-        scores: split → score of the best checkpoint; test is missing if it was not scored.
-        num_epochs: that it trained; the last one may have been cut short.
-        best_epoch: the one with the best validation, counted from 0.
-        seconds: wall-clock time of the fit.
-        tokens_per_second: median over training steps.
-        peak_memory_bytes: of the device or the process.
-        device: that it ran on.
-        curve: its validations; None if they cannot be read.
+        run_dir: Its folder.
+        config: Its resolved config, with what resumes have changed, by dotted keys.
+        model: Name of the model.
+        seed: The seed that it was trained with.
+        num_parameters: The model's number of parameters.
+        corpus: The corpus that it was trained on.
+        protocol: How valid and test were read, and how much of them if not all.
+        scores: Split → score of the best checkpoint; test is missing if it was not scored.
+        num_epochs: Epochs that it trained; the last one may have been cut short.
+        best_epoch: The one with the best validation, counted from 0.
+        seconds: Wall-clock time of the fit.
+        tokens_per_second: Median over training steps.
+        peak_memory_bytes: Peak memory of the device or the process.
+        device: The device that it ran on.
+        curve: Its validations; None if they cannot be read.
         evaluations: (name, split) → what ``lmbench-evaluate`` found.
-        left_out: its files that cannot be read.
+        left_out: Its files that cannot be read.
     """
 
     run_dir: Path
@@ -85,7 +85,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
     """The finished runs at or under some folders, and what was found there besides.
 
     Raises:
-        UserError: a path is no folder, or no run among them can be read.
+        UserError: A path is no folder, or no run among them can be read.
     """
     run_dirs, left_out = find_run_dirs(paths)
     runs: list[Run] = []
@@ -108,7 +108,7 @@ def read_run(run_dir: Path) -> Run:
     """Reads one finished run.
 
     Raises:
-        UserError: it did not finish, or has been trained on since it did; or its config or results
+        UserError: The run did not finish, or was trained on since; or its config or results
             are damaged.
     """
     path = run_dir / "results.json"

@@ -20,9 +20,9 @@ class Score:
     """What a split came to.
 
     Attributes:
-        nll: nats per token.
-        ppl: its exponential.
-        num_tokens: targets scored.
+        nll: Nats per token.
+        ppl: Perplexity, the exponential of ``nll``.
+        num_tokens: Targets scored.
     """
 
     nll: float
@@ -35,12 +35,12 @@ class Evaluation:
     """An ``evaluation-NAME-SPLIT.json``.
 
     Attributes:
-        score: what it found.
-        protocol: how the split was read, by which settings: equal where it was read alike.
-        is_mean: whether its nats per token are the mean over the targets; published scores have
+        score: What it found.
+        protocol: How the split was read, by which settings: equal where it was read alike.
+        is_mean: Whether its nats per token are the mean over the targets; published scores have
             another divisor.
-        is_tuned: whether its settings were chosen on valid.
-        records: the Parquet file with each target's log-probability; None if there is none.
+        is_tuned: Whether its settings were chosen on valid.
+        records: The Parquet file with each target's log-probability; None if there is none.
     """
 
     score: Score
@@ -55,9 +55,9 @@ class MeasuredScore(NamedTuple):
 
     Attributes:
         split: "valid" or "test".
-        evaluation: name of the evaluation; empty for that of the training run.
-        score: what it found.
-        is_tuned: whether the settings of the evaluation were chosen on valid.
+        evaluation: Name of the evaluation; empty for that of the training run.
+        score: What it found.
+        is_tuned: Whether the settings of the evaluation were chosen on valid.
     """
 
     split: str
@@ -70,7 +70,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     """The ``results.json`` of a run.
 
     Raises:
-        UserError: the run has not finished, or the file is damaged.
+        UserError: The run has not finished, or the file is damaged.
     """
     path = run_dir / "results.json"
     if not path.exists():
@@ -85,12 +85,12 @@ def require_weights(run_dir: Path, results: dict[str, Any], weights_sha256: str)
     """Refuses weights of which ``results.json`` does not speak; one of an older lmbench names none.
 
     Args:
-        run_dir: the run's directory.
-        results: its ``results.json``.
-        weights_sha256: of the run's best checkpoint.
+        run_dir: The run's directory.
+        results: Its ``results.json``.
+        weights_sha256: Hash of the run's best checkpoint.
 
     Raises:
-        UserError: the results are of other weights.
+        UserError: The results are of other weights.
     """
     path = run_dir / "results.json"
     if optional_field(results, "weights_sha256", str, path) not in (None, weights_sha256):
@@ -105,11 +105,11 @@ def read_scores(results: Mapping[str, Any], path: Path) -> dict[str, Score]:
     """The run's own scores by split; test is missing if it was not scored.
 
     Args:
-        results: content of ``results.json``.
-        path: of it.
+        results: Content of ``results.json``.
+        path: The file.
 
     Raises:
-        UserError: it is damaged.
+        UserError: The file is damaged.
     """
     return {
         split: _score(field(results, key, dict, path), path)
@@ -122,9 +122,9 @@ def told_in_part(score: Score, split: str, num_tokens: int) -> str:
     """Says how little of a split was scored; empty where it was all or nearly all of it.
 
     Args:
-        score: of the split.
-        split: its name.
-        num_tokens: of the whole split, all of which but the first are targets.
+        score: The split's score.
+        split: The split's name.
+        num_tokens: Tokens of the whole split, all of which but the first are targets.
     """
     num_targets = num_tokens - 1
     if score.num_tokens >= 0.99 * num_targets:  # the published protocol leaves out a few
@@ -144,12 +144,12 @@ def read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Evalu
     """Reads one of them.
 
     Args:
-        path: of it.
-        split: that its name tells.
-        results: content of the run's ``results.json``.
+        path: The file.
+        split: The split that its name tells.
+        results: Content of the run's ``results.json``.
 
     Raises:
-        UserError: it is damaged; or of another corpus, other weights or another split.
+        UserError: The file is damaged, or of another corpus, other weights or another split.
     """
     values = read_json(path)
     _require_same_weights(path, values, results)
@@ -169,7 +169,7 @@ def measured_scores(run_dir: Path, results: Mapping[str, Any]) -> list[MeasuredS
     """All scores of a run: the training run's own first, then those of lmbench-evaluate.
 
     Raises:
-        UserError: a file is damaged, or does not belong to the run.
+        UserError: A file is damaged, or does not belong to the run.
     """
     own = read_scores(results, run_dir / "results.json")
     scores = [MeasuredScore(split, "", score) for split, score in own.items()]

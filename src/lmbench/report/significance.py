@@ -25,15 +25,15 @@ class Comparison:
     """One test of the difference between two groups, in nats per token.
 
     Attributes:
-        first: the group with the lower valid perplexity.
-        second: the other; the difference is this one's nats per token minus the first one's.
-        test: the difference, its interval and p-value; the interval is infinite and p is 1 where
+        first: The group with the lower valid perplexity.
+        second: The other; the difference is this one's nats per token minus the first one's.
+        test: The difference, its interval and p-value; the interval is infinite and p is 1 where
             there are too few units.
-        adjusted_p: for all pairs together (Holm), without those of too few units.
-        evaluation: whose records were compared; None for the test over seeds.
-        num_units: articles or blocks that were drawn from; None for the test over seeds.
+        adjusted_p: p for all pairs together (Holm), without those of too few units.
+        evaluation: The evaluation whose records were compared; None for the test over seeds.
+        num_units: Articles or blocks that were drawn from; None for the test over seeds.
         unit: "article", "block" or "seed".
-        num_seeds: of the first group and of the second.
+        num_seeds: Numbers of seeds of the first group and of the second.
     """
 
     first: Group
@@ -79,8 +79,8 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
     What is compared is the mean over a group's seeds of each token's log-probability.
 
     Args:
-        section: the groups.
-        split: whose records.
+        section: The groups.
+        split: The split whose records are compared.
 
     Returns:
         The comparisons, and the records that cannot be used.

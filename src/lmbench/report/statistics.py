@@ -24,9 +24,9 @@ class Estimate:
     """A mean over seeds.
 
     Attributes:
-        mean: of the values.
-        half_width: of its 95% interval; None where a single value gives none.
-        num_values: that it is the mean of.
+        mean: Mean of the values.
+        half_width: Half the width of its 95% interval; None where a single value gives none.
+        num_values: Number of values.
     """
 
     mean: float
@@ -48,7 +48,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     """Mean and 95% interval (Student 1908), as if the seeds' values were drawn from a normal one.
 
     Args:
-        values: at least one, of independent seeds.
+        values: Values of independent seeds, at least one.
     """
     from scipy.special import stdtrit
 
@@ -65,8 +65,8 @@ def welch_test(first: Sequence[float], second: Sequence[float]) -> Difference | 
     The degrees of freedom are Welch's (1947) and Satterthwaite's (1946).
 
     Args:
-        first: values of independent seeds.
-        second: likewise.
+        first: Values of independent seeds.
+        second: Likewise.
 
     Returns:
         None if a side has fewer than two values, or no value differs from its side's others.
@@ -131,9 +131,9 @@ def bootstrap_test(difference: float, resampled: np.ndarray, num_units: int) -> 
     interval to a test.
 
     Args:
-        difference: of the text itself.
-        resampled: ``(R,)``, of the resampled texts.
-        num_units: articles or blocks that were drawn from, n; at least 2.
+        difference: The text's own difference.
+        resampled: ``(R,)`` those of the resampled texts.
+        num_units: Articles or blocks that were drawn from, n; at least 2.
     """
     from scipy.special import ndtr, stdtrit
 
@@ -151,7 +151,7 @@ def smallest_bootstrap_p(num_units: int) -> float:
     """The p-value of a difference of which all resamples have the same sign.
 
     Args:
-        num_units: articles or blocks that were drawn from; at least 2.
+        num_units: Articles or blocks that were drawn from; at least 2.
     """
     return _expanded_p(1 / (NUM_RESAMPLES + 1), num_units)
 
@@ -168,7 +168,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """P-values that hold for all tests of a family together (Holm 1979).
 
     Args:
-        p_values: of all tests that were made, ``(P,)``.
+        p_values: ``(P,)`` those of all tests that were made.
 
     Returns:
         The adjusted ones, in the same order.

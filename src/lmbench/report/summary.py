@@ -18,7 +18,7 @@ def summary_table(section: Section, *, with_costs: bool = True) -> Table:
     """Each group's perplexities and costs, and the perplexity floor where the corpus has one.
 
     Args:
-        section: the groups.
+        section: The groups.
         with_costs: False for a terminal, which is narrow: evaluations are rows then.
     """
     names = evaluation_names(section.groups)

@@ -24,12 +24,12 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        run_dir: its folder.
-        overrides: what makes it this job, e.g. ``("model=lstm", "seed=1")``.
-        valid: its best validation perplexity; None if it did not finish.
-        test: its test perplexity, if it has one.
-        floor: the perplexity of the true distribution on test, if that is known.
-        seconds: that it trained, if that is known.
+        run_dir: Its folder.
+        overrides: What makes it this job, e.g. ``("model=lstm", "seed=1")``.
+        valid: Its best validation perplexity; None if it did not finish.
+        test: Its test perplexity, if it has one.
+        floor: The perplexity of the true distribution on test, if that is known.
+        seconds: How long it trained, if that is known.
     """
 
     run_dir: Path
@@ -44,7 +44,7 @@ def sweep_jobs(sweep_dir: Path) -> Iterator[Job]:
     """The jobs of a sweep that have begun, in their order.
 
     Raises:
-        UserError: a job's record or results are damaged.
+        UserError: A job's record or results are damaged.
     """
     run_dirs = (record.parent for record in sweep_dir.glob(f"*/{RECORD}"))
     for run_dir in sorted(run_dirs, key=_number):

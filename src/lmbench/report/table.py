@@ -36,12 +36,12 @@ class Table:
     """Rows of texts under titles.
 
     Attributes:
-        title: one line above it.
-        columns: their titles.
-        rows: as many cells each.
-        num_texts: that many columns at the left hold words, the others numbers.
-        name_column: the one that names the row.
-        notes: sentences below it.
+        title: One line above it.
+        columns: Their titles.
+        rows: Rows of as many cells each.
+        num_texts: Number of columns at the left that hold words; the others hold numbers.
+        name_column: The one that names the row.
+        notes: Sentences below it.
     """
 
     title: str

@@ -54,7 +54,7 @@ class AWDLSTM(nn.Module):
         self.weight_dropout = weight_dropout
 
     def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
-        """Run a window, from ``state`` or from zeros."""
+        """Runs a window, from ``state`` or from zeros."""
         raw_output, state = run_layers(
             self.layers,
             self.input_dropout(input),

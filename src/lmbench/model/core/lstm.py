@@ -40,7 +40,7 @@ class LSTM(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
-        """Run a window, from ``state`` or from zeros."""
+        """Runs a window, from ``state`` or from zeros."""
         raw_output, state = run_layers(
             self.layers, self.dropout(input), state, between=self.dropout
         )  # (T, B, H)

@@ -25,7 +25,7 @@ class CoreOutput(NamedTuple):
 
 
 def detach_state(state: State) -> State:
-    """Cut a state off from the window that made it: here truncated backpropagation ends."""
+    """Cuts a state off from the window that made it: here truncated backpropagation ends."""
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
@@ -51,7 +51,7 @@ def run_layers(
     between: Callable[[Tensor], Tensor],
     weight_dropout: float = 0.0,
 ) -> tuple[Float[Tensor, "T B H"], State]:
-    """Run layers one on top of the other.
+    """Runs layers one on top of the other.
 
     Args:
         layers: What :func:`stack_layers` made.

@@ -22,7 +22,7 @@ def lstm_with_weight_dropout(
     state: tuple[Float[Tensor, "1 B H"], Float[Tensor, "1 B H"]],
     p: float,
 ) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], Float[Tensor, "1 B H"]]]:
-    """Run a single-layer LSTM with elements of its recurrent weight dropped (DropConnect).
+    """Runs a single-layer LSTM with elements of its recurrent weight dropped (DropConnect).
 
     One mask serves all time steps. The layer's own weight is only read, and gets the gradient.
 

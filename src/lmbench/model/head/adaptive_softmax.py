@@ -115,7 +115,7 @@ class AdaptiveSoftmax(nn.Module):
                 self.bias.copy_(self._unigram_bias(torch.as_tensor(counts)))
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Share the embedding's weight instead of ours, its rows as in :meth:`embedding_rows`."""
+        """Shares the embedding's weight instead of ours, its rows as in :meth:`embedding_rows`."""
         self.weight = weight
         self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
 

@@ -57,7 +57,7 @@ class Softmax(nn.Module):
         nn.init.uniform_(self.weight, -0.1, 0.1)
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Share the embedding's weight, which takes the place of ours."""
+        """Shares the embedding's weight, which takes the place of ours."""
         self.weight = weight
 
     def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:

@@ -156,7 +156,7 @@ def work(
     from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
     from lmbench.callbacks.nt_asgd import NTASGD
     from lmbench.config import conf_dir
-    from lmbench.run_config import resumed_config
+    from lmbench.run.config import resumed_config
     from lmbench.train import train
 
     torch.set_num_threads(1)
@@ -212,7 +212,7 @@ def work(
 
 def compare(alone: Path, killed: Path) -> list[str]:
     """What differs between two runs, line by line."""
-    from lmbench.checkpoint import read_checkpoint
+    from lmbench.saved.checkpoint import read_checkpoint
 
     differences = []
     if (alone / "metrics.csv").read_bytes() != (killed / "metrics.csv").read_bytes():

@@ -31,7 +31,7 @@ from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
-from lmbench.run_config import ALLOWED_TARGETS, OF_WEIGHTS
+from lmbench.run.config import ALLOWED_TARGETS, OF_WEIGHTS
 from lmbench.train import _NOT_OF_THE_RUN
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.

@@ -14,7 +14,7 @@ import torch
 
 import lmbench
 from lmbench import generate, machine
-from lmbench.checkpoint import DATA
+from lmbench.saved.checkpoint import DATA
 
 pytestmark = pytest.mark.usefixtures("matmul_precision")
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from lmbench.loading import Loaded
+    from lmbench.saved.loading import Loaded
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
@@ -28,6 +28,6 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
         lmbench.errors.UserError: The folder holds no model, or one that is damaged; or there is no
             such device.
     """
-    from lmbench import loading  # torch is slow to import
+    from lmbench.saved import loading  # torch is slow to import
 
     return loading.load(path, device=device)

@@ -16,7 +16,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.arguments import call, factory, require_type, takes, together
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.results import Results
@@ -26,11 +25,12 @@ from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator
-from lmbench.evaluator_from_config import Grids, build_evaluator
+from lmbench.from_config.arguments import call, factory, require_type, takes, together
+from lmbench.from_config.evaluator import Grids, build_evaluator
+from lmbench.from_config.model import build_model
+from lmbench.from_config.trainer import require_devices, require_end, require_validation
 from lmbench.model import LanguageModel
-from lmbench.model_from_config import build_model
 from lmbench.module import LanguageModelModule
-from lmbench.trainer_options import require_devices, require_end, require_validation
 
 # Arguments that the config has under another key than their node's.
 _KEYS = {

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lmbench.command import run_command
+from lmbench.command.ending import run_command
 from lmbench.report.published import PUBLISHED, choose_published
 from lmbench.stdout import printing
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.errors import UserError
 from lmbench.files import replace_text
-from lmbench.run_config import OF_WEIGHTS, read_run_config
+from lmbench.run.config import OF_WEIGHTS, read_run_config
 
 _NODES = (
     "data",
@@ -129,7 +129,7 @@ def write_run_config(config: DictConfig, run_dir: Path) -> None:
     """Writes ``config.yaml``, fully resolved: the one config that later commands read.
 
     Hydra's own ``.hydra/config.yaml`` is rewritten whenever a folder is used again. The caller is
-    :func:`~lmbench.run_dir.alone_in` the folder.
+    :func:`~lmbench.run.directory.alone_in` the folder.
 
     Raises:
         UserError: The folder holds a run already. Hydra names folders by the second, so two

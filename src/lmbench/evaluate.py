@@ -8,12 +8,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.command import errors_for_users
+from lmbench.command.ending import errors_for_users
 from lmbench.config import conf_dir
 from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
-from lmbench.run_config import read_run_config, with_places
-from lmbench.run_dir import require_no_links
+from lmbench.run.config import read_run_config, with_places
+from lmbench.run.directory import require_no_links
 from lmbench.stdout import printing
 
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
@@ -48,9 +48,10 @@ def evaluate(config: DictConfig, name: str) -> float:
         )
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
-    from lmbench import build, loading
-    from lmbench.arguments import require_type
+    from lmbench import build
     from lmbench.evaluation import outcome, progress
+    from lmbench.from_config.arguments import require_type
+    from lmbench.saved import loading
 
     for key in ("tune", "save_tokens"):
         require_type(f"evaluation.{key}", config.evaluation.get(key), bool)

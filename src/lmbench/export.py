@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lmbench.command import run_command
+from lmbench.command.ending import run_command
 from lmbench.stdout import printing
 
 
@@ -21,13 +21,13 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
             its results are of other weights; no program can be made of the model.
     """
     # Slow imports stay out of ``--help``.
-    from lmbench.export_folder import CARD, PROGRAM, require_free, write_export
-    from lmbench.loading import read_run, run_values
     from lmbench.report.model_card import model_card, read_results
     from lmbench.report.scores import require_weights
-    from lmbench.run_config import recorded_overrides
-    from lmbench.saved_model import build
-    from lmbench.step_program import write_step_program, zero_state
+    from lmbench.run.config import recorded_overrides
+    from lmbench.saved.export import CARD, PROGRAM, require_free, write_export
+    from lmbench.saved.loading import read_run, run_values
+    from lmbench.saved.model import build
+    from lmbench.saved.step_program import write_step_program, zero_state
 
     require_free(output, overwrite=overwrite)
     saved = read_run(run_dir)

@@ -7,14 +7,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmbench.command import run_command
+from lmbench.command.ending import run_command
+from lmbench.command.generate_options import parse_options
 from lmbench.errors import UserError
-from lmbench.generate_options import parse_options
 from lmbench.machine import device_of, set_matmul_precision
 from lmbench.stdout import printing
 
 if TYPE_CHECKING:
-    from lmbench.loading import Loaded
+    from lmbench.saved.loading import Loaded
 
 
 def generate(options: Namespace) -> None:
@@ -82,7 +82,7 @@ def score(options: Namespace) -> None:
 
 
 def _load(options: Namespace) -> "Loaded":
-    from lmbench.loading import load
+    from lmbench.saved.loading import load
 
     device = device_of(options.device)
     set_matmul_precision("auto", device.type)  # as lmbench-evaluate does

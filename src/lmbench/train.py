@@ -15,13 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.chosen_run import chosen_job, chosen_run
-from lmbench.command import errors_for_users
+from lmbench.command.chosen_run import chosen_job, chosen_run
+from lmbench.command.ending import errors_for_users
 from lmbench.config import conf_dir, require_sound, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
-from lmbench.run_dir import alone_in, clear_run, is_run
-from lmbench.sweep_dir import job_folder
+from lmbench.run.directory import alone_in, clear_run, is_run
+from lmbench.run.sweep import job_folder
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -68,7 +68,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     from lmbench import build
     from lmbench.callbacks.resumed import Resumed
     from lmbench.callbacks.stop_on_signal import StopOnSignal
-    from lmbench.checkpoint import load_weights, step_to_go_on_from
+    from lmbench.saved.checkpoint import load_weights, step_to_go_on_from
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.

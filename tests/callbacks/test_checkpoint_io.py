@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
-from lmbench.checkpoint import read_checkpoint
 from lmbench.errors import UserError
+from lmbench.saved.checkpoint import read_checkpoint
 
 
 def content(seed: int = 0, size: int = 50) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.progress import Progress
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
-from lmbench.checkpoint import read_checkpoint
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
@@ -35,6 +34,7 @@ from lmbench.errors import UserError
 from lmbench.model import AWDLSTM, LSTM, Embedding, LanguageModel, Softmax
 from lmbench.module import LanguageModelModule
 from lmbench.optim import ASGD
+from lmbench.saved.checkpoint import read_checkpoint
 
 WORDS = 11
 SCORES = [1.0, 0.5, 2.0, 3.0]  # with n = 1 the third validation is the first to switch

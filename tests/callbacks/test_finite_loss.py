@@ -11,13 +11,13 @@ from lmbench.callbacks import finite_loss
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.finite_loss import FiniteLoss
-from lmbench.checkpoint import read_checkpoint
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 from lmbench.module import LanguageModelModule
+from lmbench.saved.checkpoint import read_checkpoint
 
 WORDS, LR, NUM_WINDOWS = 9, 0.125, 8
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lmbench.callbacks.resumed import Resumed
-from lmbench.run_config import recorded_overrides
+from lmbench.run.config import recorded_overrides
 
 OVERRIDES = ["trainer.max_epochs=9", "loss.ar_alpha=1"]
 

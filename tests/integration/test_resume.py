@@ -18,7 +18,7 @@ import pytest
 import torch
 from chaos import unequal
 
-from lmbench.run_dir import alone_in
+from lmbench.run.directory import alone_in
 
 COMMAND = Path(sysconfig.get_path("scripts"), "lmbench-train")
 CHAOS = Path(__file__).parents[2] / "scripts/chaos.py"

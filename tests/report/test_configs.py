@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from lmbench.config import conf_dir, flatten, write_run_config
 from lmbench.errors import UserError
 from lmbench.report.configs import read_config
-from lmbench.run_config import record_overrides, resumed_config
+from lmbench.run.config import record_overrides, resumed_config
 
 
 def composed(tmp_path: Path) -> dict:

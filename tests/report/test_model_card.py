@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from lmbench.errors import UserError
-from lmbench.loading import run_values
 from lmbench.report.model_card import model_card
+from lmbench.saved.loading import run_values
 
 SHAPES = [[(1, 1, 12), (1, 1, 12)], [(1, 1, 8), (1, 1, 8)]]
 

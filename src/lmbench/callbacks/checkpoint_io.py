@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lmbench.checkpoint import read_checkpoint
 from lmbench.errors import UserError
 from lmbench.files import flush_to_disk
+from lmbench.saved.checkpoint import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,5 +43,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
-        """See :func:`lmbench.checkpoint.read_checkpoint`."""
+        """See :func:`lmbench.saved.checkpoint.read_checkpoint`."""
         return read_checkpoint(Path(path))

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from lmbench.run_config import record_overrides
+from lmbench.run.config import record_overrides
 
 
 class Resumed(L.Callback):

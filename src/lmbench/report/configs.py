@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmbench.errors import UserError
 from lmbench.report.folders import printable, read_text
-from lmbench.run_config import recorded_overrides
+from lmbench.run.config import recorded_overrides
 
 if TYPE_CHECKING or not hasattr(yaml, "CSafeLoader"):
     from yaml import SafeLoader

@@ -11,7 +11,7 @@ from lmbench.report.folders import LeftOut, printable
 from lmbench.report.runs import Corpus, Run
 from lmbench.report.scores import Evaluation
 from lmbench.report.statistics import Estimate, estimate
-from lmbench.run_config import PLACES
+from lmbench.run.config import PLACES
 
 NOT_SET = "(not set)"
 

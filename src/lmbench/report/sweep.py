@@ -14,9 +14,9 @@ from rich.table import Table
 
 from lmbench.errors import UserError
 from lmbench.report.folders import field, optional_field, read_json
-from lmbench.run_dir import as_override
+from lmbench.run.directory import as_override
+from lmbench.run.sweep import RECORD, recorded_job
 from lmbench.stdout import printing
-from lmbench.sweep_dir import RECORD, recorded_job
 
 
 @dataclass(frozen=True)

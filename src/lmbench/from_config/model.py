@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from lmbench.arguments import call, factory, takes
 from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
+from lmbench.from_config.arguments import call, factory, takes
 from lmbench.model import Embedding, LanguageModel
 
 # Arguments that the config has under another key than their node's.

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmbench.checkpoint import DATA, load_weights, read_checkpoint, step_to_go_on_from
 from lmbench.errors import UserError
+from lmbench.saved.checkpoint import DATA, load_weights, read_checkpoint, step_to_go_on_from
 
 
 def content(seed: int = 0, size: int = 50) -> dict[str, Any]:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from lmbench.generate_options import parse_options
+from lmbench.command.generate_options import parse_options
 
 
 def test_the_defaults():

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from lmbench.arguments import call, require_type
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.evaluator import Evaluator, Phase
 from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
+from lmbench.from_config.arguments import call, require_type
 from lmbench.model import LanguageModel
 
 Grids = tuple[CacheGrid | None, DynamicGrid | None]

@@ -12,7 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 
-from lmbench.command import errors_for_users, run_command
+from lmbench.command.ending import errors_for_users, run_command
 from lmbench.errors import Interrupted, UserError
 
 
@@ -153,7 +153,7 @@ def test_other_errors_are_left_as_they_are(run_dir: Path):
 
 PLAIN = """
 import signal, sys, time
-from lmbench.command import run_command
+from lmbench.command.ending import run_command
 from lmbench.errors import UserError
 assert "hydra" not in sys.modules
 # As in a terminal: what a shell starts in the background ignores it.

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lmbench.arguments import factory, takes, together
 from lmbench.errors import UserError
+from lmbench.from_config.arguments import factory, takes, together
 
 
 def test_a_node_makes_its_object():

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.sweep_dir import job_folder, own_overrides, record_job, recorded_job
+from lmbench.run.sweep import job_folder, own_overrides, record_job, recorded_job
 
 
 def record(folder: Path, *overrides: str) -> None:

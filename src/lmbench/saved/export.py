@@ -17,12 +17,12 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lmbench.checkpoint import require_numbers
 from lmbench.errors import UserError
 from lmbench.files import replacing_folder
 from lmbench.model import LanguageModel
-from lmbench.run_config import refuse_calls
-from lmbench.saved_model import SavedModel, vocabulary_of
+from lmbench.run.config import refuse_calls
+from lmbench.saved.checkpoint import require_numbers
+from lmbench.saved.model import SavedModel, vocabulary_of
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, WORDS = "config.json", "model.safetensors", "vocabulary.json"

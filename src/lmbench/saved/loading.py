@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from lmbench.checkpoint import corpus_of, read_checkpoint
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.export_folder import CONFIG, read_export
 from lmbench.machine import device_of
 from lmbench.model import LanguageModel
-from lmbench.run_config import read_run_config
-from lmbench.saved_model import SavedModel, build, vocabulary_of
+from lmbench.run.config import read_run_config
+from lmbench.saved.checkpoint import corpus_of, read_checkpoint
+from lmbench.saved.export import CONFIG, read_export
+from lmbench.saved.model import SavedModel, build, vocabulary_of
 
 
 class Loaded(NamedTuple):
@@ -82,6 +82,6 @@ def read_run(run_dir: Path) -> SavedModel:
 
 
 def run_values(run_dir: Path) -> dict[str, Any]:
-    """A run's config as plain values; see :func:`lmbench.run_config.read_run_config`."""
+    """A run's config as plain values; see :func:`lmbench.run.config.read_run_config`."""
     values: Any = OmegaConf.to_container(read_run_config(run_dir))
     return values

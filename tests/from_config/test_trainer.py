@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.trainer_options import require_end
+from lmbench.from_config.trainer import require_end
 
 
 @pytest.mark.parametrize(

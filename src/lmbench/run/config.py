@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lmbench.errors import UserError
-from lmbench.run_dir import require_no_links
+from lmbench.run.directory import require_no_links
 
 MODEL_TARGETS = {
     "model.core": frozenset({"lmbench.model.core.AWDLSTM", "lmbench.model.core.LSTM"}),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
-from lmbench.run_dir import as_override, is_run
+from lmbench.run.directory import as_override, is_run
 from lmbench.stdout import end_unread, printing
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.output_folder import OutputFolder
+from lmbench.command.output_folder import OutputFolder
 
 
 def config_of(folder: Path) -> DictConfig:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from lmbench.errors import UserError
+from lmbench.from_config.model import build_model
 from lmbench.model import LSTM, AdaptiveSoftmax
-from lmbench.model_from_config import build_model
 
 NODE = {
     "embedding_size": 6,

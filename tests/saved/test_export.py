@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 import lmbench
 from lmbench.errors import UserError
-from lmbench.export_folder import read_export, require_free, write_export
-from lmbench.loading import read_run
-from lmbench.run_config import ALLOWED_TARGETS_VARIABLE
-from lmbench.saved_model import build
+from lmbench.run.config import ALLOWED_TARGETS_VARIABLE
+from lmbench.saved.export import read_export, require_free, write_export
+from lmbench.saved.loading import read_run
+from lmbench.saved.model import build
 
 MODELS = {
     "lstm": ("model=lstm",),

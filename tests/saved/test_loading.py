@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import lmbench
 from lmbench import build
-from lmbench.checkpoint import DATA
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.machine import device_of
 from lmbench.model import LanguageModel
 from lmbench.model.core import CoreOutput
-from lmbench.run_config import ALLOWED_TARGETS_VARIABLE, read_run_config
+from lmbench.run.config import ALLOWED_TARGETS_VARIABLE, read_run_config
+from lmbench.saved.checkpoint import DATA
 
 MODELS = {
     "lstm": ("model=lstm",),

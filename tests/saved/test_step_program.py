@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import lmbench
 from lmbench.errors import UserError
 from lmbench.model import LSTM, CoreOutput, Embedding, LanguageModel, Softmax
-from lmbench.step_program import Step, write_step_program, zero_state
+from lmbench.saved.step_program import Step, write_step_program, zero_state
 
 MODELS = {
     "lstm, untied": ("model=lstm", "model.tied=false", "model.head.bias=false"),

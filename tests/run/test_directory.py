@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.run_dir import alone_in, clear_run, is_run
+from lmbench.run.directory import alone_in, clear_run, is_run
 
 
 def test_what_is_a_run_to_write_into(tmp_path: Path):

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmbench.checkpoint import FLOATS
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
+from lmbench.from_config.model import build_model
 from lmbench.model import AdaptiveSoftmax, LanguageModel
-from lmbench.model_from_config import build_model
-from lmbench.run_config import MODEL_TARGETS
+from lmbench.run.config import MODEL_TARGETS
+from lmbench.saved.checkpoint import FLOATS
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SavedModel:
 
     Attributes:
         config_path: The file that describes the model.
-        model_config: Its content, as :func:`lmbench.model_from_config.build_model` takes it.
+        model_config: Its content, as :func:`lmbench.from_config.model.build_model` takes it.
         weights_path: The file of the weights.
         weights: Weights to evaluate, by the names of ``LanguageModel.state_dict``; of a tied
             weight's names, one is enough.

@@ -11,9 +11,9 @@ from lmbench.config import take_over_from_run
 from lmbench.errors import UserError
 from lmbench.report.folders import field
 from lmbench.report.scores import read_results
-from lmbench.run_config import places_of, resumed_config
-from lmbench.run_dir import is_run
-from lmbench.sweep_dir import record_job
+from lmbench.run.config import places_of, resumed_config
+from lmbench.run.directory import is_run
+from lmbench.run.sweep import record_job
 
 
 @dataclass(frozen=True)

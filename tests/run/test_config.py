@@ -14,16 +14,16 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from lmbench import build
-from lmbench.checkpoint import load_weights
 from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
-from lmbench.run_config import (
+from lmbench.run.config import (
     ALLOWED_TARGETS_VARIABLE,
     read_run_config,
     record_overrides,
     resumed_config,
 )
-from lmbench.run_dir import is_run
+from lmbench.run.directory import is_run
+from lmbench.saved.checkpoint import load_weights
 from lmbench.train import train
 
 SMALL = (
@@ -186,7 +186,7 @@ def test_the_payload_is_no_dud_and_the_environment_can_allow_it(
         "lightning.pytorch.loggers.tensorboard.os.mkdir",
         "lmbench.callbacks.checkpoint_io.os.mkdir",
         "lmbench.callbacks.checkpoints.Path.mkdir",
-        "lmbench.run_dir.shutil.rmtree",
+        "lmbench.run.directory.shutil.rmtree",
         "torch.optim.SGD.__init__.__globals__",
         "torch.optim.sgd.os.mkdir",
         "torch.load",

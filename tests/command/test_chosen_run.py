@@ -6,10 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from lmbench.chosen_run import chosen_job, chosen_run
+from lmbench.command.chosen_run import chosen_job, chosen_run
 from lmbench.config import conf_dir, write_run_config
 from lmbench.errors import UserError
-from lmbench.run_config import read_run_config
+from lmbench.run.config import read_run_config
 
 SWEEP = ["hydra.sweep.dir=DIR"]
 

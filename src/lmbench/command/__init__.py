@@ -1,0 +1,1 @@
+"""What the commands are made of, but for what they are about."""

@@ -1,0 +1,1 @@
+"""Objects from the plain values of a config."""

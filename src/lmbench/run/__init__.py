@@ -1,0 +1,1 @@
+"""A run's directory and its config, and the directory of a sweep."""

@@ -1,0 +1,1 @@
+"""A model in a folder, read as if it came from a stranger."""

@@ -275,7 +275,7 @@ def parts_table(measured: dict[str, Variant], title: str) -> Table:
 
 
 def share(variant: Variant, part: str) -> str:
-    """Of the bare step."""
+    """What share of the bare step a part takes."""
     return f"{variant.median(part) / variant.median():.0%}"
 
 
@@ -324,7 +324,7 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Of the processor; Linux has it in a file."""
+    """Name of the processor; Linux has it in a file."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]

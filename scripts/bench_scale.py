@@ -146,7 +146,7 @@ def file_pages() -> dict[str, int]:
 
 
 def open_corpus(source: Path, cache: Path) -> dict[str, Any]:
-    """As ``data=text`` does."""
+    """Opens a corpus as ``data=text`` does."""
     from lmbench.data.corpus import load_text
 
     corpus = load_text(source, cache_dir=cache)

@@ -147,7 +147,7 @@ def set_up(
 
 
 def flops_per_token(model: LanguageModel) -> int:
-    """Of a forward pass, by formula: the products of the LSTM layers and of the softmax."""
+    """Operations of a forward pass, by formula: products of the LSTM layers and the softmax."""
     layers: Any = model.core.layers
     lstm = sum(
         2 * 4 * layer.hidden_size * (layer.input_size + layer.hidden_size) for layer in layers
@@ -355,7 +355,7 @@ def averaging_optimizers(
 
 
 def name_of(optimizer: torch.optim.Optimizer) -> str:
-    """As the documentation has it: ``torch.optim.SGD``."""
+    """An optimizer's name as the documentation has it: ``torch.optim.SGD``."""
     kind = type(optimizer)
     return f"{kind.__module__.partition('.')[0]}.optim.{kind.__name__}"
 

@@ -92,7 +92,7 @@ def float32_matmul_precision() -> Literal["highest", "medium"]:
 
 
 def relative_error(precision: str) -> float:
-    """Of a product of float32 matrices on the CPU: the Frobenius norm's, against float64.
+    """Error of a product of float32 matrices on the CPU: in Frobenius norm, against float64.
 
     Args:
         precision: A setting of ``torch.set_float32_matmul_precision``, which stays as it is.

@@ -47,5 +47,5 @@ class ScoreSums(Metric):
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), exclude_state)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Both sums."""
+        """Sum of nats and number of tokens."""
         return self.nats, self.num_tokens

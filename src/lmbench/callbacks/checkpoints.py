@@ -20,7 +20,7 @@ from lmbench.files import flush_to_disk
 from lmbench.module import LanguageModelModule
 
 STEPS_BETWEEN_AGREEMENTS = 10
-"""Of several processes: each agreement makes them, and a GPU, wait for one another."""
+"""Steps between agreements of several processes, which make them, and a GPU, wait."""
 
 
 class Checkpoints(Checkpoint):
@@ -62,7 +62,7 @@ class Checkpoints(Checkpoint):
 
     @property
     def last_path(self) -> Path:
-        """Of the checkpoint to go on from."""
+        """Path of the checkpoint to go on from."""
         return self._folder / "last.ckpt"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -33,7 +33,7 @@ class FiniteLoss(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Looks at the loss."""
+        """Looks at the loss, or notes it for later."""
         loss = outputs["loss"].detach()
         if loss.device.type == "cpu":
             if not loss.isfinite():
@@ -51,7 +51,7 @@ class FiniteLoss(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Before any checkpoint."""
+        """Looks at the losses since the last look, and at the weights."""
         self._read(trainer, pl_module, None)
         if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
             what = f"A weight is nan or infinite after step {trainer.global_step:,}"

@@ -34,12 +34,12 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """Of the logger."""
+        """Name of the logger."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """There is one version: the run's."""
+        """Empty: there is one version, the run's."""
         return ""
 
     @rank_zero_only
@@ -72,7 +72,7 @@ class MetricsCSV(Logger):
         self._timing.load_state_dict(state_dict["timing"])
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """They stand in the run's config.yaml."""
+        """Does nothing: hyperparameters stand in the run's config.yaml."""
 
 
 class _CSVFile:

@@ -27,11 +27,11 @@ class Resumed(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Training goes on."""
+        """Does it as training goes on."""
         self._take_up(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """There was nothing left to train."""
+        """Does it where nothing was left to train."""
         self._take_up(trainer)
 
     def _take_up(self, trainer: L.Trainer) -> None:

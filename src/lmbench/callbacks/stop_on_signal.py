@@ -50,7 +50,7 @@ class StopOnSignal(L.Callback):
             raise Interrupted(signal.SIGTERM)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As at the start of the training."""
+        """Takes SIGTERM back once more."""
         self.on_train_start(trainer, pl_module)
 
     def on_train_batch_start(

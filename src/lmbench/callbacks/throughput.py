@@ -112,7 +112,7 @@ class Throughput(L.Callback):
         pl_module: L.LightningModule,
         checkpoint: dict,
     ) -> None:
-        """Nor is saving."""
+        """Saving is no part of a training step."""
         self._step_start = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -18,7 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "allow_unk": False,
     "prompt": None,
 }
-"""Of what goes with generating alone. None: a seed is drawn, and a prompt read from stdin."""
+"""Defaults of what goes with generating alone. None: a seed is drawn, a prompt read from stdin."""
 
 OF_CHANCE = ("top_k", "top_p", "seed", "num_samples")
 """What does nothing where nothing is drawn."""

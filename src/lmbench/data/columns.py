@@ -178,7 +178,7 @@ def columns_by_protocol(
 
 
 def _fold(ids: np.ndarray, columns: int) -> Columns:
-    """As published: the last token of a column is a target only."""
+    """Folds a stream as published: the last token of a column is a target only."""
     num_tokens = len(ids) // columns
     starts = np.arange(columns) * num_tokens
     return Columns(ids, starts, num_tokens - 1, np.zeros(columns, dtype=np.int64))

@@ -156,7 +156,7 @@ def mix(
 
 
 def in_use(num_targets: int, cache: Cache, steps_at_once: int) -> Bool[Tensor, " N"]:
-    """For which targets the cache is in use.
+    """Tells for which targets the cache is in use.
 
     Args:
         num_targets: N.

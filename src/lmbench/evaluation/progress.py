@@ -52,5 +52,5 @@ def shown(phase: str, num_targets: int) -> Iterator[OnWindow]:
 
 
 def perplexity_of(nll: float) -> str:
-    """As people read it."""
+    """A perplexity for people, of nats per token."""
     return f"{math.exp(nll):.2f}" if nll < 20 else f"e^{nll:.1f}"

@@ -141,7 +141,7 @@ def tune_dynamic(
 
 
 def _comparable(nll: float) -> float:
-    """Infinite also where it is nan, which is neither better nor worse than a number."""
+    """The nats per token; infinity for nan, which is neither better nor worse than a number."""
     return nll if math.isfinite(nll) else math.inf
 
 

@@ -70,7 +70,7 @@ def conclusions(
 
 
 def _own(comparisons: Sequence[Comparison], first: Group, second: Group) -> Comparison | None:
-    """That of the two, by the models' own predictions: no cache, no dynamic evaluation."""
+    """The comparison of the two by the models' own predictions, without cache or learning."""
     own = {one.evaluation: one for one in comparisons if (one.first, one.second) == (first, second)}
     return own.get(None) or own.get("standard") or own.get("published")
 

@@ -21,7 +21,7 @@ _MOST_VALUES = 10_000
 
 
 class _Loader(SafeLoader):
-    """Without merge keys: merged again and again, they would fill the memory."""
+    """A loader without merge keys: merged again and again, they would fill the memory."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         pass

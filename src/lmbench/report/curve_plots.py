@@ -120,7 +120,7 @@ def _draw_references(
 
 
 def _limits(section: Section, curves: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """From the lowest perplexity or floor to the highest one after each curve's beginning.
+    """Limits from the lowest perplexity or floor to the highest after each curve's beginning.
 
     A first epoch that has not learnt much yet, or has diverged, would flatten all the rest.
     """
@@ -133,7 +133,7 @@ def _limits(section: Section, curves: Sequence[Sequence[float]]) -> tuple[float,
 
 
 def _ticks(bottom: float, top: float) -> list[float]:
-    """From three to eight round numbers where there are so many."""
+    """Three to eight round numbers, where there are so many."""
     exponents = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
     ticks: list[float] = []
     for digits in ([1, 2, 5], [1, 1.5, 2, 3, 5, 7], *(np.arange(1, 10, d) for d in _STEPS)):

@@ -116,7 +116,7 @@ def field(values: Any, key: str, kind: type[Kind], path: Path) -> Kind:
 
 
 def optional_field(values: Any, key: str, kind: type[Kind], path: Path) -> Kind | None:
-    """As :func:`field`; None where it is missing or null."""
+    """The same as :func:`field`, but None where the value is missing or null."""
     for name in key.split("."):
         values = values.get(name) if isinstance(values, dict) else None
     if values is None:

@@ -53,17 +53,17 @@ class Group:
         return text if len(text) <= length else f"{text[: length - 1]}…"
 
     def perplexity(self, split: str) -> Estimate | None:
-        """Over the seeds that were scored on a split; None if none was."""
+        """Mean over the seeds that were scored on a split; None if none was."""
         values = [run.scores[split].ppl for run in self.runs if split in run.scores]
         return estimate(values) if values else None
 
     def evaluations(self, name: str, split: str) -> list[Evaluation]:
-        """Of those of its runs that have one of that name."""
+        """The evaluations of that name, of those of its runs that have one."""
         found = (run.evaluations.get((name, split)) for run in self.runs)
         return [evaluation for evaluation in found if evaluation]
 
     def evaluated_perplexity(self, name: str, split: str) -> Estimate | None:
-        """Over the seeds that were evaluated so; None if none was, or not all of them alike."""
+        """Mean over the seeds that were evaluated so; None if none was, or not all alike."""
         found = self.evaluations(name, split)
         alike = len(protocols_of(found)) == 1
         return estimate([evaluation.score.ppl for evaluation in found]) if alike else None

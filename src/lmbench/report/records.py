@@ -16,10 +16,10 @@ BLOCK = 1_000
 """Tokens in a block of a text without articles."""
 
 _TYPES = {"position": "int64", "target": "int32", "log_probability": "float", "article": "int32"}
-"""Of the columns, by Arrow's names: its float has 32 bits."""
+"""Types of the columns, by Arrow's names: its float has 32 bits."""
 
 _TOLERANCE = 1e-6
-"""Of a mean, relative: rounding to 32 bits moves it by less than a tenth of that."""
+"""Relative, of a mean: rounding to 32 bits moves it by less than a tenth of that."""
 
 
 @dataclass(frozen=True)

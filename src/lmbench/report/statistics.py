@@ -14,7 +14,7 @@ NUM_RESAMPLES = 100_000
 """So many that the smallest p they can give stays small when it is adjusted for many pairs."""
 
 SEED = 20_170_807
-"""Of the resampling: the same records give the same intervals, on every machine."""
+"""Seed of the resampling: the same records give the same intervals, on every machine."""
 
 _VALUES_AT_ONCE = 2**20  # what stays in a processor's cache is counted fastest
 

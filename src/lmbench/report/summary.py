@@ -70,12 +70,12 @@ def summary_table(section: Section, *, with_costs: bool = True) -> Table:
 
 
 def evaluation_names(groups: Iterable[Group]) -> list[str]:
-    """Of all evaluations of their runs."""
+    """Names of all evaluations of their runs."""
     return sorted({name for group in groups for run in group.runs for name, _ in run.evaluations})
 
 
 def perplexity_text(perplexity: float) -> str:
-    """To the hundredth, and of a run that has not learnt anything its magnitude."""
+    """A perplexity to the hundredth; of a run that has not learnt anything, its magnitude."""
     return f"{perplexity:,.2f}" if perplexity < 1e6 else f"{perplexity:.1e}"
 
 
@@ -123,7 +123,7 @@ def minutes_of(run: Run) -> float | None:
 
 
 def peak_memory_bytes_of(group: Group) -> float | None:
-    """The largest of its runs."""
+    """The largest peak memory of its runs; None if it is known of none."""
     known = [run.peak_memory_bytes for run in group.runs if run.peak_memory_bytes is not None]
     return max(known, default=None)
 
@@ -134,7 +134,7 @@ def epochs_text(num_epochs: float) -> str:
 
 
 def mean_over_runs(group: Group, value: Callable[[Run], float | None]) -> float | None:
-    """Of those for which the value is known; None if it is for none."""
+    """Mean over the runs for which the value is known; None if it is for none."""
     values = [value(run) for run in group.runs]
     known = [number for number in values if number is not None]
     return sum(known) / len(known) if known else None

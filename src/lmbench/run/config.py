@@ -157,7 +157,7 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
 
 
 def places_of(overrides: Iterable[str]) -> list[str]:
-    """Those that say where things lie on this machine."""
+    """The overrides that say where things lie on this machine."""
     return [override for override in overrides if override.partition("=")[0] in PLACES]
 
 

@@ -17,7 +17,7 @@ _NOT_OF_THE_JOB = ("sweep_resume", "data.cache_dir")
 
 
 def own_overrides(overrides: Iterable[str]) -> list[str]:
-    """Those that make a job what it is, whatever their order: a job is known by them."""
+    """The overrides that make a job what it is, in any order: a job is known by them."""
     return sorted(
         item for item in overrides if item.lstrip("+").partition("=")[0] not in _NOT_OF_THE_JOB
     )
@@ -87,7 +87,7 @@ def recorded_job(run_dir: Path) -> list[str] | None:
 
 
 def _job_in(run_dir: Path) -> list[str] | None:
-    """As :func:`recorded_job`, but None for a damaged record.
+    """The same as :func:`recorded_job`, but None for a damaged record.
 
     One must not end the sweep; the job that works in its folder tells of it.
     """

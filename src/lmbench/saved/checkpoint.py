@@ -19,7 +19,7 @@ DTYPES = (
     *(torch.complex64, torch.complex128, torch.bool, torch.uint8),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
 )
-"""Of the weights and buffers that are read: PyTorch can compute with all of them."""
+"""Types of weights and buffers that are read: PyTorch can compute with all of them."""
 
 DATA = "LanguageModelDataModule"
 """Where Lightning keeps what the data gave: its name for the class of that name."""

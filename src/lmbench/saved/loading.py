@@ -23,7 +23,7 @@ class Loaded(NamedTuple):
     """A model and its words."""
 
     model: LanguageModel
-    """In evaluation mode."""
+    """The model, in evaluation mode."""
     vocabulary: Vocabulary
 
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench import build, config
 from lmbench.config import (
     conf_dir,
+    config_of_run,
     flatten,
     require_sound,
     take_over_from_run,
@@ -32,7 +33,6 @@ from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
 from lmbench.run.config import ALLOWED_TARGETS, OF_WEIGHTS
-from lmbench.train import _NOT_OF_THE_RUN
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.
 OPTIONS: dict[str, list[str]] = {}
@@ -322,9 +322,7 @@ def test_changes_of_nothing_are_refused(override, message):
 
 
 def of_a_run(*overrides: str) -> DictConfig:
-    config = composed(*overrides)
-    names = [name for name in map(str, config) if name not in _NOT_OF_THE_RUN]
-    return OmegaConf.masked_copy(config, names)
+    return config_of_run(composed(*overrides))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ Every class takes plain arguments; a node's ``_target_`` names the class (or fun
 keys are the arguments.
 """
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -108,6 +110,10 @@ def trainer(
         more: Callbacks beside those of the config.
         first_step: Where a resumed run goes on; TensorBoard forgets what came later.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
+    # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
     options = _plain(config.trainer)
     max_time = options.pop("max_time", None)
     require_devices(options["accelerator"], options["devices"])

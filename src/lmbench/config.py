@@ -23,6 +23,7 @@ _NODES = (
     "logger",
 )
 _VALUES = ("seed", "init_from", "float32_matmul_precision")
+_OF_THE_COMMAND = ("resume", "sweep_resume", "init_changes")
 _READ = {
     "model": ("name", "embedding_size", "embedding_dropout", "tied", "core", "head"),
     "evaluation": ("protocol", "columns", "burn_in", "window"),
@@ -84,6 +85,12 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
     for node, content in changed.items():
         config[node] = content
     return config
+
+
+def config_of_run(config: DictConfig) -> DictConfig:
+    """A composed config without what says how its run begins."""
+    keys = [key for key in map(str, config) if key not in _OF_THE_COMMAND]
+    return OmegaConf.masked_copy(config, keys)
 
 
 def require_sound(config: DictConfig, *, is_new: bool) -> None:

@@ -4,7 +4,6 @@ import logging
 import math
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,33 +12,21 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lmbench.command.chosen_run import chosen_job, chosen_run
 from lmbench.command.ending import errors_for_users
-from lmbench.config import conf_dir, require_sound, write_run_config
+from lmbench.command.resolvers import register_resolvers
+from lmbench.config import conf_dir, config_of_run, require_sound, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
-from lmbench.run.directory import alone_in, clear_run, is_run
-from lmbench.run.sweep import job_folder
+from lmbench.run.directory import alone_in, clear_run
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
 log = logging.getLogger(__name__)
-_NOT_OF_THE_RUN = ("resume", "sweep_resume", "init_changes")
-OmegaConf.register_new_resolver(  # Hydra writes into the run that is resumed, if it is one
-    "lmbench.run_dir",
-    lambda resume, new: new if resume in (None, "") or not is_run(str(resume)) else str(resume),
-    replace=True,
-)
-OmegaConf.register_new_resolver(  # and into the folder that a job of a resumed sweep had before
-    "lmbench.job_folder",
-    lambda sweep_dir, number, overrides, resume: job_folder(
-        Path(sweep_dir), number, overrides, resume=resume is True
-    ),
-    replace=True,
-)
+register_resolvers()
 
 
 def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = None) -> float:
@@ -58,8 +45,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
         UserError: A wrong value, file or number.
         Interrupted: A signal told the run to stop; it has been saved.
     """
-    of_the_run = [key for key in map(str, config) if key not in _NOT_OF_THE_RUN]
-    config = OmegaConf.masked_copy(config, of_the_run)
+    config = config_of_run(config)
     require_sound(config, is_new=resumed_with is None)
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
@@ -70,10 +56,6 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     from lmbench.callbacks.stop_on_signal import StopOnSignal
     from lmbench.saved.checkpoint import load_weights, step_to_go_on_from
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
-    # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
     build.seed_everything(config)
     set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
     corpus = build.corpus(config)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
@@ -15,6 +16,9 @@ from jaxtyping import install_import_hook
 from omegaconf import OmegaConf
 
 SHA = "ab" * 32
+
+for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # with which rich takes anything for a terminal
+    os.environ.pop(name, None)
 
 # An int can stand where a float is annotated (PEP 484), as it can everywhere in Python.
 install_import_hook(

@@ -86,6 +86,20 @@ def test_an_output_that_cannot_be_written(
         assert "name another folder with --output" in error
 
 
+def test_what_was_left_out_is_told_without_a_page_too(
+    sweep: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr("lmbench.report.output.draw_plots", lambda section, published: [])
+    (sweep / "3/results.json").unlink()
+    main([str(sweep), "--output", str(tmp_path / "compared")])
+    said = "".join(capsys.readouterr().out.split())  # long paths are broken
+    assert "".join(f"Left out: {sweep}/3: Did not finish".split()) in said
+    assert "## Left out" in (tmp_path / "compared/table.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("options", [[], ["--output", "compared"]])
 def test_a_stdout_that_is_full_loses_no_file(
     sweep: Path,

@@ -45,9 +45,15 @@ def _precision(matmul_precision: None) -> None:
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-@pytest.mark.parametrize("model", ["lstm", "awd_lstm"])
-def test_standard_scores_the_best_checkpoint(make_run: MakeRun, model: str, split: str) -> None:
-    run = make_run(f"model={model}", "seed=4")
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("lstm", "32-true"), ("awd_lstm", "32-true"), ("awd_lstm", "bf16-true")],
+)
+def test_standard_scores_the_best_checkpoint(
+    make_run: MakeRun, model: str, precision: str, split: str
+) -> None:
+    """In float32 also where the weights are bfloat16, by which its results know them."""
+    run = make_run(f"model={model}", "seed=4", f"trainer.precision={precision}")
     results = results_of(run, "standard", f"split={split}", "evaluation.columns=1")
     loaded, vocabulary = lmbench.load(run)
     corpus = make_corpus(
@@ -63,6 +69,8 @@ def test_standard_scores_the_best_checkpoint(make_run: MakeRun, model: str, spli
     assert results["num_tokens"] == NUM_TOKENS - 1
     assert (results["model"], results["seed"], results["split"]) == (model, 4, split)
     assert results["corpus_sha256"] == corpus.sha256
+    of_run = json.loads((run / "results.json").read_text("utf-8"))
+    assert results["weights_sha256"] == of_run["weights_sha256"]
     assert results["evaluation"] == {
         "name": "standard",
         "protocol": "standard",
@@ -149,6 +157,14 @@ def test_tuning_looks_at_valid_alone(make_run: MakeRun) -> None:
     again = results_of(run, "dynamic_cache", *options[1:3], *by_hand)
     assert again["nll"] == results["nll"]
     assert again["tuned"] is None
+    # What was tried first came to what the first tokens of valid come to.
+    first = tuned["dynamic"][0]
+    tried = [f"evaluation.dynamic.{key}={value}" for key, value in first.items() if key != "nll"]
+    results_of(run, "dynamic", *options[1:3], *tried, "split=valid", "evaluation.save_tokens=true")
+    record = pq.read_table(run / "evaluation-dynamic-valid.parquet")
+    log_probs = record["log_probability"].to_numpy()[: 150 - 1]
+    assert tuned["num_tokens"] == 150
+    assert first["nll"] == pytest.approx(-log_probs.mean(dtype=np.float64), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cache", "dynamic"])
@@ -395,10 +411,21 @@ def test_the_command_writes_into_the_run_alone(make_run: MakeRun, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [(), ("run=nowhere",), ("run=.", "split=train")])
-def test_the_command_ends_with_a_paragraph(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Set run=RUN_DIR, the directory of the run to evaluate."),
+        (("run=nowhere",), "nowhere is not the directory of a run: it has no config.yaml."),
+        (("run=.", "split=train"), "split=train must be valid or test."),
+    ],
+)
+def test_the_command_ends_with_a_paragraph(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     result = command(tmp_path, *arguments)
     assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "RUN_DIR" in result.stderr or "nowhere" in result.stderr or "split" in result.stderr
+    first, *lines, last = result.stderr.strip().splitlines()
+    assert first.startswith("Error executing job with overrides: ")
+    assert last.startswith("Set the environment variable HYDRA_FULL_ERROR=1")
+    assert "\n".join(lines).strip() == message
     assert not list(tmp_path.iterdir())

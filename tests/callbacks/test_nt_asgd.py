@@ -242,6 +242,21 @@ def decide(scores: list[float], interval: int) -> NTASGD:
     return callback
 
 
+def test_a_training_that_the_averages_have_ended_stays_ended_after_a_resume():
+    options = {"average_from_start": True, "stop_when_stalled": True}
+    ended, resumed = NTASGD(1, **options), NTASGD(1, **options)
+    trainer, again = (BareTrainer(ASGD([nn.Parameter(torch.zeros(1))], lr=1.0)) for _ in range(2))
+    ended.on_fit_start(trainer, None)
+    for score in (1.0, 1.0, 2.0):
+        trainer.callback_metrics = {"val/nll": torch.tensor(score)}
+        ended.on_validation_start(trainer, None)
+        ended.on_validation_end(trainer, None)
+    assert trainer.should_stop
+    resumed.load_state_dict(ended.state_dict())
+    resumed.on_fit_start(again, None)
+    assert again.should_stop
+
+
 def test_a_metric_that_is_none_is_told():
     trainer = BareTrainer(ASGD([nn.Parameter(torch.zeros(1))], lr=1.0))
     trainer.callback_metrics = {"val/nll": torch.tensor(1.0)}

@@ -222,6 +222,12 @@ def test_a_sandbox_need_not_tell_the_peak(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process keeps its peak")
 def test_peak_memory_leaves_out_the_job_before():
+    if "VmHWM" not in Path("/proc/self/status").read_text("ascii"):
+        pytest.skip("this sandbox does not tell the peak")
+    try:
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    except OSError:
+        pytest.skip("this container keeps the peak")
     device = torch.device("cpu")
     large, small = 2**29, 2**27
     torch.zeros(large, dtype=torch.uint8).fill_(1)

@@ -101,6 +101,17 @@ def test_a_full_disk_is_a_message(run_dir: Path, number: int):
         raise_in_command(OSError(number, "full"), run_dir)
 
 
+def test_an_evaluation_is_nothing_to_go_on_with(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit), errors_for_users(run_dir, is_sweep=False, is_training=False):
+        raise KeyboardInterrupt
+    assert not capsys.readouterr().err
+    with (
+        pytest.raises(CompactHydraException, match=r"Make room\.$"),
+        errors_for_users(run_dir, is_sweep=False, is_training=False),
+    ):
+        raise OSError(errno.ENOSPC, "full")
+
+
 @pytest.mark.parametrize(
     "number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR]
 )

@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmbench.data.corpus import Corpus
-from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.reading import Reading
 from lmbench.model import (
     AWDLSTM,
@@ -25,11 +23,6 @@ NUM_WORDS = 50
 @pytest.fixture(params=["lstm-softmax", "awd_lstm-softmax", "awd_lstm-adaptive_softmax"])
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     return make_model(request.param)
-
-
-@pytest.fixture
-def awd_lstm() -> LanguageModel:
-    return make_model("awd_lstm-adaptive_softmax")
 
 
 def make_model(name: str) -> LanguageModel:
@@ -64,13 +57,6 @@ def make_model(name: str) -> LanguageModel:
 @pytest.fixture
 def ids() -> np.ndarray:
     return np.random.default_rng(1).integers(0, NUM_WORDS, 400).astype(np.int32)
-
-
-@pytest.fixture
-def corpus(ids: np.ndarray) -> Corpus:
-    """Fifty words in three splits; those of valid and test come again and again."""
-    words = (EOS, UNK, *(f"w{number}" for number in range(NUM_WORDS - 2)))
-    return Corpus("text", Vocabulary(words), ids, ids[:150] % 20, ids[100:320] % 20)
 
 
 @pytest.fixture

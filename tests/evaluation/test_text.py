@@ -1,12 +1,21 @@
 import io
 import sys
+from contextlib import redirect_stdout
 from types import SimpleNamespace
 
 import pytest
 
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.evaluation.text import encode_prompt, pieces, read_prompt, shown, with_progress
+from lmbench.evaluation.text import (
+    encode_prompt,
+    pieces,
+    read_prompt,
+    set_up_stdout,
+    shown,
+    with_progress,
+    write_words,
+)
 
 VOCABULARY = Vocabulary(("<eos>", "<unk>", "the", "cat"))
 
@@ -53,6 +62,14 @@ def test_text_is_the_inverse_of_a_prompt(words: str, text: str):
 def test_a_word_is_there_as_soon_as_it_is_drawn():
     seen = pieces(iter(["a", "b"]))
     assert next(seen) == "a"
+
+
+def test_words_are_utf8_whatever_the_locale_says():
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, "ascii") as stdout, redirect_stdout(stdout):
+        set_up_stdout()
+        write_words(["猫"])
+        assert written.getvalue() == "猫\n".encode()
 
 
 @pytest.mark.parametrize(

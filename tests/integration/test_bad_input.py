@@ -186,7 +186,7 @@ def test_a_bad_value(train: Train, tmp_path: Path, override: str, part: str):
         (("optimizer.lr=-1",), "learning rate: -1"),
         (("optimizer=adam", "optimizer.fused=true"), "`fused` and `foreach` cannot be `True`"),
         (("optimizer=adam", "callbacks=nt_asgd"), "callbacks.nt_asgd=null"),
-        (("trainer.limit_val_batches=0.001",), "limit_val_batches"),
+        (("trainer.limit_val_batches=0.001",), "trainer: You requested to check 0.001 of the"),
     ],
 )
 def test_a_value_that_only_the_fit_can_refuse(train: Train, tmp_path: Path, overrides, part):
@@ -264,3 +264,4 @@ def test_a_failing_job_does_not_stop_the_others_of_a_sweep(train: Train, tmp_pat
     (sweep,) = tmp_path.glob("multirun/*/*")
     assert not (sweep / "0/results.json").exists()
     assert (sweep / "1/results.json").exists()
+    assert "Not finished: 0. To go on: the same command with" in result.stdout

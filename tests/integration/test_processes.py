@@ -40,9 +40,13 @@ TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
 def train(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
     folder.mkdir()
+    return command(folder, *ARGUMENTS, *overrides, "hydra.run.dir=run")
+
+
+def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HYDRA_")}
     return subprocess.run(
-        [COMMAND, *ARGUMENTS, *overrides, "hydra.run.dir=run"],
+        [COMMAND, *arguments],
         cwd=folder,
         env=inherited | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -73,6 +77,20 @@ def test_two_processes_train_as_one(tmp_path: Path, averaged: bool):
         assert two[split]["ppl"] == pytest.approx(one[split]["ppl"], rel=1e-6)
     assert_close(same_weights, weights, rtol=1e-6, atol=1e-9)
     print(f"\nval/nll {two['val']['nll']:.9f} with two processes, {one['val']['nll']:.9f} with one")
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_as_if_they_had_never_stopped(tmp_path: Path):
+    """With dropout, whose masks each process draws for itself."""
+    more = (*TWO, "model.core.output_dropout=0.5", "trainer.max_steps=-1")
+    for name, num_epochs in (("whole", 2), ("parts", 1)):
+        result = train(tmp_path / name, *more, f"trainer.max_epochs={num_epochs}")
+        assert result.returncode == 0, result.stderr
+    result = command(tmp_path / "parts", "resume=run", "trainer.max_epochs=2")
+    assert result.returncode == 0, result.stderr
+    whole, parts = (tmp_path / name / "run" for name in ("whole", "parts"))
+    assert (parts / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert len((whole / "metrics.csv").read_text().splitlines()) > 2 * 30
 
 
 @pytest.mark.slow

@@ -289,6 +289,8 @@ def test_finetuning_goes_on_from_a_runs_best_weights(run_dir: Path, tmp_path: Pa
     assert after["test"]["nll"] == pytest.approx(before["test"]["nll"], rel=1e-6)
     assert after["data"] == before["data"]
     assert after["num_parameters"] == NUM_PARAMETERS
+    assert after["init_from"] == str(run_dir)
+    assert "init_from" not in before
     config, of_run = config_of(finetuned), config_of(run_dir)
     assert (config.model, config.data) == (of_run.model, of_run.data)
     assert (config.batching.batch_size, config.batching.bptt) == (2, of_run.batching.bptt)
@@ -391,9 +393,10 @@ def test_the_config_is_printed_as_yaml(tmp_path: Path):
 def test_a_run_without_the_command(tmp_path: Path):
     """What ``train`` returns, which sweepers minimize, is the best validation perplexity."""
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        config = compose("train", [*SYNTHETIC, *TINY])
+        config = compose("train", [*SYNTHETIC, *TINY, "float32_matmul_precision=high"])
     perplexity = train(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    assert results["environment"]["float32_matmul_precision"] == "high"
     assert perplexity == pytest.approx(results["val"]["ppl"])
     # Even 12 steps beat a guess among 41 words, and nothing beats the grammar itself.
     assert results["data"]["perplexity_floor"]["valid"] < perplexity < 41

@@ -174,11 +174,14 @@ def test_names_cannot_move_the_cursor(tmp_path: Path, write_run: Write):
 TOKENS = (b"null", b"[]", b"-1", b"1e999", b"NaN", b"\x00", b"\xff", b"${a}", b"*a", b"<<: ", b'"')
 
 
-def test_whatever_is_damaged_only_errors_for_users_arise(
+def test_fuzz_whatever_is_damaged_only_errors_for_users_arise(
     tmp_path: Path, write_run: Write, write_evaluation: Write
 ):
     """Random damage to single files of a run, beside one that is whole."""
-    rng = random.Random(1)
+    # As the other fuzz tests: new cases where someone looks for more.
+    seed = random.randrange(2**32) if "FUZZ_CASES" in os.environ else 1
+    print(f"seed {seed}")
+    rng = random.Random(seed)
     write_run(tmp_path / "whole")
     run_dir = write_run(tmp_path / "damaged", seed=2)
     write_evaluation(run_dir, log_probabilities=np.linspace(-3, -1, 50))

@@ -1,0 +1,37 @@
+"""The examples in docstrings, of which doctest itself skips those whose shapes are checked."""
+
+import doctest
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import lmbench
+
+EXAMPLES = {
+    "evaluation.sampling": ["filter_log_probs"],
+    "evaluation.text": ["encode_prompt", "pieces"],
+    "loss.activation_penalty": ["activation_regularization", "temporal_activation_regularization"],
+    "loss.linear_cross_entropy": ["linear_cross_entropy"],
+    "model.awd_lstm_lm": ["from_awd_lstm_lm"],
+}
+
+
+def test_no_example_is_forgotten():
+    package = Path(lmbench.__file__).parent
+    found = {
+        ".".join(path.relative_to(package).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if ">>> " in path.read_text("utf-8")
+    }
+    assert found == set(EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module, names in EXAMPLES.items() for name in names]
+)
+def test_the_examples_give_what_they_say(module: str, name: str):
+    names = vars(import_module(f"lmbench.{module}"))
+    test = doctest.DocTestParser().get_doctest(names[name].__doc__, dict(names), name, None, 0)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0

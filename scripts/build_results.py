@@ -42,6 +42,9 @@ came to with the model in full, from the source named below; none was measured h
 counted by tokens here; the `results.json` of `cpu_hour`, `cpu_night`, `cpu_night_90_minutes` and
 `cpu_hour_10_epochs` are from before lmbench counted the share of an epoch that was cut short, and
 have it whole.
+
+Caches are those of `lmbench-evaluate run=RUN_DIR split=valid evaluation=cache evaluation.tune=true`,
+and of `split=test`; the settings that were found stand in the `evaluation-*.json`.
 """
 
 

@@ -196,7 +196,10 @@ def test_a_setting_that_breaks_the_model_is_tried_and_not_taken(make_run: MakeRu
 
 
 @pytest.mark.parametrize("name", ["standard", "cache"])
-def test_the_record_says_what_the_results_say(make_run: MakeRun, name: str) -> None:
+def test_the_record_says_what_the_results_say(
+    make_run: MakeRun, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     run = make_run("model=lstm")
     results = results_of(run, name, "evaluation.save_tokens=true", *SMALL)
     record = pq.read_table(run / f"evaluation-{name}-test.parquet")
@@ -210,6 +213,7 @@ def test_the_record_says_what_the_results_say(make_run: MakeRun, name: str) -> N
     results_of(run, name, *SMALL)  # without a record: the old one would be that of other results
     assert not list(run.glob("*.parquet"))
     assert not list(run.glob("*-test.txt"))
+    assert caplog.text.count("of an evaluation before, is removed") == 2
 
 
 def test_gradient_statistics_are_computed_once(

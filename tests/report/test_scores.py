@@ -1,8 +1,10 @@
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lmbench.errors import UserError
 from lmbench.report.scores import (
@@ -63,6 +65,10 @@ def test_a_run_without_a_test(run_dir: Path):
 def test_a_run_that_has_not_finished(tmp_path: Path):
     with pytest.raises(UserError, match=rf"no results\.json.*lmbench-train resume={tmp_path}$"):
         measured(tmp_path)
+    with pytest.raises(UserError) as raised:
+        measured(tmp_path / "My Drive")
+    _, override = shlex.split(str(raised.value).partition("To go on: ")[2])
+    assert OverridesParser.create().parse_override(override).value() == f"{tmp_path}/My Drive"
 
 
 @pytest.mark.parametrize(

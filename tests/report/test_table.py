@@ -44,6 +44,18 @@ def test_latex():
     ]
 
 
+def test_latex_breaks_what_a_page_has_no_room_for():
+    columns = ["model", "published in", "valid / test perplexity", "with dynamic evaluation", "M"]
+    of_one = Table("Title", columns, [["LSTM", "arXiv " + "x" * 30, "1 / 2", "—", "3"]], 2)
+    lines = latex(of_one).splitlines()
+    paragraph = r">{\raggedright\arraybackslash}p{0.2\linewidth}"
+    assert lines[4] == rf"\begin{{tabular}}{{{paragraph}{paragraph}rrr}}"
+    assert lines[6] == (
+        r"model & published in & \shortstack[r]{valid / test \\ perplexity} & "
+        r"\shortstack[r]{with dynamic \\ evaluation} & M \\"
+    )
+
+
 def test_latex_escapes_what_has_a_meaning():
     (row,) = [line for line in latex(table(HOSTILE)).splitlines() if line.startswith("1 &")]
     assert row == (

@@ -1,6 +1,7 @@
 """What an evaluation found: for programs, for people, and target by target."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from lmbench.evaluation.record import write_record
 from lmbench.evaluation.summary import summarize
 from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.files import replace_text
+
+log = logging.getLogger(__name__)
 
 Grids = tuple[CacheGrid | None, DynamicGrid | None]
 
@@ -132,7 +135,10 @@ def write(
         write_record(outcome.reading, path, outcome.article_starts)
     else:  # it would not belong to these results
         for ending in ("parquet", "txt"):
-            path.with_name(f"{path.name}.{ending}").unlink(missing_ok=True)
+            before = path.with_name(f"{path.name}.{ending}")
+            if before.exists():
+                before.unlink()
+                log.info("%s, of an evaluation before, is removed", before)
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     replace_text(path.with_name(f"{path.name}.json"), text)
 

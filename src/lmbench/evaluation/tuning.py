@@ -151,7 +151,7 @@ def _best(
     best = min(tried, key=tried.__getitem__)
     for name, values in grid.items():
         value = getattr(best, name.removesuffix("s"))
-        if len(values) > 2 and value in (min(values), max(values)):
+        if len(values) > 2 and value in (min(values), max(values)) and value != 0:  # the least
             log.warning(
                 "the best %s, %g, is at the edge of what was tried: a wider grid may find a better",
                 name.removesuffix("s"),

@@ -14,8 +14,9 @@ TWO_KINDS = (
     f"where there are no articles) with replacement, {NUM_RESAMPLES:,} times, and gives no verdict "
     f"where there are fewer than {LEAST_UNITS}. The one over the seeds (Welch) "
     "asks whether models trained with other seeds would differ on this text. A recipe is shown to "
-    "be better only if both hold. p is adjusted for all pairs (Holm); a difference holds if it is "
-    f"below {LEVEL:g}. Differences are the second group's nats per token minus the first one's: "
+    "be better only if both hold. p is adjusted (Holm) for all pairs of an evaluation, or of the "
+    f"test over seeds; a difference holds if it is below {LEVEL:g}. Differences are the second "
+    "group's nats per token minus the first one's: "
     "above zero, the first is better."
 )
 
@@ -60,7 +61,8 @@ def conclusions(
         or "Over the text, the two are not tested: no standard records are of the same "
         "tokens, read alike.",
         _about(of_seeds, f"Over seeds, on {split}")
-        or "Over seeds, the two are not tested: that takes two seeds a side with other scores.",
+        or "Over seeds, the two are not tested: that takes two seeds of each, whose scores are not "
+        "all equal.",
     ]
     if of_text and of_seeds and not of_text.has_too_few_units:
         sentences.append(_verdict(of_text, of_seeds, best, next_best))

@@ -160,4 +160,7 @@ def curve_caption(groups: Sequence[Group], quantity: str) -> str:
         caption += " Tokens are steps times the run's mean number of tokens a step."
     if missing:
         caption += f" Runs that have not recorded this, or cannot be read: {missing}."
-    return caption + " The axis may leave out what comes before the second validation."
+    return caption + (
+        " The axis may leave out the first tenth of the validations, at least the first one, and "
+        "what is above ten times the lowest perplexity."
+    )

@@ -25,8 +25,10 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     """
     chapters = report.chapters
     plots = {chapter.suffix: draw_plots(chapter.section, chapter.published) for chapter in chapters}
-    tables = [summary_table(chapter.section) for chapter in chapters]
-    tables += [published_table(c.published) for c in chapters if c.published]
+    published = [published_table(c.published) for c in chapters if c.published]
+    tables = [*(summary_table(chapter.section) for chapter in chapters), *published]
+    # A paper's page has no room for the costs too.
+    narrow = [*(summary_table(c.section, with_costs=False) for c in chapters), *published]
     left_out = [left_out_table(report)] if report.left_out else []
     significance = [
         row
@@ -36,7 +38,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     texts = {
         "index.html": render_page(report, plots),
         "table.md": "\n".join(markdown(table) for table in [*tables, *left_out]),
-        "table.tex": "\n".join(latex(table) for table in tables),
+        "table.tex": "\n".join(latex(table) for table in narrow),
         "table.csv": csv_text([row for c in chapters for row in table_rows(c.section)]),
         "runs.csv": csv_text([row for c in chapters for row in run_rows(c.section)]),
         "significance.csv": csv_text(significance),

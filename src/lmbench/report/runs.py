@@ -21,6 +21,7 @@ from lmbench.report.scores import (
     read_scores,
     told_in_part,
 )
+from lmbench.run.directory import as_override
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def read_run(run_dir: Path) -> Run:
     if curve is not None and curve.goes_on:
         raise UserError(
             "Has been trained on since its results.json was written, which speaks of other weights "
-            f"than it has now. Let it finish: lmbench-train resume={printable(str(run_dir))}"
+            "than it has now. Let it finish: lmbench-train "
+            f"{printable(as_override('resume', run_dir))}"
         )
     scores = read_scores(results, path)
     for score in scores.values():

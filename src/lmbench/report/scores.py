@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from lmbench.errors import UserError
 from lmbench.report.folders import field, optional_field, printable, read_json
 from lmbench.report.protocols import protocol_text
+from lmbench.run.directory import as_override
 
 SPLITS = MappingProxyType({"valid": "val", "test": "test"})
 """The splits that are scored, and what ``results.json`` calls them."""
@@ -76,7 +77,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(
             "Did not finish: it has no results.json. To go on: lmbench-train "
-            f"resume={printable(str(run_dir))}"
+            f"{printable(as_override('resume', run_dir))}"
         )
     return read_json(path)
 
@@ -97,7 +98,8 @@ def require_weights(run_dir: Path, results: dict[str, Any], weights_sha256: str)
         raise UserError(
             f"{path} is of other weights than {run_dir / 'checkpoints/best.ckpt'}, so that its "
             "numbers do not belong to the model. Let the run come to its end, which tests the best "
-            f"checkpoint and writes the results anew: lmbench-train resume={run_dir}"
+            "checkpoint and writes the results anew: lmbench-train "
+            f"{as_override('resume', run_dir)}"
         )
 
 

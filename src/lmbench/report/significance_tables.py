@@ -21,7 +21,7 @@ def significance_table(section: Section, comparisons: Sequence[Comparison], titl
         shown = [comparison for comparison in comparisons if comparison.first.number == best]
         notes.append(
             f"Shown are the {len(shown):,} pairs with group {best}; significance.csv has all "
-            f"{len(comparisons):,}, for which p is adjusted."
+            f"{len(comparisons):,}, and p is adjusted for all of an evaluation's."
         )
     if any(comparison.has_too_few_units for comparison in shown):
         notes.append(

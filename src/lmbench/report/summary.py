@@ -19,7 +19,7 @@ def summary_table(section: Section, *, with_costs: bool = True) -> Table:
 
     Args:
         section: The groups.
-        with_costs: False for a terminal, which is narrow: evaluations are rows then.
+        with_costs: False for a terminal or a paper, which are narrow: evaluations are rows then.
     """
     names = evaluation_names(section.groups)
     marks = protocol_marks(section.groups)

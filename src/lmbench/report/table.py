@@ -1,6 +1,7 @@
 """A table of texts, as Markdown, as LaTeX and for the terminal."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ _LATEX = str.maketrans(
     }
 )
 _LATEX_BREAKS = re.compile(r"(?<=[.=/])(?=\w)")
+_LATEX_WIDTH = 12  # letters of a heading's line, and of cells that need not break
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,23 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """The table for LaTeX with the package booktabs; words break where the column ends."""
-    first = r">{\raggedright\arraybackslash}p{0.3\linewidth}"
-    columns = "".join(
-        first if index == table.name_column else "l" for index in range(table.num_texts)
-    )
-    columns += "r" * (len(table.columns) - table.num_texts)
-    head, *rows = [
-        " & ".join(_latex(cell, in_text=index < table.num_texts) for index, cell in enumerate(row))
-        + r" \\"
-        for row in (table.columns, *table.rows)
+    wide = [
+        index == table.name_column or any(len(row[index]) > _LATEX_WIDTH for row in table.rows)
+        for index in range(table.num_texts)
     ]
+    width = 0.3 if sum(wide) == 1 else 0.4 / sum(wide)  # of the page, for each
+    paragraph = rf">{{\raggedright\arraybackslash}}p{{{width:.2g}\linewidth}}"
+    columns = "".join(paragraph if is_wide else "l" for is_wide in wide)
+    columns += "r" * (len(table.columns) - table.num_texts)
+    headings = [
+        _latex(column) if index < table.num_texts else _latex_heading(column)
+        for index, column in enumerate(table.columns)
+    ]
+    cells = [
+        [_latex(cell, in_text=index < table.num_texts) for index, cell in enumerate(row)]
+        for row in table.rows
+    ]
+    head, *rows = [" & ".join(row) + r" \\" for row in (headings, *cells)]
     caption = " ".join([f"{table.title}.", *table.notes])
     return "\n".join(
         [
@@ -113,6 +122,12 @@ def terminal(table: Table) -> "RichTable":
 
 def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", text)
+
+
+def _latex_heading(text: str) -> str:
+    lines = [_latex(line) for line in textwrap.wrap(text, _LATEX_WIDTH)]
+    joined = r" \\ ".join(lines)
+    return rf"\shortstack[r]{{{joined}}}" if len(lines) > 1 else joined
 
 
 def _latex(text: str, *, in_text: bool = False) -> str:

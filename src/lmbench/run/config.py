@@ -39,6 +39,7 @@ ALLOWED_TARGETS = frozenset(
         "lmbench.optim.PhasedLR",
         "torch.optim.ASGD",
         "torch.optim.Adam",
+        "torch.optim.AdamW",
         "torch.optim.SGD",
         "torch.optim.lr_scheduler.OneCycleLR",
         "torch.optim.lr_scheduler.ReduceLROnPlateau",
@@ -69,7 +70,7 @@ OF_WEIGHTS = ("data", "model", "batching", "loss", "evaluation")
 """Nodes that belong to a run's weights, wherever these are taken."""
 
 PLACES = ("data.path", "data.cache_dir")
-"""Where things lie on this machine: given anew with each resume, and never taken from the run."""
+"""Where things lie on this machine: what a resume says of them is not recorded."""
 
 
 def read_run_config(run_dir: str | Path) -> DictConfig:

@@ -43,8 +43,8 @@ counted by tokens here; the `results.json` of `cpu_hour`, `cpu_night`, `cpu_nigh
 `cpu_hour_10_epochs` are from before lmbench counted the share of an epoch that was cut short, and
 have it whole.
 
-Caches are those of `lmbench-evaluate run=RUN_DIR split=valid evaluation=cache evaluation.tune=true`,
-and of `split=test`; the settings that were found stand in the `evaluation-*.json`.
+Caches are those of `lmbench-evaluate run=RUN_DIR evaluation=cache evaluation.tune=true`, with
+`split=valid` and `split=test`; the settings that were found stand in the `evaluation-*.json`.
 """
 
 

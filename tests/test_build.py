@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,19 @@ def test_the_schedule_ends_with_the_run(corpus, tmp_path):
     assert scheduler.optimizer.param_groups[0]["max_lr"] == 0.5
 
 
+@pytest.mark.parametrize(("pct_start", "is_refused"), [(0.05, True), (0.0, False), (0.1, False)])
+def test_a_schedule_that_would_rise_in_a_single_step_is_refused(
+    corpus, tmp_path, pct_start: float, is_refused: bool
+):
+    config = small(scheduler__pct_start=pct_start, trainer__max_epochs=-1, trainer__max_steps=20)
+    module = build.module(config, build.model(config, len(corpus.vocabulary)))
+    module.trainer = trainer = build.trainer(config, tmp_path)
+    trainer.datamodule = build.datamodule(config, corpus)
+    message = r"^scheduler: of 20 steps, .*Set scheduler\.pct_start=0\.0, "
+    with pytest.raises(UserError, match=message) if is_refused else nullcontext():
+        module.configure_optimizers()
+
+
 def test_a_callback_or_logger_set_to_null_is_left_out(tmp_path):
     trainer = build.trainer(small(logger__tensorboard=None, callbacks__progress=None), tmp_path)
     assert [logger.name for logger in trainer.loggers] == ["csv"]
@@ -381,6 +395,8 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
         ),
         ("callbacks.checkpoints.monitor", "val/ppl", r"^callbacks\.checkpoints\.monitor=val/ppl: "),
         ("trainer.strategy", "foo", r"^trainer: .*'foo'.*ddp"),
+        ("trainer.strategy", "ddp_spawn", r"^trainer\.strategy=ddp_spawn: .*strategy=ddp\."),
+        ("trainer.strategy", "ddp_notebook", r"^trainer\.strategy=ddp_notebook: "),
         ("trainer.max_steps", -5, r"^trainer: .*max_steps.*-5"),
         *(
             (f"trainer.{name}", 0, rf"^trainer\.{name}=0 .*without a validation.*best checkpoint")

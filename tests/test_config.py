@@ -353,6 +353,8 @@ def test_an_option_of_the_trainer_belongs_there():
         (["~seed"], r"^seed is missing\. Leave it"),
         (["~model.name"], r"^model\.name is missing"),
         (["~evaluation.columns"], r"^evaluation\.columns is missing"),
+        (["~trainer.devices"], r"^trainer\.devices is missing"),
+        (["~trainer.max_epochs"], r"^trainer\.max_epochs is missing"),
     ],
 )
 def test_what_every_run_reads_must_be_there(changes, message, is_new):

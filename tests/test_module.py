@@ -524,6 +524,34 @@ def test_a_schedule_that_would_not_end_with_the_run_is_refused(
         make_trainer(**options).fit(module, datamodule=make_datamodule())
 
 
+def test_a_run_that_is_over_by_another_schedule_is_refused_before_it_is_tested(tmp_path):
+    def phased(optimizer, total_steps: int | None) -> PhasedLR:
+        return PhasedLR(optimizer, total_steps, [{"share": 1, "lr_factor": [1.0, 0.0]}])
+
+    trainer = make_trainer()
+    trainer.fit(make_module(phased), datamodule=make_datamodule())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    num_steps = trainer.global_step
+    for options in ({"max_steps": 3}, {"max_epochs": 1}):  # which it has had
+        with pytest.raises(UserError, match=f"made for {num_steps} steps, but .* would have"):
+            make_trainer(**options).fit(
+                make_module(phased),
+                datamodule=make_datamodule(),
+                ckpt_path=tmp_path / "last.ckpt",
+                weights_only=False,
+            )
+
+
+def test_the_last_step_of_a_run_logs_nothing_that_an_earlier_one_has_left():
+    rows = Rows()
+    trainer = make_trainer(logger=rows, max_steps=10, log_every_n_steps=4)
+    trainer.fit(make_module(), datamodule=make_datamodule(variable_windows=False))
+    assert [step for step, row in rows.rows if "train/nll" in row] == [3, 7]
+    assert [step for step, row in rows.rows if "lr" in row] == [3, 7]
+    assert [step for step, row in rows.rows if "val/nll" in row] == [8, 9]
+    assert "train/ppl" in trainer.callback_metrics
+
+
 def test_what_processes_reduce_lies_on_their_device(monkeypatch: pytest.MonkeyPatch):
     """On a GPU, that is: NCCL reduces nothing else."""
     logged = {}

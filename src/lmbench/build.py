@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
 
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.checkpoints import Checkpoints
@@ -215,7 +216,17 @@ def _scheduler(config: DictConfig) -> Callable[..., Any]:
     make = _factory(config, "scheduler")
     if takes(config.scheduler, "total_steps"):
         require_end(_plain(config.trainer), config.scheduler._target_)
-        return make
+
+        def make_for(optimizer: Optimizer, total_steps: int | None) -> Any:
+            try:
+                return make(optimizer, total_steps=total_steps)
+            except ZeroDivisionError as error:  # OneCycleLR whose rise is a single step
+                raise UserError(
+                    f"scheduler: of {total_steps} steps, the rise of the learning rate would be a "
+                    "single one. Set scheduler.pct_start=0.0, or another number of steps."
+                ) from error
+
+        return make_for
     return lambda optimizer, total_steps: make(optimizer)
 
 

@@ -22,7 +22,12 @@ _NODES = (
     "callbacks",
     "logger",
 )
-_VALUES = ("seed", "init_from", "float32_matmul_precision")
+_VALUES = (
+    "seed",
+    "init_from",
+    "float32_matmul_precision",
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "max_epochs", "max_steps")),
+)
 _OF_THE_COMMAND = ("resume", "sweep_resume", "init_changes")
 _READ = {
     "model": ("name", "embedding_size", "embedding_dropout", "tied", "core", "head"),

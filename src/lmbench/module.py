@@ -20,13 +20,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lmbench.data.batching import Batch
 from lmbench.data.datamodule import LanguageModelDataModule
-from lmbench.errors import UserError
 from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
 )
-from lmbench.model.core import CoreOutput, State, detach_state
+from lmbench.model.core import State, detach_state
 from lmbench.model.language_model import LanguageModel
+from lmbench.schedule import num_steps, require_num_steps
 from lmbench.score import Score, ScoreSums
 
 
@@ -99,32 +99,32 @@ class LanguageModelModule(L.LightningModule):
         self._train_nats = nats.to(self.device) if isinstance(nats, Tensor) else nats
         self._train_num_tokens = state["num_tokens"]
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> CoreOutput:
-        """The model's forward pass."""
-        return self.model(tokens, state)
-
     def on_fit_start(self) -> None:
         """Lets each process draw its own dropout masks: all are seeded alike, for equal weights."""
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
-    def on_train_start(self) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a resume that would not follow the schedule to its end.
+
+        Here too, as a run that is over already never comes to its start.
+
+        Raises:
+            UserError: The schedule was made for another number of steps.
+        """
+        for scheduler in checkpoint["lr_schedulers"]:
+            if "total_steps" in scheduler:
+                require_num_steps(self.trainer, scheduler["total_steps"])
+
+    def on_train_start(self) -> None:
+        """Refuses a schedule that the run would not follow to its end.
 
         Raises:
             UserError: The schedule was made for another number of steps.
         """
         scheduler: Any = self.lr_schedulers()
-        if hasattr(scheduler, "total_steps") and scheduler.total_steps != self._num_steps():
-            made_for, would_have = (
-                "no given number of steps" if number is None else f"{number:,} steps"
-                for number in (scheduler.total_steps, self._num_steps())
-            )
-            raise UserError(
-                f"The schedule of the learning rate was made for {made_for}, but the run would "
-                f"have {would_have}. Leave trainer.max_epochs, max_steps and "
-                "limit_train_batches as they were."
-            )
+        if hasattr(scheduler, "total_steps"):
+            require_num_steps(self.trainer, scheduler.total_steps)
 
     def on_train_epoch_start(self) -> None:
         """The stream starts anew, from a zero state."""
@@ -161,6 +161,10 @@ class LanguageModelModule(L.LightningModule):
             trainer.should_stop = True
         if (ends or trainer.should_stop) and trainer.check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch = 1
+        interval = trainer.log_every_n_steps
+        if trainer.should_stop and interval > 0 and self.global_step % interval:
+            # Lightning logs the last step of a run, and would log what an earlier one has left.
+            trainer.fit_loop._results.reset()
 
     def on_validation_epoch_start(self) -> None:
         """A zero state for the validation stream; training's own is untouched."""
@@ -194,7 +198,7 @@ class LanguageModelModule(L.LightningModule):
         optimizer = self._make_optimizer(self.model.parameters())
         if self._make_scheduler is None:
             return optimizer
-        scheduler = self._make_scheduler(optimizer, total_steps=self._num_steps())
+        scheduler = self._make_scheduler(optimizer, total_steps=num_steps(self.trainer))
         if isinstance(scheduler, ReduceLROnPlateau):
             # Its steps are taken above. Lightning's would come when its state has been saved, and
             # would want a validation in each epoch.
@@ -280,12 +284,3 @@ class LanguageModelModule(L.LightningModule):
         nll = torch.tensor(score.nll, dtype=torch.float64, device=self.device)
         self.log(f"{stage}/nll", nll, sync_dist=True)
         self.log(f"{stage}/ppl", nll.exp(), prog_bar=True, sync_dist=True)
-
-    def _num_steps(self) -> int | None:
-        """Steps that the run has at most; None where their number is not limited."""
-        trainer: Any = self.trainer
-        datamodule: LanguageModelDataModule = trainer.datamodule
-        if trainer.max_epochs is None or trainer.max_epochs < 0:
-            return trainer.max_steps if trainer.max_steps >= 0 else None
-        steps = datamodule.num_training_steps(trainer.max_epochs, trainer.limit_train_batches)
-        return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)

@@ -64,7 +64,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def fit(module: TimedModule, limit: TimeLimit, **options: Any) -> L.Trainer:
+def fit(module: TimedModule, limit: L.Callback, **options: Any) -> L.Trainer:
     resumed = options.pop("ckpt_path", None)
     trainer = L.Trainer(
         callbacks=[limit],
@@ -125,8 +125,18 @@ def test_a_resumed_run_has_the_time_that_was_left(clock: Clock, tmp_path: Path):
     assert len(whole.lrs) == 40
     assert [*first.lrs, *second.lrs] == pytest.approx(whole.lrs)
 
-    with pytest.raises(UserError, match=r"made for 80 seconds, not 160\. Leave trainer\.max_time"):
-        fit(TimedModule(clock), TimeLimit("00:00:02:40"), ckpt_path=path)
+    for other in (160, 10):  # of which the second is over already
+        message = rf"made for 80 seconds, not for {other} seconds\. Leave trainer\.max_time"
+        with pytest.raises(UserError, match=message):
+            fit(TimedModule(clock), TimeLimit({"seconds": other}), ckpt_path=path)
+
+
+def test_a_schedule_without_a_limit_of_time_gets_none(clock: Clock, tmp_path: Path):
+    path = tmp_path / "step_7.ckpt"
+    trainer = fit(TimedModule(clock, total_steps=20), L.Callback(), max_steps=7)
+    trainer.save_checkpoint(path)
+    with pytest.raises(UserError, match=r"made for no limit of time, not for 80 seconds"):
+        fit(TimedModule(clock, total_steps=20), TimeLimit({"seconds": 80}), ckpt_path=path)
 
 
 @pytest.mark.parametrize("wrong", ["60", "1:00", "an hour"])

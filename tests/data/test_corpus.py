@@ -339,7 +339,8 @@ def test_full_disk(tmp_path, cache_dir, num_bytes):
 def test_unknown_words_without_unk(tmp_path, cache_dir):
     texts = {"train": "a b b\n", "valid": "a c\n", "test": "a\n"}
     folder = write_folder(tmp_path / "text", texts)
-    with pytest.raises(UserError, match=r"text: 1 of 3 tokens .* valid .*'c'.*data\.min_count=2"):
+    message = r"text: 1 of 3 tokens .* valid .*'c'.*data=text with data\.min_count=2"
+    with pytest.raises(UserError, match=message):
         load_text(folder, cache_dir=cache_dir)
     corpus = load_text(folder, cache_dir=cache_dir, min_count=2)
     assert corpus.vocabulary.words == ("<unk>", "b", "<eos>")

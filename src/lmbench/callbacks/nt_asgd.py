@@ -39,7 +39,8 @@ class NTASGD(L.Callback):
             same rule.
 
     Attributes:
-        history: The validations under the present optimizer.
+        history: The validations that the rule compares: of plain SGD, and after the switch of the
+            averages where ``stop_when_stalled``.
         triggered_epoch: The epoch after which averaged SGD took over; None if it has not.
 
     Raises:

@@ -30,29 +30,28 @@ class TimeLimit(Timer):
         self._seconds = float(self._duration or 0.0)
         if not self._seconds > 0:
             raise ValueError(f"max_time must be above zero, not {max_time}")
-        self._seconds_before: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The time that is over, and the limit."""
         return {**super().state_dict(), "seconds": self._seconds}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Counts on from the time that is over."""
-        super().load_state_dict(state_dict)
-        self._seconds_before = state_dict["seconds"]
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuses a resume with another limit, by which a schedule in phases would jump.
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock.
+        Not at the start of the training, to which a run that is over already never comes.
 
         Raises:
-            UserError: The run is resumed with another limit, and its schedule would jump.
+            UserError: There was another limit, or none.
         """
-        super().on_train_start(trainer, pl_module)
-        changed = self._seconds_before not in (None, self._seconds)
-        if changed and isinstance(pl_module.lr_schedulers(), PhasedLR):
+        before = checkpoint["callbacks"].get(self.state_key, {}).get("seconds")
+        follows_time = any("phases" in state for state in checkpoint["lr_schedulers"])
+        if follows_time and before != self._seconds:
+            made_for = "no limit of time" if before is None else f"{before:g} seconds"
             raise UserError(
-                f"The schedule of the learning rate was made for {self._seconds_before:g} seconds, "
-                f"not {self._seconds:g}. Leave trainer.max_time as it was."
+                f"The schedule of the learning rate was made for {made_for}, not for "
+                f"{self._seconds:g} seconds. Leave trainer.max_time as it was."
             )
 
     def on_train_batch_start(

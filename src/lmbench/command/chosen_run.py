@@ -74,7 +74,7 @@ def chosen_job(
         raise UserError("resume continues one run: leave out -m.")
     if resumes and not any(item.startswith("hydra.sweep.dir=") for item in hydra_overrides):
         raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to go on with.")
-    devices = config.trainer.devices
+    devices = config.trainer.get("devices")
     is_one = len(devices) == 1 if isinstance(devices, ListConfig) else devices in (1, "1")
     if not is_one and "SLURM_PROCID" not in os.environ:
         # Each further process would run the command, and so the sweep, once more.

@@ -171,7 +171,7 @@ def _how_to_get_unk(counts: dict[str, int]) -> str:
     limits = f"data.min_count={rarest + 1} (or more)"
     if len(counts) > 2:  # the least max_size
         limits += f", or data.max_size below {len(counts):,}"
-    return f"Set {limits}: rare training words then become {UNK}."
+    return f"Set data=text with {limits}: rare training words then become {UNK}."
 
 
 class _TrainingWords:

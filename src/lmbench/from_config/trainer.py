@@ -61,6 +61,13 @@ def require_validation(options: Mapping[str, Any]) -> None:
         value = options.get(name)
         if value is not None and (type(value), value) != (type(only), only):  # 1 is not 1.0 there
             raise UserError(f"trainer.{name}={value} does not go with lmbench: {reason}.")
+    strategy = options.get("strategy")
+    in_python = ("spawn", "fork", "notebook")
+    if isinstance(strategy, str) and any(kind in strategy for kind in in_python):
+        raise UserError(
+            f"trainer.strategy={strategy}: what the training leaves behind would stay in processes "
+            "that end with it. Set trainer.strategy=ddp."
+        )
     limits = ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches")
     for name in (*limits, "check_val_every_n_epoch"):
         if options.get(name) == 0:
@@ -84,7 +91,8 @@ def require_end(options: Mapping[str, Any], scheduler: str) -> None:
         if not scheduler.endswith(".PhasedLR"):
             raise UserError(
                 f"scheduler: {scheduler} counts steps, and trainer.max_time would cut it off. Take "
-                "scheduler=phases_awd_lstm, which follows the time, or scheduler=constant."
+                "optimizer=adam scheduler=phases_awd_lstm, which follows the time, or "
+                "scheduler=constant."
             )
     elif options["max_epochs"] in (None, -1) and options["max_steps"] == -1:
         raise UserError(

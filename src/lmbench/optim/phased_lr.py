@@ -97,7 +97,12 @@ def _check(name: str, phase: Mapping[str, Any]) -> None:
     if not phase["share"] > 0:
         raise ValueError(f"{name}.share must be positive, not {phase['share']}")
     for key in {"lr_factor", "beta1"} & set(phase):
-        if not isinstance(phase[key], Sequence) or len(phase[key]) != 2:
+        if not _is_range(phase[key]):
             raise ValueError(f"{name}.{key} must be two numbers, from and to, not {phase[key]}")
     if phase.get("anneal", "linear") not in _ANNEALING:
         raise ValueError(f"{name}.anneal must be linear or cosine, not {phase['anneal']!r}")
+
+
+def _is_range(value: Any) -> bool:
+    is_pair = isinstance(value, Sequence) and len(value) == 2
+    return is_pair and all(type(number) in (int, float) for number in value)

@@ -154,11 +154,14 @@ def _section(rows: Sequence[Row]) -> str:
         for row, cell in zip(rows, cells, strict=True):
             cell.append(_published(row.published) if row.published else "—")
     floor = rows[0].results[0]["data"].get("perplexity_floor")
-    lines = [f"## {TITLES[rows[0].corpus]}", "", _line(columns), _line(["---"] * len(columns))]
+    corpus = rows[0].corpus
+    title = TITLES.get(corpus, corpus)
+    lines = [f"## {title}", "", _line(columns), _line(["---"] * len(columns))]
     lines += [_line(cell) for cell in cells]
     if floor:
         lines += ["", f"The perplexity floor is {floor['valid']:.2f} / {floor['test']:.2f}."]
-    lines += [f"\n![Valid perplexity by epoch]({PICTURES[rows[0].corpus]})\n"]
+    has_picture = corpus in PICTURES
+    lines += [f"\n![Valid perplexity by epoch]({PICTURES[corpus]})\n" if has_picture else ""]
     lines += [
         f"- **{row.recipe}**, [`{row.folder}`]({row.folder}): `{row.command}`" for row in rows
     ]

@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
                     phase = chance.choice(list(moments))
                     number = chance.randrange(min(moments[phase], MOST_MOMENTS))
                     kill = Kill(phase, number, chance.random() * chance.choice(SECONDS_UNTIL_KILL))
-                num_resumes += victim.exists()
+                num_resumes += (victim / "config.yaml").exists()
                 last, _, exit_code = run(victim, args.model, kill)
                 ended = exit_code == 0
                 if not ended:

@@ -15,7 +15,7 @@ tiny=(
   trainer.accelerator=cpu trainer.max_epochs=1
 )
 
-sweep() { # NAME ARGUMENTS...: runs a sweep, and again, when there must be nothing left to do
+sweep() { # NAME ARGUMENTS...: runs a sweep of two jobs
   local name=$1 start=$SECONDS jobs
   shift
   printf '\n=== %s: %s\n' "$name" "$*"
@@ -35,14 +35,14 @@ sweep() { # NAME ARGUMENTS...: runs a sweep, and again, when there must be nothi
 
 again() { # NAME ARGUMENTS...: the same sweep goes on, and redoes no job
   local name=$1 before after
-  before=$(stat -c '%n %Y %i' "$name"/*/results.json)
+  before=$(ls -li "$name"/*/results.json) # with inodes, as a file is replaced when it is written
   shift
   "$bin/lmbench-train" -m "${tiny[@]}" "hydra.sweep.dir=$work/$name" "$@" sweep_resume=true \
     >"$name.log" 2>&1 || {
     tail -n 40 "$name.log"
     exit 1
   }
-  after=$(stat -c '%n %Y %i' "$name"/*/results.json)
+  after=$(ls -li "$name"/*/results.json)
   if [[ $before != "$after" ]]; then
     echo "$name: a finished job was done again" >&2
     exit 1

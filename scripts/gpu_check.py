@@ -263,4 +263,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=10, help="timed together; default 10")
     parser.add_argument("--epochs", type=int, default=3, help="of training; default 3")
     parser.add_argument("--output", type=Path, help="JSON file")
-    main(parser.parse_args())
+    args = parser.parse_args()
+    if args.output and not args.output.absolute().parent.is_dir():
+        parser.error(f"--output: there is no folder {args.output.parent}")
+    main(args)

@@ -4,13 +4,14 @@
 #   scripts/gpu_check.sh prepare [DIR]   with a network: puts what else is needed there, and
 #                                        WikiText-2 from DIR or $LMBENCH_DATA_DIR/wikitext-2, into
 #                                        build/gpu_check, which then travels with the checkout
-#   scripts/gpu_check.sh [ARGUMENTS]     there: runs gpu_check.py with them, by $PYTHON (python3)
+#   scripts/gpu_check.sh [ARGUMENTS]     there: runs gpu_check.py with them, by $PYTHON (python3);
+#                                        paths are relative to the checkout
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 carried=build/gpu_check
 packages=(hydra-core omegaconf antlr4-python3-runtime jaxtyping wadler-lindig rich markdown-it-py
-  mdurl pygments liger-kernel beartype)
+  mdurl pygments liger-kernel)
 
 fail() {
   echo "$*" >&2

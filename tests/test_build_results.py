@@ -87,6 +87,15 @@ def test_a_corpus_with_a_floor_says_so(tmp_path: Path):
     assert "The perplexity floor is 7.00 / 6.00." in page(read_rows(tmp_path))
 
 
+def test_a_corpus_without_a_picture_has_a_table(tmp_path: Path):
+    (tmp_path / "recipes.yaml").write_text(RECIPES.strip().splitlines()[1])
+    write(tmp_path / "one", 60.0, 58.0, "penn_treebank")
+    text = page(read_rows(tmp_path))
+    assert "## penn_treebank\n" in text
+    assert "60.00 / 58.00" in text
+    assert "![" not in text
+
+
 def test_a_recipe_without_results_is_named(tmp_path: Path):
     (tmp_path / "recipes.yaml").write_text(RECIPES)
     (tmp_path / "many/1").mkdir(parents=True)

@@ -80,7 +80,8 @@ def test_a_job_is_new_then_goes_on_then_is_done(tmp_path: Path):
 def test_a_job_has_one_device_unless_slurm_starts_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
     for number in ("auto", "-1", "2"):  # auto and -1 are as many as there are
         overrides = [f"trainer.devices={number}"]
         message = rf"trainer\.devices={number}: jobs of a sweep have one device"
@@ -93,6 +94,11 @@ def test_a_job_has_one_device_unless_slurm_starts_its_processes(
         named = [f"trainer.devices={one}"]
         assert chosen_job(composed(*named), job, named, []).resumed_with is None
     monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # a shell within an allocation
+    with pytest.raises(UserError, match="jobs of a sweep have one device"):
+        chosen_job(composed(*overrides), tmp_path, overrides, [])
+    monkeypatch.setenv("SLURM_JOB_NAME", "sweep")
     (tmp_path / "slurm").mkdir()
     run = chosen_job(composed(*overrides), tmp_path / "slurm", overrides, [])
     assert run.config.trainer.devices == 2
@@ -103,6 +109,8 @@ def test_a_later_process_of_a_job_may_find_what_the_first_has_written(
 ):
     overrides = ["model=lstm", "trainer.devices=2"]
     config = composed(*overrides)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "sweep")
     monkeypatch.setenv("SLURM_PROCID", "0")
     write_run_config(chosen_job(config, tmp_path, overrides, []).config, tmp_path)
     with pytest.raises(UserError, match="holds a run already"):

@@ -43,6 +43,8 @@ def test_a_new_job_takes_its_number_or_a_folder_of_its_own(tmp_path: Path):
     assert job_folder(tmp_path, 1, ["seed=2"], resume=True) == "1"
     (tmp_path / "1").mkdir()  # as a job leaves it that was killed while it began
     assert job_folder(tmp_path, 1, ["seed=2"], resume=True) == "1"
+    (tmp_path / "1/config.yaml").touch()  # a run that no sweep began, as it has no record
+    assert job_folder(tmp_path, 1, ["seed=2"], resume=True).startswith("1_")
     names = {job_folder(tmp_path, 0, [f"seed={seed}"], resume=True) for seed in (2, 3)}
     assert len(names) == 2
     assert all(name.startswith("0_") for name in names)

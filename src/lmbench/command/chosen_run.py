@@ -76,7 +76,7 @@ def chosen_job(
         raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to go on with.")
     devices = config.trainer.get("devices")
     is_one = len(devices) == 1 if isinstance(devices, ListConfig) else devices in (1, "1")
-    if not is_one and "SLURM_PROCID" not in os.environ:
+    if not is_one and not _slurm_starts_processes():
         # Each further process would run the command, and so the sweep, once more.
         raise UserError(
             f"trainer.devices={devices}: jobs of a sweep have one device each, unless Slurm starts "
@@ -100,6 +100,12 @@ def chosen_job(
         of_run, new = resumed_config(run_dir, places_of(overrides))
         return ChosenRun(of_run, resumed_with=new)
     return ChosenRun(take_over_from_run(config, overrides))
+
+
+def _slurm_starts_processes() -> bool:
+    """By Lightning's own rule: a shell within an allocation starts none."""
+    is_shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "SLURM_NTASKS" in os.environ and not is_shell
 
 
 def _resumes_sweep(config: DictConfig) -> bool:

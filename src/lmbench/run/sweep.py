@@ -34,7 +34,8 @@ def job_folder(sweep_dir: Path, number: int, overrides: Iterable[str], *, resume
 
     Returns:
         The number; in a sweep that goes on the folder of the job with the same overrides, and for a
-        job that is new there, but whose number is taken, number and hash of its overrides.
+        job that is new there, but whose number is taken by another job or by a run of its own,
+        number and hash of its overrides.
     """
     if not resume:
         return str(number)
@@ -46,7 +47,7 @@ def job_folder(sweep_dir: Path, number: int, overrides: Iterable[str], *, resume
     for record in sorted(sweep_dir.glob(f"*/{RECORD}")):
         if _job_in(record.parent) == wanted:
             return record.parent.name
-    if taken_by is None:
+    if taken_by is None and not _holds_other_run(of_number):
         return of_number.name
     return f"{number}_{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:8]}"
 
@@ -84,6 +85,12 @@ def recorded_job(run_dir: Path) -> list[str] | None:
         return own_overrides(map(str, overrides))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}. Take the folder away.") from error
+
+
+def _holds_other_run(folder: Path) -> bool:
+    """Whether a run is there that no sweep began: a job's record is written before its config."""
+    names = () if (folder / RECORD).exists() else ("config.yaml", "results.json")
+    return any((folder / name).exists() for name in names)
 
 
 def _job_in(run_dir: Path) -> list[str] | None:

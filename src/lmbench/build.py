@@ -35,15 +35,6 @@ from lmbench.from_config.trainer import require_devices, require_end, require_va
 from lmbench.model import LanguageModel
 from lmbench.module import LanguageModelModule
 
-# Arguments that the config has under another key than their node's.
-_KEYS = {
-    "batching.evaluation_protocol": "evaluation.protocol",
-    "batching.evaluation_columns": "evaluation.columns",
-    "batching.burn_in": "evaluation.burn_in",
-    "batching.evaluation_window": "evaluation.window",
-    "batching.seed": "seed",
-}
-
 
 def seed_everything(config: DictConfig) -> None:
     """Seeds every random generator with ``config.seed``."""
@@ -70,7 +61,7 @@ def datamodule(config: DictConfig, corpus: Corpus) -> LanguageModelDataModule:
         "seed": config.seed,
     }
     arguments = together("batching", _plain(config.batching), own)
-    return call(LanguageModelDataModule, "batching", _KEYS, **arguments)
+    return call(LanguageModelDataModule, "batching", **arguments)
 
 
 def model(
@@ -92,7 +83,6 @@ def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
     return call(
         LanguageModelModule,
         "loss",
-        _KEYS,
         model,
         _factory(config, "optimizer"),
         _scheduler(config) if config.get("scheduler") else None,
@@ -137,7 +127,7 @@ def trainer(
         )
     try:
         if max_time is not None:
-            callbacks.append(call(TimeLimit, "trainer", _KEYS, max_time=max_time))
+            callbacks.append(call(TimeLimit, "trainer", max_time=max_time))
         own = {
             "callbacks": [*callbacks, results, *more],
             "plugins": [AtomicCheckpointIO()],
@@ -149,7 +139,7 @@ def trainer(
             "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
             "use_distributed_sampler": False,  # each process reads its own columns
         }
-        return call(L.Trainer, "trainer", _KEYS, **together("trainer", options, own))
+        return call(L.Trainer, "trainer", **together("trainer", options, own))
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
 
@@ -193,7 +183,7 @@ def _all_in_run_dir(
         if node._target_.endswith(".TensorBoardLogger"):
             arguments["purge_step"] = purge_step
         others = {name: value for name, value in _plain(node).items() if name not in arguments}
-        objects.append(made := factory(others, key, _KEYS)(**arguments))
+        objects.append(made := factory(others, key)(**arguments))
         if isinstance(made, TensorBoardLogger):
             folders.append(made.log_dir)  # its name and version lead somewhere too
         for folder in folders:
@@ -233,4 +223,4 @@ def _scheduler(config: DictConfig) -> Callable[..., Any]:
 def _factory(config: DictConfig, key: str) -> Callable[..., Any]:
     """What makes the object of a node; errors name the node's key."""
     node = OmegaConf.select(config, key)
-    return factory(_plain(node) if isinstance(node, DictConfig) else node, key, _KEYS)
+    return factory(_plain(node) if isinstance(node, DictConfig) else node, key)

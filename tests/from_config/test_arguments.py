@@ -11,7 +11,7 @@ from lmbench.from_config.arguments import factory, takes, together
 
 
 def test_a_node_makes_its_object():
-    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b", {})
+    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b")
     assert float(make(denominator=4)) == 0.75
     assert takes({"_target_": "fractions.Fraction"}, "denominator")
     assert not takes({"_target_": "fractions.Fraction"}, "total_steps")
@@ -43,18 +43,18 @@ def test_a_node_makes_its_object():
 )
 def test_what_names_nothing_to_call(node: Any, message: str):
     with pytest.raises(UserError, match=message):
-        factory(node, "a.b", {})
+        factory(node, "a.b")
 
 
 def test_what_lmbench_sets_itself_is_refused():
     assert together("a.b", {"x": 1}, {"y": 2}) == {"x": 1, "y": 2}
-    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b", {})
+    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b")
     with pytest.raises(UserError, match=r"^a\.b\.numerator is set by lmbench itself"):
         make(numerator=4)
 
 
 def test_any_argument_goes_to_what_takes_any():
-    make = factory({"_target_": "builtins.dict", "anything": 3}, "a.b", {})
+    make = factory({"_target_": "builtins.dict", "anything": 3}, "a.b")
     assert make() == {"anything": 3}
 
 
@@ -64,7 +64,7 @@ def test_what_a_target_raises_is_told(error: type[Exception], monkeypatch: pytes
         raise error("numerator is odd")
 
     monkeypatch.setattr("fractions.Fraction", refuse)
-    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b", {})
+    make = factory({"_target_": "fractions.Fraction", "numerator": 3}, "a.b")
     with pytest.raises(UserError, match=r"^a\.b\.numerator is odd$"):
         make()
 
@@ -73,5 +73,5 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: 
     (tmp_path / "my_unfinished_core.py").write_text("import a_library_that_is_not_there\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="No module named 'a_library_that_is_not_there'"):
-        factory({"_target_": "my_unfinished_core.Core"}, "model.core", {})
+        factory({"_target_": "my_unfinished_core.Core"}, "model.core")
     assert "my_unfinished_core" not in sys.modules

@@ -9,14 +9,26 @@ from typing import Any
 
 from lmbench.errors import UserError
 
+# Arguments that the config has under another key than their node's.
+_KNOWN_AS = {
+    "batching.evaluation_protocol": "evaluation.protocol",
+    "batching.evaluation_columns": "evaluation.columns",
+    "batching.burn_in": "evaluation.burn_in",
+    "batching.evaluation_window": "evaluation.window",
+    "batching.seed": "seed",
+    "evaluation.statistics_columns": "evaluation.dynamic.statistics.columns",
+    "evaluation.statistics_segments": "evaluation.dynamic.statistics.segments",
+    "model.dropout": "model.embedding_dropout",
+    "model.core.input_size": "model.embedding_size",
+}
 
-def factory(node: Any, key: str, known_as: Mapping[str, str]) -> Callable[..., Any]:
+
+def factory(node: Any, key: str) -> Callable[..., Any]:
     """What makes the object of a config node: it calls the node's target with its other keys.
 
     Args:
         node: Plain values; ``_target_`` names a class or function.
         key: The node's key.
-        known_as: See :func:`call`.
 
     Raises:
         UserError: The node names nothing to call, or what cannot be imported; a value is missing,
@@ -50,7 +62,7 @@ def factory(node: Any, key: str, known_as: Mapping[str, str]) -> Callable[..., A
             )
 
     def make(*args: Any, **kwargs: Any) -> Any:
-        return call(target, key, known_as, *args, **together(key, arguments, kwargs))
+        return call(target, key, *args, **together(key, arguments, kwargs))
 
     return make
 
@@ -88,27 +100,19 @@ def import_target(target: str) -> Callable[..., Any]:
     return getattr(import_module(module), name)
 
 
-def call(
-    target: Callable[..., Any],
-    node: str,
-    known_as: Mapping[str, str],
-    /,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
+def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) -> Any:
     """Calls a class or function with the values of a config node.
 
     Args:
         target: What to call.
         node: Key of the config node, to which the arguments' names belong.
-        known_as: The keys of those arguments that the config has elsewhere.
         args: Arguments that come from no config.
         kwargs: The node's values.
 
     Raises:
         UserError: A value has the wrong type, or the target refuses it.
     """
-    keys = {name: known_as.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
+    keys = {name: _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
     hints = _hints(target)
     for name, value in kwargs.items():
         if name in hints:

@@ -17,12 +17,6 @@ from lmbench.model import LanguageModel
 Grids = tuple[CacheGrid | None, DynamicGrid | None]
 """What the tuning of the cache and of dynamic evaluation tries, where there is such a thing."""
 
-# Arguments that the config has under another key than their node's.
-_KEYS = {
-    "evaluation.statistics_columns": "evaluation.dynamic.statistics.columns",
-    "evaluation.statistics_segments": "evaluation.dynamic.statistics.segments",
-}
-
 
 def build_evaluator(
     node: dict[str, Any],
@@ -64,7 +58,6 @@ def build_evaluator(
     made = call(
         Evaluator,
         "evaluation",
-        _KEYS,
         model,
         corpus,
         **of_reading,
@@ -84,7 +77,7 @@ def _with_grid(node: dict[str, Any] | None, key: str, settings: type, grid: type
         return None, None
     of_grid = _pop(node, key, "grid")
     require_type(f"{key}.grid", of_grid, dict)
-    return call(settings, key, _KEYS, **node), call(grid, f"{key}.grid", _KEYS, **of_grid)
+    return call(settings, key, **node), call(grid, f"{key}.grid", **of_grid)
 
 
 def _require_empty(node: dict[str, Any], key: str) -> None:

@@ -10,12 +10,6 @@ from lmbench.errors import UserError
 from lmbench.from_config.arguments import call, factory, takes
 from lmbench.model import Embedding, LanguageModel
 
-# Arguments that the config has under another key than their node's.
-_KEYS = {
-    "model.dropout": "model.embedding_dropout",
-    "model.core.input_size": "model.embedding_size",
-}
-
 
 def build_model(
     node: Mapping[str, Any], vocabulary_size: int, train_ids: np.ndarray | None = None
@@ -38,15 +32,14 @@ def build_model(
     embedding = call(
         Embedding,
         "model",
-        _KEYS,
         vocabulary_size=vocabulary_size,
         embedding_size=node["embedding_size"],
         dropout=node["embedding_dropout"],
     )
-    core = factory(node["core"], "model.core", _KEYS)(input_size=node["embedding_size"])
-    make_head = factory(node["head"], "model.head", _KEYS)
+    core = factory(node["core"], "model.core")(input_size=node["embedding_size"])
+    make_head = factory(node["head"], "model.head")
     of_corpus = {}
     if train_ids is not None and takes(node["head"], "counts"):
         of_corpus["counts"] = count_words(train_ids, vocabulary_size)
     head = make_head(input_size=core.output_size, vocabulary_size=vocabulary_size, **of_corpus)
-    return call(LanguageModel, "model", _KEYS, embedding, core, head, tied=node["tied"])
+    return call(LanguageModel, "model", embedding, core, head, tied=node["tied"])

@@ -1,7 +1,6 @@
-"""Draws the validation curves of runs: ``plot_curves.py OUTPUT RUN_DIR…``."""
+"""Draws the validation curves of runs, for ``build_results.py``."""
 
 import csv
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,7 +10,6 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
-from lmbench.errors import UserError
 from lmbench.report.folders import read_json
 
 
@@ -80,18 +78,3 @@ def num_epochs(results: dict) -> float:
 def scaled(points: list[tuple[int, float]], steps_per_epoch: float) -> tuple[list, list]:
     """Steps as epochs."""
     return [step / steps_per_epoch for step, _ in points], [value for _, value in points]
-
-
-def main(arguments: list[str]) -> None:
-    """Draws what the command line names."""
-    if len(arguments) < 2:
-        sys.exit(__doc__)
-    output, *run_dirs = map(Path, arguments)
-    try:
-        draw_curves(output, run_dirs)
-    except (UserError, OSError) as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

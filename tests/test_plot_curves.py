@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from plot_curves import draw, draw_curves, main
+from plot_curves import draw, draw_curves
 
 METRICS = """step,epoch,train/ppl,val/ppl
 39,3,300.0,
@@ -52,14 +52,6 @@ def test_a_run_that_logged_no_train_perplexity_has_no_dots(tmp_path: Path):
     valid, train = axis.lines
     plt.close(figure)
     assert (len(valid.get_xdata()), len(train.get_xdata())) == (1, 0)
-
-
-def test_what_is_no_run_is_told_in_a_line(tmp_path: Path):
-    output = tmp_path / "curves.png"
-    with pytest.raises(SystemExit) as ended:
-        main([str(output), str(tmp_path / "nowhere")])
-    assert ended.value.code == f"{tmp_path / 'nowhere/results.json'} is missing."
-    assert not output.exists()
 
 
 def test_all_runs_lie_within_the_axis(tmp_path: Path):

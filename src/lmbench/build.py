@@ -28,8 +28,9 @@ from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.tuning import Grids
 from lmbench.from_config.arguments import call, factory, require_type, takes, together
-from lmbench.from_config.evaluator import Grids, build_evaluator
+from lmbench.from_config.evaluator import build_evaluator
 from lmbench.from_config.model import build_model
 from lmbench.from_config.trainer import require_devices, require_end, require_validation
 from lmbench.model import LanguageModel

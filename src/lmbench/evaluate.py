@@ -51,16 +51,17 @@ def evaluate(config: DictConfig, name: str) -> float:
     from lmbench import build
     from lmbench.evaluation import outcome, progress
     from lmbench.from_config.arguments import require_type
-    from lmbench.saved import loading
+    from lmbench.saved.loading import read_run
+    from lmbench.saved.model import build as build_saved
 
     for key in ("tune", "save_tokens"):
         require_type(f"evaluation.{key}", config.evaluation.get(key), bool)
     device = device_of(config.device)
     set_matmul_precision(config.float32_matmul_precision, device.type)
-    saved = loading.read_run(run_dir)
+    saved = read_run(run_dir)
     corpus = build.corpus(run_config)
     corpus.require_sha256(saved.corpus_sha256)
-    model = loading.build(saved).to(device)
+    model = build_saved(saved).to(device)
     of_run = {
         "model": run_config.model.name,
         "seed": run_config.get("seed"),
@@ -78,15 +79,19 @@ def evaluate(config: DictConfig, name: str) -> float:
         phase=progress.shown,
     )
     found = outcome.evaluate(
-        evaluator, corpus, config.split, grids=grids if config.evaluation.tune else None
+        evaluator,
+        corpus,
+        config.split,
+        name=name,
+        of_run=of_run,
+        grids=grids if config.evaluation.tune else None,
     )
-    results = outcome.describe(found, name, of_run)
     try:  # shown before a full disk can lose them, and written whatever becomes of stdout
         with printing(f" The results are in {run_dir}."):
-            outcome.show(results)
+            outcome.show(found.results)
     finally:
-        outcome.write(found, results, run_dir, save_tokens=config.evaluation.save_tokens)
-    return results["ppl"]
+        outcome.write(found, run_dir, save_tokens=config.evaluation.save_tokens)
+    return found.results["ppl"]
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="evaluate")

@@ -21,10 +21,10 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
             its results are of other weights; no program can be made of the model.
     """
     # Slow imports stay out of ``--help``.
-    from lmbench.report.model_card import model_card, read_results
-    from lmbench.report.scores import require_weights
+    from lmbench.report.model_card import model_card
+    from lmbench.report.scores import read_results, require_weights
     from lmbench.run.config import recorded_overrides
-    from lmbench.saved.export import CARD, PROGRAM, require_free, write_export
+    from lmbench.saved.export import CARD, PROGRAM, require_free, writing_export
     from lmbench.saved.loading import read_run, run_values
     from lmbench.saved.model import build
     from lmbench.saved.step_program import write_step_program, zero_state
@@ -37,19 +37,17 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
     card = model_card(
         run_dir,
         run_values(run_dir),
+        results,
         overrides=recorded_overrides(run_dir),
         state_shapes=[[tuple(x.shape) for x in layer] for layer in zero_state(model, 1)],
         has_program=program,
     )
-
-    def complete(folder: Path) -> None:
+    name = results["data"]["name"]
+    with writing_export(output, saved, model, corpus_name=name, overwrite=overwrite) as folder:
         # JSON has a way of writing halves of letters, which UTF-8 has not.
         (folder / CARD).write_text(card, "utf-8", "backslashreplace")
         if program:
             write_step_program(model, len(saved.vocabulary), folder / PROGRAM)
-
-    name = results["data"]["name"]
-    write_export(output, saved, model, corpus_name=name, complete=complete, overwrite=overwrite)
     lines = [f"{path.stat().st_size:>13,} bytes  {path.name}" for path in sorted(output.iterdir())]
     lines.append(f"{model.num_parameters:,} parameters, exported to {output}")
     with printing(f" The export is in {output}."):

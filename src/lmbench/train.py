@@ -76,15 +76,15 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
 
     alone = alone_in(run_dir) if trainer.is_global_zero else nullcontext()
     with alone, stop, _processes_end_together(trainer):
-        if trainer.is_global_zero and resumed_with is None:
-            write_run_config(config, run_dir)
-        elif trainer.is_global_zero and last is None:
-            clear_run(run_dir)
         if trainer.is_global_zero:
+            if resumed_with is None:
+                write_run_config(config, run_dir)
+            elif last is None:
+                clear_run(run_dir)
             num_parameters = f"{model.num_parameters:,}"
             log.info("%s, %s parameters, into %s", config.model.name, num_parameters, run_dir)
-        if trainer.is_global_zero and last is not None:
-            log.info("going on after step %s", f"{first_step:,}")
+            if last is not None:
+                log.info("going on after step %s", f"{first_step:,}")
         try:
             trainer.fit(module, datamodule=datamodule, ckpt_path=last)
             score = getattr(trainer.checkpoint_callback, "best_score", None)

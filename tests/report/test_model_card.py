@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from lmbench.errors import UserError
 from lmbench.report.model_card import model_card
+from lmbench.report.scores import read_results
 from lmbench.saved.loading import run_values
 
 SHAPES = [[(1, 1, 12), (1, 1, 12)], [(1, 1, 8), (1, 1, 8)]]
@@ -18,7 +19,8 @@ SHAPES = [[(1, 1, 12), (1, 1, 12)], [(1, 1, 8), (1, 1, 8)]]
 
 def card(run_dir: Path, config: Any = None, **options: Any) -> str:
     defaults: dict[str, Any] = {"overrides": [], "state_shapes": SHAPES, "has_program": True}
-    return model_card(run_dir, config or run_values(run_dir), **(defaults | options))
+    results = read_results(run_dir)
+    return model_card(run_dir, config or run_values(run_dir), results, **(defaults | options))
 
 
 def change_results(run_dir: Path, **changes: Any) -> None:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import lmbench
 from lmbench.errors import UserError
 from lmbench.run.config import ALLOWED_TARGETS_VARIABLE
-from lmbench.saved.export import read_export, require_free, write_export
+from lmbench.saved.export import read_export, require_free, writing_export
 from lmbench.saved.loading import read_run
 from lmbench.saved.model import build
 
@@ -31,10 +31,17 @@ MODELS = {
 }
 
 
-def write(run_dir: Path, output: Path, **options: Any) -> Path:
+def write(
+    run_dir: Path,
+    output: Path,
+    *,
+    complete: Callable[[Path], object] = lambda folder: None,
+    overwrite: bool = False,
+) -> Path:
     saved = read_run(run_dir)
-    options = {"complete": lambda folder: None} | options
-    write_export(output, saved, build(saved), corpus_name="synthetic", **options)
+    options = {"corpus_name": "synthetic", "overwrite": overwrite}
+    with writing_export(output, saved, build(saved), **options) as folder:
+        complete(folder)
     return output
 
 

@@ -23,12 +23,10 @@ from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.record import write_record
 from lmbench.evaluation.summary import summarize
-from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
+from lmbench.evaluation.tuning import Grids
 from lmbench.files import replace_text
 
 log = logging.getLogger(__name__)
-
-Grids = tuple[CacheGrid | None, DynamicGrid | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,20 +34,24 @@ class Outcome:
     """An evaluation of a split.
 
     Attributes:
-        split: Valid or test.
+        results: All that ``evaluation-NAME-SPLIT.json`` says.
         reading: The targets with their log-probabilities.
         article_starts: Where articles begin in the split, if it has any.
-        facts: All that ``evaluation-NAME-SPLIT.json`` says of it.
     """
 
-    split: str
+    results: dict[str, Any]
     reading: Reading
     article_starts: np.ndarray | None
-    facts: dict[str, Any]
 
 
 def evaluate(
-    evaluator: Evaluator, corpus: Corpus, split: str, *, grids: Grids | None = None
+    evaluator: Evaluator,
+    corpus: Corpus,
+    split: str,
+    *,
+    name: str,
+    of_run: Mapping[str, Any],
+    grids: Grids | None = None,
 ) -> Outcome:
     """Evaluates a split, after tuning on valid where grids are given.
 
@@ -57,6 +59,8 @@ def evaluate(
         evaluator: What evaluates it.
         corpus: The evaluator's corpus.
         split: Valid or test.
+        name: Name of the evaluation.
+        of_run: What the results are to say of the run besides.
         grids: Grids of the cache and of dynamic evaluation; None tunes nothing.
 
     Raises:
@@ -81,10 +85,12 @@ def evaluate(
     _require_probabilities(reading, remedy="Set evaluation.cache.theta lower.")
     starts = article_starts(getattr(corpus, split), corpus.vocabulary)
     counts = count_words(corpus.train, len(corpus.vocabulary))
-    facts = {
+    results = {
+        "lmbench_version": version("lmbench"),
+        **of_run,
+        "evaluation": {"name": name, **evaluator.settings(split)},
         "split": split,
         "corpus_sha256": corpus.sha256,
-        "evaluation": evaluator.settings(split),
         "tuned": tuned,
         **_score(reading),
         "without_cache": _score(without_cache) if evaluator.cache is not None else None,
@@ -93,44 +99,25 @@ def evaluate(
         "cache_seconds": end - read if evaluator.cache is not None else None,
         "tuning_seconds": begin - prepared if tuned is not None else None,
         "statistics_seconds": prepared - start if evaluator.dynamic is not None else None,
-    }
-    return Outcome(split, reading, starts, facts)
-
-
-def describe(outcome: Outcome, name: str, of_run: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of ``evaluation-NAME-SPLIT.json``.
-
-    Args:
-        outcome: What was found.
-        name: Name of the evaluation.
-        of_run: What the file is to say of the run besides.
-    """
-    facts = {key: value for key, value in outcome.facts.items() if key != "evaluation"}
-    return {
-        "lmbench_version": version("lmbench"),
-        **of_run,
-        "evaluation": {"name": name, **outcome.facts["evaluation"]},
-        **facts,
         "environment": {
             "torch": torch.__version__,
             "num_threads": torch.get_num_threads(),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },
     }
+    return Outcome(results, reading, starts)
 
 
-def write(
-    outcome: Outcome, results: Mapping[str, Any], run_dir: Path, *, save_tokens: bool
-) -> None:
+def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
     """Writes ``evaluation-NAME-SPLIT.json`` and, if wanted, the record of all targets beside it.
 
     Args:
         outcome: What was found.
-        results: What :func:`describe` gave.
         run_dir: The run's directory.
         save_tokens: Whether to write the record; one of an earlier evaluation goes if not.
     """
-    path = run_dir / f"evaluation-{results['evaluation']['name']}-{outcome.split}"
+    results = outcome.results
+    path = run_dir / f"evaluation-{results['evaluation']['name']}-{results['split']}"
     if save_tokens:
         write_record(outcome.reading, path, outcome.article_starts)
     else:  # it would not belong to these results

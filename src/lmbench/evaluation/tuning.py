@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -63,6 +63,10 @@ class DynamicGrid:
             Dynamic(lr=lr, decay=decay)
         if self.num_tokens is not None and self.num_tokens < 2:
             raise ValueError(f"num_tokens must be at least 2, not {self.num_tokens}")
+
+
+Grids: TypeAlias = tuple[CacheGrid | None, DynamicGrid | None]
+"""What the tuning of the cache and of dynamic evaluation tries, where there is such a thing."""
 
 
 def _require_values(**lists: Sequence[float]) -> None:

@@ -10,12 +10,9 @@ from lmbench.errors import UserError
 from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.evaluator import Evaluator, Phase
-from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
+from lmbench.evaluation.tuning import CacheGrid, DynamicGrid, Grids
 from lmbench.from_config.arguments import call, require_type
 from lmbench.model import LanguageModel
-
-Grids = tuple[CacheGrid | None, DynamicGrid | None]
-"""What the tuning of the cache and of dynamic evaluation tries, where there is such a thing."""
 
 
 def build_evaluator(

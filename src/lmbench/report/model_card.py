@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lmbench.errors import UserError
-from lmbench.report.scores import MeasuredScore, measured_scores, read_results, told_in_part
+from lmbench.report.scores import MeasuredScore, measured_scores, told_in_part
 from lmbench.report.summary import epochs_text
 from lmbench.run.config import PLACES
 
@@ -38,6 +38,7 @@ DATA_SETS = {
 def model_card(
     run_dir: Path,
     config: Mapping[str, Any],
+    results: Mapping[str, Any],
     *,
     overrides: Sequence[str],
     state_shapes: Sequence[Sequence[Sequence[int]]],
@@ -48,14 +49,14 @@ def model_card(
     Args:
         run_dir: The run's directory, perhaps with ``evaluation-*.json`` of lmbench-evaluate.
         config: The run's config, in plain values.
+        results: Its ``results.json``.
         overrides: What resumes have changed in it.
         state_shapes: Shapes of the tensors of each layer's state, for one column.
         has_program: Whether ``step.pt2`` is part of the export.
 
     Raises:
-        UserError: The run has not finished, or one of the files is damaged.
+        UserError: One of the files is damaged.
     """
-    results = read_results(run_dir)
     scores = measured_scores(run_dir, results)
     try:
         name = results["data"]["name"]

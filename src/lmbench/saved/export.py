@@ -7,7 +7,8 @@ Beside them lie a model card, ``README.md``, and perhaps ``step.pt2``.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,24 +39,24 @@ def is_export(folder: Path) -> bool:
     return isinstance(config, dict) and {"format_version", "lmbench_version"} <= config.keys()
 
 
-def write_export(
+@contextmanager
+def writing_export(
     output: Path,
     saved: SavedModel,
     model: LanguageModel,
     *,
     corpus_name: str,
-    complete: Callable[[Path], object],
     overwrite: bool = False,
-) -> None:
-    """Writes an export under another name first.
+) -> Iterator[Path]:
+    """Writes an export under another name first, and gives the folder for what else belongs there.
+
+    What is raised meanwhile is raised, and leaves nothing behind.
 
     Args:
         output: The folder to be.
         saved: What the model was built from.
         model: The model.
         corpus_name: Name of the corpus that it was trained on.
-        complete: Adds what else belongs into the folder, and checks it; what it raises is raised,
-            and leaves nothing behind.
         overwrite: Whether to replace an export that is there.
 
     Raises:
@@ -65,7 +66,7 @@ def write_export(
     try:
         with replacing_folder(output.resolve()) as folder:
             _write_model(folder, saved, model, corpus_name)
-            complete(folder)
+            yield folder
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
 

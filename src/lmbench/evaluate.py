@@ -74,7 +74,6 @@ def evaluate(config: DictConfig, name: str) -> float:
         config,
         model,
         corpus,
-        device=device,
         statistics_path=run_dir / "checkpoints/gradient_statistics.safetensors",
         phase=progress.shown,
     )

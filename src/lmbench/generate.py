@@ -31,7 +31,7 @@ def generate(options: Namespace) -> None:
 
     model, vocabulary = _load(options)
     ids, unknown = text.encode_prompt(text.read_prompt(options.prompt), vocabulary)
-    prompt = torch.from_numpy(ids).to(model.embedding.weight.device)
+    prompt = torch.from_numpy(ids).to(model.device)
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         print(f"Read as {UNK}: {', '.join(map(text.shown, unknown[:20]))}{more}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,22 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lmbench.data.columns import columns_for_evaluation
-from lmbench.evaluation.dynamic import Dynamic, read_dynamically
+from lmbench.data.columns import Columns, columns_for_evaluation
+from lmbench.evaluation.dynamic import Dynamic, learning
 from lmbench.evaluation.gradient_statistics import Statistics, gradient_statistics
-from lmbench.evaluation.reading import read_stream
+from lmbench.evaluation.reading import Reading, read_stream
 from lmbench.model.language_model import LanguageModel
+
+
+def read_dynamically(
+    model: LanguageModel,
+    columns: Columns,
+    dynamic: Dynamic,
+    statistics: Statistics | None,
+    **options: Any,
+) -> Reading:
+    with learning(model, dynamic, statistics) as learn:
+        return read_stream(model, columns, learn=learn, **options)
 
 
 def statistics_of(model: LanguageModel) -> Statistics:

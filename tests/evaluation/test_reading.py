@@ -60,9 +60,7 @@ def test_columns_are_put_back_into_the_order_of_the_stream(
 
 
 def test_the_published_columns_leave_targets_out(model: LanguageModel, ids: np.ndarray) -> None:
-    reading = read_stream(
-        model, columns_as_published(ids, 10), window=7, extra_divisor=10, keep_outputs=True
-    )
+    reading = read_stream(model, columns_as_published(ids, 10), window=7, keep_outputs=True)
     borders = np.arange(40, 400, 40)  # first token of each column but the first
     assert np.array_equal(reading.positions, np.setdiff1d(np.arange(1, 400), borders))
     assert np.array_equal(reading.targets, ids[reading.positions])

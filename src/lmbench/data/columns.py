@@ -33,12 +33,14 @@ class Columns:
         starts: (B,) where each column starts.
         num_rows: L, of each column.
         first_scored: (B,) the row from which on each column is scored.
+        extra_divisor: What the divisor of a mean over the targets has on top of their number.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     num_rows: int
     first_scored: np.ndarray
+    extra_divisor: int = 0
 
     @property
     def num_columns(self) -> int:
@@ -131,7 +133,8 @@ def columns_as_published(ids: np.ndarray, columns: int) -> Columns:
     """Arranges a stream for evaluation as salesforce/awd-lstm-lm does.
 
     Columns of equal length, each from a zero state and scored from its first target on; what is
-    left over at the end, and the target at each border between columns, is not scored.
+    left over at the end, and the target at each border between columns, is not scored. The
+    published code divides by the tokens read, of which each column has one more than targets.
 
     Args:
         ids: (N,) token ids.
@@ -145,12 +148,12 @@ def columns_as_published(ids: np.ndarray, columns: int) -> Columns:
             f"A split of {len(ids)} token(s) has nothing to score in {columns} columns, as "
             "evaluation.protocol=published reads it. Set evaluation.protocol=standard."
         )
-    return _fold(ids, columns)
+    return replace(_fold(ids, columns), extra_divisor=columns)
 
 
 def columns_by_protocol(
     ids: np.ndarray, split: str, *, protocol: str, columns: int, burn_in: int
-) -> tuple[Columns, int]:
+) -> Columns:
     """Arranges valid or test as a protocol reads it.
 
     Args:
@@ -162,18 +165,14 @@ def columns_by_protocol(
         columns: B at most.
         burn_in: Unscored tokens at the start of each column but the first.
 
-    Returns:
-        The columns, and what the protocol's divisor has on top of the number of targets: the
-        published code divides by the tokens read.
-
     Raises:
         ValueError: The protocol is unknown.
         UserError: The split is too short.
     """
     if protocol == "standard":
-        return columns_for_evaluation(ids, columns, burn_in), 0
+        return columns_for_evaluation(ids, columns, burn_in)
     if protocol == "published":
-        return columns_as_published(ids, PUBLISHED_COLUMNS[split]), PUBLISHED_COLUMNS[split]
+        return columns_as_published(ids, PUBLISHED_COLUMNS[split])
     raise ValueError(f"evaluation_protocol must be standard or published, not {protocol!r}")
 
 

@@ -77,13 +77,15 @@ class LanguageModelDataModule(L.LightningDataModule):
         self._evaluation: dict[str, Columns] = {}
         self.extra_divisor: dict[str, int] = {}
         for split, stage in (("valid", "val"), ("test", "test")):
-            self._evaluation[split], self.extra_divisor[stage] = columns_by_protocol(
+            columns = columns_by_protocol(
                 getattr(corpus, split),
                 split,
                 protocol=evaluation_protocol,
                 columns=evaluation_columns,
                 burn_in=burn_in,
             )
+            self._evaluation[split] = columns
+            self.extra_divisor[stage] = columns.extra_divisor
         used = {split: columns.num_columns for split, columns in self._evaluation.items()}
         self._evaluation_columns = evaluation_columns
         self.evaluation: Mapping[str, Any] = {

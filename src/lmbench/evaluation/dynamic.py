@@ -7,15 +7,15 @@ Shape letters: T time steps of a segment, B columns.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmbench.data.columns import Columns
 from lmbench.evaluation.gradient_statistics import Statistics
-from lmbench.evaluation.reading import OnWindow, Reading, read_stream
 from lmbench.model.language_model import LanguageModel
 
 
@@ -60,85 +60,53 @@ class Dynamic:
             raise ValueError(f"epsilon must be finite and more than 0, not {self.epsilon}")
 
 
-def read_dynamically(
-    model: LanguageModel,
-    columns: Columns,
-    dynamic: Dynamic,
-    statistics: Statistics | None,
-    *,
-    window: int,
-    device: torch.device | str = "cpu",
-    extra_divisor: int = 0,
-    keep_outputs: bool = False,
-    on_window: OnWindow = lambda num_scored, nats: None,
-) -> Reading:
-    """Scores a stream while learning from it; the model is afterwards what it was before.
+@contextmanager
+def learning(
+    model: LanguageModel, dynamic: Dynamic, statistics: Statistics | None
+) -> Iterator[Callable[[Float[Tensor, ""]], None]]:
+    """Lets a model learn while it reads; it is afterwards what it was before.
 
     Args:
-        model: The trained model, on ``device``; its dropouts are off.
-        columns: How the stream is read; in one column as published.
+        model: The trained model.
         dynamic: Settings.
         statistics: Statistics of the gradients, for the rule ``rms``.
-        window: Time steps of a segment; 5 as published.
-        device: The model's device.
-        extra_divisor: See :func:`read_stream`.
-        keep_outputs: Likewise.
-        on_window: Likewise.
+
+    Yields:
+        What takes the mean nats of a segment, with their graph, and changes the model by them: the
+        ``learn`` of :func:`lmbench.evaluation.reading.read_stream`.
 
     Raises:
         ValueError: The rule is ``rms``, and there are no statistics.
     """
-    trained = [parameter.detach().clone() for parameter in model.parameters()]
-    update = _Update(model, trained, dynamic, statistics)
-    try:
-        return read_stream(
-            model,
-            columns,
-            window=window,
-            device=device,
-            extra_divisor=extra_divisor,
-            keep_outputs=keep_outputs,
-            learn=update.learn,
-            on_window=on_window,
-        )
-    finally:
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), trained, strict=True):
-                parameter.copy_(value)
-
-
-class _Update:
-    """One step of learning, with all that stays the same computed once."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        trained: list[Tensor],
-        dynamic: Dynamic,
-        statistics: Statistics | None,
-    ) -> None:
-        self._parameters = list(model.parameters())
-        self._trained = trained
-        if dynamic.rule == "sgd":
-            self._rates = [torch.full((), dynamic.lr).to(p) for p in self._parameters]
-            self._decays = [torch.full((), dynamic.decay).to(p) for p in self._parameters]
-            return
-        if statistics is None:
-            raise ValueError("the rule rms needs the statistics of the gradients")
+    parameters = list(model.parameters())
+    trained = [parameter.detach().clone() for parameter in parameters]
+    if dynamic.rule == "sgd":
+        rates = [torch.full((), dynamic.lr).to(p) for p in parameters]
+        decays = [torch.full((), dynamic.decay).to(p) for p in parameters]
+    elif statistics is None:
+        raise ValueError("the rule rms needs the statistics of the gradients")
+    else:
         root_mean_squares = [
             statistics[name].to(parameter) for name, parameter in model.named_parameters()
         ]
         mean = sum(float(value.mean()) for value in root_mean_squares) / len(root_mean_squares)
-        self._rates = [dynamic.lr / (value + dynamic.epsilon) for value in root_mean_squares]
-        self._decays = [(dynamic.decay / mean * v).clamp(max=1.0) for v in root_mean_squares]
+        rates = [dynamic.lr / (value + dynamic.epsilon) for value in root_mean_squares]
+        decays = [(dynamic.decay / mean * v).clamp(max=1.0) for v in root_mean_squares]
 
-    def learn(self, loss: Float[Tensor, ""]) -> None:
-        gradients = torch.autograd.grad(loss, self._parameters)
+    def learn(loss: Float[Tensor, ""]) -> None:
+        gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
-            for parameter, trained, gradient, rate, decay in zip(
-                self._parameters, self._trained, gradients, self._rates, self._decays, strict=True
+            for parameter, start, gradient, rate, decay in zip(
+                parameters, trained, gradients, rates, decays, strict=True
             ):
                 # Both terms of the rule see the θ of before: the way back comes first, and what is
                 # subtracted then does not depend on θ.
-                parameter.lerp_(trained, decay)
+                parameter.lerp_(start, decay)
                 parameter.addcmul_(gradient, rate, value=-1.0)
+
+    try:
+        yield learn
+    finally:
+        with torch.no_grad():
+            for parameter, start in zip(parameters, trained, strict=True):
+                parameter.copy_(start)

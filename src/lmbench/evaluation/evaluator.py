@@ -2,18 +2,16 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lmbench.data.columns import PROTOCOLS, Columns, columns_by_protocol
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 from lmbench.evaluation.cache import Cache, with_cache
-from lmbench.evaluation.dynamic import Dynamic, read_dynamically
+from lmbench.evaluation.dynamic import Dynamic, learning
 from lmbench.evaluation.gradient_statistics import (
     Statistics,
     gradient_statistics,
@@ -37,7 +35,7 @@ class Evaluator:
     """Reads the splits of a corpus with a model.
 
     Args:
-        model: The trained model, on ``device``.
+        model: The trained model.
         corpus: The corpus that it was trained on.
         protocol: See :func:`lmbench.data.columns.columns_by_protocol`.
         columns: Likewise.
@@ -49,7 +47,6 @@ class Evaluator:
         statistics_columns: Columns in which the training split is read for gradient statistics.
         statistics_segments: Segments that are read at most; None for all.
         statistics_path: File that keeps the statistics for the next evaluation; None for none.
-        device: Device to compute on.
         phase: Shows how it goes on.
 
     Attributes:
@@ -74,7 +71,6 @@ class Evaluator:
         statistics_columns: int = 100,
         statistics_segments: int | None = None,
         statistics_path: Path | None = None,
-        device: torch.device | str = "cpu",
         phase: Phase = silent,
     ) -> None:
         if protocol not in PROTOCOLS:
@@ -99,12 +95,11 @@ class Evaluator:
         self._statistics_columns = statistics_columns
         self._statistics_segments = statistics_segments
         self._statistics_path = statistics_path
-        self._device = device
         self._phase = phase
 
     def settings(self, split: str) -> dict[str, Any]:
         """How a split is evaluated, in plain values."""
-        columns, _ = self._columns_of(split)
+        columns = self._columns_of(split)
         statistics = {"columns": self._statistics_columns, "segments": self._statistics_segments}
         return {
             "protocol": self._protocol,
@@ -146,7 +141,7 @@ class Evaluator:
                 reading,
                 self.cache,
                 steps_at_once=self._window,
-                device=self._device,
+                device=self._model.device,
                 on_queries=lambda number: on_window(number, 0.0),
             )
 
@@ -179,34 +174,37 @@ class Evaluator:
                     self.cache,
                     cache_grid,
                     steps_at_once=self._window,
-                    device=self._device,
+                    device=self._model.device,
                     on_queries=lambda number: on_window(number, 0.0),
                 )
         return {"num_tokens": num_tokens, **tried}
 
     def _read(self, split: str, dynamic: Dynamic | None, num_tokens: int | None = None) -> Reading:
-        columns, extra_divisor = self._columns_of(split, num_tokens)
+        columns = self._columns_of(split, num_tokens)
         if self.cache is not None and self.cache.warmup and columns.num_columns > 1:
             raise UserError(
                 "evaluation.cache.warmup=true is the published script's, which reads a split in "
                 f"one column, not in {columns.num_columns}, and in windows of 2,000: set "
                 "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
             )
-        name, read = f"reading {split}", functools.partial(read_stream, self._model, columns)
+        name = f"reading {split}"
+        learner: AbstractContextManager[Any] = nullcontext()
         if dynamic is not None:
             name += f" dynamically, lr {dynamic.lr:g}, decay {dynamic.decay:g}"
             statistics = self._statistics if self._needs_statistics else None
-            read = functools.partial(read_dynamically, self._model, columns, dynamic, statistics)
-        with self._phase(name, columns.num_scored(0, columns.num_rows)) as on_window:
-            return read(
+            learner = learning(self._model, dynamic, statistics)
+        num_targets = columns.num_scored(0, columns.num_rows)
+        with self._phase(name, num_targets) as on_window, learner as learn:
+            return read_stream(
+                self._model,
+                columns,
                 window=self._window,
-                device=self._device,
-                extra_divisor=extra_divisor,
                 keep_outputs=self.cache is not None,
+                learn=learn,
                 on_window=on_window,
             )
 
-    def _columns_of(self, split: str, num_tokens: int | None = None) -> tuple[Columns, int]:
+    def _columns_of(self, split: str, num_tokens: int | None = None) -> Columns:
         return columns_by_protocol(
             getattr(self._corpus, split)[:num_tokens],
             split,
@@ -245,6 +243,5 @@ class Evaluator:
                 window=self._window,
                 num_columns=self._statistics_columns,
                 num_segments=self._statistics_segments,
-                device=self._device,
                 on_window=on_window,
             )

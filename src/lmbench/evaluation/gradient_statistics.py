@@ -31,7 +31,6 @@ def gradient_statistics(
     window: int,
     num_columns: int = 100,
     num_segments: int | None = None,
-    device: torch.device | str = "cpu",
     on_window: OnWindow = lambda num_scored, nats: None,
 ) -> Statistics:
     """Root mean squares of the gradients over segments of the training text.
@@ -39,12 +38,11 @@ def gradient_statistics(
     Source: Krause et al. 2018 (arXiv 1709.07432), section 5.
 
     Args:
-        model: The trained model, on ``device``; its dropouts are off.
+        model: The trained model; its dropouts are off.
         train_ids: (N,) the training split.
         window: Time steps of a segment, T.
         num_columns: B.
         num_segments: Segments that are read at most; None for all.
-        device: The model's device.
         on_window: Called after each window; see :data:`OnWindow`.
 
     Returns:
@@ -58,9 +56,9 @@ def gradient_statistics(
     with dropouts_off(model):
         for start in starts:
             tokens, targets = columns.read(start, min(start + window, columns.num_rows))
-            output, _, state = model(tokens.to(device), state)
+            output, _, state = model(tokens.to(model.device), state)
             state = detach_state(state)
-            loss = model.head.loss(output, targets.to(device))
+            loss = model.head.loss(output, targets.to(model.device))
             gradients = torch.autograd.grad(loss, parameters)
             for total, gradient in zip(sums, gradients, strict=True):
                 total.addcmul_(gradient, gradient)

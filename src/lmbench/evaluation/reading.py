@@ -32,7 +32,7 @@ class Reading:
         log_probs: (N,) their log-probabilities, in nats, as float64 whatever the model computes in.
         outputs: (N, H) the head's inputs that predicted them, where they were asked for.
         extra_divisor: What the divisor of a mean has on top of N (see
-            :func:`lmbench.data.columns.columns_by_protocol`).
+            :class:`lmbench.data.columns.Columns`).
     """
 
     positions: Int[np.ndarray, " N"]
@@ -56,8 +56,6 @@ def read_stream(
     columns: Columns,
     *,
     window: int,
-    device: torch.device | str = "cpu",
-    extra_divisor: int = 0,
     keep_outputs: bool = False,
     learn: Callable[[Float[Tensor, ""]], object] | None = None,
     on_window: OnWindow = lambda num_scored, nats: None,
@@ -65,11 +63,9 @@ def read_stream(
     """Scores every target of the columns, in windows that hand the state on.
 
     Args:
-        model: The model, on ``device``; its dropouts are off.
+        model: The model; its dropouts are off.
         columns: How the stream is read.
         window: Time steps that are read at once.
-        device: The model's device.
-        extra_divisor: Handed on to the result.
         keep_outputs: Whether to keep what the head read; on the CPU, 4·N·H bytes.
         learn: Called with the mean nats of each window, once it is scored, with its graph; what it
             does to the model counts from the next window on. None reads without gradients.
@@ -86,9 +82,9 @@ def read_stream(
             tokens, targets = columns.read(start, end)
             here = targets != IGNORE_INDEX
             places = columns.places(start, end)[here.numpy()]
-            output, _, state = model(tokens.to(device), state)
+            output, _, state = model(tokens.to(model.device), state)
             state = detach_state(state)
-            nats = model.head.loss(output, targets.to(device), reduction="none")
+            nats = model.head.loss(output, targets.to(model.device), reduction="none")
             if learn is not None and len(places):
                 learn(nats.sum() / len(places))
             nats = nats.detach().cpu()[here].double()
@@ -106,7 +102,7 @@ def read_stream(
         log_probs = log_probs[places]
         outputs = None if outputs is None else outputs[places]
     positions = places + 1
-    return Reading(positions, columns.ids[positions], log_probs, outputs, extra_divisor)
+    return Reading(positions, columns.ids[positions], log_probs, outputs, columns.extra_divisor)
 
 
 @contextmanager

@@ -59,13 +59,12 @@ def score_text(
     Raises:
         UserError: There are unknown words, and the vocabulary has no ``<unk>``.
     """
-    device = model.embedding.weight.device
     unknown: Counter[str] = Counter()
     nats, num_tokens = 0.0, 0
     state: State | None = None
     last = int(vocabulary.encode([EOS])[0])
     for ids in _windows(vocabulary, parts, unknown):
-        tokens = torch.from_numpy(np.concatenate([[last], ids])).to(device)[:, None]
+        tokens = torch.from_numpy(np.concatenate([[last], ids])).to(model.device)[:, None]
         with torch.no_grad():
             output, _, state = model(tokens[:-1], state)
             of_tokens = model.head.loss(output, tokens[1:], reduction="none")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 from lmbench.evaluation.cache import Cache
@@ -20,7 +18,6 @@ def build_evaluator(
     model: LanguageModel,
     corpus: Corpus,
     *,
-    device: torch.device,
     statistics_path: Path,
     phase: Phase,
 ) -> tuple[Evaluator, Grids]:
@@ -28,9 +25,8 @@ def build_evaluator(
 
     Args:
         node: ``evaluation`` of the config.
-        model: The trained model, on ``device``.
+        model: The trained model.
         corpus: The corpus that it was trained on.
-        device: Device to compute on.
         statistics_path: See :class:`~lmbench.evaluation.evaluator.Evaluator`.
         phase: Likewise.
 
@@ -62,7 +58,6 @@ def build_evaluator(
         dynamic=dynamic,
         **statistics,
         statistics_path=statistics_path,
-        device=device,
         phase=phase,
     )
     return made, (cache_grid, dynamic_grid)

@@ -60,6 +60,11 @@ class LanguageModel(nn.Module):
             self.head.tie(self.embedding.weight)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are, and so where tokens must be."""
+        return self.embedding.weight.device
+
+    @property
     def num_parameters(self) -> int:
         """Number of trained values; a tied weight counts once."""
         return sum(parameter.numel() for parameter in self.parameters())

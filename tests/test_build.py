@@ -254,6 +254,19 @@ def test_the_schedule_ends_with_the_run(corpus, tmp_path):
     assert scheduler.optimizer.param_groups[0]["max_lr"] == 0.5
 
 
+@pytest.mark.parametrize("precision", ["64-true", 64])
+def test_a_checkpoint_of_float64_finds_weights_that_hold_it(corpus, precision: str | int):
+    made = {}
+    for name, options in (("float32", {}), ("float64", {"trainer__precision": precision})):
+        torch.manual_seed(0)
+        config = small("awd_lstm", "model/head=adaptive_softmax", **options)
+        made[name] = build.module(config, build.model(config, len(corpus.vocabulary)))
+    weights = {name: dict(module.named_parameters()) for name, module in made.items()}
+    assert {weight.dtype for weight in weights["float64"].values()} == {torch.float64}
+    for name, weight in weights["float32"].items():  # the same start
+        assert torch.equal(weights["float64"][name], weight.double())
+
+
 @pytest.mark.parametrize(("pct_start", "is_refused"), [(0.05, True), (0.0, False), (0.1, False)])
 def test_a_schedule_that_would_rise_in_a_single_step_is_refused(
     corpus, tmp_path, pct_start: float, is_refused: bool

@@ -81,7 +81,7 @@ def model(
 
 def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
     """The model in training: with its optimizer, schedule and penalties."""
-    return call(
+    module = call(
         LanguageModelModule,
         "loss",
         model,
@@ -89,6 +89,9 @@ def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
         _scheduler(config) if config.get("scheduler") else None,
         **_plain(config.loss),
     )
+    if str(config.trainer.get("precision")) in ("64", "64-true"):
+        module.double()  # Lightning's comes after a checkpoint is loaded, which would be rounded
+    return module
 
 
 def trainer(

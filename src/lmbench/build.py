@@ -94,16 +94,13 @@ def module(config: DictConfig, model: LanguageModel) -> LanguageModelModule:
     return module
 
 
-def trainer(
-    config: DictConfig, run_dir: Path, *, more: Sequence[L.Callback] = (), first_step: int = 0
-) -> L.Trainer:
+def trainer(config: DictConfig, run_dir: Path, *, more: Sequence[L.Callback] = ()) -> L.Trainer:
     """The trainer with its callbacks and loggers, writing into ``run_dir``.
 
     Args:
         config: The composed config.
         run_dir: The folder that takes everything the run writes.
         more: Callbacks beside those of the config.
-        first_step: Where a resumed run goes on; TensorBoard forgets what came later.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
@@ -135,7 +132,7 @@ def trainer(
         own = {
             "callbacks": [*callbacks, results, *more],
             "plugins": [AtomicCheckpointIO()],
-            "logger": _all_in_run_dir(config, "logger", run_dir, purge_step=first_step or None),
+            "logger": _all_in_run_dir(config, "logger", run_dir),
             "default_root_dir": run_dir,
             "enable_progress_bar": sys.stdout is not None and sys.stdout.isatty(),
             "enable_model_summary": False,
@@ -166,9 +163,7 @@ def _plain(node: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 
-def _all_in_run_dir(
-    config: DictConfig, group: str, run_dir: Path, purge_step: int | None = None
-) -> list[Any]:
+def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:
     """The objects of a group, but for those set to null; their folders lie in the run directory."""
     objects = []
     for name, node in config[group].items():
@@ -184,8 +179,6 @@ def _all_in_run_dir(
             _require_usual(node, key)
             arguments["dirpath"] = run_dir / "checkpoints"
         folders = list(arguments.values())
-        if node._target_.endswith(".TensorBoardLogger"):
-            arguments["purge_step"] = purge_step
         others = {name: value for name, value in _plain(node).items() if name not in arguments}
         objects.append(made := factory(others, key)(**arguments))
         if isinstance(made, TensorBoardLogger):

@@ -71,8 +71,8 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     elif config.init_from is not None:
         load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, corpus)
     stop = StopOnSignal()
-    more = [stop] if resumed_with is None else [Resumed(run_dir, resumed_with), stop]
-    trainer = build.trainer(config, run_dir, more=more, first_step=first_step)
+    more = [stop] if resumed_with is None else [Resumed(run_dir, resumed_with, first_step), stop]
+    trainer = build.trainer(config, run_dir, more=more)
 
     alone = alone_in(run_dir) if trainer.is_global_zero else nullcontext()
     with alone, stop, _processes_end_together(trainer):

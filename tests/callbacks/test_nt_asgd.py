@@ -254,6 +254,7 @@ def test_a_training_that_the_averages_have_ended_stays_ended_after_a_resume():
     assert trainer.should_stop
     resumed.load_state_dict(ended.state_dict())
     resumed.on_fit_start(again, None)
+    resumed.on_train_start(again, None)
     assert again.should_stop
 
 

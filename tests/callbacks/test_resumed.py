@@ -3,6 +3,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import SessionLog
 
 from lmbench.callbacks.resumed import Resumed
 from lmbench.run.config import recorded_overrides
@@ -17,11 +20,11 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def trainer(*, is_global_zero: bool = True) -> Any:
-    return SimpleNamespace(is_global_zero=is_global_zero)
+    return SimpleNamespace(is_global_zero=is_global_zero, loggers=[])
 
 
 def test_a_resume_that_is_refused_before_its_first_step_changes_nothing(run_dir: Path):
-    callback, module = Resumed(run_dir, OVERRIDES), SimpleNamespace()
+    callback, module = Resumed(run_dir, OVERRIDES, 0), SimpleNamespace()
     for hook in ("setup", "on_fit_start", "on_train_start", "on_train_epoch_start"):
         getattr(callback, hook)(trainer(), module, *(["fit"] if hook == "setup" else []))
     assert (run_dir / "results.json").exists()
@@ -29,7 +32,7 @@ def test_a_resume_that_is_refused_before_its_first_step_changes_nothing(run_dir:
 
 
 def test_the_first_step_takes_old_results_away_and_writes_the_overrides_once(run_dir: Path):
-    callback, module = Resumed(run_dir, OVERRIDES), SimpleNamespace()
+    callback, module = Resumed(run_dir, OVERRIDES, 0), SimpleNamespace()
     callback.on_train_batch_start(trainer(), module, None, 0)
     assert not (run_dir / "results.json").exists()
     (run_dir / "results.json").write_text("{}")  # those of the end
@@ -40,13 +43,30 @@ def test_the_first_step_takes_old_results_away_and_writes_the_overrides_once(run
 
 
 def test_the_test_does_so_where_nothing_is_left_to_train(run_dir: Path):
-    Resumed(run_dir, OVERRIDES).on_test_start(trainer(), SimpleNamespace())
+    Resumed(run_dir, OVERRIDES, 0).on_test_start(trainer(), SimpleNamespace())
     assert recorded_overrides(run_dir) == OVERRIDES
     assert not (run_dir / "results.json").exists()
 
 
 def test_one_process_alone_writes(run_dir: Path):
-    callback = Resumed(run_dir, OVERRIDES)
+    callback = Resumed(run_dir, OVERRIDES, 0)
     callback.on_train_batch_start(trainer(is_global_zero=False), SimpleNamespace(), None, 0)
     assert recorded_overrides(run_dir) == []
     assert (run_dir / "results.json").exists()
+
+
+@pytest.mark.parametrize("first_step", [0, 3])
+def test_tensorboard_forgets_what_came_after_the_checkpoint(run_dir: Path, first_step: int):
+    """By the event with which its SummaryWriter purges, before anything else is logged."""
+    logger = TensorBoardLogger(run_dir, name="", version="")
+    logger.log_metrics({}, 0)  # which opens the file, as a resume that is refused does too
+    taking_up: Any = SimpleNamespace(is_global_zero=True, loggers=[logger])
+    Resumed(run_dir, [], first_step).on_train_batch_start(taking_up, taking_up, None, 0)
+    logger.log_metrics({"value": 1.0}, first_step)
+    logger.finalize("success")
+    (path,) = run_dir.glob("events.*")
+    _, *events = EventFileLoader(str(path)).Load()  # the first tells the version of the file
+    kinds = [event.WhichOneof("what") for event in events]
+    assert kinds == (["session_log", "summary"] if first_step else ["summary"])
+    if first_step:
+        assert (events[0].step, events[0].session_log.status) == (3, SessionLog.START)

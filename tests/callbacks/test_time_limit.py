@@ -65,9 +65,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def fit(module: TimedModule, limit: L.Callback, **options: Any) -> L.Trainer:
-    resumed = options.pop("ckpt_path", None)
+    resumed, more = options.pop("ckpt_path", None), options.pop("more", [])
     trainer = L.Trainer(
-        callbacks=[limit],
+        callbacks=[limit, *more],
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -129,6 +129,20 @@ def test_a_resumed_run_has_the_time_that_was_left(clock: Clock, tmp_path: Path):
         message = rf"made for 80 seconds, not for {other} seconds\. Leave trainer\.max_time"
         with pytest.raises(UserError, match=message):
             fit(TimedModule(clock), TimeLimit({"seconds": other}), ckpt_path=path)
+
+
+def test_a_run_whose_time_is_over_counts_its_last_epoch(clock: Clock, tmp_path: Path):
+    class SavesAtEnds(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module) -> None:
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    limit = {"seconds": 25}  # eight steps
+    whole = fit(TimedModule(clock), TimeLimit(limit), more=[SavesAtEnds()])
+    module = TimedModule(clock)
+    resumed = fit(module, TimeLimit(limit), ckpt_path=tmp_path / "last.ckpt")
+    assert module.lrs == []
+    assert module.validated_at == []
+    assert (resumed.current_epoch, resumed.global_step) == (whole.current_epoch, 8)
 
 
 def test_a_schedule_without_a_limit_of_time_gets_none(clock: Clock, tmp_path: Path):

@@ -97,6 +97,9 @@ class NTASGD(L.Callback):
         if self._raw is not None:
             pl_module.load_state_dict(self._raw)
             self._raw = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stays ended. Not earlier: Lightning would leave the last epoch uncounted."""
         if self._ended:
             trainer.should_stop = True
 

@@ -4,24 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lmbench.run.config import record_overrides
 
 
 class Resumed(L.Callback):
-    """Appends to ``overrides.jsonl``, and removes results, when the first step or the test begins.
+    """Takes up a run's directory when the first step or the test begins.
 
-    The results are those of the weights of before. Not earlier: a resume that is refused changes
-    nothing.
+    It appends to ``overrides.jsonl``, removes the results, which are those of the weights of
+    before, and lets TensorBoard forget what came after the checkpoint. Not earlier: a resume that
+    is refused changes nothing.
 
     Args:
         run_dir: The run's directory.
         overrides: What this resume changes.
+        first_step: The step that the run goes on with; 0 for one that starts over.
     """
 
-    def __init__(self, run_dir: Path, overrides: list[str]) -> None:
+    def __init__(self, run_dir: Path, overrides: list[str], first_step: int) -> None:
         self._run_dir = run_dir
         self._overrides = overrides
+        self._first_step = first_step
         self._is_done = False
 
     def on_train_batch_start(
@@ -38,4 +42,17 @@ class Resumed(L.Callback):
         if trainer.is_global_zero and not self._is_done:
             record_overrides(self._run_dir, self._overrides)
             (self._run_dir / "results.json").unlink(missing_ok=True)
+            if self._first_step:
+                _forget(trainer, self._first_step)
         self._is_done = True
+
+
+def _forget(trainer: L.Trainer, first_step: int) -> None:
+    """As SummaryWriter does with its ``purge_step``, for which it is too early when it is made."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # not there on every machine
+
+    start = Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            writer: Any = logger.experiment
+            writer._get_file_writer().add_event(start)

@@ -54,6 +54,14 @@ class TimeLimit(Timer):
                 f"{self._seconds:g} seconds. Leave trainer.max_time as it was."
             )
 
+    def on_fit_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Nothing: if the run stopped here, Lightning would leave the last epoch uncounted."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock, and stops a run that goes on when its time is over already."""
+        super().on_train_start(trainer, pl_module)
+        self._check_time_remaining(trainer)
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:

@@ -19,7 +19,7 @@ CHECKS := "ruff check" "ruff format --check" pyright lint-imports
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 
-quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the embedded corpus, without a network
+quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the embedded corpus; no download once installed
 	$(BIN)/lmbench-train -m experiment=quickstart_lstm,quickstart_awd_lstm
 
 test: $(READY) ## run the fast tests; with CI set, the slow ones too

@@ -78,6 +78,13 @@ def test_a_validation_is_the_best_if_it_is_better_than_those_before(
     assert ("(best)" in line) == is_best
 
 
+def test_without_checkpoints_none_is_said_to_be_the_best(lines: list[str]):
+    trainer = FakeTrainer(1, 1, val_nll=4.0)
+    trainer.checkpoint_callback = None
+    Progress().on_validation_end(trainer, None)
+    assert "(best)" not in lines[0]
+
+
 def test_a_training_has_a_line_per_validation_and_a_test_none(lines: list[str]):
     ids = np.random.default_rng(0).integers(0, 9, 80, dtype=np.int32)
     corpus = Corpus("text", Vocabulary(tuple("abcdefghi")), ids, ids[:40], ids[40:])

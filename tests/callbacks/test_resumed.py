@@ -59,7 +59,7 @@ def test_one_process_alone_writes(run_dir: Path):
 def test_tensorboard_forgets_what_came_after_the_checkpoint(run_dir: Path, first_step: int):
     """By the event with which its SummaryWriter purges, before anything else is logged."""
     logger = TensorBoardLogger(run_dir, name="", version="")
-    logger.log_metrics({}, 0)  # which opens the file, as a resume that is refused does too
+    _ = logger.experiment  # opens the file, as Lightning's setup does, also of one that is refused
     taking_up: Any = SimpleNamespace(is_global_zero=True, loggers=[logger])
     Resumed(run_dir, [], first_step).on_train_batch_start(taking_up, taking_up, None, 0)
     logger.log_metrics({"value": 1.0}, first_step)

@@ -17,7 +17,7 @@ class Progress(L.Callback):
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        best = getattr(trainer.checkpoint_callback, "best_score", None)  # of those before
+        best = getattr(trainer.checkpoint_callback, "best_score", -math.inf)  # of those before
         is_best = metrics["val/nll"] < (math.inf if best is None else best)
         line = [f"epoch {trainer.current_epoch}", f"step {trainer.global_step:,}"]
         if "train/ppl" in metrics:

@@ -49,10 +49,13 @@ class Resumed(L.Callback):
 
 def _forget(trainer: L.Trainer, first_step: int) -> None:
     """As SummaryWriter does with its ``purge_step``, for which it is too early when it is made."""
+    writers: list[Any] = [
+        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
+    ]
+    if not writers:
+        return
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # not there on every machine
 
     start = Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            writer: Any = logger.experiment
-            writer._get_file_writer().add_event(start)
+    for writer in writers:
+        writer._get_file_writer().add_event(start)

@@ -40,7 +40,8 @@ class TimeLimit(Timer):
     ) -> None:
         """Refuses a resume with another limit, by which a schedule in phases would jump.
 
-        Not at the start of the training, to which a run that is over already never comes.
+        Not at the start of the training, to which a run that has had all its epochs or steps never
+        comes.
 
         Raises:
             UserError: There was another limit, or none.

@@ -58,7 +58,7 @@ def evaluate(
     Args:
         evaluator: What evaluates it.
         corpus: The evaluator's corpus.
-        split: Valid or test.
+        split: "valid" or "test".
         name: Name of the evaluation.
         of_run: What the results are to say of the run besides.
         grids: Grids of the cache and of dynamic evaluation; None tunes nothing.

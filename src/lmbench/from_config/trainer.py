@@ -48,7 +48,7 @@ _ONLY_VALUES = {
 
 
 def require_validation(options: Mapping[str, Any]) -> None:
-    """Refuses options of the trainer with which a run would never validate, or not as it should.
+    """Refuses options with which a run would not validate as it should, or lose what it leaves.
 
     Raises:
         UserError: Naming the option.

@@ -45,7 +45,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         ),
         "awd_lstm": Published(
             "AWD-LSTM",
-            "paper arXiv 1708.02182 (Merity et al. 2017); dynamic: 1709.07432 (Krause et al. 2017)",
+            "paper arXiv 1708.02182 (Merity et al. 2017); dynamic: 1709.07432 (Krause et al. 2018)",
             {"standard": ("68.6", "65.8"), "cache": ("53.8", "52.0"), "dynamic": ("46.4", "44.3")},
             33,
         ),

@@ -54,8 +54,10 @@ def _forget(trainer: L.Trainer, first_step: int) -> None:
     ]
     if not writers:
         return
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # not there on every machine
+    from tensorboard.compat.proto import event_pb2  # not there on every machine
 
-    start = Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
+    proto: Any = event_pb2  # its names are made when it is imported
+    session_start = proto.SessionLog(status=proto.SessionLog.START)
+    start = proto.Event(step=first_step, session_log=session_start)
     for writer in writers:
         writer._get_file_writer().add_event(start)

@@ -166,15 +166,27 @@ def test_half_precision_is_cast_up_and_autocast_ignored(dtype: torch.dtype, redu
     assert_close(half.grad, exact[0].grad.to(dtype))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1000, 9])
-def test_another_dtype_rounds_products_but_no_sums_over_chunks(rows: int, bias: bool) -> None:
+def test_another_dtype_rounds_products_but_no_sums_over_chunks(
+    rows: int, bias: bool, reduction: str
+) -> None:
     *leaves, targets = problem(n=1000, h=40, v=300, bias=bias, dtype=torch.float32, scale=0.3)
+    targets[5:900:3] = -100
     exact = [leaf if leaf is None else leaf.detach().double().requires_grad_() for leaf in leaves]
     ours = linear_cross_entropy(
-        *leaves, targets, dtype=torch.bfloat16, chunk_bytes=rows * 2 * 300 * 2
+        *leaves,
+        targets,
+        dtype=torch.bfloat16,
+        chunk_bytes=rows * 2 * 300 * 2,
+        reduction=reduction,
     )
-    theirs = reference(*exact, targets)
+    theirs = reference(*exact, targets, reduction=reduction)
+    if reduction == "none":
+        assert ours.shape == targets.shape
+        assert ((ours - theirs).abs() < 2**-6 * theirs.abs() + 1e-9).all()
+        ours, theirs = ours.mean(), theirs.mean()
     # Half a unit of bfloat16 is 2^-9 of a value. Summed in it, 112 chunks would be off by more.
     assert ours.dtype == torch.float32
     assert 0 < abs(ours.item() / theirs.item() - 1) < 2**-11

@@ -5,6 +5,7 @@ from torch.testing import assert_close
 
 from lmbench.model.dropout import (
     LockedDropout,
+    drop_elements,
     embed_with_dropout,
     require_probabilities,
 )
@@ -39,6 +40,41 @@ def test_locked_dropout_draws_anew_and_sleeps_in_evaluation() -> None:
     assert not torch.equal(dropout(input), dropout(input))
     assert dropout.eval()(input) is input
     assert LockedDropout(0.0)(input) is input
+
+
+@pytest.mark.parametrize("p", [0.35, 0.001, 0.5, 0.999])
+def test_elements_are_dropped_each_by_itself_at_the_given_rate(p: float) -> None:
+    torch.manual_seed(0)
+    size = 400_003  # not a multiple of 4
+    ratio = drop_elements(torch.ones(size, dtype=torch.float64), p)
+    dropped = ratio == 0
+    share = round(p * 2**16) / 2**16
+    assert_close(ratio[~dropped].unique(), torch.tensor([1 / (1 - share)], dtype=torch.float64))
+    variance = p * (1 - p)
+    assert abs(dropped.double().mean() - p) < 5 * (variance / size) ** 0.5
+    for start in range(4):  # the four elements that share a draw of the generator
+        part = dropped[start::4].double().mean()
+        assert abs(part - p) < 5 * (4 * variance / size) ** 0.5
+    for distance in (1, 2, 3, 4, 1000):  # independent: the covariance of neighbours is 0
+        both = (dropped[distance:] & dropped[:-distance]).double().mean()
+        assert abs(both - p**2) < 5 * (p**2 * (1 - p**2) * 3 / size) ** 0.5
+    assert not torch.equal(ratio, drop_elements(torch.ones_like(ratio), p))
+
+
+@pytest.mark.parametrize(("p", "share"), [(0.0, 0.0), (1e-9, 0.0), (1 - 1e-9, 1 - 2**-16)])
+def test_a_rate_between_the_steps_is_rounded_and_scaled_to_match(p: float, share: float) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(30, 1001, dtype=torch.float64, requires_grad=True)
+    found = drop_elements(weight, p)
+    kept = found != 0
+    assert_close(found[kept], weight[kept] / (1 - share))
+    assert kept.double().mean() == pytest.approx(1 - share, abs=2e-4)
+    (gradient,) = torch.autograd.grad(found.sum(), weight)
+    assert_close(gradient, kept.double() / (1 - share))
+
+
+def test_elements_on_other_devices_are_dropped_by_pytorch() -> None:
+    assert drop_elements(torch.ones(3, 5, device="meta"), 0.5).shape == (3, 5)
 
 
 def test_embedding_dropout_is_a_look_up_in_a_matrix_with_dropped_rows() -> None:

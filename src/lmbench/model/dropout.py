@@ -46,6 +46,27 @@ class LockedDropout(nn.Module):
         return f"p={self.p}"
 
 
+def drop_elements(weight: Float[Tensor, "*N"], p: float) -> Float[Tensor, "*N"]:
+    """Dropout of single elements, as :func:`torch.nn.functional.dropout` in training.
+
+    On a CPU each element is dropped by 16 random bits of its own, where PyTorch spends a call of
+    its generator on each. So ``p`` is rounded to a multiple of 2^-16, and the scale fits what it
+    was rounded to.
+
+    Args:
+        weight: Any tensor, ``(*N,)``.
+        p: Probability that an element is dropped, in [0, 1).
+    """
+    if weight.device.type != "cpu":
+        return functional.dropout(weight, p)
+    num_values = 2**16
+    num_kept = max(1, round((1.0 - p) * num_values))  # of the values that 16 bits can have
+    bits = torch.empty(-(-weight.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    values = bits.view(torch.int16)[: weight.numel()].view(weight.shape)
+    kept = values <= num_kept - 1 - num_values // 2
+    return weight * kept.to(weight.dtype).mul_(num_values / num_kept)
+
+
 def embed_with_dropout(
     tokens: Int[Tensor, "*N"], weight: Float[Tensor, "V E"], p: float
 ) -> Float[Tensor, "*N E"]:

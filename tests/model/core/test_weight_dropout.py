@@ -4,11 +4,11 @@ import io
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.testing import assert_close
 
 from lmbench.model.core import weight_dropout
 from lmbench.model.core.weight_dropout import lstm_with_weight_dropout
+from lmbench.model.dropout import drop_elements
 
 T, B, E, H = 4, 3, 5, 6
 
@@ -45,7 +45,7 @@ def test_weight_dropout_equals_a_layer_whose_weight_was_masked_and_so_does_its_g
     torch.manual_seed(5)
     output, (hidden, cell) = lstm_with_weight_dropout(layer, input, state, 0.5)
     torch.manual_seed(5)
-    mask = functional.dropout(torch.ones_like(layer.weight_hh_l0), 0.5)
+    mask = drop_elements(torch.ones_like(layer.weight_hh_l0), 0.5)
     assert set(mask.unique().tolist()) == {0.0, 2.0}
     twin = copy.deepcopy(layer)
     with torch.no_grad():

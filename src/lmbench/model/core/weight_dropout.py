@@ -9,9 +9,9 @@ import warnings
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lmbench.machine import multiplies_bfloat16
+from lmbench.model.dropout import drop_elements
 
 GATES_BYTES = 64 * 2**20
 
@@ -65,7 +65,7 @@ def _run(
     weights = None
     if layer.training and p > 0.0:
         input_weight, recurrent_weight, *biases = layer.all_weights[0]
-        weights = [input_weight, functional.dropout(recurrent_weight, p), *biases]
+        weights = [input_weight, drop_elements(recurrent_weight, p), *biases]
     outputs = []
     for part in input.chunk(_num_parts(layer, input)):
         if weights is None:

@@ -41,12 +41,12 @@ def joined(loader) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+@pytest.mark.parametrize("partial_shuffle", [True, False])
 @pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader", "test_dataloader"])
-def test_two_processes_read_disjoint_halves_of_the_columns(loader: str):
-    whole = joined(getattr(make_datamodule(variable_windows=True), loader)())
-    halves = [
-        joined(getattr(in_process(rank, variable_windows=True), loader)()) for rank in range(2)
-    ]
+def test_two_processes_read_disjoint_halves_of_the_columns(loader: str, partial_shuffle: bool):
+    options = {"variable_windows": True, "partial_shuffle": partial_shuffle}
+    whole = joined(getattr(make_datamodule(**options), loader)())
+    halves = [joined(getattr(in_process(rank, **options), loader)()) for rank in range(2)]
     for part, together in enumerate(whole):
         assert halves[0][part].shape[1] == halves[1][part].shape[1] == 2
         assert torch.equal(torch.cat([half[part] for half in halves], dim=1), together)
@@ -99,6 +99,35 @@ def test_training_windows_change_with_the_epoch_and_come_back_with_it():
     assert lengths(0) != lengths(0, seed=1)
     datamodule = make_datamodule(variable_windows=True)
     assert [len(batch.tokens) for batch in datamodule.train_dataloader()] == lengths(0)
+
+
+def test_a_partial_shuffle_starts_each_column_elsewhere_in_every_epoch():
+    def first_rows(epoch: int, **options) -> list[int]:
+        options = {"batch_size": 10, "partial_shuffle": True} | options
+        datamodule = in_process(0, epoch, num_processes=1, **options)
+        tokens, _ = joined(datamodule.train_dataloader())
+        return (tokens[0] % 40).tolist()
+
+    assert first_rows(0, partial_shuffle=False) == [0] * 10
+    drawn = [first_rows(epoch) for epoch in range(100)]
+    assert drawn[7] == first_rows(7)
+    assert first_rows(0, seed=1) != drawn[0]
+    assert all(len(set(rows)) > 1 for rows in drawn)
+    counts = np.bincount(np.ravel(drawn), minlength=39)
+    assert len(counts) == 39  # the last token of a column is no input
+    expected = 1000 / 39
+    assert ((counts - expected) ** 2 / expected).sum() < 84  # χ², 38 degrees of freedom: p = 2e-5
+
+
+def test_a_partial_shuffle_changes_nothing_of_the_windows_or_of_evaluation():
+    plain, shuffled = (
+        make_datamodule(variable_windows=True, partial_shuffle=shuffle) for shuffle in (False, True)
+    )
+    lengths = [[len(b.tokens) for b in d.train_dataloader()] for d in (plain, shuffled)]
+    assert lengths[0] == lengths[1]
+    for loader in ("val_dataloader", "test_dataloader"):
+        pairs = zip(*(joined(getattr(d, loader)()) for d in (plain, shuffled)), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
 
 
 @pytest.mark.parametrize("limit", [None, 1, 3, 10_000, 0.25, 1.0])

@@ -36,6 +36,7 @@ def cases(draw) -> tuple[dict[str, int], dict[str, Any], int]:
         "bptt": draw(st.integers(1, 80)),
         "variable_windows": draw(st.booleans()),
         "scale_lr": draw(st.booleans()),
+        "partial_shuffle": draw(st.booleans()),
         "evaluation_protocol": draw(st.sampled_from(["standard", "standard", "published"])),
         "evaluation_columns": draw(columns),
         "burn_in": burn_in,
@@ -105,14 +106,22 @@ def joined(loaders: list) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 
 def check_training(tokens, targets, shortest: int, length: int, options: dict) -> None:
-    """Each column's rows in order, each once, but for a last window of a single target."""
+    """Each column's rows in order, each once, but for a last window of a single target.
+
+    After a partial shuffle the order starts anywhere, and goes on at the first row after the last.
+    """
     rows = length // options["batch_size"]
     start, columns = STARTS["train"], options["batch_size"]
     stream = torch.arange(start, start + rows * columns).view(columns, rows).T
     assert len(tokens) in (rows - 2, rows - 1)
     assert shortest >= 2 or (options["bptt"] == 1 and len(tokens) == rows - 2)
-    assert torch.equal(tokens, stream[: len(tokens)])
-    assert torch.equal(targets, stream[1 : len(tokens) + 1])
+    assert torch.equal(targets, tokens + 1)
+    if options["partial_shuffle"]:
+        for column, read in zip(stream[:-1].T, tokens.T, strict=True):
+            first = int(read[0] - column[0])
+            assert torch.equal(read, column.roll(-first)[: len(read)])
+    else:
+        assert torch.equal(tokens, stream[: len(tokens)])
 
 
 def check_evaluation(tokens, targets, burn_in: int, expected: list[int]) -> None:

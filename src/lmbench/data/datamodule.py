@@ -28,6 +28,8 @@ class LanguageModelDataModule(L.LightningDataModule):
         bptt: Base length of a training window.
         variable_windows: Whether the lengths of windows are drawn (see ``TrainingWindows``).
         scale_lr: Whether a window's learning rate is scaled by its drawn length.
+        partial_shuffle: Whether each training column starts at another of its rows in every epoch
+            (Press 2019, arXiv 1903.04167).
         evaluation_protocol: "standard" scores each target of valid and test once; "published" is
             the evaluation of salesforce/awd-lstm-lm: 10 columns for valid and one for test, without
             the targets between columns, and the sum divided by the tokens read, of which there are
@@ -35,7 +37,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         evaluation_columns: Columns in which valid and test are read; 1 is the exact evaluation.
         burn_in: Unscored tokens at the start of each evaluation column but the first.
         evaluation_window: Length of an evaluation window; it moves memory and time, not results.
-        seed: Seed of the window lengths.
+        seed: Seed of the window lengths and of the partial shuffle.
 
     Attributes:
         evaluation: How valid and test are read, for a run's results; the columns by split, where
@@ -51,6 +53,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         bptt: int,
         variable_windows: bool = False,
         scale_lr: bool = True,
+        partial_shuffle: bool = False,
         evaluation_protocol: str = "standard",
         evaluation_columns: int = 64,
         burn_in: int = 512,
@@ -71,6 +74,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         self._bptt = bptt
         self._variable_windows = variable_windows
         self._scale_lr = scale_lr
+        self._partial_shuffle = partial_shuffle
         self._evaluation_window = evaluation_window
         self._seed = seed
         self._training = columns_for_training(corpus.train, batch_size)
@@ -122,9 +126,8 @@ class LanguageModelDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainingWindows:
         """The windows of the trainer's current epoch, in this process's columns."""
-        columns = self._of_this_process("train")
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return self._training_windows(columns, epoch)
+        return self._training_windows(self._of_this_process("train", epoch), epoch)
 
     def val_dataloader(self) -> EvaluationWindows:
         """The windows of the validation split, in this process's columns."""
@@ -176,8 +179,10 @@ class LanguageModelDataModule(L.LightningDataModule):
         columns = self._of_this_process(split)
         return EvaluationWindows(columns, window=self._evaluation_window)
 
-    def _of_this_process(self, split: str) -> Columns:
+    def _of_this_process(self, split: str, epoch: int = 0) -> Columns:
         columns = self._training if split == "train" else self._evaluation[split]
+        if split == "train" and self._partial_shuffle:
+            columns = columns.partially_shuffled(self._seed, epoch)
         num_processes = self.trainer.world_size if self.trainer else 1
         if columns.num_columns % num_processes:
             raise UserError(

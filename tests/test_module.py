@@ -569,3 +569,59 @@ def test_what_processes_reduce_lies_on_their_device(monkeypatch: pytest.MonkeyPa
         "val/ppl": "meta",
     }
     assert module.scores["val"].nll == 3.0
+
+
+class DropoutRates(L.Callback):
+    """The probabilities in the model at the end of each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.rates.append(rates_of(pl_module.model))
+
+
+def rates_of(model: LanguageModel) -> list[float]:
+    core = model.core
+    dropouts = (core.input_dropout, core.hidden_dropout, core.output_dropout)
+    return [model.embedding.dropout, *(dropout.p for dropout in dropouts), core.weight_dropout]
+
+
+def module_with_dropouts(*phases: dict) -> LanguageModelModule:
+    core = AWDLSTM(
+        5, 6, 5, 2, input_dropout=0.4, hidden_dropout=0.2, output_dropout=0.3, weight_dropout=0.5
+    )
+    model = LanguageModel(Embedding(WORDS, 5, dropout=0.1), core, Softmax(5, WORDS), tied=True)
+    return LanguageModelModule(
+        model,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        lambda optimizer, total_steps: PhasedLR(optimizer, total_steps, phases),
+    )
+
+
+def test_a_schedule_in_phases_scales_every_dropout_until_the_end() -> None:
+    phases = [
+        {"share": 1, "lr_factor": [1.0, 1.0], "dropout_factor": [0.0, 1.0]},
+        {"share": 1, "lr_factor": [1.0, 0.0], "dropout_factor": [1.0, 1.5]},
+    ]
+    module, seen = module_with_dropouts(*phases), DropoutRates()
+    built = [0.1, 0.4, 0.2, 0.3, 0.5]
+    assert rates_of(module.model) == built
+    trainer = make_trainer(max_steps=8, max_epochs=-1, callbacks=[seen])
+    trainer.fit(module, datamodule=make_datamodule())
+    factors = [0, 0.25, 0.5, 0.75, 1, 1.125, 1.25, 1.375]
+    assert len(seen.rates) == 8
+    for rates, factor in zip(seen.rates, factors, strict=True):
+        assert rates == pytest.approx([factor * rate for rate in built], rel=1e-12)
+    assert rates_of(module.model) == built
+
+
+def test_a_schedule_that_would_drop_everything_is_refused_before_the_first_step() -> None:
+    phase = {"share": 1, "lr_factor": [1.0, 1.0], "dropout_factor": [0.0, 2.0]}
+    module, seen = module_with_dropouts(phase), DropoutRates()
+    message = r"dropout_factor of 2 in scheduler\.phases .* dropout of 0\.5 a probability of 1\."
+    with pytest.raises(UserError, match=message):
+        make_trainer(max_steps=2, max_epochs=-1, callbacks=[seen]).fit(
+            module, datamodule=make_datamodule()
+        )
+    assert seen.rates == []

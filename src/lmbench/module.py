@@ -20,12 +20,15 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lmbench.data.batching import Batch
 from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.errors import UserError
 from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
 )
 from lmbench.model.core import State, detach_state
+from lmbench.model.dropout import Dropouts
 from lmbench.model.language_model import LanguageModel
+from lmbench.optim.phased_lr import PhasedLR
 from lmbench.schedule import num_steps, require_num_steps
 from lmbench.score import Score, ScoreSums
 
@@ -44,7 +47,8 @@ class LanguageModelModule(L.LightningModule):
         optimizer: Makes the optimizer from the parameters.
         scheduler: Makes the learning-rate schedule from ``(optimizer, total_steps=…)``, stepped
             after each training step, or a ``ReduceLROnPlateau``, stepped by each validation's nats
-            per token; None keeps the learning rate.
+            per token; None keeps the learning rate. A :class:`~lmbench.optim.PhasedLR` may also
+            scale the model's dropouts.
         ar_alpha: Weight of the activation regularization on the dropped output (Merity et al.
             2017, section 4.6).
         tar_beta: Weight of the temporal activation regularization on the raw output (ibid.).
@@ -70,6 +74,7 @@ class LanguageModelModule(L.LightningModule):
             if not 0.0 <= weight < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, not {weight}")
         self.model = model
+        self._dropouts = Dropouts(model)
         self.scores: dict[str, Score] = {}
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
@@ -131,8 +136,11 @@ class LanguageModelModule(L.LightningModule):
         self._states["train"] = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Notes the window's length before the optimizer runs the step's closure."""
+        """Notes the window's length before the optimizer runs the step's closure; sets dropouts."""
         self._lr_scale = batch.lr_scale
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, PhasedLR):
+            self._dropouts.scale(scheduler.dropout_factor)
         if self._logs_this_step():
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
@@ -166,6 +174,10 @@ class LanguageModelModule(L.LightningModule):
             # Lightning logs the last step of a run, and would log what an earlier one has left.
             trainer.fit_loop._results.reset()
 
+    def on_train_end(self) -> None:
+        """Leaves the model with the dropouts that it was built with."""
+        self._dropouts.scale(1.0)
+
     def on_validation_epoch_start(self) -> None:
         """A zero state for the validation stream; training's own is untouched."""
         self._states["val"] = None
@@ -194,11 +206,22 @@ class LanguageModelModule(L.LightningModule):
         self._log_scores("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and, where there is one, its schedule over the exact number of steps."""
+        """The optimizer and, where there is one, its schedule over the exact number of steps.
+
+        Raises:
+            UserError: The schedule would make a dropout's probability 1 or more.
+        """
         optimizer = self._make_optimizer(self.model.parameters())
         if self._make_scheduler is None:
             return optimizer
         scheduler = self._make_scheduler(optimizer, total_steps=num_steps(self.trainer))
+        if isinstance(scheduler, PhasedLR):
+            factor, largest = scheduler.largest_dropout_factor, self._dropouts.largest
+            if factor * largest >= 1:
+                raise UserError(
+                    f"A dropout_factor of {factor:g} in scheduler.phases would make the dropout of "
+                    f"{largest:g} a probability of {factor * largest:g}. It must stay below 1."
+                )
         if isinstance(scheduler, ReduceLROnPlateau):
             # Its steps are taken above. Lightning's would come when its state has been saved, and
             # would want a validation in each epoch.

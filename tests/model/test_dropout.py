@@ -3,7 +3,9 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from lmbench.model import AWDLSTM, LSTM, Embedding, LanguageModel, Softmax
 from lmbench.model.dropout import (
+    Dropouts,
     LockedDropout,
     drop_elements,
     embed_with_dropout,
@@ -101,3 +103,37 @@ def test_embedding_dropout_drops_words_at_the_given_rate_and_scales_the_rest() -
     assert_close(embedded, embedded[:, :1].expand_as(embedded))
     assert_close(embedded.unique(), torch.tensor([0, 1 / 0.9]))
     assert abs((embedded[:, 0] == 0).float().mean() - 0.1) < 5 * (0.1 * 0.9 / 5000) ** 0.5
+
+
+def test_all_dropouts_of_a_model_are_scaled_from_what_it_was_built_with() -> None:
+    probabilities = {
+        "input_dropout": 0.4,
+        "hidden_dropout": 0.2,
+        "output_dropout": 0.3,
+        "weight_dropout": 0.45,
+    }
+    awd_lstm = LanguageModel(
+        Embedding(7, E, dropout=0.1), AWDLSTM(E, E, **probabilities), Softmax(E, 7)
+    )
+    plain = LanguageModel(Embedding(7, E), LSTM(E, E, num_layers=2, dropout=0.25), Softmax(E, 7))
+    for model, largest, printed in (
+        (awd_lstm, 0.45, ["dropout=0.1", "p=0.4", "p=0.2", "p=0.3", "weight_dropout=0.45"]),
+        (plain, 0.25, ["p=0.25"]),
+    ):
+        dropouts, before = Dropouts(model), repr(model)
+        assert all(text in before for text in printed)
+        assert dropouts.largest == largest
+        dropouts.scale(2.0)
+        assert all(text.replace(*_doubled(text)) in repr(model) for text in printed)
+        dropouts.scale(0.0)
+        model.train()
+        tokens = torch.randint(7, (4, 3))
+        assert_close(model(tokens).output, model.eval()(tokens).output)
+        dropouts.scale(1.0)
+        assert repr(model) == before
+    assert Dropouts(Softmax(E, 7)).largest == 0.0
+
+
+def _doubled(text: str) -> tuple[str, str]:
+    value = text.partition("=")[2]
+    return value, f"{2 * float(value):g}"

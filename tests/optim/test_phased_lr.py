@@ -93,6 +93,31 @@ def test_a_phase_without_beta1_leaves_it_as_it_is() -> None:
     assert [o["betas"] for o in options] == [(b, 0.99) for b in (0.6, 0.6, *[0.95] * 4)]
 
 
+def test_dropouts_follow_the_phases_and_stay_where_a_phase_has_none() -> None:
+    optimizer = adam()
+    ranges = [None, (0.2, 0.6), None, (0.6, 1.2), None]
+    phases = [PHASE | ({} if r is None else {"dropout_factor": r}) for r in ranges]
+    scheduler = PhasedLR(optimizer, 20, phases)
+    assert scheduler.largest_dropout_factor == 1.2
+    found = []
+    for _ in range(22):
+        found.append(scheduler.dropout_factor)
+        optimizer.step()
+        scheduler.step()
+    expected = [1, 1, 1, 1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.75, 0.9, 1.05] + [
+        1.2
+    ] * 6
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert PhasedLR(adam(), 20, [PHASE]).dropout_factor == 1.0
+    assert PhasedLR(adam(), 20, [PHASE]).largest_dropout_factor == 1.0
+
+
+def test_dropouts_follow_the_time_too() -> None:
+    scheduler = PhasedLR(adam(), None, [{**PHASE, "dropout_factor": [0.0, 1.0]}])
+    scheduler.progress = 0.25
+    assert scheduler.dropout_factor == 0.25
+
+
 def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (30.0, 8.0)]
     optimizer = SGD(groups, momentum=0.5)
@@ -114,6 +139,9 @@ def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
         ({"lr_factor": [1.0, True]}, r"phases\[1\]\.lr_factor must be two numbers"),
         ({"lr_factor": "10"}, r"phases\[1\]\.lr_factor must be two numbers"),
         ({"beta1": [0.9, 0.8, 0.7]}, r"phases\[1\]\.beta1 must be two numbers"),
+        ({"dropout_factor": 0.5}, r"phases\[1\]\.dropout_factor must be two numbers"),
+        ({"dropout_factor": [0.5, -0.1]}, r"phases\[1\]\.dropout_factor must not be negative"),
+        ({"dropout_factor": [math.nan, 1.0]}, r"phases\[1\]\.dropout_factor must not be negative"),
         ({"anneal": "step"}, r"phases\[1\]\.anneal must be linear or cosine, not 'step'"),
         ({"beta2": [0.9, 0.99]}, r"phases\[1\] has an unknown key 'beta2'"),
     ],

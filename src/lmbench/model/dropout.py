@@ -17,6 +17,32 @@ def require_probabilities(**probabilities: float) -> None:
             raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
 
 
+class Dropouts:
+    """All dropouts of a model, whose probabilities can be multiplied with a factor.
+
+    Args:
+        model: Its modules hold probabilities as ``p``, ``dropout`` and ``weight_dropout``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._built = [
+            (module, attribute, value)
+            for module in model.modules()
+            for attribute in ("p", "dropout", "weight_dropout")
+            if isinstance(value := vars(module).get(attribute), float)
+        ]
+
+    @property
+    def largest(self) -> float:
+        """The largest of the probabilities that the model was built with; without any, 0."""
+        return max((value for *_, value in self._built), default=0.0)
+
+    def scale(self, factor: float) -> None:
+        """Sets every probability to ``factor`` times the one that the model was built with."""
+        for module, attribute, value in self._built:
+            setattr(module, attribute, factor * value)
+
+
 class LockedDropout(nn.Module):
     """Dropout with one mask for all time steps (variational dropout).
 

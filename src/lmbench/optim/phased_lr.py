@@ -1,4 +1,4 @@
-"""A learning rate, and Adam's β1, that change in phases."""
+"""A learning rate, Adam's β1 and dropouts that change in phases."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,13 @@ class PhasedLR(LRScheduler):
     - ``share``: its length, relative to the other phases';
     - ``lr_factor``: what the optimizer's learning rate is multiplied with, ``(from, to)``;
     - ``beta1``: the first of Adam's betas, ``(from, to)``; left out, it stays as it is;
+    - ``dropout_factor``: what the model's dropout probabilities are to be multiplied with, ``(from,
+      to)``; left out, it stays as it is, 1 at first;
     - ``anneal``: the way between the two, ``"linear"`` (the default) or ``"cosine"``.
 
     Source: the phases of Gugger and Howard 2018 ("AdamW and Super-convergence is now the fastest
-    way to train neural nets"), after Smith 2018 (arXiv 1803.09820).
+    way to train neural nets"), after Smith 2018 (arXiv 1803.09820). Dropout that grows in training:
+    Morerio et al. 2017 (arXiv 1703.06229).
 
     Args:
         optimizer: Whose learning rate is set.
@@ -40,8 +43,8 @@ class PhasedLR(LRScheduler):
 
     Raises:
         ValueError: There is no phase or no step; a phase lacks a key or has an unknown one; a share
-            is not positive, a range not two numbers, an ``anneal`` unknown; the optimizer has no
-            betas for a phase to set.
+            is not positive, a range not two numbers, a ``dropout_factor`` negative, an ``anneal``
+            unknown; the optimizer has no betas for a phase to set.
     """
 
     def __init__(
@@ -65,21 +68,37 @@ class PhasedLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each parameter group; sets β1 on the way, as PyTorch's do."""
-        phase, progress = self._position()
+        index, progress = self._position()
+        phase = self.phases[index]
         if "beta1" in phase:
             for group in self.optimizer.param_groups:
                 group["betas"] = (_between(phase, "beta1", progress), group["betas"][1])
         factor = _between(phase, "lr_factor", progress)
         return [base_lr * factor for base_lr in self.base_lrs]
 
-    def _position(self) -> tuple[dict[str, Any], float]:
+    @property
+    def dropout_factor(self) -> float:
+        """What the model's dropout probabilities are to be multiplied with at this place."""
+        index, progress = self._position()
+        if "dropout_factor" in self.phases[index]:
+            return _between(self.phases[index], "dropout_factor", progress)
+        before = (phase.get("dropout_factor") for phase in reversed(self.phases[:index]))
+        return next((float(factors[1]) for factors in before if factors), 1.0)
+
+    @property
+    def largest_dropout_factor(self) -> float:
+        """The largest :attr:`dropout_factor` of the run."""
+        return max(1.0, *(max(phase.get("dropout_factor", (1.0,))) for phase in self.phases))
+
+    def _position(self) -> tuple[int, float]:
+        """Index of the phase, and how much of it is over."""
         ends = list(accumulate(phase["share"] for phase in self.phases))
         of_steps = 0.0 if self.total_steps is None else self.last_epoch / self.total_steps
         at = min(max(of_steps, self.progress), 1.0) * ends[-1]
-        for phase, end in zip(self.phases, ends, strict=True):
+        for index, end in enumerate(ends):
             if end - at > 1e-9 * ends[-1]:  # a border belongs to the next phase, also when rounded
-                return phase, 1.0 - (end - at) / phase["share"]
-        return self.phases[-1], 1.0
+                return index, 1.0 - (end - at) / self.phases[index]["share"]
+        return len(ends) - 1, 1.0
 
 
 def _between(phase: Mapping[str, Any], key: str, progress: float) -> float:
@@ -88,7 +107,7 @@ def _between(phase: Mapping[str, Any], key: str, progress: float) -> float:
 
 
 def _check(name: str, phase: Mapping[str, Any]) -> None:
-    known = {"share", "lr_factor", "beta1", "anneal"}
+    known = {"share", "lr_factor", "beta1", "dropout_factor", "anneal"}
     if unknown := set(phase) - known:
         raise ValueError(f"{name} has an unknown key {min(unknown)!r}; known are {sorted(known)}")
     for key in ("share", "lr_factor"):
@@ -96,9 +115,13 @@ def _check(name: str, phase: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must have {key!r}")
     if not phase["share"] > 0:
         raise ValueError(f"{name}.share must be positive, not {phase['share']}")
-    for key in {"lr_factor", "beta1"} & set(phase):
-        if not _is_range(phase[key]):
+    for key in ("lr_factor", "beta1", "dropout_factor"):
+        if key in phase and not _is_range(phase[key]):
             raise ValueError(f"{name}.{key} must be two numbers, from and to, not {phase[key]}")
+    if "dropout_factor" in phase and not min(phase["dropout_factor"]) >= 0:
+        raise ValueError(
+            f"{name}.dropout_factor must not be negative, as in {phase['dropout_factor']}"
+        )
     if phase.get("anneal", "linear") not in _ANNEALING:
         raise ValueError(f"{name}.anneal must be linear or cosine, not {phase['anneal']!r}")
 

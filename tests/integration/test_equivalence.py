@@ -25,6 +25,7 @@ from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.config import conf_dir
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import Vocabulary
+from lmbench.model.core import weight_dropout
 
 WORDS, EMBEDDING, HIDDEN, LAYERS = 11, 5, 7, 3
 COLUMNS, BPTT, EPOCHS, SEED = 4, 12, 7, 3
@@ -237,7 +238,7 @@ class Recorder(L.Callback):
         self.epochs.append(Epoch(self.seen, pl_module.scores["val"].nll))
 
     def dropout(self, input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-        """In the place of torch.nn.functional.dropout."""
+        """In the place of torch.nn.functional.dropout, and of our own for recurrent weights."""
         assert training
         self.place += 1
         return input * mask(self.step, self.place - 1, tuple(input.shape), p)
@@ -288,6 +289,7 @@ def train_by_lmbench(config: DictConfig, corpus: Corpus, run_dir: Path) -> tuple
     start = weights_of(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(functional, "dropout", recorder.dropout)
+        patch.setattr(weight_dropout, "drop_elements", recorder.dropout)
         trainer.fit(module, datamodule=datamodule)
     best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
     module.load_state_dict(best["state_dict"])

@@ -33,6 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lmbench.callbacks.throughput import peak_memory_bytes
 from lmbench.model import LanguageModel, detach_state
+from lmbench.model.core import weight_dropout
 
 Rows = list[dict[str, Any]]
 
@@ -112,7 +113,10 @@ def two_windows(model: LanguageModel, batches: list, device: torch.device) -> di
 
     forward, state = {}, None
     model.train().zero_grad()
-    with mock.patch.object(functional, "dropout", dropout):
+    with (
+        mock.patch.object(functional, "dropout", dropout),
+        mock.patch.object(weight_dropout, "drop_elements", dropout),
+    ):
         for index, batch in enumerate(batches):
             output, _, state = model(batch.tokens.to(device), state)
             loss = model.head.loss(output, batch.targets.to(device))

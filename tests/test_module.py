@@ -8,8 +8,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.testing import assert_close
@@ -245,6 +246,31 @@ def test_a_fused_optimizer_is_clipped_like_any_other(precision: str, algorithm: 
     assert (weights["fused"] - weights["free"]).norm() > 0.1
 
 
+@pytest.mark.parametrize(("algorithm", "order"), [("norm", 2.0), ("value", math.inf)])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_is_clipped_ends_at_the_bound(precision: str, algorithm: str, order: float):
+    sizes: list[tuple[float, float]] = []
+
+    class NotesGradients(L.Callback):
+        def note(self, trainer, pl_module, *_) -> None:
+            gradients = torch.cat([p.grad.flatten() for p in pl_module.model.parameters()])
+            sizes.append((gradients.norm().item(), gradients.norm(p=order).item()))
+
+        on_before_optimizer_step = on_train_batch_end = note
+
+    make_trainer(
+        max_steps=1,
+        precision=precision,
+        gradient_clip_val=0.01,
+        gradient_clip_algorithm=algorithm,
+        callbacks=[NotesGradients()],
+    ).fit(make_module().float(), datamodule=make_datamodule())
+    (_, before), (norm, after) = sizes
+    assert before > 0.02
+    assert after == pytest.approx(0.01, rel=1e-3)  # the bound is reached to 1e-6 of the norm
+    assert algorithm == "norm" or norm > 0.02
+
+
 def test_each_step_scales_the_learning_rate_by_the_drawn_length_alone():
     datamodule = make_datamodule()
     module, recorder = make_module(), Recorder()
@@ -302,16 +328,43 @@ def test_validation_within_an_epoch_does_not_touch_training():
     assert_close(weights[0], weights[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_processes_draw_masks_of_their_own(rank: int, monkeypatch: pytest.MonkeyPatch):
+def test_processes_draw_masks_of_their_own(monkeypatch: pytest.MonkeyPatch):
     """They are seeded alike, so that they begin with the same weights; the first one stays so."""
-    monkeypatch.setattr(LanguageModelModule, "global_rank", rank)
     module = make_module()
     torch.manual_seed(3)
-    expected = torch.rand(5)
-    torch.manual_seed(3)
-    module.on_fit_start()
-    assert torch.equal(torch.rand(5), expected) == (rank == 0)
+    drawn = [torch.rand(5)]
+    for rank in range(4):
+        monkeypatch.setattr(LanguageModelModule, "global_rank", rank)
+        torch.manual_seed(3)
+        module.on_fit_start()
+        drawn.append(torch.rand(5))
+    assert torch.equal(drawn[0], drawn[1])
+    assert len(torch.stack(drawn).unique(dim=0)) == 4
+
+
+def test_a_schedule_over_time_goes_on_with_a_limit_of_time_alone():
+    def loads(**options) -> None:
+        module = make_module()
+        module.trainer = make_trainer(max_epochs=-1, **options)
+        module.trainer.datamodule = make_datamodule()
+        module.on_load_checkpoint({"lr_schedulers": [{"total_steps": None, "progress": 0.25}]})
+
+    loads(callbacks=[Timer("00:00:10:00")])
+    with pytest.raises(UserError, match=r"for a limit of time.*Leave trainer\.max_time as it was"):
+        loads()
+
+
+def test_a_fused_optimizer_that_unscales_itself_is_not_clipped(monkeypatch: pytest.MonkeyPatch):
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    trainer = SimpleNamespace(
+        precision_plugin=plugin, gradient_clip_val=None, gradient_clip_algorithm=None
+    )
+    monkeypatch.setattr(LanguageModelModule, "trainer", trainer)
+    module = make_module().float()
+    optimizer = torch.optim.SGD(module.parameters(), lr=LR, fused=True)
+    module.configure_gradient_clipping(optimizer, None)
+    with pytest.raises(UserError, match=r"16-mixed.*Set trainer\.precision=bf16-mixed"):
+        module.configure_gradient_clipping(optimizer, 0.25)
 
 
 def test_one_column_scores_the_whole_stream_in_uneven_windows():

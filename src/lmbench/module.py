@@ -29,7 +29,7 @@ from lmbench.model.core import State, detach_state
 from lmbench.model.dropout import Dropouts
 from lmbench.model.language_model import LanguageModel
 from lmbench.optim.phased_lr import PhasedLR
-from lmbench.schedule import num_steps, require_num_steps
+from lmbench.schedule import num_steps, require_num_steps, require_time_limit
 from lmbench.score import Score, ScoreSums
 
 
@@ -115,11 +115,13 @@ class LanguageModelModule(L.LightningModule):
         Here too, as a run that is over already never comes to its start.
 
         Raises:
-            UserError: The schedule was made for another number of steps.
+            UserError: The schedule was made for another number of steps, or for a limit of time.
         """
         for scheduler in checkpoint["lr_schedulers"]:
             if "total_steps" in scheduler:
                 require_num_steps(self.trainer, scheduler["total_steps"])
+            if scheduler.get("progress", 0.0) > 0:
+                require_time_limit(self.trainer)
 
     def on_train_start(self) -> None:
         """Refuses a schedule that the run would not follow to its end.
@@ -256,11 +258,20 @@ class LanguageModelModule(L.LightningModule):
         """Clips also for a fused optimizer, unless a scaler is unscaled within its step.
 
         Lightning refuses that for every mixed precision, but only float16 has a scaler.
+
+        Raises:
+            UserError: There is a scaler, and the optimizer is fused.
         """
         plugin = self.trainer.precision_plugin
+        unscales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        elif gradient_clip_val and isinstance(plugin, MixedPrecision) and unscales_itself:
+            raise UserError(
+                "With trainer.precision=16-mixed, a fused optimizer's gradients cannot be clipped. "
+                "Set trainer.precision=bf16-mixed, or optimizer.fused=null."
+            )
         else:
             super().configure_gradient_clipping(
                 optimizer, gradient_clip_val, gradient_clip_algorithm

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Timer
 
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
@@ -14,8 +15,9 @@ def num_steps(trainer: L.Trainer) -> int | None:
     datamodule: LanguageModelDataModule = connected.datamodule
     if trainer.max_epochs is None or trainer.max_epochs < 0:
         return trainer.max_steps if trainer.max_steps >= 0 else None
-    steps = datamodule.num_training_steps(trainer.max_epochs, connected.limit_train_batches)
-    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
+    return datamodule.num_training_steps(
+        trainer.max_epochs, connected.limit_train_batches, trainer.max_steps
+    )
 
 
 def require_num_steps(trainer: L.Trainer, made_for: int | None) -> None:
@@ -39,3 +41,17 @@ def require_num_steps(trainer: L.Trainer, made_for: int | None) -> None:
         f"The schedule of the learning rate was made for {before}, but the run would have {now}. "
         "Leave trainer.max_epochs, max_steps and limit_train_batches as they were."
     )
+
+
+def require_time_limit(trainer: L.Trainer) -> None:
+    """Refuses a run without a limit of time, for a schedule that has followed the time so far.
+
+    Raises:
+        UserError: The run has none.
+    """
+    callbacks: Any = trainer
+    if not any(isinstance(callback, Timer) for callback in callbacks.callbacks):
+        raise UserError(
+            "The schedule of the learning rate was made for a limit of time, but the run would "
+            "have none. Leave trainer.max_time as it was."
+        )

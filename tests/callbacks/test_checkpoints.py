@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -27,6 +28,7 @@ from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.progress import Progress
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
+from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
@@ -150,6 +152,7 @@ def run(
     *more: L.Callback,
     go_on: bool = False,
     interval_minutes: float = 10.0,
+    average_from_start: bool = False,
     **options: Any,
 ) -> Run:
     """Trains and tests; a run that goes on begins with other weights and other chances."""
@@ -159,7 +162,8 @@ def run(
     )
     recorder = Recorder()
     results = Results(folder, model_name=model, seed=0, hyperparameters={})
-    switching = [NTASGD(1, "scripted")] if model == "awd_lstm" else []
+    averaging = NTASGD(1, "scripted", average_from_start=average_from_start)
+    switching = [averaging] if model == "awd_lstm" else []
     defaults = {"max_epochs": NUM_EPOCHS, "log_every_n_steps": 2}
     trainer = L.Trainer(
         accelerator="cpu",
@@ -292,6 +296,19 @@ def test_a_run_that_is_killed_again_and_again(whole: Whole, tmp_path: Path, cloc
     assert_same_run(tmp_path, folder)
 
 
+@pytest.mark.parametrize("place", ["first epoch", "epoch's first window", "averaging"])
+def test_a_killed_finetuning_goes_on_to_the_last_bit(
+    whole: Whole, tmp_path: Path, clock: Clock, place: str
+):
+    """Its averages, which it scores, and the iterates, which it trains."""
+    folder, reference = whole("awd_lstm", average_from_start=True)
+    kill(tmp_path, "awd_lstm", clock, *PLACES[place], average_from_start=True)
+    resumed = run(tmp_path, "awd_lstm", go_on=True, average_from_start=True)
+    assert_same_run(tmp_path, folder)
+    number = len(resumed.recorder.weights)
+    assert not unequal(resumed.recorder.weights, reference.recorder.weights[-number:])
+
+
 @pytest.mark.parametrize("place", ["first epoch", "epoch's first window", "averaging", "test"])
 def test_a_limit_of_steps_that_is_not_reached_changes_nothing(
     whole: Whole, tmp_path: Path, clock: Clock, place: str
@@ -345,6 +362,27 @@ def test_a_schedule_cannot_be_followed_over_more_or_fewer_steps(tmp_path: Path, 
     for max_epochs in (NUM_EPOCHS - 1, NUM_EPOCHS + 1):
         with pytest.raises(UserError, match=r"made for \d+ steps, but the run would have \d+"):
             run(tmp_path, "lstm", go_on=True, max_epochs=max_epochs)
+
+
+def test_fewer_steps_than_a_run_has_had_since_its_validation_are_refused(
+    tmp_path: Path, clock: Clock
+):
+    kill(tmp_path, "awd_lstm", clock, *PLACES["first epoch"])
+    for max_steps in (1, 2):
+        with pytest.raises(UserError, match=r"had 2 steps already.*Set trainer\.max_steps higher"):
+            run(tmp_path, "awd_lstm", go_on=True, max_steps=max_steps)
+    resumed = run(tmp_path, "awd_lstm", go_on=True, max_steps=3)
+    assert resumed.trainer.global_step == 3
+    assert len(resumed.recorder.weights) == 1
+
+
+def test_a_run_whose_time_is_over_within_an_epoch_validates_what_it_has(
+    tmp_path: Path, clock: Clock
+):
+    kill(tmp_path, "awd_lstm", clock, *PLACES["first epoch"])
+    resumed = run(tmp_path, "awd_lstm", TimeLimit({"microseconds": 1}), go_on=True)
+    assert resumed.trainer.global_step == 3  # one more than the checkpoint has
+    assert len(resumed.recorder.weights) == 1
 
 
 def test_the_best_checkpoint_is_that_of_the_best_epoch(whole: Whole):
@@ -441,6 +479,21 @@ def test_it_saves_when_it_is_time_and_after_each_validation(
                 since = 0
         since = 0
     assert watch.saved_at == [*expected, (NUM_EPOCHS, 0)]
+
+
+@pytest.mark.parametrize("first_process_is_due", [True, False])
+def test_the_first_of_several_processes_says_when_it_is_time(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, first_process_is_due: bool
+):
+    saving = Checkpoints(tmp_path, interval_minutes=5)
+    saved_at = []
+    monkeypatch.setattr(saving, "save", lambda *_, **__: saved_at.append(batch_idx))
+    strategy = SimpleNamespace(broadcast=lambda _: first_process_is_due)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    clock.now += 0 if first_process_is_due else 3600  # this process thinks otherwise
+    for batch_idx in range(25):
+        saving.on_train_batch_start(trainer, None, None, batch_idx)  # pyright: ignore
+    assert saved_at == ([10, 20] if first_process_is_due else [])
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path, clock: Clock):

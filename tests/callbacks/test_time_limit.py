@@ -107,6 +107,12 @@ def test_it_ends_within_an_epoch_and_validates_there_once(clock: Clock):
     assert module.validated_at == [5, 8]
 
 
+def test_a_validation_may_use_up_the_time(clock: Clock):
+    module = TimedModule(clock)
+    fit(module, TimeLimit({"seconds": 15}))
+    assert (len(module.lrs), module.validated_at) == (5, [5])
+
+
 def test_a_limit_of_steps_may_come_first(clock: Clock):
     module = TimedModule(clock, total_steps=8)
     fit(module, TimeLimit({"hours": 1}), max_steps=8)

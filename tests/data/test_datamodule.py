@@ -113,8 +113,11 @@ def test_a_partial_shuffle_starts_each_column_elsewhere_in_every_epoch():
     assert drawn[7] == first_rows(7)
     assert first_rows(0, seed=1) != drawn[0]
     assert all(len(set(rows)) > 1 for rows in drawn)
+    # Not from the numbers that draw the windows' lengths.
+    assert drawn[3] != np.random.default_rng((0, 3)).integers(39, size=10).tolist()
     counts = np.bincount(np.ravel(drawn), minlength=39)
     assert len(counts) == 39  # the last token of a column is no input
+    assert counts.min() > 0  # misses one by chance with p = 39·(38/39)^1000 = 2e-10
     expected = 1000 / 39
     assert ((counts - expected) ** 2 / expected).sum() < 84  # χ², 38 degrees of freedom: p = 2e-5
 
@@ -140,8 +143,12 @@ def test_the_number_of_training_steps_is_that_of_the_loaders(limit: float | None
     options = {"num_processes": 1, "variable_windows": True}
     lengths = [len(in_process(0, epoch, **options).train_dataloader()) for epoch in range(6)]
     assert len(set(lengths)) > 1
-    steps = make_datamodule(variable_windows=True).num_training_steps(6, limit)
-    assert steps == sum(limited(length) for length in lengths)
+    datamodule = make_datamodule(variable_windows=True)
+    steps = sum(limited(length) for length in lengths)
+    assert datamodule.num_training_steps(6, limit) == steps
+    for max_steps in (0, 1, steps - 1, steps, steps + 1):
+        assert datamodule.num_training_steps(6, limit, max_steps) == min(steps, max_steps)
+    assert datamodule.num_training_steps(10**12, limit, 7) == 7  # does not draw all their windows
 
 
 def test_the_evaluation_window_moves_no_target():

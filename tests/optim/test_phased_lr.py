@@ -86,11 +86,18 @@ def test_saved_in_the_middle_it_goes_on_bit_for_bit() -> None:
         assert (ours["lr"], tuple(ours["betas"])) == (theirs["lr"], tuple(theirs["betas"]))
 
 
-def test_a_phase_without_beta1_leaves_it_as_it_is() -> None:
+def test_a_phase_without_beta1_leaves_it_where_the_one_before_has() -> None:
     optimizer = adam(beta1=0.6)
-    phases = [PHASE, {**PHASE, "beta1": [0.95, 0.95]}, PHASE]
-    options = walk(optimizer, PhasedLR(optimizer, 6, phases), 6)
-    assert [o["betas"] for o in options] == [(b, 0.99) for b in (0.6, 0.6, *[0.95] * 4)]
+    phases = [PHASE, {**PHASE, "beta1": [0.75, 0.5]}, PHASE]
+    scheduler = PhasedLR(optimizer, 6, phases)
+    options = walk(optimizer, scheduler, 6)
+    assert [o["betas"] for o in options] == [(b, 0.99) for b in (0.6, 0.6, 0.75, 0.625, 0.5, 0.5)]
+    optimizer = adam(beta1=0.6)
+    scheduler = PhasedLR(optimizer, None, phases)
+    scheduler.progress = 0.9  # past the phase that has one, in a single step
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.99)
 
 
 def test_dropouts_follow_the_phases_and_stay_where_a_phase_has_none() -> None:
@@ -108,6 +115,10 @@ def test_dropouts_follow_the_phases_and_stay_where_a_phase_has_none() -> None:
         1.2
     ] * 6
     assert found == pytest.approx(expected, rel=1e-12)
+    falling = PhasedLR(adam(), 2, [{**PHASE, "dropout_factor": [1.5, 0.2]}, PHASE])
+    assert (falling.dropout_factor, falling.largest_dropout_factor) == (1.5, 1.5)
+    falling.progress = 0.75
+    assert falling.dropout_factor == 0.2
     assert PhasedLR(adam(), 20, [PHASE]).dropout_factor == 1.0
     assert PhasedLR(adam(), 20, [PHASE]).largest_dropout_factor == 1.0
 
@@ -132,8 +143,9 @@ def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"share": 0}, r"phases\[1\]\.share must be positive, not 0"),
-        ({"share": float("nan")}, r"phases\[1\]\.share must be positive, not nan"),
+        ({"share": 0}, r"phases\[1\]\.share must be positive and finite, not 0"),
+        ({"share": math.nan}, r"phases\[1\]\.share must be positive and finite, not nan"),
+        ({"share": math.inf}, r"phases\[1\]\.share must be positive and finite, not inf"),
         ({"lr_factor": [1.0]}, r"phases\[1\]\.lr_factor must be two numbers"),
         ({"lr_factor": [1.0, None]}, r"phases\[1\]\.lr_factor must be two numbers"),
         ({"lr_factor": [1.0, True]}, r"phases\[1\]\.lr_factor must be two numbers"),
@@ -141,7 +153,11 @@ def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
         ({"beta1": [0.9, 0.8, 0.7]}, r"phases\[1\]\.beta1 must be two numbers"),
         ({"dropout_factor": 0.5}, r"phases\[1\]\.dropout_factor must be two numbers"),
         ({"dropout_factor": [0.5, -0.1]}, r"phases\[1\]\.dropout_factor must not be negative"),
-        ({"dropout_factor": [math.nan, 1.0]}, r"phases\[1\]\.dropout_factor must not be negative"),
+        ({"dropout_factor": [1.0, math.nan]}, r"phases\[1\]\.dropout_factor must be two numbers"),
+        ({"lr_factor": [-0.1, 1.0]}, r"phases\[1\]\.lr_factor must not be negative"),
+        ({"lr_factor": [1.0, math.inf]}, r"phases\[1\]\.lr_factor must be two numbers"),
+        ({"beta1": [1.0, 0.9]}, r"phases\[1\]\.beta1 must lie in \[0, 1\), not"),
+        ({"beta1": [0.9, -0.1]}, r"phases\[1\]\.beta1 must lie in \[0, 1\), not"),
         ({"anneal": "step"}, r"phases\[1\]\.anneal must be linear or cosine, not 'step'"),
         ({"beta2": [0.9, 0.99]}, r"phases\[1\] has an unknown key 'beta2'"),
     ],

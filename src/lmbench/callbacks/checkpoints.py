@@ -75,11 +75,21 @@ class Checkpoints(Checkpoint):
             trainer.fit_loop.epoch_loop.max_steps = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After a resume, takes up what belongs to this process."""
+        """After a resume, takes up what belongs to this process.
+
+        Raises:
+            UserError: The run had another number of processes; or it has been trained for more
+                steps than it now may, and since its last validation.
+        """
         self._saved_at = time.monotonic()
         if self._processes is None:
             return
         trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        if 0 <= self._max_steps <= trainer.global_step and trainer.fit_loop.restarted_mid_epoch:
+            raise UserError(
+                f"The run has had {trainer.global_step:,} steps already, the last of them not yet "
+                "validated. Set trainer.max_steps higher."
+            )
         if len(self._processes) != trainer.world_size:
             raise UserError(
                 f"The run was trained by {len(self._processes)} process(es), not "

@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lmbench.errors import UserError
 from lmbench.optim.phased_lr import PhasedLR
@@ -14,8 +15,8 @@ class TimeLimit(Timer):
 
     A schedule in phases (:class:`~lmbench.optim.PhasedLR`) goes through them as the time goes on.
     What counts is the wall-clock time of the fit, validation and saving included, over all parts of
-    a run that was stopped and resumed. The steps that fit into the time, and so the result, differ
-    from run to run.
+    a run that was stopped and resumed, from the first that had a limit. The steps that fit into the
+    time, and so the result, differ from run to run.
 
     Args:
         max_time: ``"DD:HH:MM:SS"``, or the arguments of a ``timedelta``, as ``{"minutes": 60}``.
@@ -59,9 +60,19 @@ class TimeLimit(Timer):
         """Nothing: if the run stopped here, Lightning would leave the last epoch uncounted."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock, and stops a run that goes on when its time is over already."""
+        """Starts the clock, and stops a run that goes on when its time is over already.
+
+        In the middle of an epoch it takes one more step, to be validated.
+        """
         super().on_train_start(trainer, pl_module)
-        self._check_time_remaining(trainer)
+        if not trainer.fit_loop.restarted_mid_epoch:
+            self._check_time_remaining(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Ends a run whose time was over during the validation, before it takes another step."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._check_time_remaining(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

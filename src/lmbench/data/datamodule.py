@@ -98,12 +98,15 @@ class LanguageModelDataModule(L.LightningDataModule):
             "burn_in": 0 if evaluation_protocol == "published" else burn_in,
         }
 
-    def num_training_steps(self, max_epochs: int, limit_train_batches: float | None = None) -> int:
+    def num_training_steps(
+        self, max_epochs: int, limit_train_batches: float | None = None, max_steps: int = -1
+    ) -> int:
         """Exact number of windows in ``max_epochs`` epochs, for schedules over the whole run.
 
         Args:
             max_epochs: Epochs of the run.
             limit_train_batches: Lightning's limit: an int counts windows, a float is a share.
+            max_steps: Where to stop counting; -1 for no such limit.
         """
         total = 0
         for epoch in range(max_epochs):
@@ -113,6 +116,8 @@ class LanguageModelDataModule(L.LightningDataModule):
             elif limit_train_batches is not None:
                 num_windows = int(num_windows * limit_train_batches)
             total += num_windows
+            if 0 <= max_steps <= total:
+                return max_steps
         return total
 
     def setup(self, stage: str) -> None:

@@ -23,9 +23,10 @@ class PhasedLR(LRScheduler):
 
     - ``share``: its length, relative to the other phases';
     - ``lr_factor``: what the optimizer's learning rate is multiplied with, ``(from, to)``;
-    - ``beta1``: the first of Adam's betas, ``(from, to)``; left out, it stays as it is;
+    - ``beta1``: the first of Adam's betas, ``(from, to)``; left out, it stays where the phase
+      before has left it, at first what the optimizer has;
     - ``dropout_factor``: what the model's dropout probabilities are to be multiplied with, ``(from,
-      to)``; left out, it stays as it is, 1 at first;
+      to)``; left out, it stays where the phase before has left it, at first 1;
     - ``anneal``: the way between the two, ``"linear"`` (the default) or ``"cosine"``.
 
     Source: the phases of Gugger and Howard 2018 ("AdamW and Super-convergence is now the fastest
@@ -43,8 +44,9 @@ class PhasedLR(LRScheduler):
 
     Raises:
         ValueError: There is no phase or no step; a phase lacks a key or has an unknown one; a share
-            is not positive, a range not two numbers, a ``dropout_factor`` negative, an ``anneal``
-            unknown; the optimizer has no betas for a phase to set.
+            is not positive and finite, a range not two finite numbers, an ``lr_factor`` or
+            ``dropout_factor`` negative, a ``beta1`` not in [0, 1), an ``anneal`` unknown; the
+            optimizer has no betas for a phase to set.
     """
 
     def __init__(
@@ -68,27 +70,33 @@ class PhasedLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each parameter group; sets β1 on the way, as PyTorch's do."""
-        index, progress = self._position()
-        phase = self.phases[index]
-        if "beta1" in phase:
+        beta1, factor = self._value("beta1"), self._value("lr_factor")
+        if beta1 is not None:
             for group in self.optimizer.param_groups:
-                group["betas"] = (_between(phase, "beta1", progress), group["betas"][1])
-        factor = _between(phase, "lr_factor", progress)
+                group["betas"] = (beta1, group["betas"][1])
+        assert factor is not None  # every phase has one
         return [base_lr * factor for base_lr in self.base_lrs]
 
     @property
     def dropout_factor(self) -> float:
         """What the model's dropout probabilities are to be multiplied with at this place."""
-        index, progress = self._position()
-        if "dropout_factor" in self.phases[index]:
-            return _between(self.phases[index], "dropout_factor", progress)
-        before = (phase.get("dropout_factor") for phase in reversed(self.phases[:index]))
-        return next((float(factors[1]) for factors in before if factors), 1.0)
+        factor = self._value("dropout_factor")
+        return 1.0 if factor is None else factor
 
     @property
     def largest_dropout_factor(self) -> float:
         """The largest :attr:`dropout_factor` of the run."""
         return max(1.0, *(max(phase.get("dropout_factor", (1.0,))) for phase in self.phases))
+
+    def _value(self, key: str) -> float | None:
+        """What the phases have come to here; None before the first that has the key."""
+        index, progress = self._position()
+        if key in self.phases[index]:
+            start, end = self.phases[index][key]
+            anneal = self.phases[index].get("anneal", "linear")
+            return start + (end - start) * _ANNEALING[anneal](progress)
+        before = (phase[key] for phase in reversed(self.phases[:index]) if key in phase)
+        return next((float(end) for _, end in before), None)
 
     def _position(self) -> tuple[int, float]:
         """Index of the phase, and how much of it is over."""
@@ -101,11 +109,6 @@ class PhasedLR(LRScheduler):
         return len(ends) - 1, 1.0
 
 
-def _between(phase: Mapping[str, Any], key: str, progress: float) -> float:
-    start, end = phase[key]
-    return start + (end - start) * _ANNEALING[phase.get("anneal", "linear")](progress)
-
-
 def _check(name: str, phase: Mapping[str, Any]) -> None:
     known = {"share", "lr_factor", "beta1", "dropout_factor", "anneal"}
     if unknown := set(phase) - known:
@@ -113,19 +116,20 @@ def _check(name: str, phase: Mapping[str, Any]) -> None:
     for key in ("share", "lr_factor"):
         if key not in phase:
             raise ValueError(f"{name} must have {key!r}")
-    if not phase["share"] > 0:
-        raise ValueError(f"{name}.share must be positive, not {phase['share']}")
+    if not 0 < phase["share"] < math.inf:
+        raise ValueError(f"{name}.share must be positive and finite, not {phase['share']}")
     for key in ("lr_factor", "beta1", "dropout_factor"):
         if key in phase and not _is_range(phase[key]):
             raise ValueError(f"{name}.{key} must be two numbers, from and to, not {phase[key]}")
-    if "dropout_factor" in phase and not min(phase["dropout_factor"]) >= 0:
-        raise ValueError(
-            f"{name}.dropout_factor must not be negative, as in {phase['dropout_factor']}"
-        )
+    for key in ("lr_factor", "dropout_factor"):
+        if key in phase and min(phase[key]) < 0:
+            raise ValueError(f"{name}.{key} must not be negative, as in {phase[key]}")
+    if "beta1" in phase and not 0 <= min(phase["beta1"]) <= max(phase["beta1"]) < 1:
+        raise ValueError(f"{name}.beta1 must lie in [0, 1), not {phase['beta1']}")
     if phase.get("anneal", "linear") not in _ANNEALING:
         raise ValueError(f"{name}.anneal must be linear or cosine, not {phase['anneal']!r}")
 
 
 def _is_range(value: Any) -> bool:
     is_pair = isinstance(value, Sequence) and len(value) == 2
-    return is_pair and all(type(number) in (int, float) for number in value)
+    return is_pair and all(type(n) in (int, float) and math.isfinite(n) for n in value)

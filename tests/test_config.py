@@ -32,7 +32,7 @@ from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
-from lmbench.run.config import ALLOWED_TARGETS, OF_WEIGHTS
+from lmbench.run.config import ALLOWED_TARGETS, OF_WEIGHTS, record_overrides
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.
 OPTIONS: dict[str, list[str]] = {}
@@ -291,6 +291,16 @@ def test_a_start_from_a_run_takes_over_what_belongs_to_its_weights(tmp_path):
     for node in ("optimizer", "callbacks", "trainer", "seed"):
         assert taken[node] == config[node]
     assert config.data == composed("experiment=finetune", f"init_from={folder}").data
+
+
+def test_a_start_from_a_resumed_run_has_what_the_resume_has_changed(tmp_path):
+    folder = write_run(tmp_path / "run", "experiment=quickstart_awd_lstm")
+    changes = ["loss.ar_alpha=3.0", "trainer.max_epochs=99", "evaluation.window=17"]
+    record_overrides(folder, changes)
+    config = composed("experiment=finetune", f"init_from={folder}")
+    taken = take_over_from_run(config, ["loss.tar_beta=0.5"])
+    assert (taken.loss.ar_alpha, taken.loss.tar_beta, taken.evaluation.window) == (3.0, 0.5, 17)
+    assert taken.trainer == config.trainer
 
 
 def test_an_experiment_changes_values_that_come_with_the_weights(tmp_path):

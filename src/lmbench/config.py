@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.errors import UserError
 from lmbench.files import replace_text
-from lmbench.run.config import OF_WEIGHTS, read_run_config
+from lmbench.run.config import OF_WEIGHTS, read_config_as_resumed
 
 _NODES = (
     "data",
@@ -45,8 +45,8 @@ def conf_dir() -> Path:
 def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     """What belongs to the weights of the run that ``config.init_from`` names, if it names one.
 
-    That is its data, model, batching, loss and evaluation, with the single values in them that
-    ``config.init_changes`` changes.
+    That is its data, model, batching, loss and evaluation as its last resume left them, with the
+    single values in them that ``config.init_changes`` changes.
 
     Args:
         config: The composed config.
@@ -72,7 +72,7 @@ def take_over_from_run(config: DictConfig, overrides: Iterable[str]) -> DictConf
         raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
     config = config.copy()
     config.init_from = str(config.init_from)  # the job of a sweep has a number for a name
-    run = read_run_config(config.init_from)
+    run = read_config_as_resumed(config.init_from)
     values = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]

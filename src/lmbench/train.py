@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from lmbench.command.chosen_run import chosen_job, chosen_run
 from lmbench.command.ending import errors_for_users
-from lmbench.command.resolvers import register_resolvers
+from lmbench.command.resolvers import as_typed, register_resolvers
 from lmbench.config import conf_dir, config_of_run, require_sound, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
@@ -120,7 +120,7 @@ def main(config: DictConfig) -> float:
     """Entry point of the console script."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
-    overrides, of_hydra = hydra_config.overrides.task, hydra_config.overrides.hydra
+    overrides, of_hydra = map(as_typed, (hydra_config.overrides.task, hydra_config.overrides.hydra))
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     with errors_for_users(run_dir, is_sweep=is_sweep):
         if is_sweep:

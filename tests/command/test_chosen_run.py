@@ -142,3 +142,10 @@ def test_a_command_about_no_run(tmp_path: Path, choose: Any, overrides: list[str
     with pytest.raises(UserError, match=message):
         choose(composed(*overrides), tmp_path, overrides, *more)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_with_folders_of_its_own_cannot_go_on(tmp_path: Path):
+    config = composed("sweep_resume=true")
+    of_hydra = ["hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.override_dirname}"]
+    with pytest.raises(UserError, match=r"Leave out hydra\.sweep\.subdir"):
+        chosen_job(config, tmp_path, [], of_hydra)

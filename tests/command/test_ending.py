@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
 
 from lmbench.command.ending import errors_for_users, run_command
 from lmbench.errors import Interrupted, UserError
@@ -36,6 +37,20 @@ def test_an_error_of_the_user_is_a_message(
         raise_in_command(UserError("no such corpus"), run_dir, is_sweep=is_sweep)
     # at the end of a sweep, Hydra shows that of the first failed job only
     assert [record.getMessage() for record in caplog.records] == ["no such corpus"] * is_sweep
+
+
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_a_reference_to_no_key_is_a_message(
+    run_dir: Path, is_sweep: bool, caplog: pytest.LogCaptureFixture
+):
+    config = OmegaConf.create({"model": {"hidden_size": "${model.embeding_size}"}})
+    message = r"^Interpolation key 'model\.embeding_size' not found full_key: model\.hidden_size"
+    with (
+        pytest.raises(CompactHydraException, match=message),
+        errors_for_users(run_dir, is_sweep=is_sweep),
+    ):
+        OmegaConf.to_container(config, resolve=True)
+    assert len(caplog.records) == is_sweep
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lmbench.command.resolvers import register_resolvers
+from lmbench.command.resolvers import as_typed, register_resolvers
 from lmbench.run.sweep import record_job
 
 register_resolvers()
@@ -26,13 +26,20 @@ def test_a_resumed_run_is_written_into(tmp_path: Path, monkeypatch: pytest.Monke
     assert [folder_of(resume) for resume in no_run] == ["new"] * len(no_run)
 
 
-def test_a_job_of_a_resumed_sweep_has_the_folder_that_it_had(tmp_path: Path):
+def test_overrides_refer_to_nothing_in_the_composed_config():
+    config = OmegaConf.create({"seed": 1, "overrides": ["data.seed=${seed}", "seed=2"]})
+    assert list(config.overrides) == ["data.seed=1", "seed=2"]
+    assert as_typed(config.overrides) == ["data.seed=${seed}", "seed=2"]
+
+
+@pytest.mark.parametrize("overrides", [["seed=2"], ["data.seed=${resume}"]])
+def test_a_job_of_a_resumed_sweep_has_the_folder_that_it_had(tmp_path: Path, overrides: list[str]):
     (tmp_path / "3").mkdir()
-    record_job(tmp_path / "3", ["seed=2"])
+    record_job(tmp_path / "3", overrides)
     folder = "${lmbench.job_folder:${sweep_dir},0,${overrides},${resume}}"
 
     def folder_of_job(resume: bool) -> str:
-        values = {"sweep_dir": str(tmp_path), "overrides": ["seed=2"], "resume": resume}
+        values = {"sweep_dir": str(tmp_path), "overrides": overrides, "resume": resume}
         return OmegaConf.create({**values, "folder": folder}).folder
 
     assert folder_of_job(resume=True) == "3"

@@ -58,7 +58,13 @@ def test_any_argument_goes_to_what_takes_any():
     assert make() == {"anything": 3}
 
 
-@pytest.mark.parametrize("error", [IndexError, ImportError, TypeError, ValueError, RuntimeError])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(IndexError, ImportError, TypeError, ValueError, RuntimeError),
+        *(OverflowError, MemoryError),  # of absurdly large numbers
+    ],
+)
 def test_what_a_target_raises_is_told(error: type[Exception], monkeypatch: pytest.MonkeyPatch):
     def refuse(numerator: int) -> None:
         raise error("numerator is odd")

@@ -50,6 +50,13 @@ def test_what_resumes_have_changed_belongs_to_the_config(tmp_path: Path):
     assert found["callbacks.nt_asgd.more[1]"] == 2
 
 
+@pytest.mark.parametrize("time", ["1:00:00:00", "00:00:05:00"])
+def test_a_time_that_a_resume_has_set_is_a_text(tmp_path: Path, time: str):
+    composed(tmp_path)
+    record_overrides(tmp_path, [f"trainer.max_time={time}"])
+    assert read_config(tmp_path)["trainer.max_time"] == time
+
+
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 9)
 )

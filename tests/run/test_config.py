@@ -506,7 +506,7 @@ def test_overrides_of_the_command_line_are_held_to_the_same(
 def test_places_are_given_on_the_command_line_and_not_kept(run_dir: Path, tmp_path: Path):
     data = {"_target_": "lmbench.data.corpus.load_text", "path": "/theirs", "cache_dir": "/x"}
     change(run_dir, "data", data)
-    places = [f"data.path={tmp_path}", "data.cache_dir=mine"]
+    places = [f"data.path={tmp_path}", "++data.cache_dir=mine"]
     config, new = resumed_config(run_dir, ["resume=x", *places, "trainer.max_epochs=7"])
     assert (config.data.path, config.data.cache_dir) == (str(tmp_path), "mine")
     assert new == ["trainer.max_epochs=7"]

@@ -67,13 +67,20 @@ def chosen_job(
         hydra_overrides: The job's overrides of Hydra's own config.
 
     Raises:
-        UserError: The folder belongs to another job; or the command names no sweep to go on with.
+        UserError: The folder belongs to another job; or the command names no sweep to go on with,
+            or folders of its own for it.
     """
     resumes = _resumes_sweep(config)
+    of_hydra = {item.lstrip("+").partition("=")[0] for item in hydra_overrides}
     if not OmegaConf.is_missing(config, "resume"):
         raise UserError("resume continues one run: leave out -m.")
-    if resumes and not any(item.startswith("hydra.sweep.dir=") for item in hydra_overrides):
+    if resumes and "hydra.sweep.dir" not in of_hydra:
         raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to go on with.")
+    if resumes and "hydra.sweep.subdir" in of_hydra:
+        raise UserError(
+            "sweep_resume=true finds each job's folder by its overrides. Leave out "
+            "hydra.sweep.subdir, or go on with single jobs: lmbench-train resume=RUN_DIR."
+        )
     devices = config.trainer.get("devices")
     is_one = len(devices) == 1 if isinstance(devices, ListConfig) else devices in (1, "1")
     if not is_one and not _slurm_starts_processes():

@@ -29,6 +29,7 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         is_training: Whether one can go on with the run.
     """
     from hydra.errors import CompactHydraException  # plain commands do without
+    from omegaconf.errors import OmegaConfBaseException
 
     # A line that stdout or train.log does not take is lost, and need not be told in a traceback.
     logging.raiseExceptions = False
@@ -38,6 +39,11 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         if is_sweep:
             log.error(error)
         raise CompactHydraException(str(error)) from error
+    except OmegaConfBaseException as error:  # a value that refers to a key which is not there
+        message = " ".join(str(error).split())
+        if is_sweep:
+            log.error(message)
+        raise CompactHydraException(message) from error
     except OSError as error:  # from TensorBoard's writer, say
         message = _problem(error, run_dir)
         if message is None:

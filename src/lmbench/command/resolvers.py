@@ -1,6 +1,5 @@
 """What ``conf/train.yaml`` asks lmbench: which folder Hydra writes into."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,19 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("lmbench.job_folder", _job_folder, replace=True)
 
 
+def as_typed(overrides: Any) -> list[str]:
+    """Hydra's overrides, a ``ListConfig``, without resolving what they interpolate.
+
+    That has a meaning only in the config of the run, which may be another than the composed one.
+    """
+    return list(map(str, OmegaConf.to_container(overrides, resolve=False)))  # pyright: ignore
+
+
 def _run_dir(resume: Any, new: str) -> str:
     """The run that is resumed, if it is one; else a new folder."""
     return new if resume in (None, "") or not is_run(str(resume)) else str(resume)
 
 
-def _job_folder(sweep_dir: str, number: int, overrides: Iterable[str], resume: Any) -> str:
+def _job_folder(sweep_dir: str, number: int, overrides: Any, resume: Any) -> str:
     """The folder that a job of a resumed sweep had before."""
-    return job_folder(Path(sweep_dir), number, overrides, resume=resume is True)
+    return job_folder(Path(sweep_dir), number, as_typed(overrides), resume=resume is True)

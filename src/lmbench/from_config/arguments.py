@@ -119,7 +119,15 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
             require_type(keys[name], value, hints[name])
     try:
         return target(*args, **kwargs)
-    except (TypeError, ValueError, RuntimeError, IndexError, ImportError) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        IndexError,
+        ImportError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         argument, _, rest = str(error).partition(" ")
         message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
         raise UserError(message) from error

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmbench.errors import UserError
 from lmbench.report.folders import printable, read_text
-from lmbench.run.config import recorded_overrides
+from lmbench.run.config import override_as_config, recorded_overrides
 
 if TYPE_CHECKING or not hasattr(yaml, "CSafeLoader"):
     from yaml import SafeLoader
@@ -45,10 +45,8 @@ def read_config(run_dir: Path) -> dict[str, Any]:
         config = yaml.load(read_text(path), _Loader)
         if not isinstance(config, dict):
             raise ValueError("it holds no keys")
-        overrides = recorded_overrides(run_dir)
-        if overrides:
-            change = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides])
-            _merge(config, OmegaConf.to_container(change))
+        for override in recorded_overrides(run_dir):
+            _merge(config, OmegaConf.to_container(override_as_config(override)))
         return dict(_leaves(config))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
         message = " ".join(str(error).split())

@@ -101,6 +101,18 @@ def read_run_config(run_dir: str | Path) -> DictConfig:
     return config
 
 
+def read_config_as_resumed(run_dir: str | Path) -> DictConfig:
+    """The config of a run with all that its resumes have changed.
+
+    Raises:
+        UserError: See :func:`read_run_config` and :func:`recorded_overrides`.
+    """
+    config = read_run_config(run_dir)
+    for override in recorded_overrides(Path(run_dir)):
+        _apply(override, config)
+    return config
+
+
 def with_places(config: DictConfig, places: Mapping[str, Any]) -> DictConfig:
     """A run's config with the places of its data as they are on this machine.
 
@@ -138,7 +150,7 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
         UserError: See :func:`read_run_config`; or an override would make it another run, or the
             directory holds a link.
     """
-    config = read_run_config(run_dir)
+    config = read_config_as_resumed(run_dir)
     require_no_links(run_dir)
     given = [override for override in overrides if not override.startswith("resume=")]
     places = places_of(given)
@@ -150,7 +162,7 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
                 "far belong to the value that the run has. A new run can start from its weights: "
                 "init_from=RUN_DIR."
             )
-    for override in [*recorded_overrides(run_dir), *new]:
+    for override in new:
         _apply(override, config)
     for place in places:
         _set(place, config)
@@ -159,7 +171,7 @@ def resumed_config(run_dir: Path, overrides: Iterable[str]) -> tuple[DictConfig,
 
 def places_of(overrides: Iterable[str]) -> list[str]:
     """The overrides that say where things lie on this machine."""
-    return [override for override in overrides if override.partition("=")[0] in PLACES]
+    return [item for item in overrides if item.lstrip("+").partition("=")[0] in PLACES]
 
 
 def record_overrides(run_dir: Path, overrides: list[str]) -> None:
@@ -216,19 +228,29 @@ def _apply(override: str, config: DictConfig) -> None:
 
 
 def _set(override: str, config: DictConfig) -> None:
-    key, _, text = override.lstrip("+").partition("=")
+    key = override.lstrip("+").partition("=")[0]
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent)
     if not isinstance(node, DictConfig) or (name not in node and not override.startswith("+")):
         raise UserError(f"{override}: the run has no {key}.")
-    if re.fullmatch(r"\d+(:\d+)+", text):  # a time, which YAML would take for a number
-        text = f"'{text}'"
     try:
-        change = OmegaConf.from_dotlist([f"{key}={text}"])
+        change = override_as_config(override)
         refuse_calls(OmegaConf.to_container(change, resolve=False), override)
         config.merge_with(change)
     except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
         raise UserError(f"{override}: {' '.join(str(error).split())}") from error
+
+
+def override_as_config(override: str) -> DictConfig:
+    """The nested config of one override of a command line.
+
+    Raises:
+        OmegaConfBaseException: It is none, or no YAML (which has errors of its own).
+    """
+    key, _, text = override.lstrip("+").partition("=")
+    if re.fullmatch(r"\d+(:\d+)+", text):  # a time, which YAML would take for a number
+        text = f"'{text}'"
+    return OmegaConf.from_dotlist([f"{key}={text}"])
 
 
 def recorded_overrides(run_dir: Path) -> list[str]:

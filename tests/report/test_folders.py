@@ -65,6 +65,15 @@ def test_a_job_that_failed_before_it_began_is_found(tmp_path: Path):
     assert find_run_dirs([tmp_path])[0] == [tmp_path / "3"]
 
 
+def test_runs_in_the_folder_of_a_run_are_found(tmp_path: Path, write_run: Callable[..., Path]):
+    outer = write_run(tmp_path / "exp")
+    jobs = [write_run(outer / str(number)) for number in range(2)]
+    write_run(outer / "checkpoints/copy")
+    (tmp_path / "failed/.hydra").mkdir(parents=True)
+    inner = write_run(tmp_path / "failed/run")
+    assert find_run_dirs([tmp_path])[0] == [outer, *jobs, tmp_path / "failed", inner]
+
+
 def test_hidden_folders_are_not_looked_into(tmp_path: Path, write_run: Callable[..., Path]):
     run = write_run(tmp_path / "run")
     write_run(tmp_path / ".trash/run")

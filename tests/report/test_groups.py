@@ -126,6 +126,15 @@ def test_a_value_that_a_resume_has_changed_parts_groups(tmp_path: Path, write_ru
     assert labels(tmp_path) == ["lstm trainer.max_epochs=3", "lstm trainer.max_epochs=9"]
 
 
+def test_one_window_of_an_epoch_is_not_all_of_it(tmp_path: Path, write_run: Write):
+    for seed, limit in enumerate((1, 1.0)):
+        write_run(tmp_path / str(seed), seed=seed, config={"trainer.limit_train_batches": limit})
+        write_run(tmp_path / f"lr_{seed}", seed=seed, config={"optimizer.lr": limit})
+    (section,), _ = grouped(tmp_path)
+    assert sorted(len(group.runs) for group in section.groups) == [1, 1, 2]
+    assert set(section.differences["trainer.limit_train_batches"]) == {"1", "1.0", "(not set)"}
+
+
 def test_a_seed_that_is_repeated_counts_once(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "0", seed=1, valid=100)
     write_run(tmp_path / "1", seed=1, valid=101)

@@ -146,12 +146,12 @@ def _walk(folder: Path, left_out: list[LeftOut], links: list[Path]) -> Iterator[
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         if "config.yaml" in files or "results.json" in files or ".hydra" in folders:
-            folders.clear()
             yield Path(parent)
-        else:
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            with suppress(PermissionError):  # the walk comes there next, and tells of it
-                links += [link for name in folders if (link := Path(parent, name)).is_symlink()]
+            # The rest may hold runs too, as where a sweep was put into the folder of a run.
+            folders[:] = [name for name in folders if name not in ("checkpoints", "tensorboard")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        with suppress(PermissionError):  # the walk comes there next, and tells of it
+            links += [link for name in folders if (link := Path(parent, name)).is_symlink()]
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

@@ -160,7 +160,11 @@ def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in run.config.items() if key not in ("seed", *PLACES)}
+    settings = {key: value for key, value in run.config.items() if key not in ("seed", *PLACES)}
+    for key, value in settings.items():
+        if key.startswith(("trainer.limit_", "trainer.overfit_")) and type(value) in (int, float):
+            settings[key] = repr(value)  # 1 is one window, and equals 1.0, which is all of them
+    return settings
 
 
 def _section(corpus: Corpus, by_origin: Iterable[dict[int | str, Run]]) -> Section:

@@ -200,7 +200,7 @@ def main() -> None:
             for row in rows
             if row.corpus == corpus
         ]
-        draw_curves(RESULTS / picture, run_dirs)
+        draw_curves(RESULTS / picture, run_dirs, TITLES[corpus])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_the_switch_is_marked_where_its_epoch_was_validated(
     }
     (tmp_path / "results.json").write_text(json.dumps(results))
     figure, axis = plt.subplots()
-    assert draw(axis, tmp_path, results, "C0") == 200.0
+    assert draw(axis, tmp_path, results, "C0", with_training=True) == 200.0
     lines = [line for line in axis.lines if line.get_label() == "switch to ASGD"]
     found = [(float(x), float(y)) for line in lines for x, y in zip(*line.get_data(), strict=True)]
     plt.close(figure)
@@ -48,16 +48,17 @@ def test_a_run_that_logged_no_train_perplexity_has_no_dots(tmp_path: Path):
         "nt_asgd": {"triggered_epoch": None},
     }
     figure, axis = plt.subplots()
-    assert draw(axis, tmp_path, results, "C0") == 100.0
+    assert draw(axis, tmp_path, results, "C0", with_training=True) == 100.0
     valid, train = axis.lines
     plt.close(figure)
     assert (len(valid.get_xdata()), len(train.get_xdata())) == (1, 0)
 
 
-def test_all_runs_lie_within_the_axis(tmp_path: Path):
+@pytest.mark.parametrize(("num_runs", "num_lines"), [(2, 4), (3, 6), (4, 4)])
+def test_all_runs_lie_within_the_axis(tmp_path: Path, num_runs: int, num_lines: int):
     """From the lowest value of any to a fifth above the highest valid perplexity of any."""
-    runs = [tmp_path / name for name in ("worse", "better")]
-    for run, factor in zip(runs, (1.0, 0.1), strict=True):
+    runs = [tmp_path / f"run_{number}" for number in range(num_runs)]
+    for run, factor in zip(runs, (1.0, 0.1, 0.5, 0.5), strict=False):
         run.mkdir()
         rows = [(9, 0, 400 * factor, 200 * factor), (19, 1, 90 * factor, 100 * factor)]
         lines = "".join(",".join(map(str, row)) + "\n" for row in rows)
@@ -69,8 +70,11 @@ def test_all_runs_lie_within_the_axis(tmp_path: Path):
             "nt_asgd": {"triggered_epoch": None},
         }
         (run / "results.json").write_text(json.dumps(results))
-    draw_curves(tmp_path / "curves.png", runs)
-    bottom, top = plt.gcf().axes[0].get_ylim()
+    draw_curves(tmp_path / "curves.png", runs, "Text")
+    (axis,) = plt.gcf().axes
+    bottom, top = axis.get_ylim()
+    lines = axis.get_lines()
     plt.close("all")
-    assert bottom < 0.1 * 90
+    assert bottom < 0.1 * (90 if num_runs <= 3 else 100)
     assert top == pytest.approx(240)
+    assert len(lines) == num_lines  # the train perplexities of a few runs only

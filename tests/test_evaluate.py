@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import lmbench
+from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.config import conf_dir
 from lmbench.data.synthetic import make_corpus
 from lmbench.errors import UserError
 from lmbench.evaluate import evaluate
+from lmbench.saved.checkpoint import read_checkpoint
 
 MakeRun = Callable[..., Path]
 NUM_TOKENS = 200
@@ -165,6 +168,15 @@ def test_tuning_looks_at_valid_alone(make_run: MakeRun) -> None:
     log_probs = record["log_probability"].to_numpy()[: 150 - 1]
     assert tuned["num_tokens"] == 150
     assert first["nll"] == pytest.approx(-log_probs.mean(dtype=np.float64), rel=1e-5)
+    # And so for the cache, over the dynamic evaluation that was found.
+    first = tuned["cache"][0]
+    tried = [f"evaluation.cache.{key}={value}" for key, value in first.items() if key != "nll"]
+    found = [value for value in by_hand if value.startswith("evaluation.dynamic.")]
+    of_valid = ("split=valid", "evaluation.save_tokens=true")
+    results_of(run, "dynamic_cache", *options[1:3], *found, *tried, *of_valid)
+    record = pq.read_table(run / "evaluation-dynamic_cache-valid.parquet")
+    log_probs = record["log_probability"].to_numpy()[: 150 - 1]
+    assert first["nll"] == pytest.approx(-log_probs.mean(dtype=np.float64), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cache", "dynamic"])
@@ -229,6 +241,32 @@ def test_gradient_statistics_are_computed_once(
     assert again["nll"] == results["nll"]
     results_of(run, "dynamic", *options, "evaluation.dynamic.statistics.segments=1")
     assert caplog.text.count("gradient statistics of train") == 2
+
+
+@pytest.mark.parametrize("change", ["window", "columns", "weights"])
+def test_gradient_statistics_of_anything_else_are_not_used(
+    make_run: MakeRun, tmp_path: Path, change: str
+) -> None:
+    run = make_run("model=lstm")
+    options = {"window": 20, "dynamic.statistics.columns": 4, "dynamic.lr": 0.01}
+
+    def nll(of: Path) -> float:
+        given = [f"evaluation.{key}={value}" for key, value in options.items()]
+        return results_of(of, "dynamic", *given)["nll"]
+
+    before = nll(run)
+    if change == "weights":
+        path = run / "checkpoints/best.ckpt"
+        checkpoint = read_checkpoint(path)
+        checkpoint["state_dict"]["model.head.bias"] += torch.linspace(0, 1, 41)
+        AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    else:
+        options |= {"window": 9} if change == "window" else {"dynamic.statistics.columns": 8}
+    fresh = Path(shutil.copytree(run, tmp_path / "fresh"))
+    (statistics,) = (fresh / "checkpoints").glob("*.safetensors")
+    statistics.unlink()
+    after = nll(run)
+    assert after == nll(fresh) != before
 
 
 @pytest.mark.parametrize(

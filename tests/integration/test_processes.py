@@ -6,6 +6,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -75,6 +76,12 @@ def test_two_processes_train_as_one(tmp_path: Path, averaged: bool):
     assert two["test"]["num_tokens"] == 200
     for split in ("val", "test"):
         assert two[split]["ppl"] == pytest.approx(one[split]["ppl"], rel=1e-6)
+    losses, same_losses = (
+        np.genfromtxt(tmp_path / name / "run/metrics.csv", delimiter=",", names=True)["trainnll"]
+        for name in ("one", "two")
+    )
+    assert np.isfinite(losses).sum() == 20
+    np.testing.assert_allclose(same_losses, losses, rtol=1e-6)
     assert_close(same_weights, weights, rtol=1e-6, atol=1e-9)
     print(f"\nval/nll {two['val']['nll']:.9f} with two processes, {one['val']['nll']:.9f} with one")
 

@@ -298,6 +298,13 @@ def test_finetuning_goes_on_from_a_runs_best_weights(run_dir: Path, tmp_path: Pa
     optimizer = torch.load(finetuned / "checkpoints/last.ckpt", weights_only=True)
     assert all("ax" in state for state in optimizer["optimizer_states"][0]["state"].values())
 
+    # Killed before its first checkpoint, it starts over from the same weights.
+    again = tmp_path / "again"
+    again.mkdir()
+    train(config, again, resumed_with=[])
+    results = json.loads((again / "results.json").read_text())
+    assert results["test"]["nll"] == pytest.approx(before["test"]["nll"], rel=1e-6)
+
 
 @pytest.mark.slow
 def test_weights_go_to_no_other_model_or_corpus(run_dir: Path, tmp_path: Path):

@@ -65,16 +65,26 @@ def test_elements_are_dropped_each_by_itself_at_the_given_rate(p: float) -> None
     assert not torch.equal(ratio, drop_elements(torch.ones_like(ratio), p))
 
 
-@pytest.mark.parametrize(("p", "share"), [(0.0, 0.0), (1e-9, 0.0), (1 - 1e-9, 1 - 2**-16)])
-def test_a_rate_between_the_steps_is_rounded_and_scaled_to_match(p: float, share: float) -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(30, 1001, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize(
+    ("p", "num_kept"),
+    [(0.0, 2**16), (1e-9, 2**16), (0.35, 42598), (0.5, 2**15), (0.75, 2**14), (1 - 1e-9, 1)],
+)
+def test_of_all_values_of_16_bits_as_many_are_kept_as_the_rate_says(
+    p: float, num_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def every_value(bits: torch.Tensor, *_: object) -> torch.Tensor:
+        values = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+        return bits.copy_(values.view(torch.int64))
+
+    monkeypatch.setattr(torch.Tensor, "random_", every_value)
+    weight = torch.linspace(1, 2, 2**16, dtype=torch.float64, requires_grad=True)
     found = drop_elements(weight, p)
     kept = found != 0
-    assert_close(found[kept], weight[kept] / (1 - share))
-    assert kept.double().mean() == pytest.approx(1 - share, abs=2e-4)
+    assert kept.sum() == num_kept
+    expected = torch.where(kept, 2**16 / num_kept, 0.0).double()
+    assert_close(found, weight * expected)
     (gradient,) = torch.autograd.grad(found.sum(), weight)
-    assert_close(gradient, kept.double() / (1 - share))
+    assert_close(gradient, expected)
 
 
 def test_elements_on_other_devices_are_dropped_by_pytorch() -> None:

@@ -303,6 +303,15 @@ def test_a_start_from_a_resumed_run_has_what_the_resume_has_changed(tmp_path):
     assert taken.trainer == config.trainer
 
 
+def test_an_override_of_a_start_refers_to_values_of_the_run(tmp_path):
+    folder = write_run(tmp_path / "run", "model=awd_lstm", "model.core.output_dropout=0.375")
+    given = f"init_from={folder}", "model.core.hidden_dropout=${model.core.output_dropout}"
+    config = composed("experiment=finetune", given[0])
+    taken = take_over_from_run(config, ["experiment=finetune", *given])
+    assert config.model.core.get("output_dropout") != 0.375
+    assert taken.model.core.hidden_dropout == 0.375
+
+
 def test_an_experiment_changes_values_that_come_with_the_weights(tmp_path):
     overrides = ("experiment=cpu_hour", "model.embedding_size=24", "loss.ar_alpha=0.5")
     folder = write_run(tmp_path / "run", *overrides)

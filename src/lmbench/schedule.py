@@ -49,8 +49,8 @@ def require_time_limit(trainer: L.Trainer) -> None:
     Raises:
         UserError: The run has none.
     """
-    callbacks: Any = trainer
-    if not any(isinstance(callback, Timer) for callback in callbacks.callbacks):
+    connected: Any = trainer
+    if not any(isinstance(callback, Timer) for callback in connected.callbacks):
         raise UserError(
             "The schedule of the learning rate was made for a limit of time, but the run would "
             "have none. Leave trainer.max_time as it was."

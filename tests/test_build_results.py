@@ -2,11 +2,17 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from build_results import RESULTS, page, read_rows
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from lmbench.config import conf_dir, flatten, take_over_from_run
 from lmbench.errors import UserError
 
 RECIPES = """
@@ -52,6 +58,38 @@ def rows_of(text: str) -> list[list[str]]:
 
 def test_the_committed_page_is_that_of_the_committed_results():
     assert (RESULTS / "README.md").read_text("utf-8") == page(read_rows(RESULTS))
+
+
+def composed(command: str) -> dict[str, Any]:
+    """The values that a row's command gives, seed and corpus' folder apart."""
+    _, _, arguments = command.partition("lmbench-train ")
+    overrides = [word for word in shlex.split(arguments) if not word.startswith(("-m", "seed="))]
+    start = "init_from="
+    overrides = [word.replace(start, f"{start}{RESULTS}/") for word in overrides]
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = take_over_from_run(compose("train", overrides), overrides)
+    return without_the_runs_own(OmegaConf.to_container(config, resolve=True))
+
+
+def without_the_runs_own(config: Any) -> dict[str, Any]:
+    values = flatten(config)
+    return {key: values[key] for key in values if key not in ("seed", "data.path", "init_from")}
+
+
+@pytest.mark.parametrize(
+    "row", yaml.safe_load((RESULTS / "recipes.yaml").read_text()), ids=lambda row: row["folder"]
+)
+def test_a_rows_command_still_gives_the_config_of_its_runs(row: dict[str, str]):
+    """Options have come since, and callbacks have changed; what both have is the same."""
+    now = composed(row["command"])
+    configs = [*(RESULTS / row["folder"]).glob("**/config.yaml")]
+    assert configs
+    for path in configs:
+        then = without_the_runs_own(yaml.safe_load(path.read_text("utf-8")))
+        assert {key for key in then if key not in now and not key.startswith("callbacks.")} == set()
+        assert {key: now[key] for key in then if key in now} == {
+            key: then[key] for key in then if key in now
+        }
 
 
 def test_seeds_evaluations_and_published_figures(tmp_path: Path):

@@ -22,7 +22,12 @@ RECIPES = """
 
 
 def write(
-    run_dir: Path, valid: float, test: float, name: str = "wikitext2", **more: object
+    run_dir: Path,
+    valid: float,
+    test: float,
+    name: str = "wikitext2",
+    init_from: str | None = None,
+    **more: object,
 ) -> None:
     run_dir.mkdir(parents=True)
     results = {
@@ -32,6 +37,8 @@ def write(
         "test": {"nll": math.log(test), "ppl": test, "num_tokens": 9},
         "train": {"epochs": 3, "tokens": 2300, "seconds": 90.0},
     }
+    if init_from:
+        results["init_from"] = init_from
     (run_dir / "results.json").write_text(json.dumps(results))
 
 
@@ -117,6 +124,16 @@ def test_seeds_evaluations_and_published_figures(tmp_path: Path):
         page(read_rows(tmp_path))
     assert "`lmbench-train many`" in text
     assert "Merity et al. 2017" in text
+
+
+def test_a_row_that_started_from_another_adds_its_epochs_and_minutes(tmp_path: Path):
+    recipes = [line.replace("many", "other") for line in RECIPES.strip().splitlines()]
+    (tmp_path / "recipes.yaml").write_text("\n".join(recipes))
+    write(tmp_path / "other", 50.0, 45.0)
+    write(tmp_path / "one", 48.0, 43.0, init_from="other")
+    _, _, other, one = rows_of(page(read_rows(tmp_path)))
+    assert other[4:6] == ["2.3", "1.5"]
+    assert one[4:6] == ["2.3 + 2.3", "1.5 + 1.5"]
 
 
 def test_a_corpus_with_a_floor_says_so(tmp_path: Path):

@@ -31,7 +31,7 @@ def test_the_switch_is_marked_where_its_epoch_was_validated(
     }
     (tmp_path / "results.json").write_text(json.dumps(results))
     figure, axis = plt.subplots()
-    assert draw(axis, tmp_path, results, "C0", with_training=True) == 200.0
+    assert draw(axis, tmp_path, [results], "C0", with_training=True) == 200.0
     lines = [line for line in axis.lines if line.get_label() == "switch to ASGD"]
     found = [(float(x), float(y)) for line in lines for x, y in zip(*line.get_data(), strict=True)]
     plt.close(figure)
@@ -48,7 +48,7 @@ def test_a_run_that_logged_no_train_perplexity_has_no_dots(tmp_path: Path):
         "nt_asgd": {"triggered_epoch": None},
     }
     figure, axis = plt.subplots()
-    assert draw(axis, tmp_path, results, "C0", with_training=True) == 100.0
+    assert draw(axis, tmp_path, [results], "C0", with_training=True) == 100.0
     valid, train = axis.lines
     plt.close(figure)
     assert (len(valid.get_xdata()), len(train.get_xdata())) == (1, 0)
@@ -78,3 +78,25 @@ def test_all_runs_lie_within_the_axis(tmp_path: Path, num_runs: int, num_lines: 
     assert bottom < 0.1 * (90 if num_runs <= 3 else 100)
     assert top == pytest.approx(240)
     assert len(lines) == num_lines  # the train perplexities of a few runs only
+
+
+def test_a_run_goes_on_where_the_one_it_started_from_ended(tmp_path: Path):
+    """After 2 and 3 epochs, in its own steps: 4 of them are an epoch."""
+    starts = {"first": (None, 10, 2), "second": ("first", 30, 3), "third": ("second", 8, 2)}
+    for name, (start, steps, epochs) in starts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.csv").write_text("step,epoch,val/ppl\n3,0,100.0\n7,1,90.0\n")
+        results = {
+            "data": {"name": "text", "num_tokens": {"train": 70}},
+            "train": {"steps": steps, "tokens": 70 * epochs},
+            "test": {"ppl": 90.0},
+            "nt_asgd": {"triggered_epoch": 1},
+            **({"init_from": start} if start else {}),
+        }
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    draw_curves(tmp_path / "curves.png", [tmp_path / "third"], "Text")
+    (axis,) = plt.gcf().axes
+    valid, _, switch = axis.get_lines()
+    plt.close("all")
+    assert list(valid.get_xdata()) == [6.0, 7.0]
+    assert list(switch.get_xdata()) == [7.0]

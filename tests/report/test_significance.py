@@ -74,6 +74,46 @@ def test_seeds_are_compared_by_welch(three_models: Path, section_of: Read):
     assert len(comparisons) == 3
 
 
+def test_finetuned_runs_are_paired_with_those_they_started_from(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    """Parents whose seeds lie far apart, two finetunings of each, and runs of their own."""
+    tests = {"p": [100.0, 120.0, 140.0], "f": [98.5, 117.0, 137.0], "g": [97.0, 116.5, 135.0]}
+    for name, ppls in tests.items():
+        for seed, ppl in enumerate(ppls, start=1):
+            config = {} if name == "p" else {"init_from": f"p{seed}", "optimizer.lr": ord(name)}
+            write_run(tmp_path / f"{name}{seed}", seed=seed, valid=ppl, test=ppl, config=config)
+    for seed, ppl in enumerate([130.0, 150.0], start=1):
+        write_run(tmp_path / f"other{seed}", model="other", seed=seed, valid=ppl, test=ppl)
+    comparisons = compare_over_seeds(section_of(tmp_path), "test")
+    nats = {name: np.log(ppls) for name, ppls in tests.items()}
+    order = [("g", "f"), ("g", "p"), ("g", None), ("f", "p"), ("f", None), ("p", None)]
+    assert len(comparisons) == len(order)
+    for comparison, (first, second) in zip(comparisons, order, strict=True):
+        assert comparison.is_paired == (second is not None)
+        if second is None:
+            expected = stats.ttest_ind(np.log([130, 150]), nats[first], equal_var=False)
+        else:
+            expected = stats.ttest_rel(nats[second], nats[first])
+        assert comparison.test.p == pytest.approx(expected.pvalue, rel=1e-6)
+        assert comparison.num_seeds == (3, 3 if second else 2)
+
+
+def test_what_has_no_partner_is_left_out_of_a_paired_test(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    parents, children = [100.0, 120.0, 190.0], [98.5, 117.0]
+    for seed, ppl in enumerate(parents, start=1):
+        write_run(tmp_path / f"p{seed}", seed=seed, valid=ppl, test=ppl)
+    for seed, ppl in enumerate(children, start=1):
+        config = {"init_from": f"p{seed}"}
+        write_run(tmp_path / f"f{seed}", seed=seed, valid=ppl, test=ppl, config=config)
+    (comparison,) = compare_over_seeds(section_of(tmp_path), "test")
+    expected = stats.ttest_rel(np.log(parents[:2]), np.log(children))
+    assert comparison.test.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert comparison.num_seeds == (2, 2)
+
+
 def test_the_other_split(three_models: Path, section_of: Read):
     section = section_of(three_models)
     assert compare_over_text(section, "valid") == ([], [])

@@ -75,6 +75,24 @@ def test_of_many_groups_the_best_may_not_be_tested(
     assert table.notes[0].startswith("Shown are the 7 pairs with group 3; significance.csv has all")
 
 
+def test_a_paired_test_is_named(tmp_path: Path, write_run: Write, section_of: Read):
+    for seed, (parent, child) in enumerate([(100.0, 98.0), (120.0, 117.0)], start=1):
+        write_run(tmp_path / f"p{seed}", seed=seed, valid=parent, test=parent)
+        config = {"init_from": f"p{seed}"}
+        write_run(tmp_path / f"f{seed}", seed=seed, valid=child, test=child, config=config)
+        write_run(tmp_path / f"o{seed}", model="other", seed=seed, valid=parent + 30, test=parent)
+    section = section_of(tmp_path)
+    comparisons = compare_over_seeds(section, "test")
+    table = significance_table(section, comparisons, "")
+    assert [row[:2] for row in table.rows] == [
+        ["1 and 2", "seeds, paired"],
+        ["1 and 3", "seeds"],
+        ["2 and 3", "seeds"],
+    ]
+    names = [row["test"] for row in significance_rows(comparisons, "test")]
+    assert names == ["paired t", "Welch", "Welch"]
+
+
 def test_few_articles_have_no_verdict_in_either(
     tmp_path: Path, write_run: Write, write_records: Write, section_of: Read
 ):

@@ -14,6 +14,7 @@ from lmbench.report.statistics import (
     bootstrap_test,
     estimate,
     holm,
+    paired_test,
     welch_test,
 )
 
@@ -81,6 +82,26 @@ def test_equal_values_do_not_vary_however_their_mean_is_rounded(size: int):
         found = welch_test(fixed, varying)
         assert found is not None
         assert found.p == pytest.approx(stats.ttest_1samp(varying, fixed[0]).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_the_paired_test_is_scipys(size: int):
+    rng = np.random.default_rng(size)
+    first = rng.normal(4.7, 0.1, size)
+    second = first + rng.normal(0.02, 0.01, size)
+    found = paired_test(first.tolist(), second.tolist())
+    expected = stats.ttest_rel(second, first)
+    interval = expected.confidence_interval(0.95)
+    assert found is not None
+    assert found.difference == pytest.approx(expected._estimate, rel=1e-9)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+
+
+def test_the_paired_test_needs_two_pairs_whose_differences_differ():
+    assert paired_test([1.0], [2.0]) is None
+    assert paired_test([0.1, 0.4, 0.3], [0.1 + 0.2, 0.4 + 0.2, 0.3 + 0.2]) is None
+    assert paired_test([0.1, 0.4, 0.3], [0.3, 0.6, 0.5 + 1e-9]) is not None
 
 
 def test_resampled_means_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch):

@@ -29,12 +29,15 @@ class Group:
         model: Name of the model.
         settings: The dotted keys that tell it from the other groups of that model → their values.
         runs: Its runs, by seed.
+        roots: For each of them the run, among all that are compared, that its weights go back to:
+            itself, if it started from none of them.
     """
 
     number: int
     model: str
     settings: Mapping[str, str]
     runs: tuple[Run, ...]
+    roots: tuple[Path, ...]
 
     @property
     def label(self) -> str:
@@ -126,7 +129,8 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Section], list[LeftOut]]:
         else:
             group[origin] = run
     ordered = sorted(corpora.items(), key=lambda item: (item[0].name, item[0].sha256))
-    return [_section(corpus, groups.values()) for corpus, groups in ordered], left_out
+    sections = [_section(corpus, groups.values(), places) for corpus, groups in ordered]
+    return sections, left_out
 
 
 def _kind(run: Run, places: Mapping[tuple[str, ...], Run], depth: int = 0) -> Hashable:
@@ -139,13 +143,18 @@ def _kind(run: Run, places: Mapping[tuple[str, ...], Run], depth: int = 0) -> Ha
 
 def _origin(run: Run, places: Mapping[tuple[str, ...], Run]) -> int | str:
     """The seed that drew its first weights, or the folder they came from if that is not known."""
+    root = _root(run, places)
+    start = root.config.get("init_from")
+    return root.seed if start is None else str(start)
+
+
+def _root(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run:
     for _ in range(_MOST_ANCESTORS):
         parent = _parent(run, places)
         if parent is None:
             break
         run = parent
-    start = run.config.get("init_from")
-    return run.seed if start is None else str(start)
+    return run
 
 
 def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
@@ -167,7 +176,11 @@ def _settings(run: Run) -> dict[str, Any]:
     return settings
 
 
-def _section(corpus: Corpus, by_origin: Iterable[dict[int | str, Run]]) -> Section:
+def _section(
+    corpus: Corpus,
+    by_origin: Iterable[dict[int | str, Run]],
+    places: Mapping[tuple[str, ...], Run],
+) -> Section:
     # In a group all origins are seeds, or there is but one: a folder is part of the config.
     runs = [tuple(run for _, run in sorted(group.items())) for group in by_origin]
     runs.sort(key=lambda group: estimate([run.scores["valid"].ppl for run in group]).mean)
@@ -186,14 +199,14 @@ def _section(corpus: Corpus, by_origin: Iterable[dict[int | str, Run]]) -> Secti
         for key in _telling_keys(columns, len(members)):
             for index in members:
                 settings[index][key] = differences[key][index]
-    return Section(
-        corpus,
-        tuple(
-            Group(number, group[0].model, own, group)
-            for number, (group, own) in enumerate(zip(runs, settings, strict=True), start=1)
-        ),
-        differences,
-    )
+    roots = [tuple(_root(run, places).run_dir for run in group) for group in runs]
+    groups = [
+        Group(number, group[0].model, own, group, of_group)
+        for number, (group, own, of_group) in enumerate(
+            zip(runs, settings, roots, strict=True), start=1
+        )
+    ]
+    return Section(corpus, tuple(groups), differences)
 
 
 def _telling_keys(columns: Mapping[str, Sequence[str]], num_groups: int) -> tuple[str, ...]:

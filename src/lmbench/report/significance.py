@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,14 @@ from lmbench.errors import UserError
 from lmbench.report.folders import LeftOut
 from lmbench.report.groups import Group, Section, protocols_of
 from lmbench.report.records import Records, read_records
-from lmbench.report.statistics import Difference, bootstrap_means, bootstrap_test, holm, welch_test
+from lmbench.report.statistics import (
+    Difference,
+    bootstrap_means,
+    bootstrap_test,
+    holm,
+    paired_test,
+    welch_test,
+)
 
 LEVEL = 0.05
 
@@ -34,6 +42,7 @@ class Comparison:
         num_units: Articles or blocks that were drawn from; None for the test over seeds.
         unit: "article", "block" or "seed".
         num_seeds: Numbers of seeds of the first group and of the second.
+        is_paired: Whether the runs of the two groups go back to the same ones, each to another.
     """
 
     first: Group
@@ -41,6 +50,7 @@ class Comparison:
     test: Difference
     unit: str
     num_seeds: tuple[int, int]
+    is_paired: bool = False
     evaluation: str | None = None
     num_units: int | None = None
     adjusted_p: float = 1.0
@@ -57,18 +67,31 @@ class Comparison:
 
 
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
-    """Welch's test for each pair of groups that have two seeds each, on nats per token."""
-    scored = [
-        (group, [run.scores[split].nll for run in group.runs if split in run.scores])
-        for group in section.groups
-    ]
+    """A t-test for each pair of groups that have two seeds each, on nats per token.
+
+    It is Welch's, or the paired one where runs of both groups go back to the same weights, as
+    finetuned ones and those that they started from do; runs without a partner are then left out.
+    """
     comparisons = []
-    for (first, better), (second, worse) in combinations(scored, 2):
-        test = welch_test(better, worse)
+    for first, second in combinations(section.groups, 2):
+        better, worse = _nats(first, split), _nats(second, split)
+        common = [root for root in better if root in worse]
+        if common:
+            better, worse = ({root: of[root] for root in common} for of in (better, worse))
+        test = (paired_test if common else welch_test)([*better.values()], [*worse.values()])
         if test is not None and first.protocol == second.protocol:
             num_seeds = len(better), len(worse)
-            comparisons.append(Comparison(first, second, test, "seed", num_seeds))
+            comparisons.append(Comparison(first, second, test, "seed", num_seeds, bool(common)))
     return _adjusted(comparisons)
+
+
+def _nats(group: Group, split: str) -> dict[Path, float]:
+    """Per token, of the runs that were scored, by what their weights go back to."""
+    return {
+        root: run.scores[split].nll
+        for root, run in zip(group.roots, group.runs, strict=True)
+        if split in run.scores
+    }
 
 
 def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], list[LeftOut]]:
@@ -149,7 +172,9 @@ def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Itera
             test = bootstrap_test(difference, resampled[i] - resampled[j], len(num_tokens))
         num_seeds = len(of_first), len(of_second)
         unit = any_records.unit
-        yield Comparison(first, second, test, unit, num_seeds, name, len(num_tokens))
+        yield Comparison(
+            first, second, test, unit, num_seeds, evaluation=name, num_units=len(num_tokens)
+        )
 
 
 def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -32,7 +32,7 @@ def significance_table(section: Section, comparisons: Sequence[Comparison], titl
     rows = [
         [
             f"{comparison.first.number} and {comparison.second.number}",
-            comparison.evaluation or "seeds",
+            comparison.evaluation or ("seeds, paired" if comparison.is_paired else "seeds"),
             "{} and {}".format(*comparison.num_seeds),
             *(
                 []
@@ -65,7 +65,7 @@ def significance_rows(comparisons: Sequence[Comparison], split: str) -> list[dic
             "corpus": comparison.first.runs[0].corpus.name,
             "corpus_sha256": comparison.first.runs[0].corpus.sha256,
             "split": split,
-            "test": "Welch" if comparison.evaluation is None else "bootstrap",
+            "test": _test_name(comparison),
             "evaluation": comparison.evaluation,
             "first_group": comparison.first.number,
             "first_label": comparison.first.label,
@@ -122,6 +122,12 @@ def _test_texts(comparison: Comparison) -> list[str]:
             "yes" if comparison.holds else "no",
         ]
     return [text.replace("-", "\N{MINUS SIGN}") for text in texts]
+
+
+def _test_name(comparison: Comparison) -> str:
+    if comparison.evaluation is not None:
+        return "bootstrap"
+    return "paired t" if comparison.is_paired else "Welch"
 
 
 def _if_tested(comparison: Comparison, value: float) -> float | None:

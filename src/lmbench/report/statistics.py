@@ -92,6 +92,29 @@ def welch_test(first: Sequence[float], second: Sequence[float]) -> Difference | 
     )
 
 
+def paired_test(first: Sequence[float], second: Sequence[float]) -> Difference | None:
+    """Mean of the second minus mean of the first, whose values belong together (Student 1908).
+
+    Args:
+        first: Values of independent pairs.
+        second: Those that belong to them, in the same order.
+
+    Returns:
+        None if there are fewer than two pairs, or all differ alike.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    differences = np.asarray(second, np.float64) - np.asarray(first, np.float64)
+    # Rounding gives equal differences a variance that is not quite zero.
+    if len(differences) < 2 or np.ptp(differences) <= 1e-12 * np.abs(first).max():
+        return None
+    mean, freedom = float(differences.mean()), len(differences) - 1
+    standard_error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    half_width = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * standard_error
+    p = 2 * float(stdtr(freedom, -abs(mean) / standard_error))
+    return Difference(mean, mean - half_width, mean + half_width, p)
+
+
 def bootstrap_means(sums: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
     """Means per token over texts made of articles drawn with replacement, as ratios of sums.
 

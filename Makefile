@@ -1,6 +1,6 @@
 # Each target sets up .venv by itself when it is missing or older than pyproject.toml.
 #
-#   make test ARGS="-k vocabulary"    ARGS goes to pytest
+#   make test ARGS="-k vocabulary"    ARGS goes to pytest; -n 0 for one process, -s or --pdb
 #   make check PYTHON=python3.12      the interpreter that a new .venv is made with
 #
 # Which build of torch is installed (CPU or CUDA) follows from pip's own configuration.
@@ -12,6 +12,8 @@ READY := .venv/.ready
 EXTRAS := .venv-extras
 
 MARKERS := $(if $(CI),not gpu,not slow and not gpu)
+# Slow tests have processes of their own, which would wait for each other.
+WORKERS := $(if $(CI),0,logical)
 CHECKS := "ruff check" "ruff format --check" pyright lint-imports
 
 .PHONY: help quickstart test check bench chaos extras clean
@@ -23,7 +25,7 @@ quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the embedded corpus;
 	$(BIN)/lmbench-train -m experiment=quickstart_lstm,quickstart_awd_lstm
 
 test: $(READY) ## run the fast tests; with CI set, the slow ones too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(MARKERS)" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(MARKERS)" -n $(WORKERS) --maxprocesses 8 $(ARGS)
 
 check: $(READY) ## run every linter and type checker, and fail if any of them does
 	@failed=; \

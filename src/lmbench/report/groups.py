@@ -3,20 +3,16 @@
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lmbench.report.folders import LeftOut, printable
+from lmbench.report.differences import differing_values, telling_keys
+from lmbench.report.folders import LeftOut
 from lmbench.report.runs import Corpus, Run
 from lmbench.report.scores import Evaluation
 from lmbench.report.statistics import Estimate, estimate
 from lmbench.run.config import PLACES
 
-NOT_SET = "(not set)"
-
-_LONGEST_VALUE = 60
-_MOST_CANDIDATES = 40
 _MOST_ANCESTORS = 9
 
 
@@ -185,18 +181,13 @@ def _section(
     runs = [tuple(run for _, run in sorted(group.items())) for group in by_origin]
     runs.sort(key=lambda group: estimate([run.scores["valid"].ppl for run in group]).mean)
     configs = [_settings(group[0]) for group in runs]
-    keys = sorted({key for config in configs for key in config}, key=lambda key: (len(key), key))
-    differences = {}
-    for key in keys:
-        values = [config.get(key, NOT_SET) for config in configs]
-        if len(set(values)) > 1:
-            differences[key] = tuple(_texts(values))
+    differences = differing_values(configs)
     models = [group[0].model for group in runs]
     settings: list[dict[str, str]] = [{} for _ in runs]
     for model in set(models):
         members = [index for index, name in enumerate(models) if name == model]
         columns = {key: [texts[index] for index in members] for key, texts in differences.items()}
-        for key in _telling_keys(columns, len(members)):
+        for key in telling_keys(columns):
             for index in members:
                 settings[index][key] = differences[key][index]
     roots = [tuple(_root(run, places).run_dir for run in group) for group in runs]
@@ -207,55 +198,3 @@ def _section(
         )
     ]
     return Section(corpus, tuple(groups), differences)
-
-
-def _telling_keys(columns: Mapping[str, Sequence[str]], num_groups: int) -> tuple[str, ...]:
-    """A smallest set of keys whose values together tell all groups apart."""
-    candidates: dict[tuple[int, ...], str] = {}  # one key of those that part the groups alike
-    for key in sorted(columns, key=lambda key: _unreadable(key, columns[key])):
-        candidates.setdefault(tuple(map(columns[key].index, columns[key])), key)
-    candidates.pop((0,) * num_groups, None)
-
-    def parts(kinds: Iterable[tuple[int, ...]]) -> int:
-        return len(set(zip(*kinds, strict=True)))
-
-    if not candidates:
-        return ()
-    most = parts(candidates)
-    for size in range(1, 4 if len(candidates) <= _MOST_CANDIDATES else 2):
-        for chosen in combinations(candidates, size):
-            if parts(chosen) == most:
-                return tuple(candidates[kinds] for kinds in chosen)
-    greedy: list[tuple[int, ...]] = []
-    while not greedy or parts(greedy) < most:
-        greedy.append(max(candidates, key=lambda kinds: parts([*greedy, kinds])))
-    return tuple(candidates[kinds] for kinds in greedy)
-
-
-def _unreadable(key: str, values: Sequence[str]) -> tuple[bool, bool, int, str]:
-    """Ranks keys: short ones that all groups have first, classes last."""
-    return key.endswith("_target_"), NOT_SET in values, len(key), key
-
-
-def _texts(values: Sequence[Any]) -> list[str]:
-    """The values as texts, numbers only as long as needed to tell them apart."""
-    floats = {value for value in values if isinstance(value, float)}
-    digits = next(
-        (n for n in range(6, 17) if len({f"{value:.{n}g}" for value in floats}) == len(floats)), 17
-    )
-    texts = [_text(value, digits) for value in values]
-    # Cut short, two long values may look alike.
-    return [
-        text if texts.count(text) == values.count(value) else f"{text}({values.index(value) + 1})"
-        for text, value in zip(texts, values, strict=True)
-    ]
-
-
-def _text(value: Any, digits: int) -> str:
-    if isinstance(value, float):
-        return f"{value:.{digits}g}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = printable(str(value))
-    half = _LONGEST_VALUE // 2
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:half]}…{text[-half:]}"

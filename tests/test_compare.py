@@ -68,6 +68,35 @@ def test_with_output_all_files_are_there(
     assert "\\toprule" in (output / "table.tex").read_text()
 
 
+def test_each_corpus_has_its_own_plots_and_rows(
+    tmp_path: Path, write_run: Callable[..., Path], write_evaluation: Callable[..., Path]
+):
+    for name, ppl in (("wikitext2", 100.0), ("text", 50.0)):
+        data = {"data": {"name": name, "sha256": name}}
+        run_dir = write_run(tmp_path / f"runs/{name}", valid=ppl, test=ppl, results=data)
+        write_evaluation(run_dir, "cache", ppl=ppl - 10, sha256=name)
+    output = tmp_path / "compared"
+    main([str(tmp_path / "runs"), "--output", str(output), "--published", "mos"])
+    suffixes = ("_text_text", "_wikitext2_wikitext")
+    names = {
+        path.stem for path in output.iterdir() if path.suffix == ".svg" and path.stat().st_size > 0
+    }
+    kinds = ("curves_epochs", "curves_tokens", "curves_minutes", "test_perplexity")
+    assert names == {f"{kind}{suffix}" for kind in kinds for suffix in suffixes}
+    with (output / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["corpus"] for row in rows] == ["text", "wikitext2"]
+    assert [float(row["cache_test_ppl_mean"]) for row in rows] == pytest.approx([40.0, 90.0])
+    tex = (output / "table.tex").read_text()
+    assert tex.count("\\toprule") == 3  # two corpora, and what was published
+    assert "AWD-LSTM-MoS" in tex
+    # One group each: nothing to test, but programs find the columns.
+    with (output / "significance.csv").open() as file:
+        reader = csv.DictReader(file)
+        assert "p_holm" in (reader.fieldnames or ())
+        assert list(reader) == []
+
+
 def test_an_output_that_cannot_be_written(
     sweep: Path,
     tmp_path: Path,

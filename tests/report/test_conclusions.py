@@ -18,8 +18,11 @@ def test_both_must_hold(three_models: Path, section_of: Read):
     text = said(section_of(three_models))
     assert text.startswith("1 a has the lowest valid perplexity: 101.50 ± ")
     assert "which is 20.0% higher." in text
-    assert "nats per token holds (p < 0.001)" in text
-    assert "Over seeds, on test, the difference of 0.1823 nats per token holds (p = 0.0" in text
+    assert "nats per token holds (adjusted p < 0.001)" in text
+    # The least of three pairs' p, times three: SciPy's ttest_ind gives 0.00147.
+    assert (
+        "Over seeds, on test, the difference of 0.1823 nats per token holds (adjusted p = 0.003)"
+    ) in text
     assert text.endswith("Both hold: 1 a is better than 2 b.")
 
 
@@ -50,8 +53,8 @@ def test_a_difference_that_other_seeds_may_not_have(
             )
             write_records(run_dir, shift, seed)
     text = said(section_of(tmp_path))
-    assert "nats per token holds (p < 0.001)" in text
-    assert "nats per token does not hold (p = 0." in text
+    assert "nats per token holds (adjusted p < 0.001)" in text
+    assert "nats per token does not hold (adjusted p = 0." in text
     assert text.endswith("Not both hold: it is not shown that either is better.")
 
 
@@ -75,7 +78,10 @@ def test_a_text_of_few_articles_shows_nothing(
     text = said(section_of(three_models))
     assert "Over the test text, for these trained models (standard), the difference of 0." in text
     assert "nats per token has no verdict: 6 articles are too few, it takes 20." in text
-    assert "Over seeds, on test, the difference of 0.1823 nats per token holds (p = 0.0" in text
+    assert (
+        "Over seeds, on test, the difference of 0.1823 nats per token holds (adjusted p = 0.0"
+        in text
+    )
     assert text.endswith("So it is not shown that either is better.")
 
 

@@ -34,6 +34,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag) -> None:
         assert self.open.pop() == tag
+        if tag in ("th", "td"):
+            self.text += " "
 
     def handle_data(self, data) -> None:
         if self.open[-1:] != ["style"]:
@@ -67,7 +69,9 @@ def test_names_are_text_and_not_markup(folder: Path):
 
 
 def test_the_page_needs_nothing_else(folder: Path):
-    page = page_of(compare([folder], split="test", published=[]))
+    report = compare([folder], split="test", published=[])
+    plots = {"": [Plot("curves", "", "", b"", b"<svg/>")]}
+    page = Page(render_page(report, plots))
     sources = [
         value
         for _, attributes in page.elements
@@ -77,7 +81,9 @@ def test_the_page_needs_nothing_else(folder: Path):
     assert len(sources) == 2  # a plot, and the link to what was left out
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert not page.all("link")
-    assert "@import" not in str(page.elements)
+    styles = re.findall(r"<style>.*?</style>", render_page(report, plots), re.DOTALL)
+    assert len(styles) == len(page.all("style")) == 1
+    assert not re.search(r"@import|url\(|//", styles[0])
 
 
 def test_pictures_are_the_plots_and_say_what_they_show(folder: Path):
@@ -114,6 +120,34 @@ def test_it_says_how_to_make_records(folder: Path):
     page = page_of(compare([folder], split="valid", published=[]))
     command = "lmbench-evaluate run=RUN_DIR split=valid evaluation.save_tokens=true"
     assert re.search(rf"Groups 1, 2 have no records .* {re.escape(command)}", page.text)
+
+
+def test_the_tests_of_significance_stand_under_what_they_are_about(three_models: Path):
+    text = " ".join(page_of(compare([three_models], split="test", published=[])).text.split())
+    _, over_text = text.split("Over the test text, for these trained models groups")
+    over_text, over_seeds = over_text.split("Over seeds, on test, by each run's own score groups")
+    over_seeds, _ = over_seeds.split("Runs group")
+    for part, mine, other in ((over_text, "standard", "seeds,"), (over_seeds, "seeds", "standard")):
+        for pair in ("1 and 2", "1 and 3", "2 and 3"):
+            assert f"{pair} {mine} 2 and 2" in part
+        assert f" {other} " not in part
+    assert "30 articles" in over_text
+    assert "30 articles" not in over_seeds
+    assert "Two tests speak about two things." in text
+
+
+def test_the_differences_of_configs_have_a_column_for_each_group(tmp_path: Path, write_run: Write):
+    for number, lr in enumerate((30, 20)):
+        write_run(tmp_path / str(number), valid=100 + number, config={"optimizer.lr": lr})
+    text = " ".join(page_of(compare([tmp_path], split="test", published=[])).text.split())
+    assert "key group 1 group 2 optimizer.lr 30 20" in text
+
+
+def test_records_of_a_cache_do_not_stand_for_the_models_own(three_models: Path):
+    for path in three_models.glob("a*/evaluation-standard-*"):
+        path.rename(path.with_name(path.name.replace("standard", "cache")))
+    page = page_of(compare([three_models], split="test", published=[]))
+    assert "Groups 1 have no records of single tokens on test." in page.text
 
 
 def test_each_corpus_has_a_part_and_published_results_go_where_they_belong(

@@ -76,6 +76,16 @@ def test_a_line_is_the_mean_over_seeds(section: Section):
     assert len(thin) == 4
 
 
+def test_tokens_are_in_millions(section: Section):
+    """7,000 an epoch, in the fixture."""
+    axes = draw_curves(section, section.groups, "tokens", []).axes[0]
+    (mean, _) = [
+        line for line in axes.lines if line.get_linewidth() > 1 and len(line.get_xdata()) == 4
+    ]
+    np.testing.assert_allclose(mean.get_xdata(), [0.007, 0.014, 0.021, 0.028])
+    assert axes.get_xlabel() == "trained tokens (millions)"
+
+
 def test_the_switch_is_where_it_happened(section: Section):
     axes = draw_curves(section, section.groups, "minutes", []).axes[0]
     circles = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
@@ -125,6 +135,9 @@ def test_bars_and_their_intervals(section: Section):
     assert "1 a" in texts
     assert "121.50 ± 6.35" in texts  # 12.706 × 0.7071 / sqrt(2), by Student's table
     assert "floor 90.50 " in texts
+    (drawn,) = [one for one in axes.collections if len(one.get_segments()) == 2]
+    (left, right), _ = sorted(segment[:, 0] for segment in drawn.get_segments())
+    assert (left, right) == pytest.approx((101.5 - 6.353, 101.5 + 6.353), abs=0.001)
 
 
 def test_a_group_that_diverged_does_not_flatten_the_bars(tmp_path: Path, write_run: Write):
@@ -150,6 +163,16 @@ def test_published_results_are_grey_and_say_so(section: Section):
         "b  AWD-LSTM-MoS, published 63.88",
     ]
     assert figure.axes[0].get_ylim()[0] < 60.29
+
+
+def test_published_results_above_the_curves_are_on_the_axis(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0", curve=[90.0, 80.0, 70.0, 60.0], valid=60.0)
+    section = read(tmp_path)
+    axes = draw_curves(section, section.groups, "epochs", [PUBLISHED["lstm_200"]]).axes[0]
+    ppl = float(PUBLISHED["lstm_200"].scores["standard"][0])
+    assert axes.get_ylim()[1] > ppl
+    (letter,) = [text for text in axes.texts if text.get_text() == "a"]
+    assert 0 < letter.get_position()[1] < 1
 
 
 def test_hostile_names_are_drawn_as_they_are(

@@ -99,6 +99,24 @@ def test_finetuned_runs_are_paired_with_those_they_started_from(
         assert comparison.num_seeds == (3, 3 if second else 2)
 
 
+@pytest.mark.parametrize("starts", [("p1", "p2", "p3"), ("q1", "q2", "q3"), ("p1", "q2", "q3")])
+def test_runs_from_a_repeated_seed_are_paired_all_the_same(
+    tmp_path: Path, write_run: Write, section_of: Read, starts: tuple[str, ...]
+):
+    """q repeats p seed by seed, and does not count itself."""
+    parents, children = [100.0, 120.0, 140.0], [98.5, 117.0, 137.0]
+    for name in ("p", "q"):
+        for seed, ppl in enumerate(parents, start=1):
+            write_run(tmp_path / f"{name}{seed}", seed=seed, valid=ppl, test=ppl)
+    for seed, (start, ppl) in enumerate(zip(starts, children, strict=True), start=1):
+        config = {"init_from": start}
+        write_run(tmp_path / f"f{seed}", seed=seed, valid=ppl, test=ppl, config=config)
+    (comparison,) = compare_over_seeds(section_of(tmp_path), "test")
+    expected = stats.ttest_rel(np.log(parents), np.log(children))
+    assert comparison.is_paired
+    assert comparison.test.p == pytest.approx(expected.pvalue, rel=1e-6)
+
+
 def test_what_has_no_partner_is_left_out_of_a_paired_test(
     tmp_path: Path, write_run: Write, section_of: Read
 ):

@@ -8,30 +8,79 @@ import pytest
 
 from lmbench.report.groups import Section
 from lmbench.report.rows import csv_text
-from lmbench.report.significance import compare_over_seeds, compare_over_text
-from lmbench.report.significance_tables import significance_rows, significance_table
+from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
+from lmbench.report.significance_tables import (
+    SIGNIFICANCE_COLUMNS,
+    significance_rows,
+    significance_table,
+)
+from lmbench.report.statistics import Difference
 
 Write = Callable[..., Path]
 Read = Callable[[Path], Section]
 
 
-def test_the_table_and_the_csv(three_models: Path, section_of: Read):
+def comparison(
+    section: Section, *, difference: float, low: float, high: float, p: float, adjusted_p: float
+) -> Comparison:
+    first, second, _ = section.groups
+    test = Difference(difference, low, high, p)
+    return Comparison(
+        first, second, test, "article", (2, 3), False, "standard", 30, adjusted_p=adjusted_p
+    )
+
+
+def test_a_row_of_the_table(three_models: Path, section_of: Read):
     section = section_of(three_models)
-    comparisons = compare_over_text(section, "test")[0]
-    table = significance_table(section, comparisons, "Over the text")
-    row = dict(zip(table.columns, table.rows[0], strict=True))
-    test = comparisons[0].test
-    assert row["groups"] == "1 and 2"
-    assert row["drawn from"] == "30 articles"
-    assert row["difference in nats per token"].startswith(f"+{test.difference:.4f} [+")
-    assert row["ratio of perplexities"].startswith(f"{np.exp(test.difference):.4f} [")
-    assert (row["p"], row["p, all pairs (Holm)"], row["holds"]) == ("< 0.001", "< 0.001", "yes")
-    assert table.rows[2][4].startswith("\N{MINUS SIGN}0.")
-    rows = list(csv.DictReader(io.StringIO(csv_text(significance_rows(comparisons, "test")))))
-    assert [float(row["p"]) for row in rows] == [one.test.p for one in comparisons]
-    assert float(rows[0]["low"]) == test.low
-    assert rows[0]["test"] == "bootstrap"
-    assert [row["verdict"] for row in rows] == ["holds", "does not hold", "holds"]
+    made = comparison(section, difference=-0.1, low=-0.2, high=0.3, p=0.0123, adjusted_p=0.0456)
+    table, minus = significance_table(section, [made], "Over the text"), "\N{MINUS SIGN}"
+    assert dict(zip(table.columns, table.rows[0], strict=True)) == {
+        "groups": "1 and 2",
+        "evaluation": "standard",
+        "seeds": "2 and 3",
+        "drawn from": "30 articles",
+        "difference in nats per token [95% interval]": f"{minus}0.1000 [{minus}0.2000, +0.3000]",
+        # Powers of e by hand: e^-0.1, e^-0.2, e^0.3.
+        "ratio of perplexities [95% interval]": "0.9048 [0.8187, 1.3499]",
+        "p": "0.012",
+        "p, all pairs (Holm)": "0.046",
+        "holds": "yes",
+    }
+
+
+def test_a_row_of_the_csv(three_models: Path, section_of: Read):
+    section = section_of(three_models)
+    made = comparison(section, difference=-0.1, low=-0.2, high=0.3, p=0.0123, adjusted_p=0.0556)
+    text = csv_text(significance_rows([made], "test"), SIGNIFICANCE_COLUMNS)
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert row == {
+        "corpus": "text",
+        "corpus_sha256": section.corpus.sha256,
+        "split": "test",
+        "test": "bootstrap",
+        "evaluation": "standard",
+        "first_group": "1",
+        "first_label": "a",
+        "second_group": "2",
+        "second_label": "b",
+        "first_num_seeds": "2",
+        "second_num_seeds": "3",
+        "drawn": "article",
+        "num_drawn": "30",
+        "difference_nats_per_token": "-0.1",
+        "low": "-0.2",
+        "high": "0.3",
+        "perplexity_ratio": "0.9048374180359595",
+        "p": "0.0123",
+        "p_holm": "0.0556",
+        "verdict": "does not hold",
+    }
+
+
+def test_verdicts(three_models: Path, section_of: Read):
+    comparisons, _ = compare_over_text(section_of(three_models), "test")
+    verdicts = [row["verdict"] for row in significance_rows(comparisons, "test")]
+    assert verdicts == ["holds", "does not hold", "holds"]
 
 
 def test_of_many_groups_the_page_shows_the_pairs_with_the_best(
@@ -72,7 +121,27 @@ def test_of_many_groups_the_best_may_not_be_tested(
     table = significance_table(section, comparisons, "")
     assert len(comparisons) == 8 * 7 / 2
     assert [row[0] for row in table.rows] == [f"3 and {other}" for other in range(4, 11)]
-    assert table.notes[0].startswith("Shown are the 7 pairs with group 3; significance.csv has all")
+    assert table.notes[0].startswith("Shown are the 7 pairs with group 3, the best of those that")
+
+
+def test_of_many_groups_each_evaluation_has_a_best(
+    tmp_path: Path, write_run: Write, write_records: Write, section_of: Read
+):
+    """Group 1 was read with a cache alone, groups 2 and 3 both ways, the others without."""
+    for number in range(1, 11):
+        run_dir = write_run(tmp_path / str(number), model=f"m{number:02}", valid=100 + number)
+        for name in ("cache",) * (number < 4) + ("standard",) * (number > 1):
+            write_records(run_dir, 0.1 * number, number, name=name)
+    section = section_of(tmp_path)
+    comparisons, _ = compare_over_text(section, "test")
+    assert len(comparisons) == 3 + 9 * 8 / 2
+    table = significance_table(section, comparisons, "")
+    assert [row[:2] for row in table.rows] == [
+        ["1 and 2", "cache"],
+        ["1 and 3", "cache"],
+        *([f"2 and {other}", "standard"] for other in range(3, 11)),
+    ]
+    assert table.notes[0].startswith("Shown are the 10 pairs with group 1 or 2, the best of those")
 
 
 def test_a_paired_test_is_named(tmp_path: Path, write_run: Write, section_of: Read):

@@ -104,8 +104,13 @@ def test_the_paired_test_needs_two_pairs_whose_differences_differ():
     assert paired_test([0.1, 0.4, 0.3], [0.3, 0.6, 0.5 + 1e-9]) is not None
 
 
-def test_resampled_means_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("values_at_once", [10**9, 60])
+def test_resampled_means_are_those_of_a_plain_loop(
+    values_at_once: int, monkeypatch: pytest.MonkeyPatch
+):
+    """In one piece, and in pieces of 3 resamples."""
     monkeypatch.setattr("lmbench.report.statistics.NUM_RESAMPLES", 50)
+    monkeypatch.setattr("lmbench.report.statistics._VALUES_AT_ONCE", values_at_once)
     rng = np.random.default_rng(3)
     num_tokens = rng.integers(1, 900, 17)
     sums = -rng.gamma(3, 1, (2, 17)) * num_tokens
@@ -121,7 +126,7 @@ def test_resampled_means_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPat
 
 
 def test_resampling_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch):
-    sums, num_tokens = -np.arange(1.0, 9.0)[None], np.arange(1, 9)
+    sums, num_tokens = -np.random.default_rng(4).gamma(3, 1, (1, 8)), np.arange(1, 9)
     whole = bootstrap_means(sums, num_tokens)
     assert whole.shape == (1, NUM_RESAMPLES)
     monkeypatch.setattr("lmbench.report.statistics._VALUES_AT_ONCE", 24_001)

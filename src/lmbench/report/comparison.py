@@ -9,7 +9,12 @@ from lmbench.report.folders import LeftOut
 from lmbench.report.groups import Group, Section, group_runs
 from lmbench.report.published import CORPUS, Published
 from lmbench.report.runs import read_runs
-from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
+from lmbench.report.significance import (
+    OWN_PREDICTIONS,
+    Comparison,
+    compare_over_seeds,
+    compare_over_text,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Chapter:
         over_text: Comparisons for this text.
         over_seeds: Comparisons for other seeds.
         conclusions: Sentences.
-        without_records: Groups that cannot be compared over the text.
+        without_records: Groups whose own predictions cannot be compared over the text.
         published: Results of others on this corpus.
         suffix: What the names of its files end in, if there are other corpora.
     """
@@ -87,8 +92,8 @@ def _has_records(group: Group, split: str) -> bool:
     return any(
         evaluation.records is not None
         for run in group.runs
-        for (_, of), evaluation in run.evaluations.items()
-        if of == split
+        for (name, of), evaluation in run.evaluations.items()
+        if name in OWN_PREDICTIONS and of == split
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lmbench.report.groups import Group, Section
-from lmbench.report.significance import LEAST_UNITS, LEVEL, Comparison
+from lmbench.report.significance import LEAST_UNITS, LEVEL, OWN_PREDICTIONS, Comparison
 from lmbench.report.significance_tables import p_text
 from lmbench.report.statistics import NUM_RESAMPLES
 from lmbench.report.summary import estimate_text, perplexity_text, protocol_marks
@@ -17,8 +17,9 @@ TWO_KINDS = (
     "of both groups go back to the same weights. A recipe is shown to be better only if both hold. "
     "p is adjusted (Holm) for all pairs of an evaluation, or of the "
     f"test over seeds; a difference holds if it is below {LEVEL:g}. Differences are the second "
-    "group's nats per token minus the first one's: "
-    "above zero, the first is better."
+    "group's nats per token minus the first one's: above zero, the first is better. Their 95% "
+    "intervals are those of each pair for itself, not adjusted, so that one which leaves out zero "
+    "may belong to a difference that does not hold."
 )
 
 
@@ -62,8 +63,8 @@ def conclusions(
         or "Over the text, the two are not tested: no standard records are of the same "
         "tokens, read alike.",
         _about(of_seeds, f"Over seeds, on {split}")
-        or "Over seeds, the two are not tested: that takes two seeds of each, whose scores are not "
-        "all equal.",
+        or "Over seeds, the two are not tested: that takes two seeds of each, or two pairs where "
+        "runs of both go back to the same weights, and scores that are not all equal.",
     ]
     if of_text and of_seeds and not of_text.has_too_few_units:
         sentences.append(_verdict(of_text, of_seeds, best, next_best))
@@ -75,7 +76,7 @@ def conclusions(
 def _own(comparisons: Sequence[Comparison], first: Group, second: Group) -> Comparison | None:
     """The comparison of the two by the models' own predictions, without cache or learning."""
     own = {one.evaluation: one for one in comparisons if (one.first, one.second) == (first, second)}
-    return own.get(None) or own.get("standard") or own.get("published")
+    return next((own[name] for name in (None, *OWN_PREDICTIONS) if name in own), None)
 
 
 def _about(comparison: Comparison | None, where: str) -> str:
@@ -88,7 +89,7 @@ def _about(comparison: Comparison | None, where: str) -> str:
         said = f"{difference} has no verdict: {units} are too few, it takes {LEAST_UNITS}."
     else:
         holds = "holds" if comparison.holds else "does not hold"
-        said = f"{difference} {holds} (p {_equals(comparison.adjusted_p)})."
+        said = f"{difference} {holds} (adjusted p {_equals(comparison.adjusted_p)})."
     return f"{where}{evaluation}, {said}".replace(" -", " \N{MINUS SIGN}")
 
 

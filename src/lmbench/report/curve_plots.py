@@ -53,6 +53,7 @@ def draw_curves(
     bottom, top = _limits(section, [curve.perplexities for _, curves in lines for curve in curves])
     references = [(one.model, float(one.scores["standard"][0])) for one in published]
     bottom = min([bottom, *(0.97 * ppl for _, ppl in references)])
+    top = max([top, *(1.03 * ppl for _, ppl in references)])
     num_entries = len(groups) + len(references) + 2
     figure = Figure(figsize=(WIDTH, 2.9 + 0.19 * num_entries), layout="constrained")
     axes = figure.add_subplot()

@@ -25,15 +25,15 @@ class Group:
         model: Name of the model.
         settings: The dotted keys that tell it from the other groups of that model → their values.
         runs: Its runs, by seed.
-        roots: For each of them the run, among all that are compared, that its weights go back to:
-            itself, if it started from none of them.
+        origins: For each of them, what its weights go back to, through all runs that are compared:
+            a config and its seed. Runs of several groups may have the same.
     """
 
     number: int
     model: str
     settings: Mapping[str, str]
     runs: tuple[Run, ...]
-    roots: tuple[Path, ...]
+    origins: tuple[Hashable, ...]
 
     @property
     def label(self) -> str:
@@ -190,11 +190,14 @@ def _section(
         for key in telling_keys(columns):
             for index in members:
                 settings[index][key] = differences[key][index]
-    roots = [tuple(_root(run, places).run_dir for run in group) for group in runs]
     groups = [
-        Group(number, group[0].model, own, group, of_group)
-        for number, (group, own, of_group) in enumerate(
-            zip(runs, settings, roots, strict=True), start=1
+        Group(
+            number,
+            group[0].model,
+            own,
+            group,
+            tuple((_kind(_root(run, places), places), _origin(run, places)) for run in group),
         )
+        for number, (group, own) in enumerate(zip(runs, settings, strict=True), start=1)
     ]
     return Section(corpus, tuple(groups), differences)

@@ -9,7 +9,7 @@ from lmbench.report.page import left_out_table, render_page
 from lmbench.report.plots import draw_plots
 from lmbench.report.published import published_table
 from lmbench.report.rows import csv_text, run_rows, table_rows
-from lmbench.report.significance_tables import significance_rows
+from lmbench.report.significance_tables import SIGNIFICANCE_COLUMNS, significance_rows
 from lmbench.report.summary import summary_table
 from lmbench.report.table import latex, markdown
 
@@ -41,7 +41,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         "table.tex": "\n".join(latex(table) for table in narrow),
         "table.csv": csv_text([row for c in chapters for row in table_rows(c.section)]),
         "runs.csv": csv_text([row for c in chapters for row in run_rows(c.section)]),
-        "significance.csv": csv_text(significance),
+        "significance.csv": csv_text(significance, SIGNIFICANCE_COLUMNS),
     }
     contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     for suffix, drawn in plots.items():

@@ -80,11 +80,16 @@ def run_rows(section: Section) -> list[Row]:
     return rows
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """The rows under all their columns; what a row does not have stays empty."""
+def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """The rows under all their columns; what a row does not have stays empty.
+
+    Args:
+        rows: Column → value.
+        columns: What the columns are even if there is no row; else they are those of the rows.
+    """
     text = io.StringIO()
-    columns = dict.fromkeys(key for row in rows for key in row)
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    names = columns or list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

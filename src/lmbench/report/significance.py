@@ -1,10 +1,9 @@
 """Which differences between groups hold: for this text, and for other seeds."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +21,9 @@ from lmbench.report.statistics import (
 )
 
 LEVEL = 0.05
+
+OWN_PREDICTIONS = ("standard", "published")
+"""Evaluations without cache or learning: their records are about the models themselves."""
 
 LEAST_UNITS = 20
 """Articles or blocks that the bootstrap draws from: of fewer, even its expanded intervals are too
@@ -75,9 +77,9 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     comparisons = []
     for first, second in combinations(section.groups, 2):
         better, worse = _nats(first, split), _nats(second, split)
-        common = [root for root in better if root in worse]
+        common = [origin for origin in better if origin in worse]
         if common:
-            better, worse = ({root: of[root] for root in common} for of in (better, worse))
+            better, worse = ({origin: of[origin] for origin in common} for of in (better, worse))
         test = (paired_test if common else welch_test)([*better.values()], [*worse.values()])
         if test is not None and first.protocol == second.protocol:
             num_seeds = len(better), len(worse)
@@ -85,11 +87,11 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     return _adjusted(comparisons)
 
 
-def _nats(group: Group, split: str) -> dict[Path, float]:
+def _nats(group: Group, split: str) -> dict[Hashable, float]:
     """Per token, of the runs that were scored, by what their weights go back to."""
     return {
-        root: run.scores[split].nll
-        for root, run in zip(group.roots, group.runs, strict=True)
+        origin: run.scores[split].nll
+        for origin, run in zip(group.origins, group.runs, strict=True)
         if split in run.scores
     }
 

@@ -9,19 +9,44 @@ from lmbench.report.significance import LEAST_UNITS, LEVEL, Comparison
 from lmbench.report.statistics import NUM_RESAMPLES, smallest_bootstrap_p
 from lmbench.report.table import Table
 
+SIGNIFICANCE_COLUMNS = (
+    "corpus",
+    "corpus_sha256",
+    "split",
+    "test",
+    "evaluation",
+    "first_group",
+    "first_label",
+    "second_group",
+    "second_label",
+    "first_num_seeds",
+    "second_num_seeds",
+    "drawn",
+    "num_drawn",
+    "difference_nats_per_token",
+    "low",
+    "high",
+    "perplexity_ratio",
+    "p",
+    "p_holm",
+    "verdict",
+)
+
 _MOST_GROUPS_IN_PAIRS = 8
 
 
 def significance_table(section: Section, comparisons: Sequence[Comparison], title: str) -> Table:
-    """The comparisons of a section; of many groups, those with the best that could be tested."""
+    """The comparisons of a section; of many groups, those with the best of their evaluation."""
     shown, notes = list(comparisons), []
     if len(section.groups) > _MOST_GROUPS_IN_PAIRS:
-        # Group 1 may have a single seed, or have been evaluated otherwise than the rest.
-        best = min((comparison.first.number for comparison in comparisons), default=1)
-        shown = [comparison for comparison in comparisons if comparison.first.number == best]
+        # Not all are tested against group 1: it may have a single seed, or other evaluations.
+        worse = {(one.evaluation, one.second.number) for one in comparisons}
+        shown = [one for one in comparisons if (one.evaluation, one.first.number) not in worse]
+        best = sorted({one.first.number for one in shown})
         notes.append(
-            f"Shown are the {len(shown):,} pairs with group {best}; significance.csv has all "
-            f"{len(comparisons):,}, and p is adjusted for all of an evaluation's."
+            f"Shown are the {len(shown):,} pairs with group {' or '.join(map(str, best))}, the "
+            f"best of those that were compared; significance.csv has all {len(comparisons):,}, and "
+            "p is adjusted for all of an evaluation's."
         )
     if any(comparison.has_too_few_units for comparison in shown):
         notes.append(
@@ -49,8 +74,8 @@ def significance_table(section: Section, comparisons: Sequence[Comparison], titl
         "evaluation",
         "seeds",
         *(["drawn from"] if with_units else []),
-        "difference in nats per token",
-        "ratio of perplexities",
+        "difference in nats per token [95% interval]",
+        "ratio of perplexities [95% interval]",
         "p",
         "p, all pairs (Holm)",
         "holds",
@@ -59,7 +84,7 @@ def significance_table(section: Section, comparisons: Sequence[Comparison], titl
 
 
 def significance_rows(comparisons: Sequence[Comparison], split: str) -> list[dict[str, object]]:
-    """The comparisons with all digits."""
+    """The comparisons with all digits, under :data:`SIGNIFICANCE_COLUMNS`."""
     return [
         {
             "corpus": comparison.first.runs[0].corpus.name,

@@ -228,6 +228,16 @@ def test_the_record_says_what_the_results_say(
     assert caplog.text.count("of an evaluation before, is removed") == 2
 
 
+def test_results_of_other_settings_are_not_replaced_in_silence(
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run("model=lstm")
+    for theta, num_warnings in ((0.5, 0), (0.5, 0), (0.8, 1)):
+        results_of(run, "cache", *SMALL, f"evaluation.cache.theta={theta}")
+        told = caplog.text.count("of an evaluation with other settings, is replaced")
+        assert told == num_warnings
+
+
 def test_gradient_statistics_are_computed_once(
     make_run: MakeRun, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -296,6 +306,10 @@ def test_gradient_statistics_of_anything_else_are_not_used(
         (
             ["evaluation=cache", "evaluation.cache.warmup=true", "evaluation.burn_in=5"],
             r"^evaluation.cache.warmup=true .* evaluation.columns=1, evaluation.window=2000",
+        ),
+        (
+            ["evaluation=dynamic_sgd", "evaluation.columns=2", "evaluation.burn_in=5"],
+            r"^Dynamic evaluation in 2 columns .* evaluation\.columns=1",
         ),
         (["+columns=1"], r"^columns is read by nothing\. There are run, split, data"),
         (["+evaluation.theta=1"], r"^evaluation\.theta is read by nothing"),

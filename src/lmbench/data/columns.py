@@ -125,8 +125,8 @@ def columns_for_evaluation(ids: np.ndarray, columns: int, burn_in: int) -> Colum
 
     The first column starts at the first token and scores from there. Each other column starts
     ``burn_in`` tokens before the first target it scores, so that its state has seen context. All
-    columns have the same length; what is left over is filled with unscored positions. A stream too
-    short for two columns and their burn-in is read in one.
+    columns have the same length; what is left over is filled with unscored positions. A stream of
+    at most ``burn_in`` targets is read in one.
 
     Args:
         ids: (N,) token ids.

@@ -94,7 +94,7 @@ def learning(
         decays = [(dynamic.decay / mean * v).clamp(max=1.0) for v in root_mean_squares]
 
     def learn(loss: Float[Tensor, ""]) -> None:
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         with torch.no_grad():
             for parameter, start, gradient, rate, decay in zip(
                 parameters, trained, gradients, rates, decays, strict=True

@@ -187,6 +187,13 @@ class Evaluator:
                 f"one column, not in {columns.num_columns}, and in windows of 2,000: set "
                 "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
             )
+        if dynamic is not None and dynamic.lr > 0 and columns.num_columns > 1:
+            # The last column is read from its start while the first one is.
+            raise UserError(
+                f"Dynamic evaluation in {columns.num_columns} columns would score text with a "
+                "model that has learnt from what follows it: set evaluation.columns=1 and "
+                "evaluation.protocol=standard."
+            )
         name = f"reading {split}"
         learner: AbstractContextManager[Any] = nullcontext()
         if dynamic is not None:

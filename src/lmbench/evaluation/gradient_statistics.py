@@ -46,7 +46,10 @@ def gradient_statistics(
         on_window: Called after each window; see :data:`OnWindow`.
 
     Returns:
-        On the CPU.
+        On the CPU; zeros for a parameter that the loss does not depend on.
+
+    Raises:
+        UserError: The split is too short for so many columns.
     """
     columns = columns_for_training(train_ids, num_columns)
     parameters = list(model.parameters())
@@ -59,7 +62,7 @@ def gradient_statistics(
             output, _, state = model(tokens.to(model.device), state)
             state = detach_state(state)
             loss = model.head.loss(output, targets.to(model.device))
-            gradients = torch.autograd.grad(loss, parameters)
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
             for total, gradient in zip(sums, gradients, strict=True):
                 total.addcmul_(gradient, gradient)
             on_window(targets.numel(), loss.item() * targets.numel())

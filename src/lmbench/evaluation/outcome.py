@@ -127,7 +127,19 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
                 before.unlink()
                 log.info("%s, of an evaluation before, is removed", before)
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    replace_text(path.with_name(f"{path.name}.json"), text)
+    path = path.with_name(f"{path.name}.json")
+    before = _settings_in(path)
+    if before not in (None, results["evaluation"]):
+        log.warning("%s, of an evaluation with other settings, is replaced", path)
+    replace_text(path, text)
+
+
+def _settings_in(path: Path) -> Any:
+    """How the evaluation was made whose results a file holds; None if there is none to read."""
+    try:
+        return json.loads(path.read_text("utf-8"))["evaluation"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def show(results: Mapping[str, Any]) -> None:

@@ -38,13 +38,18 @@ def summarize(
     Returns:
         Plain values: ``bits_per_character``, and under ``perplexity_by`` for ``training_count``,
         ``article_position`` (where there are articles) and ``unk`` a list of buckets: their name,
-        number of targets, nats per token and perplexity. Empty buckets are left out.
+        number of targets, nats per token and perplexity. Empty buckets are left out, and so are
+        targets before the first title from the positions in articles.
     """
     nats = -reading.log_probs.numpy()
     groups = {"training_count": _buckets(counts[reading.targets], COUNT_BORDERS)}
     if article_starts is not None:
         into_article = reading.positions - article_starts[articles(reading, article_starts)]
-        groups["article_position"] = _buckets(into_article, ARTICLE_BORDERS)
+        groups["article_position"] = (
+            # A text may begin within an article; how far, it does not say.
+            (name, here & (into_article >= 0))
+            for name, here in _buckets(into_article, ARTICLE_BORDERS)
+        )
     if vocabulary.unk_id is not None:
         is_unk = reading.targets == vocabulary.unk_id
         groups["unk"] = iter([(UNK, is_unk), ("other words", ~is_unk)])

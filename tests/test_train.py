@@ -10,6 +10,7 @@ from lmbench.train import _processes_end_together
 class Launcher:
     def __init__(self) -> None:
         self.sent: list[int] = []
+        self.procs = ["one"]
 
     def kill(self, signum: int) -> None:
         self.sent.append(signum)
@@ -24,6 +25,7 @@ def test_an_error_of_one_process_ends_those_that_would_wait_for_it():
     with pytest.raises(UserError, match="full"), _processes_end_together(trainer_with(launcher)):
         raise UserError("The disk is full.")
     assert launcher.sent == [signal.SIGKILL]
+    assert launcher.procs == []  # Lightning's thread would find it dead, and kill this one too
 
 
 def test_processes_that_end_well_are_left_alone():
@@ -31,6 +33,7 @@ def test_processes_that_end_well_are_left_alone():
     with _processes_end_together(trainer_with(launcher)):
         pass
     assert launcher.sent == []
+    assert launcher.procs == ["one"]
 
 
 def test_a_single_process_has_no_launcher():

@@ -1,5 +1,6 @@
 """Files that are whole or not there, whatever happens while they are written."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ def flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems do this for files alone.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)
 
@@ -22,6 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # others may write it too
     try:
         yield temporary
+        flush_to_disk(temporary)  # or a loss of power may leave the new name with nothing in it
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from lmbench.command.resolvers import as_typed, register_resolvers
 from lmbench.config import conf_dir, config_of_run, require_sound, write_run_config
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
-from lmbench.run.directory import alone_in, clear_run
+from lmbench.run.directory import alone_in, clear_run, require_no_links, time_of_change
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -45,6 +45,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
         UserError: A wrong value, file or number.
         Interrupted: A signal told the run to stop; it has been saved.
     """
+    require_no_links(run_dir)
     config = config_of_run(config)
     require_sound(config, is_new=resumed_with is None)
     set_up_allocator()
@@ -63,6 +64,7 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     model = build.model(config, len(corpus.vocabulary), corpus.train)
     module = build.module(config, model)
     checkpoints, last, first_step = run_dir / "checkpoints", None, 0
+    read_at = time_of_change(checkpoints / "last.ckpt")
     # One before the last tells that there was a last one, and that it is missing.
     has_checkpoint = any((checkpoints / f"{name}.ckpt").exists() for name in ("last", "previous"))
     if resumed_with is not None and has_checkpoint:
@@ -79,6 +81,8 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
         if trainer.is_global_zero:
             if resumed_with is None:
                 write_run_config(config, run_dir)
+            elif time_of_change(checkpoints / "last.ckpt") != read_at:
+                raise UserError(f"Another process has just worked in {run_dir}. Start again.")
             elif last is None:
                 clear_run(run_dir)
             num_parameters = f"{model.num_parameters:,}"
@@ -112,6 +116,8 @@ def _processes_end_together(trainer: "Trainer") -> Iterator[None]:
         launcher = trainer.strategy.launcher
         if launcher is not None:
             launcher.kill(signal.SIGKILL)
+            # Lightning has a thread that kills this process too when it finds one of them dead.
+            getattr(launcher, "procs", []).clear()
         raise
 
 

@@ -570,3 +570,33 @@ def test_a_file_system_without_hard_links_gets_copies(
     checkpoints._link(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
     assert (tmp_path / "previous.ckpt").read_bytes() == b"new"
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+def test_processes_with_other_folders_are_refused_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As of commands that Slurm starts in two seconds, each with the time in its folder's name."""
+    folders: list[str] = []
+
+    def all_gather_object(everyone: list, mine: str) -> None:
+        everyone[:] = [mine, *folders]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
+    trainer: Any = SimpleNamespace(world_size=2)
+    folders[:] = [str(tmp_path / "a")]
+    Checkpoints(tmp_path / "a").on_fit_start(trainer, None)  # pyright: ignore
+    with pytest.raises(UserError, match=r"different folders: .*/a, .*/b\. .* hydra\.run\.dir=DIR"):
+        Checkpoints(tmp_path / "b").on_fit_start(trainer, None)  # pyright: ignore
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_hard_links_has_all_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    run(tmp_path, "lstm")
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"last.ckpt", "previous.ckpt", "best.ckpt"}

@@ -14,7 +14,7 @@ from lmbench.callbacks.stop_on_signal import SIGNALS, StopOnSignal
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.errors import Interrupted
+from lmbench.errors import Interrupted, UserError
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 from lmbench.module import LanguageModelModule
 from lmbench.saved.checkpoint import read_checkpoint
@@ -107,10 +107,15 @@ def test_a_second_signal_ends_the_process_at_once(
 ):
     codes: list[int] = []
     monkeypatch.setattr(stop_on_signal.os, "_exit", codes.append)
-    with StopOnSignal():
-        signal.raise_signal(signal.SIGTERM)
-        assert codes == []
-        signal.raise_signal(second)
+
+    def send_both() -> None:
+        with StopOnSignal():
+            signal.raise_signal(signal.SIGTERM)
+            assert codes == []
+            signal.raise_signal(second)
+
+    with pytest.raises(Interrupted):  # as that _exit() does not end anything
+        send_both()
     assert codes == [128 + second]
 
 
@@ -159,3 +164,28 @@ def test_one_process_of_two_gets_the_signal(monkeypatch: pytest.MonkeyPatch):
         assert seen == [0]
         assert interrupted.value.signum == signal.SIGTERM
         seen.clear()
+
+
+def test_a_signal_that_comes_when_all_is_done_is_not_forgotten(tmp_path: Path):
+    """A sweep would go on to its next job."""
+
+    class AtTheEnd(L.Callback):
+        def on_test_end(self, trainer, pl_module) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with pytest.raises(Interrupted) as interrupted:
+        run(tmp_path, StopOnSignal(), AtTheEnd())
+    assert interrupted.value.signum == signal.SIGTERM
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_an_error_that_comes_after_a_signal_is_told():
+
+    def fail() -> None:
+        with StopOnSignal():
+            signal.raise_signal(signal.SIGTERM)
+            raise UserError("The disk is full.")
+
+    with pytest.raises(UserError, match="full"):
+        fail()

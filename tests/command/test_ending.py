@@ -70,7 +70,13 @@ def test_an_interruption_is_an_exit_code(
         raise_in_command(error, run_dir)
     assert stopped.value.code == code
     assert f"To go on: lmbench-train resume={run_dir}\n" in capsys.readouterr().err
-    # Before there is a run, there is nothing to go on with.
+    # Of a run that is done, and before there is one, there is nothing to go on with.
+    (run_dir / "results.json").touch()
+    with pytest.raises(SystemExit) as stopped:
+        raise_in_command(error, run_dir)
+    assert stopped.value.code == code
+    assert not capsys.readouterr().err
+    (run_dir / "results.json").unlink()
     (run_dir / "config.yaml").unlink()
     with pytest.raises(SystemExit) as stopped:
         raise_in_command(error, run_dir)

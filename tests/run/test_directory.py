@@ -1,11 +1,12 @@
 """The directory of a run as a place."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.run.directory import alone_in, clear_run, is_run
+from lmbench.run.directory import alone_in, clear_run, is_run, time_of_change
 
 
 def test_what_is_a_run_to_write_into(tmp_path: Path):
@@ -26,6 +27,14 @@ def test_two_cannot_work_in_one_directory(tmp_path: Path):
         alone_in(tmp_path).__enter__()
     with alone_in(tmp_path):
         pass
+
+
+def test_when_a_file_has_changed(tmp_path: Path):
+    path = tmp_path / "last.ckpt"
+    assert time_of_change(path) is None
+    path.touch()
+    os.utime(path, ns=(5, 7))
+    assert time_of_change(path) == 7
 
 
 def test_a_run_is_cleared_of_what_it_wrote_and_of_nothing_else(tmp_path: Path):

@@ -69,7 +69,17 @@ class Checkpoints(Checkpoint):
         """Before a resume, hides a limit of steps from Lightning until the training starts.
 
         With one, it takes a checkpoint of an epoch's end for one from the middle of that epoch.
+
+        Raises:
+            UserError: Other processes have another folder. Only the first one writes, and the
+                others would miss its checkpoint when all has been trained.
         """
+        folders = sorted(set(_gather(str(self._folder), trainer.world_size)))
+        if len(folders) > 1:
+            raise UserError(
+                f"The processes of this run have different folders: {', '.join(folders)}. Name one "
+                "for all of them with hydra.run.dir=DIR."
+            )
         if self._processes is not None:
             self._max_steps = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1
@@ -206,7 +216,8 @@ def _csv_loggers(loggers: list[Logger]) -> list[MetricsCSV]:
     return [logger for logger in loggers if isinstance(logger, MetricsCSV)]
 
 
-def _gather(mine: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+def _gather(mine: Any, world_size: int) -> list[Any]:
+    """What each process has, by rank."""
     if world_size == 1:
         return [mine]
     everyone: list[Any] = [None] * world_size
@@ -221,7 +232,7 @@ def _link(existing: Path, name: Path) -> None:
     try:
         os.link(existing, temporary)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         shutil.copyfile(existing, temporary)  # a file system without hard links
     temporary.replace(name)

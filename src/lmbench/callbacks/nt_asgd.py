@@ -196,7 +196,8 @@ def _replace_optimizer(
 
 
 def _announce(trainer: L.Trainer, message: str) -> None:
-    log.info(message)
+    if trainer.is_global_zero:
+        log.info(message)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             # As metrics count, from 0: a resume drops the steps that its checkpoint has not seen.

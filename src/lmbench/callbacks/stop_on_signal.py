@@ -22,7 +22,8 @@ class StopOnSignal(L.Callback):
     """Ends the run by ``Interrupted`` after SIGINT, SIGTERM or SIGUSR1.
 
     As a context manager it answers the signals: the first one is noted, a second one ends the
-    process at once, with exit code 128 + its number.
+    process at once, with exit code 128 + its number. One that comes when there is nothing left to
+    stop makes it end by ``Interrupted`` too, so that a sweep does not go on to its next job.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,8 @@ class StopOnSignal(L.Callback):
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
+        if error is None and self._signum is not None:
+            raise Interrupted(self._signum)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes SIGTERM back from Lightning, which would end the run without saving it."""

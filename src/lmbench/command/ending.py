@@ -43,7 +43,7 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         message = " ".join(str(error).split())
         if is_sweep:
             log.error(message)
-        raise CompactHydraException(message) from error
+        raise CompactHydraException(message) from None  # Hydra would print the cause too
     except OSError as error:  # from TensorBoard's writer, say
         message = _problem(error, run_dir)
         if message is None:
@@ -55,7 +55,8 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         raise CompactHydraException(message) from error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else 2
-        if is_training and (run_dir / "config.yaml").is_file():
+        is_done = not is_sweep and (run_dir / "results.json").is_file()
+        if is_training and (run_dir / "config.yaml").is_file() and not is_done:
             how = _how_to_go_on(run_dir, is_sweep)
             print(f"Stopped. To go on: {how}", file=sys.stderr)
         sys.exit(128 + signum)

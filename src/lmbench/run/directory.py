@@ -45,6 +45,11 @@ def alone_in(run_dir: Path) -> Iterator[None]:
         raise UserError(f"Another process is at work in {run_dir}. Stop it first.") from error
 
 
+def time_of_change(path: Path) -> int | None:
+    """When a file came to be as it is, in ns since 1970; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
 def clear_run(run_dir: Path) -> None:
     """Takes away what a run wrote that has no checkpoint to go on from."""
     for folder in ("checkpoints", "tensorboard"):

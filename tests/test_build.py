@@ -476,6 +476,20 @@ def test_nt_asgd_needs_averaged_sgd(corpus, tmp_path):
     assert trainer.global_step == 0
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("model=lstm", "optimizer=asgd"),
+        ("model=lstm", "optimizer=asgd_torch"),
+        ("model=awd_lstm", "callbacks=default"),
+        ("model=awd_lstm", "callbacks.nt_asgd=null"),
+    ],
+)
+def test_averages_that_nothing_would_use_are_refused(choices: tuple[str, ...], tmp_path: Path):
+    with pytest.raises(UserError, match=r"plain SGD\. Set callbacks=nt_asgd, or optimizer=sgd"):
+        build.trainer(composed(*choices, *SMALL), tmp_path)
+
+
 def test_errors_keep_their_cause():
     with pytest.raises(UserError) as error:
         build.model(small(model__core__dropout=1.5), 41)

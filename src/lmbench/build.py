@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmbench.callbacks.checkpoints import Checkpoints
+from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.config import flatten
@@ -29,12 +30,20 @@ from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.tuning import Grids
-from lmbench.from_config.arguments import call, factory, require_type, takes, together
+from lmbench.from_config.arguments import (
+    call,
+    factory,
+    import_target,
+    require_type,
+    takes,
+    together,
+)
 from lmbench.from_config.evaluator import build_evaluator
 from lmbench.from_config.model import build_model
 from lmbench.from_config.trainer import require_devices, require_end, require_validation
 from lmbench.model import LanguageModel
 from lmbench.module import LanguageModelModule
+from lmbench.optim.asgd import ASGD
 
 
 def seed_everything(config: DictConfig) -> None:
@@ -126,6 +135,7 @@ def trainer(config: DictConfig, run_dir: Path, *, more: Sequence[L.Callback] = (
             "and nothing to go on from. To save less often: "
             "callbacks.checkpoints.interval_minutes=60."
         )
+    _require_use_of_averages(config, callbacks)
     try:
         if max_time is not None:
             callbacks.append(call(TimeLimit, "trainer", max_time=max_time))
@@ -187,6 +197,17 @@ def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:
             if not Path(folder).resolve().is_relative_to(run_dir.resolve()):
                 raise UserError(f"{key} leads out of the run's directory, to {folder}.")
     return objects
+
+
+def _require_use_of_averages(config: DictConfig, callbacks: Sequence[L.Callback]) -> None:
+    optimizer = import_target(config.optimizer._target_)
+    averages = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
+    if averages and not any(isinstance(callback, NTASGD) for callback in callbacks):
+        raise UserError(
+            f"optimizer._target_={config.optimizer._target_}: without callbacks.nt_asgd, nothing "
+            "would use the averages, and the run would be one of plain SGD. Set callbacks=nt_asgd, "
+            "or optimizer=sgd."
+        )
 
 
 def _require_usual(checkpoints: DictConfig, key: str) -> None:

@@ -265,6 +265,23 @@ def test_what_cannot_be_shared_out_is_found_before_the_training():
     in_process(0).setup("fit")
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_limit_that_leaves_nothing_of_a_split_is_found_before_the_training(split: str):
+    datamodule = make_datamodule(evaluation_window=5)
+    num_windows = len(getattr(datamodule, f"{split}_dataloader")())
+    assert num_windows > 2
+
+    def set_up(limit: float) -> None:
+        name = f"limit_{split}_batches"
+        datamodule.trainer = SimpleNamespace(world_size=1, global_rank=0, **{name: limit})
+        datamodule.setup("fit")
+
+    with pytest.raises(UserError, match=rf"^trainer\.limit_{split}_batches=0.01 is less than one"):
+        set_up(0.01)
+    for limit in (0.0, 0, 1, 1 / num_windows, 1.0):
+        set_up(limit)
+
+
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(ValueError, match=r"evaluation_protocol must be .*, not 'exact'"):
         make_datamodule(evaluation_protocol="exact")

@@ -40,8 +40,8 @@ class LanguageModelDataModule(L.LightningDataModule):
         seed: Seed of the window lengths and of the partial shuffle.
 
     Attributes:
-        evaluation: How valid and test are read, for a run's results; the columns by split, where
-            one of them is too short for as many.
+        evaluation: How valid and test are read, for a run's results; the columns by split where
+            they differ, as under the published protocol, or where one is too short for as many.
         extra_divisor: Stage → what the protocol's divisor has on top of the number of targets.
     """
 
@@ -121,13 +121,22 @@ class LanguageModelDataModule(L.LightningDataModule):
         return total
 
     def setup(self, stage: str) -> None:
-        """Finds out before the training, not after it, whether all splits can be shared out.
+        """Finds out before the training, not after it, whether all splits can be read.
 
         Raises:
-            UserError: A split's columns do not divide by the number of processes.
+            UserError: A split's columns do not divide by the number of processes; or the trainer's
+                limit leaves nothing of valid or test.
         """
         for split in ("train", "valid", "test"):
             self._of_this_process(split)
+        for split, name in (("valid", "limit_val_batches"), ("test", "limit_test_batches")):
+            limit = getattr(self.trainer, name, None)
+            num_windows = len(self._evaluation_windows(split))
+            if isinstance(limit, float) and 0 < limit * num_windows < 1:
+                raise UserError(
+                    f"trainer.{name}={limit:g} is less than one of the {num_windows} window(s) in "
+                    f"which {split} is read. Set it to a whole number of windows."
+                )
 
     def train_dataloader(self) -> TrainingWindows:
         """The windows of the trainer's current epoch, in this process's columns."""

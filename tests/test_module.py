@@ -678,3 +678,17 @@ def test_a_schedule_that_would_drop_everything_is_refused_before_the_first_step(
             module, datamodule=make_datamodule()
         )
     assert seen.rates == []
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_stream_goes_on_in_another_precision(precision: torch.dtype):
+    """Its state is as near as that precision allows; in the same one, it is the same."""
+    module = make_module()
+    make_trainer(max_epochs=-1, max_steps=3).fit(module, datamodule=make_datamodule())
+    left = module.stream_state()
+    module.to(precision)
+    module.load_stream_state(left)
+    taken = module.stream_state()["state"]
+    for part, before in zip(itertools.chain(*taken), itertools.chain(*left["state"]), strict=True):
+        assert_close(part, before.to(precision), rtol=0, atol=0)
+    module.model(torch.zeros(2, 3, dtype=torch.long), taken)

@@ -95,10 +95,12 @@ class LanguageModelModule(L.LightningModule):
         }
 
     def load_stream_state(self, state: Mapping[str, Any]) -> None:
-        """Takes up a :meth:`stream_state`."""
+        """Takes up a :meth:`stream_state`, which may be that of another device or precision."""
         hidden = state["state"]
         if hidden is not None:
-            hidden = tuple(tuple(x.to(self.device) for x in layer) for layer in hidden)
+            # To the weights' precision: autocast rounds again what it had rounded, to the same.
+            like = self.model.embedding.weight
+            hidden = tuple(tuple(x.to(self.device, like.dtype) for x in layer) for layer in hidden)
         nats = state["nats"]
         self._states["train"] = hidden
         self._train_nats = nats.to(self.device) if isinstance(nats, Tensor) else nats

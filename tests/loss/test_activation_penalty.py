@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -28,3 +29,16 @@ def test_tar_of_a_single_step_is_zero_with_a_zero_gradient() -> None:
     penalty.backward()
     assert penalty.item() == 0.0
     assert_close(raw.grad, torch.zeros(1, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_neither_leaves_the_range_of_a_narrow_type(dtype: torch.dtype) -> None:
+    """The sum of these 131,072 squares is twice float16's largest number."""
+    output = torch.tensor([0.0, 1.0]).repeat(65_536).reshape(2, 1, 65_536).to(dtype)
+    alternating = torch.stack([output[0], 1 - output[0]])
+    for penalty, expected in (
+        (activation_regularization(output), 0.5),
+        (temporal_activation_regularization(alternating), 1.0),
+    ):
+        assert penalty.dtype == max(dtype, torch.float32, key=lambda of: of.itemsize)
+        assert penalty.item() == expected

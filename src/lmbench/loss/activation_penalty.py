@@ -1,9 +1,11 @@
 """Penalties on a recurrent network's outputs. Shape letters: T time steps, B columns, H hidden.
 
 Source: Merity et al. 2017 (arXiv 1708.02182), section 4.6, in the mean-square form of the authors'
-code. Both are unscaled: the caller multiplies with ``ar_alpha`` and ``tar_beta``.
+code. Both are unscaled: the caller multiplies with ``ar_alpha`` and ``tar_beta``. They are computed
+in float32 at least: a sum of squares soon leaves float16's range.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def activation_regularization(output: Float[Tensor, "T B H"]) -> Float[Tensor, "
     >>> activation_regularization(torch.full((3, 2, 4), 0.5)).item()
     0.25
     """
-    return output.square().mean()
+    return _in_float32(output).square().mean()
 
 
 def temporal_activation_regularization(raw_output: Float[Tensor, "T B H"]) -> Float[Tensor, ""]:
@@ -38,6 +40,11 @@ def temporal_activation_regularization(raw_output: Float[Tensor, "T B H"]) -> Fl
     >>> temporal_activation_regularization(ramp).item()
     1.0
     """
+    raw_output = _in_float32(raw_output)
     difference = raw_output[1:] - raw_output[:-1]
     # Not mean(): that of no differences would be nan, and would spoil the whole training step.
     return difference.square().sum() / max(1, difference.numel())
+
+
+def _in_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -48,10 +48,11 @@ composed afterwards. AWD-LSTM's rows on the AMD EPYC were trained when recurrent
 dropped by other random numbers: the same command now gives another draw.
 
 The cache figures come from `lmbench-evaluate run=RUN_DIR evaluation=cache evaluation.tune=true`,
-with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. Those
-of dynamic evaluation had `evaluation=dynamic_cache`, `evaluation.window=20`,
-`evaluation.dynamic.epsilon=2e-5`, `evaluation.dynamic.grid.lrs=[5e-5,1e-4,2e-4]` and
-`evaluation.dynamic.grid.decays=[4e-3,8e-3]` as well.
+with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. The
+window is always 3785, the largest of the grid and the published one. Those of dynamic evaluation
+had `evaluation=dynamic_cache`, `evaluation.window=20`, `evaluation.dynamic.epsilon=2e-5`,
+`evaluation.dynamic.grid.lrs=[5e-5,1e-4,2e-4]` and `evaluation.dynamic.grid.decays=[4e-3,8e-3]` as
+well.
 """
 
 

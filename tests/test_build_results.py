@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from omegaconf import OmegaConf
 
 from lmbench.config import conf_dir, flatten, take_over_from_run
 from lmbench.errors import UserError
+from lmbench.report.published import PUBLISHED
 
+PAIR = r"\d+\.\d\d / \d+\.\d\d"
 RECIPES = """
 - {folder: many, recipe: mine, command: lmbench-train many, hardware: fast, published: awd_lstm}
 - {folder: one, recipe: yours, command: lmbench-train one, hardware: another}
@@ -97,6 +100,15 @@ def test_a_rows_command_still_gives_the_config_of_its_runs(row: dict[str, str]):
         assert {key: now[key] for key in then if key in now} == {
             key: then[key] for key in then if key in now
         }
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/training.md"])
+def test_other_pages_name_no_figures_but_those_of_the_results_and_published_ones(name: str):
+    known = {" / ".join(pair) for one in PUBLISHED.values() for pair in one.scores.values()}
+    known |= set(re.findall(PAIR, page(read_rows(RESULTS))))
+    found = re.findall(PAIR, (RESULTS.parent / name).read_text("utf-8"))
+    assert found
+    assert not set(found) - known
 
 
 def test_seeds_evaluations_and_published_figures(tmp_path: Path):

@@ -136,7 +136,9 @@ def test_hub_out_of_reach(tmp_path):
 def test_hub_that_never_answers(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        message, seconds = load_elsewhere(tmp_path, "corpus", HF_ENDPOINT=endpoint)
+        limited = {"HF_ENDPOINT": endpoint, "HF_HUB_ETAG_TIMEOUT": "2"}
+        message, seconds = load_elsewhere(tmp_path, "corpus", **limited)
+    assert "no answer in 2 seconds" in message
     assert "data=synthetic" in message
     assert seconds < 5
 

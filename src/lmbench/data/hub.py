@@ -8,7 +8,6 @@ from lmbench.errors import UserError
 
 REPOSITORY = "Salesforce/wikitext"
 CONFIGURATION = "wikitext-2-v1"
-TIMEOUT_SECONDS = 3.0
 
 
 def wikitext2_blocks() -> dict[str, list[bytes]]:
@@ -46,8 +45,9 @@ def join_rows(rows: Iterable[str]) -> bytes:
 
 
 def _hub_trouble() -> str | None:
-    """Why the hub does not answer, or None if it does."""
+    """Why the hub does not answer within the library's own time limit, or None if it does."""
     from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT as TIMEOUT_SECONDS
 
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -63,4 +63,4 @@ def _hub_trouble() -> str | None:
     try:
         return answers.get(timeout=TIMEOUT_SECONDS)
     except queue.Empty:
-        return f"no answer in {TIMEOUT_SECONDS:.0f} seconds"
+        return f"no answer in {TIMEOUT_SECONDS} seconds (HF_HUB_ETAG_TIMEOUT)"

@@ -32,7 +32,9 @@ from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
-from lmbench.run.config import ALLOWED_TARGETS, OF_WEIGHTS, record_overrides
+from lmbench.run.config import OF_WEIGHTS
+from lmbench.run.overrides import record_overrides
+from lmbench.run.targets import ALLOWED_TARGETS
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.
 OPTIONS: dict[str, list[str]] = {}

@@ -23,7 +23,7 @@ def export(run_dir: Path, output: Path, *, program: bool, overwrite: bool) -> No
     # Slow imports stay out of ``--help``.
     from lmbench.report.model_card import model_card
     from lmbench.report.scores import read_results, require_weights
-    from lmbench.run.config import recorded_overrides
+    from lmbench.run.overrides import recorded_overrides
     from lmbench.saved.export import CARD, PROGRAM, require_free, writing_export
     from lmbench.saved.loading import read_run, run_values
     from lmbench.saved.model import build

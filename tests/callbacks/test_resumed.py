@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.compat.proto.event_pb2 import SessionLog
 
 from lmbench.callbacks.resumed import Resumed
-from lmbench.run.config import recorded_overrides
+from lmbench.run.overrides import recorded_overrides
 
 OVERRIDES = ["trainer.max_epochs=9", "loss.ar_alpha=1"]
 

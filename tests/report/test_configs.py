@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from lmbench.config import conf_dir, flatten, write_run_config
 from lmbench.errors import UserError
 from lmbench.report.configs import read_config
-from lmbench.run.config import record_overrides, resumed_config
+from lmbench.run.config import resumed_config
+from lmbench.run.overrides import record_overrides
 
 
 def composed(tmp_path: Path) -> dict:

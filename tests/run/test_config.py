@@ -16,13 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench import build
 from lmbench.config import conf_dir, take_over_from_run, write_run_config
 from lmbench.errors import UserError
-from lmbench.run.config import (
-    ALLOWED_TARGETS_VARIABLE,
-    read_run_config,
-    record_overrides,
-    resumed_config,
-)
+from lmbench.run.config import read_run_config, resumed_config
 from lmbench.run.directory import is_run
+from lmbench.run.overrides import record_overrides
+from lmbench.run.targets import ALLOWED_TARGETS_VARIABLE
 from lmbench.saved.checkpoint import load_weights
 from lmbench.train import train
 

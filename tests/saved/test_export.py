@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import lmbench
 from lmbench.errors import UserError
-from lmbench.run.config import ALLOWED_TARGETS_VARIABLE
+from lmbench.run.targets import ALLOWED_TARGETS_VARIABLE
 from lmbench.saved.export import read_export, require_free, writing_export
 from lmbench.saved.loading import read_run
 from lmbench.saved.model import build

@@ -20,7 +20,8 @@ from lmbench.errors import UserError
 from lmbench.machine import device_of
 from lmbench.model import LanguageModel
 from lmbench.model.core import CoreOutput
-from lmbench.run.config import ALLOWED_TARGETS_VARIABLE, read_run_config
+from lmbench.run.config import read_run_config
+from lmbench.run.targets import ALLOWED_TARGETS_VARIABLE
 from lmbench.saved.checkpoint import DATA
 
 MODELS = {

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lmbench.run.config import record_overrides
+from lmbench.run.overrides import record_overrides
 
 
 class Resumed(L.Callback):

@@ -11,8 +11,9 @@ from lmbench.config import take_over_from_run
 from lmbench.errors import UserError
 from lmbench.report.folders import field
 from lmbench.report.scores import read_results
-from lmbench.run.config import places_of, resumed_config
+from lmbench.run.config import resumed_config
 from lmbench.run.directory import is_run
+from lmbench.run.overrides import places_of
 from lmbench.run.sweep import record_job
 
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmbench.errors import UserError
 from lmbench.report.folders import printable, read_text
-from lmbench.run.config import override_as_config, recorded_overrides
+from lmbench.run.overrides import override_as_config, recorded_overrides
 
 if TYPE_CHECKING or not hasattr(yaml, "CSafeLoader"):
     from yaml import SafeLoader

@@ -11,7 +11,7 @@ from lmbench.report.folders import LeftOut
 from lmbench.report.runs import Corpus, Run
 from lmbench.report.scores import Evaluation
 from lmbench.report.statistics import Estimate, estimate
-from lmbench.run.config import PLACES
+from lmbench.run.overrides import PLACES
 
 _MOST_ANCESTORS = 9
 

@@ -12,7 +12,7 @@ import yaml
 from lmbench.errors import UserError
 from lmbench.report.scores import MeasuredScore, measured_scores, told_in_part
 from lmbench.report.summary import epochs_text
-from lmbench.run.config import PLACES
+from lmbench.run.overrides import PLACES
 
 RECIPE = ("seed", "data", "model", "batching", "loss", "optimizer", "scheduler", "trainer")
 RECIPE += ("callbacks", "evaluation", "float32_matmul_precision")

@@ -21,7 +21,7 @@ from torch import Tensor
 from lmbench.errors import UserError
 from lmbench.files import replacing_folder
 from lmbench.model import LanguageModel
-from lmbench.run.config import refuse_calls
+from lmbench.run.targets import refuse_calls
 from lmbench.saved.checkpoint import require_numbers
 from lmbench.saved.model import SavedModel, vocabulary_of
 

@@ -14,7 +14,7 @@ from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.from_config.model import build_model
 from lmbench.model import AdaptiveSoftmax, LanguageModel
-from lmbench.run.config import MODEL_TARGETS
+from lmbench.run.targets import MODEL_TARGETS
 from lmbench.saved.checkpoint import FLOATS
 
 

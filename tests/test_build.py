@@ -486,8 +486,16 @@ def test_nt_asgd_needs_averaged_sgd(corpus, tmp_path):
     ],
 )
 def test_averages_that_nothing_would_use_are_refused(choices: tuple[str, ...], tmp_path: Path):
-    with pytest.raises(UserError, match=r"plain SGD\. Set callbacks=nt_asgd, or optimizer=sgd"):
-        build.trainer(composed(*choices, *SMALL), tmp_path)
+    config = composed(*choices, *SMALL)
+    trainer = build.trainer(config, tmp_path)
+    with pytest.raises(UserError, match=r"iterate\. Set callbacks=nt_asgd, or optimizer=sgd"):
+        build.require_use_of_averages(config, trainer)
+
+
+@pytest.mark.parametrize("choices", [("model=lstm",), ("model=awd_lstm",)])
+def test_the_models_own_optimizers_are_not_refused(choices: tuple[str, ...], tmp_path: Path):
+    config = composed(*choices, *SMALL)
+    build.require_use_of_averages(config, build.trainer(config, tmp_path))
 
 
 def test_errors_keep_their_cause():

@@ -480,6 +480,7 @@ def test_a_search_space_is_about_values_of_its_model(space: str, choices: list[s
     """Each around the value that the recipe has; without the plugin, that reads the rest."""
     search = OmegaConf.load(conf_dir() / f"hparams_search/{space}.yaml")
     assert search.hydra.sweeper.direction == "minimize"
+    assert search.hydra.mode == "MULTIRUN"  # without -m, one run would be trained
     chosen = {
         key.split("/")[-1]: option for item in search.defaults for key, option in item.items()
     }

@@ -308,7 +308,7 @@ def test_gradient_statistics_of_anything_else_are_not_used(
             r"^evaluation.cache.warmup=true .* evaluation.columns=1, evaluation.window=2000",
         ),
         (
-            ["evaluation=dynamic_sgd", "evaluation.columns=2", "evaluation.burn_in=5"],
+            ["evaluation=dynamic", "evaluation.columns=2", "evaluation.burn_in=5"],
             r"^Dynamic evaluation in 2 columns .* evaluation\.columns=1",
         ),
         (["+columns=1"], r"^columns is read by nothing\. There are run, split, data"),

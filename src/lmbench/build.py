@@ -135,7 +135,6 @@ def trainer(config: DictConfig, run_dir: Path, *, more: Sequence[L.Callback] = (
             "and nothing to go on from. To save less often: "
             "callbacks.checkpoints.interval_minutes=60."
         )
-    _require_use_of_averages(config, callbacks)
     try:
         if max_time is not None:
             callbacks.append(call(TimeLimit, "trainer", max_time=max_time))
@@ -153,6 +152,23 @@ def trainer(config: DictConfig, run_dir: Path, *, more: Sequence[L.Callback] = (
         return call(L.Trainer, "trainer", **together("trainer", options, own))
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+
+
+def require_use_of_averages(config: DictConfig, trainer: L.Trainer) -> None:
+    """Refuses averaged SGD whose averages are never put in the place of the weights.
+
+    Raises:
+        UserError: The trainer has no callback that does so.
+    """
+    callbacks = cast(list[L.Callback], trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = import_target(config.optimizer._target_)
+    averages = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
+    if averages and not any(isinstance(callback, NTASGD) for callback in callbacks):
+        raise UserError(
+            f"optimizer._target_={config.optimizer._target_}: without callbacks.nt_asgd, nothing "
+            "would use the averages, and what is tested would be SGD's last iterate. Set "
+            "callbacks=nt_asgd, or optimizer=sgd."
+        )
 
 
 def evaluator(
@@ -197,17 +213,6 @@ def _all_in_run_dir(config: DictConfig, group: str, run_dir: Path) -> list[Any]:
             if not Path(folder).resolve().is_relative_to(run_dir.resolve()):
                 raise UserError(f"{key} leads out of the run's directory, to {folder}.")
     return objects
-
-
-def _require_use_of_averages(config: DictConfig, callbacks: Sequence[L.Callback]) -> None:
-    optimizer = import_target(config.optimizer._target_)
-    averages = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
-    if averages and not any(isinstance(callback, NTASGD) for callback in callbacks):
-        raise UserError(
-            f"optimizer._target_={config.optimizer._target_}: without callbacks.nt_asgd, nothing "
-            "would use the averages, and the run would be one of plain SGD. Set callbacks=nt_asgd, "
-            "or optimizer=sgd."
-        )
 
 
 def _require_usual(checkpoints: DictConfig, key: str) -> None:

@@ -100,7 +100,12 @@ class LanguageModelModule(L.LightningModule):
         if hidden is not None:
             # To the weights' precision: autocast rounds again what it had rounded, to the same.
             like = self.model.embedding.weight
-            hidden = tuple(tuple(x.to(self.device, like.dtype) for x in layer) for layer in hidden)
+            hidden = tuple(
+                tuple(
+                    x.to(self.device, like.dtype if x.is_floating_point() else None) for x in layer
+                )
+                for layer in hidden
+            )
         nats = state["nats"]
         self._states["train"] = hidden
         self._train_nats = nats.to(self.device) if isinstance(nats, Tensor) else nats

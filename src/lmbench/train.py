@@ -2,10 +2,8 @@
 
 import logging
 import math
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from omegaconf import DictConfig
 
 from lmbench.command.chosen_run import chosen_job, chosen_run
 from lmbench.command.ending import errors_for_users
+from lmbench.command.processes import processes_end_together
 from lmbench.command.resolvers import as_typed, register_resolvers
 from lmbench.config import conf_dir, config_of_run, require_sound, write_run_config
 from lmbench.errors import UserError
@@ -24,6 +23,10 @@ from lmbench.run.directory import alone_in, clear_run, require_no_links, time_of
 
 if TYPE_CHECKING:
     from lightning import Trainer
+
+    from lmbench.data.corpus import Corpus
+    from lmbench.data.datamodule import LanguageModelDataModule
+    from lmbench.module import LanguageModelModule
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -50,12 +53,9 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     require_sound(config, is_new=resumed_with is None)
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
     from lmbench import build
     from lmbench.callbacks.resumed import Resumed
     from lmbench.callbacks.stop_on_signal import StopOnSignal
-    from lmbench.saved.checkpoint import load_weights, step_to_go_on_from
 
     build.seed_everything(config)
     set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
@@ -63,62 +63,90 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
     datamodule = build.datamodule(config, corpus)
     model = build.model(config, len(corpus.vocabulary), corpus.train)
     module = build.module(config, model)
-    checkpoints, last, first_step = run_dir / "checkpoints", None, 0
-    read_at = time_of_change(checkpoints / "last.ckpt")
-    # One before the last tells that there was a last one, and that it is missing.
-    has_checkpoint = any((checkpoints / f"{name}.ckpt").exists() for name in ("last", "previous"))
-    if resumed_with is not None and has_checkpoint:
-        last = checkpoints / "last.ckpt"
-        first_step = step_to_go_on_from(last, load_weights(last, module, corpus))
-    elif config.init_from is not None:
-        load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, corpus)
+    last = run_dir / "checkpoints/last.ckpt"
+    read_at = time_of_change(last)
+    first_step = _take_up_weights(config, last, module, corpus, resumes=resumed_with is not None)
     stop = StopOnSignal()
-    more = [stop] if resumed_with is None else [Resumed(run_dir, resumed_with, first_step), stop]
-    trainer = build.trainer(config, run_dir, more=more)
+    if resumed_with is None:
+        trainer = build.trainer(config, run_dir, more=[stop])
+        build.require_use_of_averages(config, trainer)
+    else:
+        resumed = Resumed(run_dir, resumed_with, first_step or 0)
+        trainer = build.trainer(config, run_dir, more=[resumed, stop])
 
     alone = alone_in(run_dir) if trainer.is_global_zero else nullcontext()
-    with alone, stop, _processes_end_together(trainer):
+    with alone, stop, processes_end_together(trainer):
         if trainer.is_global_zero:
             if resumed_with is None:
                 write_run_config(config, run_dir)
-            elif time_of_change(checkpoints / "last.ckpt") != read_at:
+            elif time_of_change(last) != read_at:
                 raise UserError(f"Another process has just worked in {run_dir}. Start again.")
-            elif last is None:
+            elif first_step is None:
                 clear_run(run_dir)
             num_parameters = f"{model.num_parameters:,}"
             log.info("%s, %s parameters, into %s", config.model.name, num_parameters, run_dir)
-            if last is not None:
+            if first_step is not None:
                 log.info("going on after step %s", f"{first_step:,}")
-        try:
-            trainer.fit(module, datamodule=datamodule, ckpt_path=last)
-            score = getattr(trainer.checkpoint_callback, "best_score", None)
-            if score is None or score > math.log(sys.float_info.max):
-                raise UserError(
-                    "No validation gave a finite perplexity, so there is no best checkpoint to "
-                    "test. Set optimizer.lr or trainer.gradient_clip_val lower."
-                )
-            load_weights(checkpoints / "best.ckpt", module, corpus)
-            trainer.test(module, datamodule=datamodule, verbose=False)
-        except MisconfigurationException as error:  # as for limit_val_batches=0.01 of few windows
-            raise UserError(f"trainer: {error}") from error
+        score = _fit_and_test(trainer, module, datamodule, None if first_step is None else last)
     return math.exp(score)
 
 
-@contextmanager
-def _processes_end_together(trainer: "Trainer") -> Iterator[None]:
-    """Ends those that Lightning has started here, if an error ends this one.
+def _take_up_weights(
+    config: DictConfig,
+    last: Path,
+    module: "LanguageModelModule",
+    corpus: "Corpus",
+    *,
+    resumes: bool,
+) -> int | None:
+    """Gives the module the weights to start from, if it has not to start from scratch.
 
-    On GPUs they would wait for it as long as NCCL does, half an hour.
+    Returns:
+        The number of steps after which a run goes on; None for one that starts, or starts over.
     """
+    from lmbench.saved.checkpoint import load_weights, step_to_go_on_from
+
+    # One before the last tells that there was a last one, and that it is missing.
+    if resumes and (last.exists() or last.with_name("previous.ckpt").exists()):
+        return step_to_go_on_from(last, load_weights(last, module, corpus))
+    if config.init_from is not None:
+        load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, corpus)
+    return None
+
+
+def _fit_and_test(
+    trainer: "Trainer",
+    module: "LanguageModelModule",
+    datamodule: "LanguageModelDataModule",
+    last: Path | None,
+) -> float:
+    """Trains, from a checkpoint if there is one to go on from, and tests the best checkpoint.
+
+    Returns:
+        The best nats per token on valid.
+
+    Raises:
+        UserError: None was finite; or an option of the trainer does not go with the corpus.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from lmbench.callbacks.checkpoints import Checkpoints
+    from lmbench.saved.checkpoint import load_weights
+
+    (checkpoints,) = (one for one in trainer.checkpoint_callbacks if isinstance(one, Checkpoints))
     try:
-        yield
-    except BaseException:
-        launcher = trainer.strategy.launcher
-        if launcher is not None:
-            launcher.kill(signal.SIGKILL)
-            # Lightning has a thread that kills this process too when it finds one of them dead.
-            getattr(launcher, "procs", []).clear()
-        raise
+        trainer.fit(module, datamodule=datamodule, ckpt_path=last)
+        score = checkpoints.best_score
+        if score is None or score > math.log(sys.float_info.max):
+            raise UserError(
+                "No validation gave a finite perplexity, so there is no best checkpoint to "
+                "test. Set optimizer.lr or trainer.gradient_clip_val lower."
+            )
+        load_weights(checkpoints.last_path.with_name("best.ckpt"), module, datamodule.corpus)
+        trainer.test(module, datamodule=datamodule, verbose=False)
+    except MisconfigurationException as error:  # as for limit_train_batches=0.01 of few windows
+        raise UserError(f"trainer: {error}") from error
+    return score
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")

@@ -222,6 +222,7 @@ class BareTrainer(SimpleNamespace):
             state=SimpleNamespace(fn=TrainerFn.FITTING),
             strategy=SimpleNamespace(optimizers=[optimizer]),
             lr_scheduler_configs=[],
+            is_global_zero=True,
             loggers=[],
             should_stop=False,
         )

@@ -154,7 +154,7 @@ def test_a_hub_out_of_reach(train: Train, tmp_path: Path, silent_server: str):
         return time.perf_counter() - start, message
 
     start_up, _ = seconds(f"data.path={tmp_path}/nowhere")
-    whole, message = seconds(HF_ENDPOINT=silent_server)
+    whole, message = seconds(HF_ENDPOINT=silent_server, HF_HUB_ETAG_TIMEOUT="2")
     for part in ("WikiText-2", "hub", "data.path=", "LMBENCH_DATA_DIR", "data=synthetic"):
         assert part in message
     # 23 s when the datasets library is left to itself. The import of that library is in here too.
@@ -186,7 +186,8 @@ def test_a_bad_value(train: Train, tmp_path: Path, override: str, part: str):
         (("optimizer.lr=-1",), "learning rate: -1"),
         (("optimizer=adam", "optimizer.fused=true"), "`fused` and `foreach` cannot be `True`"),
         (("optimizer=adam", "callbacks=nt_asgd"), "callbacks.nt_asgd=null"),
-        (("trainer.limit_val_batches=0.001",), "trainer: You requested to check 0.001 of the"),
+        (("trainer.limit_val_batches=0.001",), "trainer.limit_val_batches=0.001 is less than one"),
+        (("trainer.limit_train_batches=0.001",), "trainer: You requested to check 0.001 of the"),
     ],
 )
 def test_a_value_that_only_the_fit_can_refuse(train: Train, tmp_path: Path, overrides, part):

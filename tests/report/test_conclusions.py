@@ -19,7 +19,7 @@ def test_both_must_hold(three_models: Path, section_of: Read):
     assert text.startswith("1 a has the lowest valid perplexity: 101.50 ± ")
     assert "which is 20.0% higher." in text
     assert "nats per token holds (adjusted p < 0.001)" in text
-    # The least of three pairs' p, times three: SciPy's ttest_ind gives 0.00147.
+    # The second of three pairs' p, times two: SciPy's ttest_ind gives 0.00146.
     assert (
         "Over seeds, on test, the difference of 0.1823 nats per token holds (adjusted p = 0.003)"
     ) in text

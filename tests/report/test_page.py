@@ -147,7 +147,9 @@ def test_records_of_a_cache_do_not_stand_for_the_models_own(three_models: Path):
     for path in three_models.glob("a*/evaluation-standard-*"):
         path.rename(path.with_name(path.name.replace("standard", "cache")))
     page = page_of(compare([three_models], split="test", published=[]))
-    assert "Groups 1 have no records of single tokens on test." in page.text
+    assert (
+        "Groups 1 have no records of their own predictions, token by token, on test." in page.text
+    )
 
 
 def test_each_corpus_has_a_part_and_published_results_go_where_they_belong(

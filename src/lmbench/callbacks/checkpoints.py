@@ -234,6 +234,11 @@ def _link(existing: Path, name: Path) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        shutil.copyfile(existing, temporary)  # a file system without hard links
+        try:
+            shutil.copyfile(existing, temporary)  # a file system without hard links
+            flush_to_disk(temporary)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     temporary.replace(name)
     temporary.unlink(missing_ok=True)  # it is still there if both were the same file

@@ -28,6 +28,7 @@ class StopOnSignal(L.Callback):
 
     def __init__(self) -> None:
         self._signum: int | None = None
+        self._is_first = True
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
@@ -43,7 +44,8 @@ class StopOnSignal(L.Callback):
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
-        if error is None and self._signum is not None:
+        # Others have nothing left to do, while the first one still writes what came out.
+        if error is None and self._signum is not None and self._is_first:
             raise Interrupted(self._signum)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -54,6 +56,7 @@ class StopOnSignal(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes SIGTERM back once more."""
+        self._is_first = trainer.is_global_zero
         self.on_train_start(trainer, pl_module)
 
     def on_train_batch_start(

@@ -43,7 +43,7 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         message = " ".join(str(error).split())
         if is_sweep:
             log.error(message)
-        raise CompactHydraException(message) from None  # Hydra would print the cause too
+        raise CompactHydraException(message)  # noqa: B904 - Hydra would print such a cause too
     except OSError as error:  # from TensorBoard's writer, say
         message = _problem(error, run_dir)
         if message is None:

@@ -129,7 +129,9 @@ class LanguageModelDataModule(L.LightningDataModule):
         """
         for split in ("train", "valid", "test"):
             self._of_this_process(split)
-        for split, name in (("valid", "limit_val_batches"), ("test", "limit_test_batches")):
+        overfits = getattr(self.trainer, "overfit_batches", 0) > 0  # it limits valid too
+        of_valid = "overfit_batches" if overfits else "limit_val_batches"
+        for split, name in (("valid", of_valid), ("test", "limit_test_batches")):
             limit = getattr(self.trainer, name, None)
             num_windows = len(self._evaluation_windows(split))
             if isinstance(limit, float) and 0 < limit * num_windows < 1:

@@ -111,12 +111,18 @@ class Evaluator:
             "statistics": statistics if self._needs_statistics else None,
         }
 
-    def prepare(self) -> None:
+    def prepare(self, *splits: str) -> None:
         """Computes what the readings need, so that it need not count as their time.
 
+        Args:
+            splits: Those that are to be read.
+
         Raises:
-            UserError: The training split is too short for the columns of the statistics.
+            UserError: The training split is too short for the columns of the statistics; or a split
+                would be read in more columns than the evaluation can do with.
         """
+        for split in splits:
+            self._require_columns(self._columns_of(split), self.dynamic)
         if not self._needs_statistics:
             return
         most = len(self._corpus.train) // 3
@@ -181,19 +187,7 @@ class Evaluator:
 
     def _read(self, split: str, dynamic: Dynamic | None, num_tokens: int | None = None) -> Reading:
         columns = self._columns_of(split, num_tokens)
-        if self.cache is not None and self.cache.warmup and columns.num_columns > 1:
-            raise UserError(
-                "evaluation.cache.warmup=true is the published script's, which reads a split in "
-                f"one column, not in {columns.num_columns}, and in windows of 2,000: set "
-                "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
-            )
-        if dynamic is not None and dynamic.lr > 0 and columns.num_columns > 1:
-            # The last column is read from its start while the first one is.
-            raise UserError(
-                f"Dynamic evaluation in {columns.num_columns} columns would score text with a "
-                "model that has learnt from what follows it: set evaluation.columns=1 and "
-                "evaluation.protocol=standard."
-            )
+        self._require_columns(columns, dynamic)
         name = f"reading {split}"
         learner: AbstractContextManager[Any] = nullcontext()
         if dynamic is not None:
@@ -209,6 +203,21 @@ class Evaluator:
                 keep_outputs=self.cache is not None,
                 learn=learn,
                 on_window=on_window,
+            )
+
+    def _require_columns(self, columns: Columns, dynamic: Dynamic | None) -> None:
+        if self.cache is not None and self.cache.warmup and columns.num_columns > 1:
+            raise UserError(
+                "evaluation.cache.warmup=true is the published script's, which reads a split in "
+                f"one column, not in {columns.num_columns}, and in windows of 2,000: set "
+                "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
+            )
+        if dynamic is not None and dynamic.lr > 0 and columns.num_columns > 1:
+            # The last column is read from its start while the first one is.
+            raise UserError(
+                f"Dynamic evaluation in {columns.num_columns} columns would score text with a "
+                "model that has learnt from what follows it: set evaluation.columns=1 and "
+                "evaluation.protocol=standard."
             )
 
     def _columns_of(self, split: str, num_tokens: int | None = None) -> Columns:

@@ -67,7 +67,7 @@ def evaluate(
         UserError: There is nothing to tune; or a target has no probability left.
     """
     start = time.perf_counter()
-    evaluator.prepare()
+    evaluator.prepare(*({split} if grids is None else {split, "valid"}))
     prepared = time.perf_counter()
     tuned = None
     if grids is not None:

@@ -44,7 +44,8 @@ class Comparison:
         num_units: Articles or blocks that were drawn from; None for the test over seeds.
         unit: "article", "block" or "seed".
         num_seeds: Numbers of seeds of the first group and of the second.
-        is_paired: Whether the runs of the two groups go back to the same ones, each to another.
+        is_paired: Whether the runs of the two groups go back to the same ones, each to another, or
+            to ones of the same config and seed.
     """
 
     first: Group
@@ -71,8 +72,9 @@ class Comparison:
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     """A t-test for each pair of groups that have two seeds each, on nats per token.
 
-    It is Welch's, or the paired one where runs of both groups go back to the same weights, as
-    finetuned ones and those that they started from do; runs without a partner are then left out.
+    It is Welch's, or the paired one where runs of both groups go back to the same weights, or to
+    those of runs with the same config and seed, as finetuned ones and those that they started from
+    do; runs without a partner are then left out.
     """
     comparisons = []
     for first, second in combinations(section.groups, 2):

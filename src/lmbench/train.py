@@ -144,7 +144,7 @@ def _fit_and_test(
             )
         load_weights(checkpoints.last_path.with_name("best.ckpt"), module, datamodule.corpus)
         trainer.test(module, datamodule=datamodule, verbose=False)
-    except MisconfigurationException as error:  # as for limit_train_batches=0.01 of few windows
+    except MisconfigurationException as error:  # what it refuses only now
         raise UserError(f"trainer: {error}") from error
     return score
 

@@ -265,7 +265,7 @@ def test_what_cannot_be_shared_out_is_found_before_the_training():
     in_process(0).setup("fit")
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_limit_that_leaves_nothing_of_a_split_is_found_before_the_training(split: str):
     datamodule = make_datamodule(evaluation_window=5)
     num_windows = len(getattr(datamodule, f"{split}_dataloader")())
@@ -273,7 +273,8 @@ def test_a_limit_that_leaves_nothing_of_a_split_is_found_before_the_training(spl
 
     def set_up(limit: float) -> None:
         name = f"limit_{split}_batches"
-        datamodule.trainer = SimpleNamespace(world_size=1, global_rank=0, **{name: limit})
+        bare = {"world_size": 1, "global_rank": 0, "current_epoch": 0}
+        datamodule.trainer = SimpleNamespace(**bare, **{name: limit})
         datamodule.setup("fit")
 
     with pytest.raises(UserError, match=rf"^trainer\.limit_{split}_batches=0.01 is less than one"):

@@ -187,7 +187,7 @@ def test_a_bad_value(train: Train, tmp_path: Path, override: str, part: str):
         (("optimizer=adam", "optimizer.fused=true"), "`fused` and `foreach` cannot be `True`"),
         (("optimizer=adam", "callbacks=nt_asgd"), "callbacks.nt_asgd=null"),
         (("trainer.limit_val_batches=0.001",), "trainer.limit_val_batches=0.001 is less than one"),
-        (("trainer.limit_train_batches=0.001",), "trainer: You requested to check 0.001 of the"),
+        (("trainer.limit_train_batches=0.001",), "trainer.limit_train_batches=0.001 is less than"),
     ],
 )
 def test_a_value_that_only_the_fit_can_refuse(train: Train, tmp_path: Path, overrides, part):

@@ -125,15 +125,15 @@ class LanguageModelDataModule(L.LightningDataModule):
 
         Raises:
             UserError: A split's columns do not divide by the number of processes; or the trainer's
-                limit leaves nothing of valid or test.
+                limit leaves nothing of one.
         """
-        for split in ("train", "valid", "test"):
-            self._of_this_process(split)
-        overfits = getattr(self.trainer, "overfit_batches", 0) > 0  # it limits valid too
-        of_valid = "overfit_batches" if overfits else "limit_val_batches"
-        for split, name in (("valid", of_valid), ("test", "limit_test_batches")):
+        names = {"train": "limit_train_batches", "valid": "limit_val_batches"}
+        if getattr(self.trainer, "overfit_batches", 0) > 0:  # Lightning takes it for both of them
+            names = dict.fromkeys(names, "overfit_batches")
+        windows = (self.train_dataloader(), self.val_dataloader(), self.test_dataloader())
+        names["test"] = "limit_test_batches"
+        for (split, name), num_windows in zip(names.items(), map(len, windows), strict=True):
             limit = getattr(self.trainer, name, None)
-            num_windows = len(self._evaluation_windows(split))
             if isinstance(limit, float) and 0 < limit * num_windows < 1:
                 raise UserError(
                     f"trainer.{name}={limit:g} is less than one of the {num_windows} window(s) in "

@@ -548,6 +548,29 @@ def test_a_run_whose_last_checkpoint_is_gone_is_not_started_over(run_dir: Path, 
     assert f"{previous}: rename that to last.ckpt" in message
 
 
+def test_a_run_that_another_process_has_gone_on_with_meanwhile_is_left_alone(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As it was read without a checkpoint, what the other one has saved would be cleared away."""
+    (run_dir / "metrics.csv").write_text("rows")
+    (run_dir / ".lock").touch()  # which the other one has left
+    config, new = resumed_config(run_dir, [])
+    config.float32_matmul_precision = torch.get_float32_matmul_precision()
+    times = iter([None, 5])  # before the run was read, and in its lock
+    monkeypatch.setattr("lmbench.train.time_of_change", lambda path: next(times))
+    message = refusal(tmp_path, lambda: train(config, run_dir, resumed_with=new))
+    assert message == f"Another process has just worked in {run_dir}. Start again."
+
+
+def test_a_new_run_does_not_begin_where_it_could_not_go_on(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    link = tmp_path / "run/data"
+    link.symlink_to(tmp_path)
+    message = refusal(tmp_path, lambda: train(composed().copy(), tmp_path / "run"))
+    assert f"{link} is a link" in message
+    assert list((tmp_path / "run").iterdir()) == [link]
+
+
 class TestCheckpointsOfStrangers:
     """Through ``load_weights``."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmbench.data.articles import article_starts
-from lmbench.data.published import load_wikitext2
+from lmbench.data.benchmarks import load_benchmark
 from lmbench.data.vocabulary import EOS, Vocabulary
 
 
@@ -30,6 +30,8 @@ def test_starts_are_where_title_lines_begin() -> None:
     "text",
     [
         "= A = \n x \n",  # no empty line after it
+        "x \n = A = \n\n",  # none before it
+        "\n = A = = \n\n",
         "\n = A \n\n",  # no sign at its end
         "\n = = A = = \n\n",  # a section
         "\n = = \n\n",  # no name
@@ -56,7 +58,7 @@ def test_wikitext2_has_its_published_number_of_articles(
     wikitext2_dir: Path, tmp_path: Path
 ) -> None:
     # Merity et al. 2016 (arXiv 1609.07843), table 1: 600, 60 and 60 articles.
-    corpus = load_wikitext2(wikitext2_dir, cache_dir=tmp_path)
+    corpus = load_benchmark("wikitext2", wikitext2_dir, cache_dir=tmp_path)
     for split, number in (("train", 600), ("valid", 60), ("test", 60)):
         starts = article_starts(getattr(corpus, split), corpus.vocabulary)
         assert starts is not None

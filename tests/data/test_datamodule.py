@@ -3,7 +3,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.testing import assert_close
 
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -41,53 +40,6 @@ def joined(loader) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-@pytest.mark.parametrize("partial_shuffle", [True, False])
-@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader", "test_dataloader"])
-def test_two_processes_read_disjoint_halves_of_the_columns(loader: str, partial_shuffle: bool):
-    options = {"variable_windows": True, "partial_shuffle": partial_shuffle}
-    whole = joined(getattr(make_datamodule(**options), loader)())
-    halves = [joined(getattr(in_process(rank, **options), loader)()) for rank in range(2)]
-    for part, together in enumerate(whole):
-        assert halves[0][part].shape[1] == halves[1][part].shape[1] == 2
-        assert torch.equal(torch.cat([half[part] for half in halves], dim=1), together)
-
-
-def test_processes_have_the_same_windows():
-    loaders = [
-        in_process(rank, epoch=3, variable_windows=True).train_dataloader() for rank in range(2)
-    ]
-    first, second = ([len(batch.tokens) for batch in loader] for loader in loaders)
-    assert first == second
-    assert len(set(first)) > 1
-
-
-@pytest.mark.parametrize(
-    ("loader", "options", "message"),
-    [
-        ("train_dataloader", {"batch_size": 3}, r"3 column.*2 devices.*batching\.batch_size"),
-        ("val_dataloader", {"evaluation_columns": 3}, r"3 column.*evaluation\.columns"),
-        ("test_dataloader", {"evaluation_columns": 3}, r"3 column.*evaluation\.columns"),
-    ],
-)
-def test_columns_that_cannot_be_shared_out_are_refused(loader: str, options: dict, message: str):
-    with pytest.raises(UserError, match=message):
-        getattr(in_process(0, **options), loader)()
-
-
-def test_each_split_has_its_own_stream():
-    datamodule = make_datamodule(evaluation_columns=1)
-    tokens, targets = joined(datamodule.train_dataloader())
-    # 400 tokens in four columns; a last window of one target is not trained on.
-    expected = torch.arange(400).view(4, 100).T
-    assert torch.equal(tokens, expected[:99])
-    assert torch.equal(targets, expected[1:])
-    for loader, start, length in (
-        (datamodule.val_dataloader(), 1000, 50),
-        (datamodule.test_dataloader(), 2000, 61),
-    ):
-        assert joined(loader)[1].flatten().tolist() == list(range(start + 1, start + length))
-
-
 def test_training_windows_change_with_the_epoch_and_come_back_with_it():
     def lengths(epoch: int, **options) -> list[int]:
         datamodule = in_process(0, epoch, num_processes=1, variable_windows=True, **options)
@@ -122,17 +74,6 @@ def test_a_partial_shuffle_starts_each_column_elsewhere_in_every_epoch():
     assert ((counts - expected) ** 2 / expected).sum() < 84  # χ², 38 degrees of freedom: p = 2e-5
 
 
-def test_a_partial_shuffle_changes_nothing_of_the_windows_or_of_evaluation():
-    plain, shuffled = (
-        make_datamodule(variable_windows=True, partial_shuffle=shuffle) for shuffle in (False, True)
-    )
-    lengths = [[len(b.tokens) for b in d.train_dataloader()] for d in (plain, shuffled)]
-    assert lengths[0] == lengths[1]
-    for loader in ("val_dataloader", "test_dataloader"):
-        pairs = zip(*(joined(getattr(d, loader)()) for d in (plain, shuffled)), strict=True)
-        assert all(torch.equal(*pair) for pair in pairs)
-
-
 @pytest.mark.parametrize("limit", [None, 1, 3, 10_000, 0.25, 1.0])
 def test_the_number_of_training_steps_is_that_of_the_loaders(limit: float | None):
     def limited(length: int) -> int:
@@ -149,30 +90,6 @@ def test_the_number_of_training_steps_is_that_of_the_loaders(limit: float | None
     for max_steps in (0, 1, steps - 1, steps, steps + 1):
         assert datamodule.num_training_steps(6, limit, max_steps) == min(steps, max_steps)
     assert datamodule.num_training_steps(10**12, limit, 7) == 7  # does not draw all their windows
-
-
-def test_the_evaluation_window_moves_no_target():
-    for loader in ("val_dataloader", "test_dataloader"):
-        whole, cut = (
-            joined(getattr(make_datamodule(evaluation_window=window), loader)())
-            for window in (1000, 7)
-        )
-        assert torch.equal(whole[0], cut[0])
-        assert torch.equal(whole[1], cut[1])
-
-
-@pytest.mark.parametrize("wrong", [-1, 2])
-@pytest.mark.parametrize("place", [200, 205, 210])  # column 2 starts at 200; 210 is first a target
-def test_an_id_outside_the_vocabulary_is_refused(wrong: int, place: int):
-    train, heldout = np.zeros(400, dtype=np.int32), np.ones(50, dtype=np.int32)
-    train[place] = wrong
-    corpus = Corpus("text", Vocabulary(("a", "b")), train, heldout, heldout)
-    datamodule = LanguageModelDataModule(corpus, batch_size=4, bptt=10)
-    first, *others = list(datamodule.train_dataloader())
-    with pytest.raises(UserError, match="id outside its vocabulary of 2 words"):
-        datamodule.on_before_batch_transfer(first, 0)
-    for batch in others[1:]:
-        assert datamodule.on_before_batch_transfer(batch, 0) is batch
 
 
 def test_a_checkpoint_knows_its_corpus():
@@ -208,27 +125,22 @@ def test_wrong_arguments_are_named(name: str, value: int, least: int):
 
 
 def test_the_published_protocol_has_columns_of_its_own():
-    read = []
-    for options in ({}, {"evaluation_columns": 7, "burn_in": 11}):
-        datamodule = make_datamodule(evaluation_protocol="published", **options)
-        assert datamodule.evaluation == {
-            "protocol": "published",
-            "columns": {"valid": 10, "test": 1},
-            "burn_in": 0,
-        }
-        assert datamodule.extra_divisor == {"val": 10, "test": 1}
-        read.append([joined(datamodule.val_dataloader()), joined(datamodule.test_dataloader())])
-    for (_, valid), (_, test) in read:
-        # 50 tokens in ten columns of 5; no column scores its first token.
-        assert sorted(valid.flatten().tolist()) == [1000 + i for i in range(50) if i % 5]
-        assert test.tolist() == [[2000 + i] for i in range(1, 61)]
-    assert_close(*read, rtol=0, atol=0)
+    datamodule = make_datamodule(evaluation_protocol="awd_lstm_lm")
+    assert datamodule.evaluation == {
+        "protocol": "awd_lstm_lm",
+        "columns": {"valid": 10, "test": 1},
+        "burn_in": 0,
+    }
+    assert datamodule.extra_divisor == {"val": 10, "test": 1}
 
 
 def test_the_standard_protocol_divides_by_the_number_of_targets():
     datamodule = make_datamodule()
     assert datamodule.extra_divisor == {"val": 0, "test": 0}
     assert datamodule.evaluation == {"protocol": "standard", "columns": 4, "burn_in": 3}
+    by_default = LanguageModelDataModule(make_corpus(), batch_size=4, bptt=10)
+    assert by_default.evaluation == {"protocol": "standard", "columns": 1, "burn_in": 512}
+    assert [len(batch.tokens) for batch in by_default.train_dataloader()] == [10] * 9 + [9]
 
 
 @pytest.mark.parametrize(
@@ -240,28 +152,21 @@ def test_columns_of_a_split_that_is_too_short_are_those_it_is_read_in(
 ):
     """49 targets of valid and 60 of test: no more of them than the burn-in are read in one."""
     datamodule = make_datamodule(burn_in=burn_in)
-    expected = columns if isinstance(columns, dict) else {"valid": columns, "test": columns}
     assert datamodule.evaluation["columns"] == columns
-    assert next(iter(datamodule.val_dataloader())).tokens.shape[1] == expected["valid"]
-    assert next(iter(datamodule.test_dataloader())).tokens.shape[1] == expected["test"]
 
 
-def test_the_one_column_of_the_published_test_split_is_not_for_two_devices():
-    halves = [in_process(rank, evaluation_protocol="published") for rank in range(2)]
-    valid = [joined(half.val_dataloader())[1] for half in halves]
-    whole = joined(make_datamodule(evaluation_protocol="published").val_dataloader())[1]
-    assert torch.equal(torch.cat(valid, dim=1), whole)
-    with pytest.raises(
-        UserError, match=r"test is read in 1 column.*2 devices.*evaluation\.protocol=standard"
-    ):
-        halves[0].test_dataloader()
-
-
-def test_what_cannot_be_shared_out_is_found_before_the_training():
-    with pytest.raises(UserError, match=r"test is read in 1 column"):
-        in_process(0, evaluation_protocol="published").setup("fit")
-    with pytest.raises(UserError, match=r"valid .* too short for more: set evaluation\.burn_in"):
-        in_process(0, burn_in=49).setup("fit")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 3}, r"train is read in 3 column.* 2 devices.*batching\.batch_size .* of 2"),
+        ({"evaluation_columns": 3}, r"valid is read in 3 column.*evaluation\.columns .* of 2"),
+        ({"burn_in": 49}, r"valid is read in 1 column.*evaluation\.burn_in"),
+        ({"evaluation_protocol": "awd_lstm_lm"}, r"test is read in 1 column.*protocol=standard"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_found_before_the_training(options: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        in_process(0, **options).setup("fit")
     in_process(0).setup("fit")
 
 

@@ -1,4 +1,4 @@
-"""Where the articles of a stream begin, as WikiText writes their titles."""
+"""Where the articles of a stream begin, found by the titles that WikiText gives them."""
 
 import numpy as np
 from jaxtyping import Int
@@ -9,7 +9,7 @@ from lmbench.data.vocabulary import EOS, Vocabulary
 def article_starts(
     ids: Int[np.ndarray, " N"], vocabulary: Vocabulary
 ) -> Int[np.ndarray, " A"] | None:
-    """Places in a stream at which an article's title line begins, rising.
+    """Places in a stream at which an article's title line begins, in rising order.
 
     A title is a line of its own between single equals signs, ``= Robert Boulter =``, with an empty
     line before and after it; the headings of sections have two signs or more a side. Other lines

@@ -2,7 +2,7 @@
 
 Shape letters: T time steps of a window, B columns.
 
-A window is T consecutive rows of all columns, and the next window goes on where it stopped, so the
+A window is T consecutive rows of all columns, and the next window starts where it ended, so the
 recurrent state can be carried from window to window.
 """
 
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
         targets: (T, B) the ids that follow them; ``IGNORE_INDEX`` where nothing is scored.
         lr_scale: What the learning rate of this step is multiplied by: the window's drawn length
             over the base length (Merity et al. 2017, section 4.1), or 1.
-        num_scored: Number of targets that are scored, known without a look at the tensor.
+        num_scored: Number of targets that are scored, known without reading the tensor.
     """
 
     tokens: Int[Tensor, "T B"]
@@ -41,7 +41,7 @@ class TrainingWindows:
     the first one is read and any epoch can be reproduced by itself.
 
     Args:
-        columns: What ``columns_for_training`` gave.
+        columns: As ``columns_for_training`` arranges them.
         bptt: Base length of a window.
         variable: Whether to draw lengths as Merity et al. 2017 (section 4.1) do: base ``bptt`` with
             probability .95, else ``bptt`` / 2; length max(5, ⌊N(base, 5)⌋). Otherwise all have
@@ -95,11 +95,11 @@ class TrainingWindows:
         self._num_done = 0
 
     def state_dict(self) -> dict[str, int]:
-        """How many windows come before the one that was given last."""
+        """How many windows come before the one that was yielded last."""
         return {"num_done": self._num_done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Lets the next iteration start behind that many windows."""
+        """Lets the next iteration start after that many windows."""
         self._num_done = state_dict["num_done"]
 
 
@@ -107,7 +107,7 @@ class EvaluationWindows:
     """Consecutive windows of fixed length, the last one partial.
 
     Args:
-        columns: What ``columns_for_evaluation`` or ``columns_as_published`` gave.
+        columns: As ``columns_for_evaluation`` or ``columns_as_awd_lstm_lm`` arranges them.
         window: Length of a window.
     """
 

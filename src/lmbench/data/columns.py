@@ -15,16 +15,16 @@ from lmbench.errors import UserError
 IGNORE_INDEX = -100
 """Target of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
 
-PROTOCOLS = ("standard", "published")
+PROTOCOLS = ("standard", "awd_lstm_lm")
 """Ways of reading valid and test: see :func:`columns_by_protocol`."""
 
-PUBLISHED_COLUMNS = {"valid": 10, "test": 1}
+AWD_LSTM_LM_COLUMNS = {"valid": 10, "test": 1}
 """Columns in which salesforce/awd-lstm-lm evaluates (main.py)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """A stream read side by side in B columns of equal length, of which nothing is copied.
+    """A stream read side by side in B columns of equal length; the ids are not copied.
 
     Row r of a column that starts at s reads token s + r and has token s + r + 1 as its target.
 
@@ -32,17 +32,18 @@ class Columns:
         ids: (N,) the stream, which may lie on disk.
         starts: (B,) where each column starts.
         num_rows: L, of each column.
-        first_scored: (B,) the row from which on each column is scored.
-        extra_divisor: What the divisor of a mean over the targets has on top of their number.
-        first_rows: (B,) the row that each column is read from on, round and round; None for 0.
+        first_scored: (B,) the first row of each column that is scored.
+        first_rows: (B,) the row at which reading starts in each column; after the last row it
+            continues at row 0.
+        extra_divisor: What a mean over the targets adds to their number in its divisor.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     num_rows: int
     first_scored: np.ndarray
+    first_rows: np.ndarray
     extra_divisor: int = 0
-    first_rows: np.ndarray | None = None
 
     @property
     def num_columns(self) -> int:
@@ -66,11 +67,9 @@ class Columns:
         return tokens, torch.from_numpy(targets.astype(np.int64))
 
     def places(self, start: int = 0, end: int | None = None) -> np.ndarray:
-        """Where in the stream the tokens of these rows are, ``(T, B)``; each target is one on."""
+        """Where in the stream the tokens of these rows are, (T, B); targets are one later."""
         rows = np.arange(start, self.num_rows if end is None else end)[:, None]
-        if self.first_rows is not None:
-            rows = (rows + self.first_rows) % self.num_rows
-        return self.starts + rows
+        return self.starts + (rows + self.first_rows) % self.num_rows
 
     def num_scored(self, start: int, end: int) -> int:
         """Number of targets that are scored in these rows."""
@@ -81,18 +80,14 @@ class Columns:
         """One of as many equal parts, which must divide the number of columns."""
         size = self.num_columns // num_parts
         mine = slice(part * size, (part + 1) * size)
-        return replace(
-            self,
-            starts=self.starts[mine],
-            first_scored=self.first_scored[mine],
-            first_rows=None if self.first_rows is None else self.first_rows[mine],
-        )
+        by_column = ("starts", "first_scored", "first_rows")
+        return replace(self, **{name: getattr(self, name)[mine] for name in by_column})
 
     def partially_shuffled(self, seed: int, epoch: int) -> "Columns":
-        """The same columns, each read from a row on that ``(seed, epoch)`` draws.
+        """The same columns, each read from a first row that ``(seed, epoch)`` draws.
 
-        So that other words stand side by side in every epoch, while sentences stay in their order,
-        but for one break in each column.
+        Other words then stand side by side in every epoch, while sentences keep their order, but
+        for one break in each column.
 
         Source: Press 2019 (arXiv 1903.04167).
         """
@@ -101,7 +96,7 @@ class Columns:
 
 
 def columns_for_training(ids: np.ndarray, batch_size: int) -> Columns:
-    """Folds a stream into columns of equal length; the remainder at its end is left out.
+    """Folds a stream into columns of equal length and leaves out the remainder.
 
     Args:
         ids: (N,) token ids.
@@ -147,15 +142,16 @@ def columns_for_evaluation(ids: np.ndarray, columns: int, burn_in: int) -> Colum
     length = -(-(num_targets + (columns - 1) * burn_in) // columns)
     first_scored = np.full(columns, burn_in)
     first_scored[0] = 0
-    return Columns(ids, np.arange(columns) * (length - burn_in), length, first_scored)
+    starts = np.arange(columns) * (length - burn_in)
+    return Columns(ids, starts, length, first_scored, np.zeros_like(starts))
 
 
-def columns_as_published(ids: np.ndarray, columns: int) -> Columns:
+def columns_as_awd_lstm_lm(ids: np.ndarray, columns: int) -> Columns:
     """Arranges a stream for evaluation as salesforce/awd-lstm-lm does.
 
-    Columns of equal length, each from a zero state and scored from its first target on; what is
-    left over at the end, and the target at each border between columns, is not scored. The
-    published code divides by the tokens read, of which each column has one more than targets.
+    Columns have equal length, and each is read from a zero state and scored from its first target;
+    the remainder, and the target at each border between columns, is not scored. The published code
+    divides by the number of tokens, of which each column has one more than targets.
 
     Args:
         ids: (N,) token ids.
@@ -167,7 +163,7 @@ def columns_as_published(ids: np.ndarray, columns: int) -> Columns:
     if len(ids) // columns < 2:
         raise UserError(
             f"A split of {len(ids)} token(s) has nothing to score in {columns} columns, as "
-            "evaluation.protocol=published reads it. Set evaluation.protocol=standard."
+            "evaluation.protocol=awd_lstm_lm reads it. Set evaluation.protocol=standard."
         )
     return replace(_fold(ids, columns), extra_divisor=columns)
 
@@ -180,11 +176,10 @@ def columns_by_protocol(
     Args:
         ids: (N,) token ids.
         split: ``valid`` or ``test``.
-        protocol: ``standard`` scores each target once (:func:`columns_for_evaluation`);
-            ``published`` is the evaluation of salesforce/awd-lstm-lm (:func:`columns_as_published`
-            with 10 columns for valid and one for test), which does not use the arguments below.
-        columns: B at most.
-        burn_in: Unscored tokens at the start of each column but the first.
+        protocol: ``standard`` is :func:`columns_for_evaluation`; ``awd_lstm_lm`` is
+            :func:`columns_as_awd_lstm_lm`, which leaves the next two unused.
+        columns: See :func:`columns_for_evaluation`.
+        burn_in: See there.
 
     Raises:
         ValueError: The protocol is unknown.
@@ -192,13 +187,13 @@ def columns_by_protocol(
     """
     if protocol == "standard":
         return columns_for_evaluation(ids, columns, burn_in)
-    if protocol == "published":
-        return columns_as_published(ids, PUBLISHED_COLUMNS[split])
-    raise ValueError(f"evaluation_protocol must be standard or published, not {protocol!r}")
+    if protocol == "awd_lstm_lm":
+        return columns_as_awd_lstm_lm(ids, AWD_LSTM_LM_COLUMNS[split])
+    raise ValueError(f"evaluation_protocol must be standard or awd_lstm_lm, not {protocol!r}")
 
 
 def _fold(ids: np.ndarray, columns: int) -> Columns:
     """Folds a stream as published: the last token of a column is a target only."""
     num_tokens = len(ids) // columns
     starts = np.arange(columns) * num_tokens
-    return Columns(ids, starts, num_tokens - 1, np.zeros(columns, dtype=np.int64))
+    return Columns(ids, starts, num_tokens - 1, np.zeros_like(starts), np.zeros_like(starts))

@@ -2,20 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
-from lmbench.data.cache import content_hash, load_or_build
-from lmbench.data.tokenization import read_blocks, write_ids
+from lmbench.data.disk_cache import load_or_build
+from lmbench.data.tokenization import SPLITS, read_blocks, write_ids
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
-SPLITS = ("train", "valid", "test")
-FORMAT = 2  # part of every cache key: raise it when the files of a cached corpus change
+FILE_NAMES = ("{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt")
+FORMAT = 3  # part of every cache key: raise it when the files of a cached corpus change
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,18 +23,13 @@ class Corpus:
     """Token ids of the training, validation and test split, and the vocabulary they index.
 
     Args:
-        name: ``wikitext2``, ``penn_treebank``, ``text`` or ``synthetic``.
+        name: What results call it, such as ``wikitext2``, ``text`` or ``synthetic``.
         vocabulary: Id to word.
-        train: 1-D int32 ids, kept read-only (and left on disk where they are memory-mapped).
-        valid: Likewise.
-        test: Likewise.
+        train: 1-D int32 ids, which may lie on disk.
+        valid: The same of the validation split.
+        test: The same of the test split.
         perplexity_floor: Perplexity of the true distribution on ``valid`` and ``test``, where it
             is known.
-        sha256: Hex SHA-256 of the words and the ids: of every word's UTF-8 bytes and a line feed,
-            then of train, valid and test as little-endian int32. Computed if empty.
-
-    Raises:
-        ValueError: A split is not 1-D int32.
     """
 
     name: str
@@ -43,23 +38,17 @@ class Corpus:
     valid: np.ndarray
     test: np.ndarray
     perplexity_floor: Mapping[str, float] | None = None
-    sha256: str = ""
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the words, with a line feed each, then of the ids as little-endian int32.
+
+        Words are UTF-8; the ids are those of train, valid and test.
+        """
+        digest = hashlib.sha256("".join(f"{word}\n" for word in self.vocabulary.words).encode())
         for split in SPLITS:
-            ids = getattr(self, split)
-            if ids.ndim != 1 or ids.dtype != np.int32:
-                raise ValueError(f"{split} must be 1-D int32, not {ids.ndim}-D {ids.dtype}")
-            ids = ids.view()
-            ids.flags.writeable = False
-            object.__setattr__(self, split, ids)
-        if not self.sha256:
-            digest = hashlib.sha256()
-            for word in self.vocabulary.words:
-                digest.update(word.encode() + b"\n")
-            for split in SPLITS:
-                digest.update(np.ascontiguousarray(getattr(self, split), dtype="<i4").data)
-            object.__setattr__(self, "sha256", digest.hexdigest())
+            digest.update(np.ascontiguousarray(getattr(self, split), dtype="<i4").data)
+        return digest.hexdigest()
 
     @property
     def num_tokens(self) -> dict[str, int]:
@@ -67,7 +56,7 @@ class Corpus:
         return {split: len(getattr(self, split)) for split in SPLITS}
 
     def require_sha256(self, sha256: object) -> None:
-        """Refuses to go on with a checkpoint of another corpus.
+        """Refuses a checkpoint of another corpus.
 
         Raises:
             UserError: The hashes differ.
@@ -79,9 +68,6 @@ class Corpus:
                 "vocabulary options as in the run's config.yaml."
             )
 
-    def __repr__(self) -> str:
-        return f"Corpus({self.name!r}, {self.vocabulary!r}, num_tokens={self.num_tokens})"
-
 
 def load_text(
     path: str | Path,
@@ -90,7 +76,6 @@ def load_text(
     cache_dir: str | Path | None = None,
     min_count: int = 1,
     max_size: int | None = None,
-    verify: bool = False,
 ) -> Corpus:
     """Loads a corpus from a folder of UTF-8 text, one file a split.
 
@@ -102,131 +87,86 @@ def load_text(
         path: Folder with ``train.txt``, ``train.tokens``, ``wiki.train.tokens`` or
             ``ptb.train.txt``, and the same for ``valid`` and ``test``.
         name: Name of the corpus in results.
-        cache_dir: Where the ids are kept, by content; ``$XDG_CACHE_HOME/lmbench`` or
-            ``~/.cache/lmbench`` if None.
+        cache_dir: Where the ids are kept, by content; see ``load_or_build``.
         min_count: Words that the training split has less often become ``<unk>``.
-        max_size: Largest vocabulary, ``<eos>`` and ``<unk>`` included: the most frequent training
-            words stay, the others become ``<unk>``. None for no limit.
-        verify: Read every text file and every cached id, where otherwise a file that has the size
-            and the time of change of last time is taken to be the same, and of the cache only a
-            checksum of its summary and the lengths are looked at.
+        max_size: Largest vocabulary; see ``limit_vocabulary``.
 
     Raises:
-        UserError: An option is out of range; a file is missing, ambiguous, empty, not UTF-8, or
-            changes meanwhile; there are unknown words and no ``<unk>``; the cache cannot be
-            written.
+        ValueError: ``min_count`` or ``max_size`` is too small.
+        UserError: A file is missing, ambiguous, empty, not UTF-8, or changes while it is read;
+            there are unknown words and no ``<unk>``; the cache cannot be written.
     """
     if min_count < 1:
-        raise UserError(f"data.min_count must be 1 or more, not {min_count}.")
+        raise ValueError(f"min_count must be 1 or more, not {min_count}")
     if max_size is not None and max_size < 2:
-        raise UserError(f"data.max_size must be 2 (<eos> and <unk>) or more, not {max_size}.")
+        raise ValueError(f"max_size must be 2 (<eos> and <unk>) or more, not {max_size}")
     files = _find_files(Path(path).expanduser())
-    hashes = {
-        split: content_hash(file, partial(read_blocks, file), cache_dir, verify=verify)
-        for split, file in files.items()
-    }
+    limits = {"min_count": min_count, "max_size": max_size}
+    key = _content_hash(files, limits)
 
     def build(folder: Path) -> None:
-        blocks = {split: _read_again(file, hashes[split]) for split, file in files.items()}
-        vocabulary = write_ids(
-            folder, blocks, source=str(path), min_count=min_count, max_size=max_size
-        )
-        write_summary(folder, vocabulary)
+        blocks = {split: read_blocks(file) for split, file in files.items()}
+        write_words(folder, write_ids(folder, blocks, source=str(path), **limits))
+        if _content_hash(files, limits) != key:  # the cache would keep it under the wrong key
+            raise UserError(f"{path} has changed while it was read. Start again when it is whole.")
 
-    digest = hashlib.sha256(repr((FORMAT, min_count, max_size)).encode())
-    for content in hashes.values():
-        digest.update(bytes.fromhex(content))
-    load = partial(open_corpus, name=name, verify=verify)
-    return load_or_build(digest.hexdigest(), load=load, build=build, cache_dir=cache_dir)
+    load = partial(open_corpus, name=name)
+    return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
 
 
-def _read_again(file: Path, expected: str) -> Iterator[bytes]:
-    """Blocks of a file, which must not get into the cache as what it was before a change."""
-    digest = hashlib.sha256()
-    for block in read_blocks(file):
-        digest.update(block)
-        yield block
-    if digest.hexdigest() != expected:
-        raise UserError(
-            f"{file} has changed since its hash was taken. Wait until nothing writes to it any "
-            "more, and start again with data.verify=true."
-        )
+def _content_hash(files: Mapping[str, Path], limits: Mapping[str, int | None]) -> str:
+    """SHA-256 of all that decides the ids of a corpus."""
+    digest = hashlib.sha256(repr((FORMAT, limits)).encode())
+    for file in files.values():
+        content = hashlib.sha256()
+        for block in read_blocks(file):
+            content.update(block)
+        digest.update(content.digest())
+    return digest.hexdigest()
 
 
 def _find_files(folder: Path) -> dict[str, Path]:
-    problem, names = "", []
     try:
-        if folder.is_dir():
-            names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-        else:
-            problem = "is a file, not a folder" if folder.exists() else "does not exist"
+        names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    if problem:
         raise UserError(
-            f"{folder} {problem}. Set data.path=… to a folder with train.txt, valid.txt, test.txt."
-        )
+            f"{folder} cannot be read: {error.strerror}. Set data.path=… to a folder with "
+            "train.txt, valid.txt and test.txt."
+        ) from error
     files = {}
     for split in SPLITS:
-        prefixes = {"": ("txt", "tokens"), "wiki.": ("tokens",), "ptb.": ("txt",)}
-        wanted = [f"{prefix}{split}.{end}" for prefix, ends in prefixes.items() for end in ends]
+        wanted = [name.format(split) for name in FILE_NAMES]
         found = [name for name in wanted if name in names]
-        if not found:
+        if len(found) != 1:
+            shown = found or [*names[:10], *(["…"] if len(names) > 10 else [])]
             raise UserError(
-                f"{folder} has no {split} split: looked for {', '.join(wanted)}; there is "
-                f"{', '.join(names[:10]) or 'nothing'}{', …' if len(names) > 10 else ''}. "
-                "Add the file, or set data.path=… to another folder."
-            )
-        if len(found) > 1:
-            raise UserError(
-                f"{folder} has {' and '.join(found)} for one split. Take one of them away."
+                f"{folder} must have one file for the {split} split: {' or '.join(wanted)}. It has "
+                f"{', '.join(shown) or 'no file'}. Mend that, or set data.path=… to another folder."
             )
         files[split] = folder / found[0]
     return files
 
 
-def write_summary(folder: Path, vocabulary: Vocabulary) -> Corpus:
-    """Completes a folder of ids by ``corpus.json``, which makes it a corpus."""
-    splits = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
-    corpus = Corpus("", vocabulary, **splits)
-    summary = {
-        "sha256": corpus.sha256,
-        "num_tokens": corpus.num_tokens,
-        "words": vocabulary.words,
-    }
-    (folder / "corpus.json").write_text(
-        json.dumps({"checksum": _checksum(summary), **summary}), encoding="utf-8"
-    )
+def write_words(folder: Path, vocabulary: Vocabulary) -> Corpus:
+    """Adds the words and the hash to a folder of ids, which makes it a corpus."""
+    corpus = _map_ids(folder, "", vocabulary)
+    summary = {"sha256": corpus.sha256, "words": vocabulary.words}
+    (folder / "corpus.json").write_text(json.dumps(summary), encoding="utf-8")
     return corpus
 
 
-def open_corpus(folder: Path, name: str, *, verify: bool = False) -> Corpus | None:
-    """The corpus in a folder of the cache, or None if it is not there whole.
-
-    Args:
-        folder: What ``write_ids`` and ``write_summary`` filled.
-        name: Name of the corpus in results.
-        verify: Also compare all ids with the hash that was taken when they were written.
-    """
+def open_corpus(folder: Path, name: str) -> Corpus | None:
+    """The corpus in a folder of the cache; None if anything in it is not as it was written."""
     try:
         summary = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        checksum = summary.pop("checksum")
-        # Not np.load, which takes other kinds of file too.
-        train, valid, test = (
-            np.lib.format.open_memmap(folder / f"{split}.npy", mode="r") for split in SPLITS
-        )
-        vocabulary = Vocabulary(tuple(summary["words"]))
-        hash_of_ids = "" if verify else summary["sha256"]  # empty: taken anew
-        corpus = Corpus(name, vocabulary, train, valid, test, sha256=hash_of_ids)
-        whole = (
-            checksum == _checksum(summary)
-            and corpus.num_tokens == summary["num_tokens"]
-            and corpus.sha256 == summary["sha256"]
-        )
+        corpus = _map_ids(folder, name, Vocabulary(tuple(summary["words"])))
+        return corpus if corpus.sha256 == summary["sha256"] else None
     except Exception:  # damaged files make NumPy and json raise almost anything
         return None
-    return corpus if whole else None
 
 
-def _checksum(summary: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(summary).encode()).hexdigest()
+def _map_ids(folder: Path, name: str, vocabulary: Vocabulary) -> Corpus:
+    train, valid, test = (
+        np.memmap(folder / f"{split}.bin", np.int32, mode="r") for split in SPLITS
+    )
+    return Corpus(name, vocabulary, train, valid, test)

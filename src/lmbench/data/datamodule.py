@@ -1,17 +1,13 @@
 """A corpus as BPTT windows for Lightning."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import lightning as L
 
-from lmbench.data.batching import Batch, EvaluationWindows, TrainingWindows
-from lmbench.data.columns import (
-    IGNORE_INDEX,
-    Columns,
-    columns_by_protocol,
-    columns_for_training,
-)
+from lmbench.data.batching import EvaluationWindows, TrainingWindows
+from lmbench.data.columns import Columns, columns_by_protocol, columns_for_training
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 
@@ -26,23 +22,19 @@ class LanguageModelDataModule(L.LightningDataModule):
         corpus: The token streams.
         batch_size: Training columns over all devices.
         bptt: Base length of a training window.
-        variable_windows: Whether the lengths of windows are drawn (see ``TrainingWindows``).
-        scale_lr: Whether a window's learning rate is scaled by its drawn length.
-        partial_shuffle: Whether each training column starts at another of its rows in every epoch
-            (Press 2019, arXiv 1903.04167).
-        evaluation_protocol: "standard" scores each target of valid and test once; "published" is
-            the evaluation of salesforce/awd-lstm-lm: 10 columns for valid and one for test, without
-            the targets between columns, and the sum divided by the tokens read, of which there are
-            more than targets. The next two arguments are then not used.
+        variable_windows: See ``TrainingWindows``, as ``variable``.
+        scale_lr: See ``TrainingWindows``.
+        partial_shuffle: Whether an epoch reads the columns ``partially_shuffled``.
+        evaluation_protocol: See ``columns_by_protocol``, as for the next two.
         evaluation_columns: Columns in which valid and test are read; 1 is the exact evaluation.
         burn_in: Unscored tokens at the start of each evaluation column but the first.
-        evaluation_window: Length of an evaluation window; it moves memory and time, not results.
+        evaluation_window: Length of an evaluation window; it changes memory and time, not results.
         seed: Seed of the window lengths and of the partial shuffle.
 
     Attributes:
-        evaluation: How valid and test are read, for a run's results; the columns by split where
-            they differ, as under the published protocol, or where one is too short for as many.
-        extra_divisor: Stage → what the protocol's divisor has on top of the number of targets.
+        evaluation: How valid and test are read, for a run's results; ``columns`` is by split where
+            they differ, as under awd_lstm_lm or where one split is too short for as many.
+        extra_divisor: Stage → what the protocol adds to the number of targets to divide by.
     """
 
     def __init__(
@@ -71,31 +63,27 @@ class LanguageModelDataModule(L.LightningDataModule):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
         self.corpus = corpus
-        self._bptt = bptt
-        self._variable_windows = variable_windows
-        self._scale_lr = scale_lr
+        self._training_windows = partial(
+            TrainingWindows, bptt=bptt, variable=variable_windows, seed=seed, scale_lr=scale_lr
+        )
         self._partial_shuffle = partial_shuffle
         self._evaluation_window = evaluation_window
         self._seed = seed
         self._training = columns_for_training(corpus.train, batch_size)
-        self._evaluation: dict[str, Columns] = {}
-        self.extra_divisor: dict[str, int] = {}
-        for split, stage in (("valid", "val"), ("test", "test")):
-            columns = columns_by_protocol(
-                getattr(corpus, split),
-                split,
-                protocol=evaluation_protocol,
-                columns=evaluation_columns,
-                burn_in=burn_in,
-            )
-            self._evaluation[split] = columns
-            self.extra_divisor[stage] = columns.extra_divisor
-        used = {split: columns.num_columns for split, columns in self._evaluation.items()}
-        self._evaluation_columns = evaluation_columns
+        arrange = partial(
+            columns_by_protocol,
+            protocol=evaluation_protocol,
+            columns=evaluation_columns,
+            burn_in=burn_in,
+        )
+        valid, test = arrange(corpus.valid, "valid"), arrange(corpus.test, "test")
+        self._evaluation = {"valid": valid, "test": test}
+        self.extra_divisor = {"val": valid.extra_divisor, "test": test.extra_divisor}
+        used = {"valid": valid.num_columns, "test": test.num_columns}
         self.evaluation: Mapping[str, Any] = {
             "protocol": evaluation_protocol,
             "columns": used if used["valid"] != used["test"] else used["valid"],
-            "burn_in": 0 if evaluation_protocol == "published" else burn_in,
+            "burn_in": 0 if evaluation_protocol == "awd_lstm_lm" else burn_in,
         }
 
     def num_training_steps(
@@ -110,7 +98,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         """
         total = 0
         for epoch in range(max_epochs):
-            num_windows = len(self._training_windows(self._training, epoch))
+            num_windows = len(self._training_windows(self._training, epoch=epoch))
             if isinstance(limit_train_batches, int):
                 num_windows = min(num_windows, limit_train_batches)
             elif limit_train_batches is not None:
@@ -121,79 +109,45 @@ class LanguageModelDataModule(L.LightningDataModule):
         return total
 
     def setup(self, stage: str) -> None:
-        """Finds out before the training, not after it, whether all splits can be read.
+        """Finds out before the training, rather than after it, whether all splits can be read.
 
         Raises:
             UserError: A split's columns do not divide by the number of processes; or the trainer's
-                limit leaves nothing of one.
+                limit leaves nothing of a split.
         """
-        names = {"train": "limit_train_batches", "valid": "limit_val_batches"}
-        if getattr(self.trainer, "overfit_batches", 0) > 0:  # Lightning takes it for both of them
-            names = dict.fromkeys(names, "overfit_batches")
-        windows = (self.train_dataloader(), self.val_dataloader(), self.test_dataloader())
-        names["test"] = "limit_test_batches"
-        for (split, name), num_windows in zip(names.items(), map(len, windows), strict=True):
-            limit = getattr(self.trainer, name, None)
-            if isinstance(limit, float) and 0 < limit * num_windows < 1:
+        windows = {
+            "train": self.train_dataloader(),
+            "val": self.val_dataloader(),
+            "test": self.test_dataloader(),
+        }
+        for split, loader in windows.items():
+            limit = getattr(self.trainer, f"limit_{split}_batches", None)
+            if isinstance(limit, float) and 0 < limit * len(loader) < 1:
                 raise UserError(
-                    f"trainer.{name}={limit:g} is less than one of the {num_windows} window(s) in "
-                    f"which {split} is read. Set it to a whole number of windows."
+                    f"trainer.limit_{split}_batches={limit:g} is less than one of {len(loader)} "
+                    "window(s). Set it to a whole number of windows."
                 )
 
     def train_dataloader(self) -> TrainingWindows:
         """The windows of the trainer's current epoch, in this process's columns."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return self._training_windows(self._of_this_process("train", epoch), epoch)
+        return self._training_windows(self._of_this_process("train", epoch), epoch=epoch)
 
     def val_dataloader(self) -> EvaluationWindows:
         """The windows of the validation split, in this process's columns."""
-        return self._evaluation_windows("valid")
+        return EvaluationWindows(self._of_this_process("valid"), window=self._evaluation_window)
 
     def test_dataloader(self) -> EvaluationWindows:
         """The windows of the test split, in this process's columns."""
-        return self._evaluation_windows("test")
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Refuses ids that the vocabulary does not have: on a GPU they would end the process.
-
-        Raises:
-            UserError: The window holds such an id.
-        """
-        num_words = len(self.corpus.vocabulary)
-        negative = (batch.tokens < 0) | ((batch.targets < 0) & (batch.targets != IGNORE_INDEX))
-        if negative.any() or max(batch.tokens.max(), batch.targets.max()) >= num_words:
-            raise UserError(
-                f"The corpus {self.corpus.name!r} holds an id outside its vocabulary of "
-                f"{num_words:,} words: its files in the cache are damaged. Set "
-                "data.cache_dir=… to an empty folder, or delete them."
-            )
-        return batch
+        return EvaluationWindows(self._of_this_process("test"), window=self._evaluation_window)
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint must know to be read by itself: the words and the corpus's hash."""
         return {"sha256": self.corpus.sha256, "words": list(self.corpus.vocabulary.words)}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Refuses to go on with a checkpoint of another corpus.
-
-        Raises:
-            UserError: The hashes differ.
-        """
+        """Refuses a checkpoint of another corpus by :meth:`Corpus.require_sha256`."""
         self.corpus.require_sha256(state_dict["sha256"])
-
-    def _training_windows(self, columns: Columns, epoch: int) -> TrainingWindows:
-        return TrainingWindows(
-            columns,
-            self._bptt,
-            variable=self._variable_windows,
-            seed=self._seed,
-            epoch=epoch,
-            scale_lr=self._scale_lr,
-        )
-
-    def _evaluation_windows(self, split: str) -> EvaluationWindows:
-        columns = self._of_this_process(split)
-        return EvaluationWindows(columns, window=self._evaluation_window)
 
     def _of_this_process(self, split: str, epoch: int = 0) -> Columns:
         columns = self._training if split == "train" else self._evaluation[split]
@@ -201,17 +155,13 @@ class LanguageModelDataModule(L.LightningDataModule):
             columns = columns.partially_shuffled(self._seed, epoch)
         num_processes = self.trainer.world_size if self.trainer else 1
         if columns.num_columns % num_processes:
+            key, also = "batching.batch_size", ""
+            if split != "train":
+                key = "evaluation.columns"
+                also = ", with evaluation.protocol=standard and evaluation.burn_in below its length"
             raise UserError(
                 f"{split} is read in {columns.num_columns} column(s), which cannot be shared out "
-                f"evenly to {num_processes} devices. {self._remedy(split, num_processes)}"
+                f"evenly to {num_processes} devices. Set trainer.devices=1, or {key} to a multiple "
+                f"of {num_processes}{also}."
             )
         return columns.share(self.trainer.global_rank if self.trainer else 0, num_processes)
-
-    def _remedy(self, split: str, num_processes: int) -> str:
-        if split == "train":
-            return f"Set batching.batch_size to a multiple of {num_processes}."
-        if self.evaluation["protocol"] == "published":
-            return "Set evaluation.protocol=standard, or trainer.devices=1."
-        if self._evaluation[split].num_columns < self._evaluation_columns:
-            return "It is too short for more: set evaluation.burn_in lower, or trainer.devices=1."
-        return f"Set evaluation.columns to a multiple of {num_processes}."

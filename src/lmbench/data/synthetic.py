@@ -26,8 +26,8 @@ class Grammar:
     """A hidden Markov model of text, drawn at random from a seed.
 
     A stream starts with the first word of a sentence in a topic drawn uniformly. After each word
-    the sentence ends with probability 1 / mean_sentence_length; if not, the next class follows
-    from the current one. ``<eos>`` (id 0) is a token like any other; after it the topic changes to
+    the sentence ends with probability 1 / mean_sentence_length; otherwise the next class depends
+    on the current one. ``<eos>`` (id 0) is a token like any other; after it the topic changes to
     one of the others with ``topic_change_probability``, then the next sentence's first class is
     drawn. Every word belongs to one class. The next classes of each class, and the words of each
     (topic, class), follow Zipf's law, p ∝ rank^-exponent, over an order of their own.
@@ -39,10 +39,6 @@ class Grammar:
         transition: (S, S), row to column; state = topic · (classes + 1) + class, class 0 = end.
         emission: (S, V) probabilities of each token.
     """
-
-    initial: Float64[np.ndarray, " S"]
-    transition: Float64[np.ndarray, "S S"]
-    emission: Float64[np.ndarray, "S V"]
 
     def __init__(
         self,
@@ -62,7 +58,8 @@ class Grammar:
             num_words: Words in the vocabulary, ``<eos>`` not counted.
             num_topics: Topics.
             num_classes: Word classes, the end of a sentence not counted.
-            topic_change_probability: Chance that a sentence has another topic than the last one.
+            topic_change_probability: Chance that a sentence has another topic than the last one; 0
+                if there is a single topic.
             mean_sentence_length: Words before ``<eos>``, on average; at least 1.
             word_exponent: Zipf exponent of the words of a (topic, class); 0 is uniform.
             class_exponent: Zipf exponent of the classes that follow a class; 0 is uniform.
@@ -71,34 +68,24 @@ class Grammar:
         Raises:
             ValueError: An argument is out of its range; the message names it.
         """
-        _require(num_topics >= 1, "num_topics", "at least 1", num_topics)
-        _require(num_classes >= 1, "num_classes", "at least 1", num_classes)
-        _require(num_words >= num_classes, "num_words", "at least num_classes", num_words)
-        most_change = 1.0 if num_topics > 1 else 0.0
-        _require(
-            0.0 <= topic_change_probability <= most_change,
-            "topic_change_probability",
-            "from 0 to 1, and 0 where there is a single topic",
-            topic_change_probability,
-        )
-        _require(
-            1.0 <= mean_sentence_length < math.inf,
-            "mean_sentence_length",
-            "finite and at least 1",
-            mean_sentence_length,
-        )
-        for name, exponent in {"word": word_exponent, "class": class_exponent}.items():
-            wanted = "finite and at least 0"
-            _require(0.0 <= exponent < math.inf, f"{name}_exponent", wanted, exponent)
-        _require(seed >= 0, "seed", "at least 0", seed)
+        for name, value, least, most in (
+            ("num_topics", num_topics, 1, math.inf),
+            ("num_classes", num_classes, 1, math.inf),
+            ("num_words", num_words, num_classes, math.inf),
+            ("topic_change_probability", topic_change_probability, 0, int(num_topics > 1)),
+            ("mean_sentence_length", mean_sentence_length, 1, math.inf),
+            ("word_exponent", word_exponent, 0, math.inf),
+            ("class_exponent", class_exponent, 0, math.inf),
+            ("seed", seed, 0, math.inf),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be from {least} to {most}; it is {value}")
 
         # The leading 0 here and 1 in `sample` keep the two streams apart for equal seeds.
         random = np.random.Generator(np.random.PCG64([0, seed]))
-        topic_transition = np.eye(num_topics)
-        if num_topics > 1:
-            topic_transition[:] = topic_change_probability / (num_topics - 1)
-            np.fill_diagonal(topic_transition, 1.0 - topic_change_probability)
-
+        to_each_other_topic = topic_change_probability / max(1, num_topics - 1)
+        topic_transition = np.full((num_topics, num_topics), to_each_other_topic)
+        np.fill_diagonal(topic_transition, 1.0 - topic_change_probability)
         class_transition = np.zeros((num_classes + 1, num_classes + 1))
         for row in class_transition:
             row[1:] = _zipf(num_classes, class_exponent, random)
@@ -122,13 +109,7 @@ class Grammar:
         self.emission = emission.reshape(num_states, num_words + 1)
 
     def sample(self, num_tokens: int, seed: int) -> Int32[np.ndarray, " N"]:
-        """Draws a stream of ``num_tokens`` token ids; its last sentence may be cut short.
-
-        Raises:
-            ValueError: ``num_tokens`` or ``seed`` is negative.
-        """
-        _require(num_tokens >= 0, "num_tokens", "at least 0", num_tokens)
-        _require(seed >= 0, "seed", "at least 0", seed)
+        """Draws a stream of ``num_tokens`` token ids; its last sentence may be cut short."""
         random = np.random.Generator(np.random.PCG64([1, seed]))
         transition = _cumulative(self.transition)
         emission = _cumulative(self.emission)
@@ -143,18 +124,16 @@ class Grammar:
     def log_probs_of(self, ids: Int[np.ndarray, " N"]) -> Float64[np.ndarray, " N-1"]:
         """The exact log p(x_t | x_0 … x_{t-1}), in nats, for t = 1 … N-1.
 
-        The first token is given and not scored, as for the models; that it is the first word of a
-        sentence in any of the topics is part of what is known. Entry t-1 belongs to token t.
+        The first token is given and not scored, as for the models; it is known to be the first word
+        of a sentence, in any of the topics. Entry t-1 belongs to token t.
         (Scaled forward algorithm: Rabiner 1989, section V.A.)
 
         Raises:
             ValueError: ``ids`` is empty, or the grammar cannot say it.
         """
-        _require(len(ids) >= 1, "ids", "at least one token", len(ids))
         by_token = np.ascontiguousarray(self.emission.T)
-        lowest, highest = int(ids.min()), int(ids.max())
-        _require(lowest >= 0, "ids", "at least 0", lowest)
-        _require(highest < len(by_token), "ids", f"below {len(by_token)}", highest)
+        if len(ids) == 0 or ids.min() < 0 or ids.max() >= len(by_token):
+            raise ValueError(f"ids must be one or more, from 0 to {len(by_token) - 1}")
         probs = np.empty(len(ids))
         prior = self.initial
         for position, token in enumerate(ids.tolist()):
@@ -184,8 +163,8 @@ def make_corpus(
     """Draws a ``Grammar`` and three independent streams from it.
 
     ``num_{train,valid,test}_tokens`` are the lengths of the streams, ``<eos>`` counted, at least 2;
-    ``seed`` is the grammar's and decides the streams too. The other arguments are ``Grammar``'s: a
-    ``Grammar`` of the same ones scores the tokens one by one (``log_probs_of``).
+    ``seed`` decides the grammar and the streams. The other arguments are those of ``Grammar``: one
+    made with the same arguments scores the tokens one by one (``log_probs_of``).
 
     Returns:
         The corpus. All words are in its vocabulary (``<eos>`` is id 0); its ``perplexity_floor``
@@ -196,7 +175,8 @@ def make_corpus(
     """
     lengths = {"train": num_train_tokens, "valid": num_valid_tokens, "test": num_test_tokens}
     for split, length in lengths.items():
-        _require(length >= 2, f"num_{split}_tokens", "at least 2", length)
+        if length < 2:
+            raise ValueError(f"num_{split}_tokens must be at least 2; it is {length}")
     grammar = Grammar(
         num_words=num_words,
         num_topics=num_topics,
@@ -207,26 +187,15 @@ def make_corpus(
         class_exponent=class_exponent,
         seed=seed,
     )
-    train, valid, test = (
-        grammar.sample(length, seed=len(lengths) * seed + index)
-        for index, length in enumerate(lengths.values(), start=1)
-    )
-    return Corpus(
-        name="synthetic",
-        vocabulary=Vocabulary((EOS, *_words(num_words))),
-        train=train,
-        valid=valid,
-        test=test,
-        perplexity_floor={
-            "valid": math.exp(-grammar.log_probs_of(valid).mean()),
-            "test": math.exp(-grammar.log_probs_of(test).mean()),
-        },
-    )
-
-
-def _require(holds: bool, argument: str, wanted: str, value: int | float) -> None:
-    if not holds:
-        raise ValueError(f"{argument} must be {wanted}; it is {value}")
+    ids = {
+        split: grammar.sample(length, seed=len(lengths) * seed + index)
+        for index, (split, length) in enumerate(lengths.items(), start=1)
+    }
+    floor = {
+        split: math.exp(-grammar.log_probs_of(ids[split]).mean()) for split in ("valid", "test")
+    }
+    vocabulary = Vocabulary((EOS, *_words(num_words)))
+    return Corpus("synthetic", vocabulary, **ids, perplexity_floor=floor)
 
 
 def _zipf(size: int, exponent: float, random: np.random.Generator) -> np.ndarray:

@@ -4,7 +4,6 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import index
 from typing import SupportsIndex
 
 import numpy as np
@@ -24,7 +23,7 @@ class Vocabulary:
         words: The words in id order, each once.
 
     Raises:
-        ValueError: A word is there twice.
+        ValueError: A word occurs twice.
     """
 
     words: tuple[str, ...]
@@ -60,7 +59,7 @@ class Vocabulary:
             raise ValueError("encode takes a list of words, not a string: split it first")
         unk_id = self.unk_id
         if unk_id is None and (unknown := [word for word in words if word not in self.ids]):
-            names = ", ".join(map(reprlib.repr, unknown[:5]))  # short, whatever a text calls a word
+            names = ", ".join(map(reprlib.repr, unknown[:5]))  # a "word" can be a whole text
             raise UserError(
                 f"{names}: not among the {len(self):,} words of the vocabulary, "
                 f"which has no {UNK} to stand for unknown words. Use words that it has."
@@ -68,16 +67,8 @@ class Vocabulary:
         return np.array([self.ids.get(word, unk_id) for word in words], dtype=np.int32)
 
     def decode(self, ids: Iterable[SupportsIndex]) -> list[str]:
-        """Words of ``ids``: a list, an array or a tensor of one axis.
-
-        Raises:
-            IndexError: An id is negative or not below the number of words.
-        """
-        numbers = [index(number) for number in ids]
-        # A negative index would silently count from the end.
-        if any(number < 0 for number in numbers):
-            raise IndexError(f"ids start at 0, found {min(numbers)}")
-        return [self.words[number] for number in numbers]
+        """Words of ``ids``."""
+        return [self.words[number] for number in ids]
 
 
 def count_words(ids: Int[np.ndarray, " N"], vocabulary_size: int) -> Int[np.ndarray, " V"]:
@@ -99,7 +90,7 @@ def limit_vocabulary(
         counts: How often each of them occurs.
         min_count: Rarer words become ``<unk>``.
         max_size: Largest vocabulary, ``<eos>`` and ``<unk>`` included; the most frequent words
-            stay, of equally frequent ones those that appear first. None for no limit.
+            stay, and of equally frequent ones those that appear first. None for no limit.
 
     Returns:
         The vocabulary in order of first appearance in the resulting text (which has an ``<unk>``

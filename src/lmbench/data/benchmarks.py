@@ -1,0 +1,144 @@
+"""Benchmark corpora, from a folder or the Hugging Face hub, checked against published counts."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lmbench.data.corpus import FORMAT, Corpus, load_text, open_corpus, write_words
+from lmbench.data.disk_cache import load_or_build
+from lmbench.data.tokenization import write_ids
+from lmbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is known of a published corpus.
+
+    Args:
+        title: What error messages call it.
+        folder: Its folder in ``$LMBENCH_DATA_DIR``.
+        counts: Tokens of ``train``, ``valid`` and ``test``, ``<eos>`` included, and ``types``.
+        hub: Its repository and configuration on the Hugging Face hub, with a line of text in each
+            row; None if it is not there.
+    """
+
+    title: str
+    folder: str
+    counts: Mapping[str, int]
+    hub: tuple[str, str] | None = None
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do who does not have it."""
+        return (
+            "Set data.path=… to a folder that has it, or the environment variable LMBENCH_DATA_DIR "
+            f"to a folder with {self.folder}/ in it (files train.txt, valid.txt, test.txt or "
+            "wiki.*.tokens); data=synthetic needs no files."
+        )
+
+
+BENCHMARKS = {
+    # Merity et al. 2016 (arXiv 1609.07843).
+    "wikitext2": Benchmark(
+        "WikiText-2",
+        folder="wikitext-2",
+        counts={"train": 2_088_628, "valid": 217_646, "test": 245_569, "types": 33_278},
+        hub=("Salesforce/wikitext", "wikitext-2-v1"),
+    ),
+    # As Mikolov et al. 2010 prepared it: 10,000 types, no case, no digits.
+    "penn_treebank": Benchmark(
+        "the Penn Treebank",
+        folder="penn-treebank",
+        counts={"train": 929_589, "valid": 73_760, "test": 82_430, "types": 10_000},
+    ),
+}
+"""The corpora that :func:`load_benchmark` knows, by name."""
+
+
+def load_benchmark(
+    name: str, path: str | Path | None = None, *, cache_dir: str | Path | None = None
+) -> Corpus:
+    """Loads a corpus of ``BENCHMARKS``.
+
+    Args:
+        name: Its name there, and in results.
+        path: Folder as ``load_text`` takes it. If None: its folder in ``$LMBENCH_DATA_DIR`` if it
+            is there, else the Hugging Face hub.
+        cache_dir: See ``load_text``.
+
+    Raises:
+        ValueError: There is no benchmark of that name.
+        UserError: As for ``load_text``; there is no path and the hub does not have the corpus or
+            cannot be reached; the corpus does not have the published numbers of tokens and types.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"name must be one of {', '.join(BENCHMARKS)}, not {name!r}")
+    benchmark = BENCHMARKS[name]
+    data_dir = os.environ.get("LMBENCH_DATA_DIR")
+    if path is None and data_dir:
+        by_variable = Path(data_dir).expanduser() / benchmark.folder
+        path = by_variable if by_variable.is_dir() else None
+    if path is not None:
+        corpus = load_text(path, name=name, cache_dir=cache_dir)
+        _check_counts(corpus, benchmark, str(path))
+        return corpus
+    if benchmark.hub is None:
+        raise UserError(f"{benchmark.title} is not free to download. {benchmark.remedy}")
+    repository, configuration = benchmark.hub
+    source = f"{repository} ({configuration})"
+
+    def build(folder: Path) -> None:
+        text = _text_from_hub(benchmark, repository, configuration)
+        corpus = write_words(folder, write_ids(folder, text, source=source))
+        _check_counts(corpus, benchmark, source)
+
+    # By name, not content: the counts have been checked, and nobody asks the hub a second time.
+    key = hashlib.sha256(f"{FORMAT} {source}".encode()).hexdigest()
+    load = partial(open_corpus, name=name)
+    return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
+
+
+def _text_from_hub(
+    benchmark: Benchmark, repository: str, configuration: str
+) -> dict[str, list[bytes]]:
+    """Text of each split; from the cache of the datasets library where the hub does not answer."""
+    from datasets import config, load_dataset
+    from huggingface_hub import HfApi, constants
+
+    was_offline, trouble = config.HF_HUB_OFFLINE, None
+    try:
+        # Left to itself, load_dataset tries for 23 seconds before it looks into its cache.
+        HfApi().dataset_info(repository, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # those of three libraries, and of the network below them
+        config.HF_HUB_OFFLINE, trouble = True, error
+    try:
+        splits = load_dataset(repository, configuration)
+    except Exception as error:
+        raise UserError(
+            f"{benchmark.title} cannot be loaded from the Hugging Face hub ({repository}): "
+            f"{trouble or error}. {benchmark.remedy}"
+        ) from error
+    finally:
+        config.HF_HUB_OFFLINE = was_offline
+    text = {}
+    for split, name in (("train", "train"), ("valid", "validation"), ("test", "test")):
+        # A row is a line, of which some have lost their line feed.
+        rows = (row.removesuffix("\n") + "\n" for row in splits[name]["text"][:])
+        text[split] = ["".join(rows).encode()]
+    return text
+
+
+def _check_counts(corpus: Corpus, benchmark: Benchmark, source: str) -> None:
+    def describe(counts: Mapping[str, int]) -> str:
+        return "{train:,} / {valid:,} / {test:,} tokens and {types:,} types".format(**counts)
+
+    found = {**corpus.num_tokens, "types": len(corpus.vocabulary)}
+    if found != benchmark.counts:
+        raise UserError(
+            f"{source} is not {benchmark.title} as published, in words and not raw: it has "
+            f"{describe(found)}, expected {describe(benchmark.counts)}. For another corpus use "
+            "data=text with data.path=…"
+        )

@@ -1,0 +1,89 @@
+import pytest
+
+from lmbench.data.disk_cache import load_or_build
+from lmbench.errors import UserError
+
+
+def load(folder):
+    path = folder / "content"
+    return path.read_text() if path.exists() else None
+
+
+def build(folder):
+    (folder / "content").write_text("built")
+
+
+def forbidden(folder):
+    raise AssertionError("built again")
+
+
+def visible(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_built_once(tmp_path):
+    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path / "new") == "built"
+    assert load_or_build("key", load=load, build=forbidden, cache_dir=tmp_path / "new") == "built"
+    assert visible(tmp_path / "new") == ["key"]
+
+
+def test_what_is_there_needs_no_lock(tmp_path):
+    load_or_build("key", load=load, build=build, cache_dir=tmp_path)
+    lock = tmp_path / "key.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # so that it cannot be taken
+    assert load_or_build("key", load=load, build=forbidden, cache_dir=tmp_path) == "built"
+
+
+def test_damaged_entry_is_replaced(tmp_path):
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "rest").write_text("of something")
+    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path) == "built"
+    assert [path.name for path in (tmp_path / "key").iterdir()] == ["content"]
+    assert visible(tmp_path) == ["key"]
+
+
+def test_failed_build_leaves_nothing(tmp_path):
+    def fail(folder):
+        build(folder)
+        raise UserError("bad text")
+
+    with pytest.raises(UserError, match="bad text"):
+        load_or_build("key", load=load, build=fail, cache_dir=tmp_path)
+    assert visible(tmp_path) == []
+
+
+def test_leftovers_of_a_killed_build_are_removed(tmp_path):
+    for name in (".key.1.a", ".key.2.b", ".other.1.a", "key2"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "content").write_text("half")
+    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path) == "built"
+    assert visible(tmp_path) == [".other.1.a", "key", "key2"]
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/cache cannot be written: .*data\.cache_dir="):
+        load_or_build("key", load=load, build=build, cache_dir=tmp_path / "file" / "cache")
+
+
+def test_entry_that_cannot_be_read_back(tmp_path):
+    with pytest.raises(UserError, match="read back"):
+        load_or_build("key", load=lambda folder: None, build=build, cache_dir=tmp_path)
+
+
+def test_default_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value, folder in (("", ".cache/lmbench"), (str(tmp_path / "xdg"), "xdg/lmbench")):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        load_or_build("key", load=load, build=build)
+        assert visible(tmp_path / folder) == ["key"]
+
+
+def test_mapped_entry_survives_its_replacement(tmp_path):
+    load_or_build("key", load=load, build=build, cache_dir=tmp_path)
+    entries = iter([None, None, "rebuilt"])  # damaged, before the lock and under it
+    with (tmp_path / "key" / "content").open() as held:
+        again = load_or_build("key", load=lambda _: next(entries), build=build, cache_dir=tmp_path)
+        assert (again, held.read()) == ("rebuilt", "built")
+    assert visible(tmp_path) == ["key"]

@@ -1,0 +1,25 @@
+"""A text as Python reads it."""
+
+from collections import Counter
+
+
+def reference_tokens(text: str) -> list[str]:
+    """Its words, split at white space, with ``<eos>`` after each line."""
+    lines = text.removeprefix("\ufeff").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [word for line in lines for word in [*line.split(), "<eos>"]]
+
+
+def limited(tokens: list[str], min_count: int, max_size: int | None) -> list[str]:
+    """The text in which as many of the most frequent words are left as fit."""
+    counts = Counter(tokens)
+    frequent = [word for word in counts if counts[word] >= min_count]
+    frequent = [word for word in frequent if word not in ("<eos>", "<unk>")]
+    frequent.sort(key=lambda word: -counts[word])
+    while True:
+        kept = {"<eos>", "<unk>", *frequent}
+        text = [word if word in kept else "<unk>" for word in tokens]
+        if max_size is None or len(set(text)) <= max_size:
+            return text
+        frequent.pop()

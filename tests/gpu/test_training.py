@@ -18,7 +18,8 @@ from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.model.core.weight_dropout import lstm_with_weight_dropout
+from lmbench.model.core.stack import run_lstm
+from lmbench.model.dropout import WeightDropout
 from lmbench.module import LanguageModelModule
 
 pytestmark = [
@@ -54,7 +55,8 @@ def test_bfloat16_leaves_the_lstm_in_float32() -> None:
     for enabled in (False, True):
         torch.manual_seed(1)
         with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
-            output, (hidden, cell) = lstm_with_weight_dropout(layer, input, state, 0.5)
+            dropped = WeightDropout(0.5)(layer.weight_hh_l0)
+            output, (hidden, cell) = run_lstm(layer, input, state, dropped)
         leaves = [input, *layer.parameters()]
         found.append([output, hidden, cell, *torch.autograd.grad(output.sum(), leaves)])
     assert all(tensor.dtype == torch.float32 for tensor in found[1])

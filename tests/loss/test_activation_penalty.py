@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lmbench.loss import activation_regularization, temporal_activation_regularization
+from lmbench.loss.activation_penalty import (
+    activation_regularization,
+    temporal_activation_regularization,
+)
 
 
 def test_ar_is_the_mean_square_and_its_gradient_is_twice_the_mean() -> None:

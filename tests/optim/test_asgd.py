@@ -1,5 +1,6 @@
 import io
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -42,19 +43,26 @@ def values(params: list[nn.Parameter]) -> list[Tensor]:
 
 
 @pytest.mark.usefixtures("float64_scalars")
+@pytest.mark.parametrize("resting", [0, 2], ids=["all move", "one rests for two steps"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_at_a_constant_rate_all_is_as_in_torch(dtype: torch.dtype, tolerance: float) -> None:
+def test_at_a_constant_rate_all_is_as_in_torch(dtype, tolerance: float, resting: int) -> None:
     ours, theirs = parameters(dtype), parameters(dtype)
+    before = values(ours)
     optimizer = ASGD(ours, 0.3, weight_decay=DECAY)
     reference = torch.optim.ASGD(theirs, lr=0.3, lambd=0, t0=0, weight_decay=DECAY)
     for step in range(8):
-        set_gradients(ours, step)
-        set_gradients(theirs, step)
+        for params in (ours, theirs):
+            set_gradients(params, step)
+            if step < resting:
+                params[0].grad = None
         optimizer.step()
         reference.step()
         close = {"rtol": tolerance, "atol": tolerance}
         assert_close(values(ours), values(theirs), **close)
-        assert_close(averages(optimizer, ours), averages(reference, theirs), **close)
+        moved = 1 if step < resting else 0  # torch's averages come with the first gradient
+        our_averages = averages(optimizer, ours)
+        assert_close(our_averages[:moved], before[:moved], rtol=0, atol=0)
+        assert_close(our_averages[moved:], averages(reference, theirs[moved:]), **close)
 
 
 def test_a_changed_rate_acts_in_that_very_step() -> None:
@@ -96,26 +104,6 @@ def test_groups_keep_their_own_rates_and_decays() -> None:
     assert_close(params[1].detach(), second - 2.0 * (1.0 + 0.5 * second))
 
 
-@pytest.mark.usefixtures("float64_scalars")
-def test_a_parameter_without_gradient_rests_and_so_does_its_average() -> None:
-    ours, theirs = parameters(), parameters()
-    optimizer = ASGD(ours, 0.3, weight_decay=DECAY)
-    reference = torch.optim.ASGD(theirs, lr=0.3, lambd=0, t0=0, weight_decay=DECAY)
-    before = ours[0].detach().clone()
-    for step in range(6):
-        for params in (ours, theirs):
-            set_gradients(params, step)
-            if step < 2:
-                params[0].grad = None
-        optimizer.step()
-        reference.step()
-        if step == 1:
-            assert torch.equal(ours[0], before)
-            assert torch.equal(optimizer.state[ours[0]]["ax"], before)
-    assert_close(values(ours), values(theirs), rtol=1e-12, atol=1e-12)
-    assert_close(averages(optimizer, ours), averages(reference, theirs), rtol=1e-12, atol=1e-12)
-
-
 def test_no_gradient_at_all_is_no_step() -> None:
     params = parameters()
     before = values(params)
@@ -148,7 +136,7 @@ def test_closure_computes_gradients_and_its_loss_comes_back() -> None:
     assert_close(params[0].detach(), before / 2)
 
 
-def test_saved_in_the_middle_it_goes_on_bit_for_bit() -> None:
+def test_saved_in_the_middle_it_continues_bit_for_bit() -> None:
     whole = parameters(torch.float32)
     optimizer = ASGD(whole, 0.3, weight_decay=DECAY)
     file = io.BytesIO()
@@ -170,13 +158,12 @@ def test_saved_in_the_middle_it_goes_on_bit_for_bit() -> None:
     assert_close(averages(second, resumed), averages(optimizer, whole), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["lmbench", "torch"])
-def test_swapping_twice_is_the_identity_and_memory_stays_in_place(kind: str) -> None:
+@pytest.mark.parametrize(
+    "make", [partial(ASGD, lr=0.3), partial(torch.optim.ASGD, lr=0.3, lambd=0, t0=0)]
+)
+def test_swapping_twice_is_the_identity_and_memory_stays_in_place(make) -> None:
     params = parameters(torch.float32)
-    if kind == "lmbench":
-        optimizer = ASGD(params, 0.3)
-    else:
-        optimizer = torch.optim.ASGD(params, lr=0.3, lambd=0, t0=0)
+    optimizer = make(params)
     for step in range(4):
         set_gradients(params, step)
         params[2].grad = None
@@ -207,7 +194,7 @@ def test_swapping_before_a_step_keeps_the_weights_even_if_they_were_loaded_later
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match="lr must not be negative, got -1"):
+    with pytest.raises(ValueError, match="lr"):
         ASGD(parameters(), -1.0)
-    with pytest.raises(ValueError, match="weight_decay must not be negative"):
+    with pytest.raises(ValueError, match="weight_decay"):
         ASGD(parameters(), 1.0, weight_decay=float("nan"))

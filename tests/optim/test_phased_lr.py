@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
-from lmbench.config import conf_dir
+from lmbench.conf import conf_dir
 from lmbench.optim import PhasedLR
 
 PHASE = {"share": 1, "lr_factor": [1.0, 0.5]}
@@ -58,17 +58,7 @@ def test_a_run_of_any_length_goes_through_the_published_phases(num_steps: int) -
     assert {o["betas"][1] for o in options} == {0.99}
 
 
-def test_the_phases_of_240_steps_begin_and_end_where_they_should() -> None:
-    optimizer = adam()
-    options = walk(optimizer, PhasedLR(optimizer, 240, published_phases()), 241)
-    lrs = [options[step]["lr"] for step in (0, 10, 20, 120, 170, 220, 230, 240)]
-    assert lrs == pytest.approx(
-        [5e-4, 2.75e-3, 5e-3, 5e-3, 2.75e-3, 5e-4, 2.5e-4, 0], rel=1e-12, abs=1e-16
-    )
-    assert {o["lr"] for o in options[20:121]} == {5e-3}
-
-
-def test_saved_in_the_middle_it_goes_on_bit_for_bit() -> None:
+def test_saved_in_the_middle_it_continues_bit_for_bit() -> None:
     optimizer = adam()
     scheduler = PhasedLR(optimizer, 240, published_phases())
     walk(optimizer, scheduler, 150)
@@ -111,22 +101,14 @@ def test_dropouts_follow_the_phases_and_stay_where_a_phase_has_none() -> None:
         found.append(scheduler.dropout_factor)
         optimizer.step()
         scheduler.step()
-    expected = [1, 1, 1, 1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.75, 0.9, 1.05] + [
-        1.2
-    ] * 6
+    expected = [1] * 4 + [0.2, 0.3, 0.4, 0.5] + [0.6] * 5 + [0.75, 0.9, 1.05] + [1.2] * 6
     assert found == pytest.approx(expected, rel=1e-12)
-    falling = PhasedLR(adam(), 2, [{**PHASE, "dropout_factor": [1.5, 0.2]}, PHASE])
+    falling = PhasedLR(adam(), None, [{**PHASE, "dropout_factor": [1.5, 0.5]}])
     assert (falling.dropout_factor, falling.largest_dropout_factor) == (1.5, 1.5)
-    falling.progress = 0.75
-    assert falling.dropout_factor == 0.2
-    assert PhasedLR(adam(), 20, [PHASE]).dropout_factor == 1.0
-    assert PhasedLR(adam(), 20, [PHASE]).largest_dropout_factor == 1.0
-
-
-def test_dropouts_follow_the_time_too() -> None:
-    scheduler = PhasedLR(adam(), None, [{**PHASE, "dropout_factor": [0.0, 1.0]}])
-    scheduler.progress = 0.25
-    assert scheduler.dropout_factor == 0.25
+    falling.progress = 0.25
+    assert falling.dropout_factor == 1.25
+    without = PhasedLR(adam(), 20, [PHASE])
+    assert (without.dropout_factor, without.largest_dropout_factor) == (1.0, 1.0)
 
 
 def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
@@ -141,50 +123,37 @@ def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("key", "value"),
     [
-        ({"share": 0}, r"phases\[1\]\.share must be positive and finite, not 0"),
-        ({"share": math.nan}, r"phases\[1\]\.share must be positive and finite, not nan"),
-        ({"share": math.inf}, r"phases\[1\]\.share must be positive and finite, not inf"),
-        ({"lr_factor": [1.0]}, r"phases\[1\]\.lr_factor must be two numbers"),
-        ({"lr_factor": [1.0, None]}, r"phases\[1\]\.lr_factor must be two numbers"),
-        ({"lr_factor": [1.0, True]}, r"phases\[1\]\.lr_factor must be two numbers"),
-        ({"lr_factor": "10"}, r"phases\[1\]\.lr_factor must be two numbers"),
-        ({"beta1": [0.9, 0.8, 0.7]}, r"phases\[1\]\.beta1 must be two numbers"),
-        ({"dropout_factor": 0.5}, r"phases\[1\]\.dropout_factor must be two numbers"),
-        ({"dropout_factor": [0.5, -0.1]}, r"phases\[1\]\.dropout_factor must not be negative"),
-        ({"dropout_factor": [1.0, math.nan]}, r"phases\[1\]\.dropout_factor must be two numbers"),
-        ({"lr_factor": [-0.1, 1.0]}, r"phases\[1\]\.lr_factor must not be negative"),
-        ({"lr_factor": [1.0, math.inf]}, r"phases\[1\]\.lr_factor must be two numbers"),
-        ({"beta1": [1.0, 0.9]}, r"phases\[1\]\.beta1 must lie in \[0, 1\), not"),
-        ({"beta1": [0.9, -0.1]}, r"phases\[1\]\.beta1 must lie in \[0, 1\), not"),
-        ({"anneal": "step"}, r"phases\[1\]\.anneal must be linear or cosine, not 'step'"),
-        ({"beta2": [0.9, 0.99]}, r"phases\[1\] has an unknown key 'beta2'"),
+        *(("share", value) for value in (0, math.nan, math.inf)),
+        *(("lr_factor", value) for value in ([1.0], [1.0, None], [1.0, True], "10", [-0.1, 1.0])),
+        ("lr_factor", [1.0, math.inf]),
+        *(("beta1", value) for value in ([0.9, 0.8, 0.7], [1.0, 0.9], [0.9, -0.1])),
+        *(("dropout_factor", value) for value in (0.5, [0.5, -0.1], [1.0, math.nan])),
+        ("anneal", "step"),
+        ("beta2", [0.9, 0.99]),  # is not a key
     ],
 )
-def test_a_wrong_phase_is_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PhasedLR(adam(), 10, [PHASE, PHASE | changes])
+def test_a_wrong_phase_is_named_with_its_key(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^phases\[1\].*{key}"):
+        PhasedLR(adam(), 10, [PHASE, PHASE | {key: value}])
 
 
 @pytest.mark.parametrize("key", ["share", "lr_factor"])
 def test_a_phase_that_lacks_a_key_is_named(key: str) -> None:
     lacking = {name: value for name, value in PHASE.items() if name != key}
-    with pytest.raises(ValueError, match=rf"phases\[0\] must have '{key}'"):
+    with pytest.raises(ValueError, match=rf"^phases\[0\].*{key}"):
         PhasedLR(adam(), 10, [lacking, PHASE])
 
 
-def test_nothing_to_schedule_is_an_error() -> None:
-    with pytest.raises(ValueError, match="total_steps must be at least 1, not 0"):
+def test_other_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="total_steps"):
         PhasedLR(adam(), 0, [PHASE])
-    with pytest.raises(ValueError, match="at least one phase"):
+    with pytest.raises(ValueError, match="phases"):
         PhasedLR(adam(), 10, [])
-
-
-def test_beta1_needs_an_optimizer_that_has_one() -> None:
-    optimizer = SGD([nn.Parameter(torch.zeros(1))], 0.1)
-    with pytest.raises(ValueError, match=r"phases\[1\]\.beta1 .*not SGD"):
-        PhasedLR(optimizer, 10, [PHASE, {**PHASE, "beta1": [0.8, 0.7]}])
+    without_betas = SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    with pytest.raises(ValueError, match=r"^phases\[1\]\.beta1 .*SGD"):
+        PhasedLR(without_betas, 10, [PHASE, {**PHASE, "beta1": [0.8, 0.7]}])
 
 
 def test_the_share_of_the_time_counts_where_it_is_the_larger() -> None:
@@ -197,13 +166,3 @@ def test_the_share_of_the_time_counts_where_it_is_the_larger() -> None:
         scheduler.step()
         lrs.append(optimizer.param_groups[0]["lr"])
     assert lrs == pytest.approx([0.9, 0.8, 0.5, 0.5, 0.5, 0.4, 0.1, 0.0])
-
-
-def test_without_a_number_of_steps_the_time_alone_counts() -> None:
-    optimizer = adam(lr=1.0)
-    scheduler = PhasedLR(optimizer, None, [{"share": 1, "lr_factor": [1.0, 0.0]}])
-    assert [o["lr"] for o in walk(optimizer, scheduler, 3)] == [1.0] * 3
-    scheduler.progress = 0.25
-    scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == 0.75
-    assert scheduler.state_dict()["progress"] == 0.25

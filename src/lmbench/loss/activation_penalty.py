@@ -11,13 +11,7 @@ from torch import Tensor
 
 
 def activation_regularization(output: Float[Tensor, "T B H"]) -> Float[Tensor, ""]:
-    """Activation regularization (AR): mean(h²).
-
-    Args:
-        output: Outputs of the last layer, after dropout, ``(T, B, H)``.
-
-    Returns:
-        The mean over all T·B·H elements.
+    """Activation regularization (AR): mean(h²) of the last layer's outputs after dropout.
 
     >>> import torch
     >>> activation_regularization(torch.full((3, 2, 4), 0.5)).item()
@@ -27,13 +21,9 @@ def activation_regularization(output: Float[Tensor, "T B H"]) -> Float[Tensor, "
 
 
 def temporal_activation_regularization(raw_output: Float[Tensor, "T B H"]) -> Float[Tensor, ""]:
-    """Temporal activation regularization (TAR): mean((h_t − h_{t−1})²).
+    """Temporal activation regularization (TAR): mean((h_t − h_{t−1})²), before dropout.
 
-    Args:
-        raw_output: Outputs of the last layer, before dropout, ``(T, B, H)``.
-
-    Returns:
-        The mean over all (T−1)·B·H differences; 0 for a window of a single step.
+    It is 0 for a window of a single step.
 
     >>> import torch
     >>> ramp = torch.arange(5.0).reshape(5, 1, 1)

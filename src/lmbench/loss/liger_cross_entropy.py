@@ -4,7 +4,6 @@ Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
 """
 
 import importlib
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -30,33 +29,35 @@ def liger_cross_entropy(
     linear layer are; float16 is ignored, as the gradients are too small for it before a loss scaler
     multiplies them. Sums over tokens are taken in float32.
 
-    Source: Hsu et al. 2024 (arXiv 2410.10989).
+    The arguments are those of :func:`~lmbench.loss.linear_cross_entropy.linear_cross_entropy`, but
+    there is no ``"none"``.
 
-    Args:
-        input: What the layer reads, ``(*N, H)``.
-        weight: The layer's weight, ``(V, H)``.
-        bias: The layer's bias, ``(V,)``, or None.
-        targets: Ids of the right words, ``(*N,)``.
-        ignore_index: Targets of this value add nothing to the loss or to any gradient.
-        reduction: ``"mean"`` over the scored targets, or ``"sum"``.
+    Source: Hsu et al. 2024 (arXiv 2410.10989).
 
     Returns:
         Nats in float32; 0 without a single scored target. Its graph serves one backward pass.
 
     Raises:
-        ImportError: If the library is not installed.
-        UserError: If the tensors are not on a CUDA device.
+        UserError: If the tensors are not on a CUDA device, or the library is not installed.
     """
     if input.device.type != "cuda":
         raise UserError(
             "model.head.kernel=liger computes the training loss on CUDA devices only, not on the "
             f"{input.device.type}. Set model.head.kernel=chunked, or trainer.accelerator=cuda."
         )
+    try:
+        library = importlib.import_module("liger_kernel.transformers.functional")
+    except ImportError as error:
+        raise UserError(
+            "model.head.kernel=liger needs the library Liger-Kernel, which cannot be imported "
+            f"({error}). Run pip install -e '.[cuda]' in lmbench's checkout, or set "
+            "model.head.kernel=chunked."
+        ) from error
     dtype = autocast_dtype("cuda") or weight.dtype
     # Cast once, here: under autocast the library would cast the weight again for every chunk.
     rows = input.reshape(-1, input.shape[-1]).to(dtype).contiguous()
     with torch.autocast("cuda", enabled=False):
-        return import_kernel()(
+        return library.liger_fused_linear_cross_entropy(
             rows,
             weight.to(dtype),
             targets.reshape(-1),
@@ -65,13 +66,3 @@ def liger_cross_entropy(
             reduction=reduction,
             accum_dtype=torch.float32,
         )
-
-
-def import_kernel() -> Callable[..., Tensor]:
-    """The library's function.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    functional = importlib.import_module("liger_kernel.transformers.functional")
-    return functional.liger_fused_linear_cross_entropy

@@ -23,6 +23,9 @@ from lmbench.machine import multiplies_bfloat16
 # every step.
 ROWS_MULTIPLE = 64
 
+CHUNK_BYTES = 64 * 2**20
+"""Size of the logits and probabilities that are held at a time."""
+
 
 def linear_cross_entropy(
     input: Float[Tensor, "*N H"],
@@ -32,7 +35,6 @@ def linear_cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: Literal["mean", "sum", "none"] = "mean",
-    chunk_bytes: int = 64 * 2**20,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "..."]:
     """Negative log-likelihood of ``targets`` under ``softmax(input @ weight.T + bias)``.
@@ -49,7 +51,6 @@ def linear_cross_entropy(
         ignore_index: Targets of this value add nothing to the loss or to any gradient.
         reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"`` (one value a
             target, 0 where ignored). Differentiating ``"none"`` computes the logits twice.
-        chunk_bytes: Size of the logits and probabilities that are held at a time.
         dtype: Type of logits, probabilities and products, also of each chunk's share of the
             gradients; the shares and the nats are summed in that of ``weight``. None for that of
             ``weight``, float32 at least.
@@ -58,16 +59,11 @@ def linear_cross_entropy(
         Nats in float32, or float64 if ``weight`` is so. Without a single scored target the mean
         is nan and the sum 0, as in ``F.cross_entropy``. There is no second derivative.
 
-    Raises:
-        ValueError: If ``reduction`` is unknown.
-
     >>> input, weight = torch.zeros(5, 3), torch.zeros(10, 3)
     >>> loss = linear_cross_entropy(input, weight, None, torch.arange(5))
     >>> torch.isclose(loss.exp(), torch.tensor(10.0)).item()
     True
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     exact = torch.promote_types(weight.dtype, torch.float32)
     rows = input.reshape(-1, input.shape[-1]).to(exact if dtype is None else dtype)
     weight = weight.to(exact)
@@ -80,15 +76,13 @@ def linear_cross_entropy(
         flat_targets = functional.pad(flat_targets, (0, padding), value=ignore_index)
     scored = flat_targets != ignore_index
     labels = flat_targets.where(scored, 0).long()
-    chunk = max(1, chunk_bytes // (2 * weight.shape[0] * rows.element_size()))
-
     scale = scored.to(exact)
     if reduction == "mean":
         scale = scale / scored.sum()
 
     if reduction != "none" and torch.is_grad_enabled():
-        return _ScaledSum.apply(rows, weight, bias, labels, scale, chunk)
-    nats = _TokenNats.apply(rows, weight, bias, labels, chunk) * scale
+        return _ScaledSum.apply(rows, weight, bias, labels, scale)
+    nats = _TokenNats.apply(rows, weight, bias, labels) * scale
     return nats[:num_rows].reshape(targets.shape) if reduction == "none" else nats.sum()
 
 
@@ -112,17 +106,11 @@ class _ScaledSum(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        scale: Tensor,
-        chunk: int,
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, scale: Tensor
     ) -> Tensor:
         wanted = ctx.needs_input_grad[:3]
         with torch.autocast(input.device.type, enabled=False):
-            nats, gradients = _walk(input, weight, bias, labels, chunk, scale, wanted)
+            nats, gradients = _walk(input, weight, bias, labels, scale, wanted)
         ctx.save_for_backward(*gradients)
         return (nats * scale).sum()
 
@@ -133,7 +121,7 @@ class _ScaledSum(Function):
     ) -> tuple[Tensor | None, ...]:
         # Not in place: with retain_graph=True the same tensors serve a second backward pass.
         gradients = (g if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)
-        return (*gradients, None, None, None)
+        return (*gradients, None, None)
 
 
 class _TokenNats(Function):
@@ -141,17 +129,11 @@ class _TokenNats(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        chunk: int,
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
     ) -> Tensor:
         ctx.save_for_backward(input, weight, bias, labels)
-        ctx.chunk = chunk
         with torch.autocast(input.device.type, enabled=False):
-            nats, _ = _walk(input, weight, bias, labels, chunk)
+            nats, _ = _walk(input, weight, bias, labels)
         return nats
 
     @staticmethod
@@ -162,8 +144,8 @@ class _TokenNats(Function):
         input, weight, bias, labels = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         with torch.autocast(input.device.type, enabled=False):
-            _, gradients = _walk(input, weight, bias, labels, ctx.chunk, grad_output, wanted)
-        return (*gradients, None, None)
+            _, gradients = _walk(input, weight, bias, labels, grad_output, wanted)
+        return (*gradients, None)
 
 
 def _walk(
@@ -171,7 +153,6 @@ def _walk(
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor,
-    chunk: int,
     scale: Tensor | None = None,
     wanted: tuple[bool, ...] = (False, False, False),
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
@@ -182,6 +163,7 @@ def _walk(
     """
     # Every product is written into memory that is there already, which saves time.
     num_rows = input.shape[0]
+    chunk = max(1, CHUNK_BYTES // (2 * weight.shape[0] * input.element_size()))
     nats = weight.new_empty(num_rows)
     buffers = input.new_empty(2, min(chunk, num_rows), weight.shape[0])
     grad_input = torch.empty_like(input) if wanted[0] else None

@@ -1,18 +1,8 @@
 """Models in plain PyTorch: embedding → core → head."""
 
-from lmbench.model.core import AWDLSTM, LSTM, CoreOutput, State, detach_state
+from lmbench.model.core import AWDLSTM, LSTM
 from lmbench.model.embedding import Embedding
 from lmbench.model.head import AdaptiveSoftmax, Softmax
 from lmbench.model.language_model import LanguageModel
 
-__all__ = [
-    "AWDLSTM",
-    "LSTM",
-    "AdaptiveSoftmax",
-    "CoreOutput",
-    "Embedding",
-    "LanguageModel",
-    "Softmax",
-    "State",
-    "detach_state",
-]
+__all__ = ["AWDLSTM", "LSTM", "AdaptiveSoftmax", "Embedding", "LanguageModel", "Softmax"]

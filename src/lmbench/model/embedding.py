@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmbench.model.dropout import embed_with_dropout, require_probabilities
+from lmbench.model.dropout import EmbeddingDropout, require_probabilities
 
 
 class Embedding(nn.Module):
@@ -24,14 +24,11 @@ class Embedding(nn.Module):
         require_probabilities(dropout=dropout)
         self.vocabulary_size = vocabulary_size
         self.embedding_size = embedding_size
-        self.dropout = dropout
+        self.dropout = EmbeddingDropout(dropout)
+        self.dropouts = (self.dropout,)
         self.weight = nn.Parameter(torch.empty(vocabulary_size, embedding_size))
         nn.init.uniform_(self.weight, -0.1, 0.1)
 
     def forward(self, tokens: Int[Tensor, "*N"]) -> Float[Tensor, "*N E"]:
         """Vectors of the words ``tokens``."""
-        return embed_with_dropout(tokens, self.weight, self.dropout if self.training else 0.0)
-
-    def extra_repr(self) -> str:
-        """Arguments as ``print(model)`` shows them."""
-        return f"{self.vocabulary_size}, {self.embedding_size}, dropout={self.dropout}"
+        return self.dropout(tokens, self.weight)

@@ -1,15 +1,13 @@
 """Language model: embedding → core → head. Shape letters: T time steps, B columns, H hidden."""
 
 import hashlib
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmbench.model.core import CoreOutput, State
+from lmbench.model.contracts import Core, CoreOutput, Dropout, Head, State
 from lmbench.model.embedding import Embedding
-from lmbench.model.head import AdaptiveSoftmax, Softmax
 
 
 class LanguageModel(nn.Module):
@@ -17,8 +15,7 @@ class LanguageModel(nn.Module):
 
     Args:
         embedding: From word ids to vectors.
-        core: Module with ``input_size`` and ``output_size`` whose forward takes embeddings and a
-            state and returns a :class:`CoreOutput`.
+        core: From embeddings and a state to outputs and the next state.
         head: From the core's outputs to a distribution over words.
         tied: Whether embedding and head share one weight (Press and Wolf 2017, arXiv 1608.05859;
             Inan et al. 2017, arXiv 1611.01462). The head then takes the embedding's.
@@ -30,28 +27,26 @@ class LanguageModel(nn.Module):
     def __init__(
         self,
         embedding: Embedding,
-        core: nn.Module,
-        head: Softmax | AdaptiveSoftmax,
+        core: Core,
+        head: Head,
         *,
         tied: bool = False,
     ) -> None:
         super().__init__()
-        core_input, core_output = core.input_size, core.output_size
+        width, output_size = embedding.embedding_size, core.output_size
+        sizes = [
+            ("embedding_size", width, "the core's input_size", core.input_size),
+            ("the core's output_size", output_size, "the head's input_size", head.input_size),
+        ]
         if tied:
-            _require_equal(
-                ("with tied weights embedding_size", embedding.embedding_size),
-                ("the core's output_size", core_output),
-            )
-            _require_equal(
-                ("with tied weights the embedding's vocabulary_size", embedding.vocabulary_size),
-                ("the head's vocabulary_size", head.vocabulary_size),
-            )
-        _require_equal(
-            ("embedding_size", embedding.embedding_size), ("the core's input_size", core_input)
-        )
-        _require_equal(
-            ("the core's output_size", core_output), ("the head's input_size", head.input_size)
-        )
+            words = embedding.vocabulary_size
+            sizes += [
+                ("with tied weights embedding_size", width, "the core's output_size", output_size),
+                ("with tied weights vocabulary_size", words, "the head's", head.vocabulary_size),
+            ]
+        for left, size, right, other_size in sizes:
+            if size != other_size:
+                raise ValueError(f"{left} ({size}) must equal {right} ({other_size})")
         self.embedding = embedding
         self.core = core
         self.head = head
@@ -63,6 +58,11 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are, and so where tokens must be."""
         return self.embedding.weight.device
+
+    @property
+    def dropouts(self) -> list[Dropout]:
+        """The dropouts of all parts."""
+        return [*self.embedding.dropouts, *self.core.dropouts, *self.head.dropouts]
 
     @property
     def num_parameters(self) -> int:
@@ -93,8 +93,3 @@ class LanguageModel(nn.Module):
     def embed(self, tokens: Int[Tensor, "T B"]) -> Float[Tensor, "T B E"]:
         """The words' vectors, which the core reads."""
         return self.embedding(self.head.embedding_rows(tokens) if self.tied else tokens)
-
-
-def _require_equal(left: tuple[str, Any], right: tuple[str, Any]) -> None:
-    if left[1] != right[1]:
-        raise ValueError(f"{left[0]} ({left[1]}) must equal {right[0]} ({right[1]})")

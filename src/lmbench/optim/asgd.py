@@ -46,14 +46,7 @@ class ASGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step.
-
-        Args:
-            closure: Computes the gradients anew and returns the loss.
-
-        Returns:
-            What ``closure`` returned, or None.
-        """
+        """Takes one step; a ``closure`` computes the gradients anew, and its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

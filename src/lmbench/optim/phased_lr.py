@@ -22,11 +22,11 @@ class PhasedLR(LRScheduler):
     is over, and the larger share counts. A phase is a mapping with
 
     - ``share``: its length, relative to the other phases';
-    - ``lr_factor``: what the optimizer's learning rate is multiplied with, ``(from, to)``;
-    - ``beta1``: the first of Adam's betas, ``(from, to)``; left out, it stays where the phase
-      before has left it, at first what the optimizer has;
-    - ``dropout_factor``: what the model's dropout probabilities are to be multiplied with, ``(from,
-      to)``; left out, it stays where the phase before has left it, at first 1;
+    - ``lr_factor``: what the optimizer's learning rate is multiplied by, ``(from, to)``;
+    - ``beta1``: the first of Adam's betas, ``(from, to)``; if left out, it stays where the phase
+      before has left it, or is the optimizer's own;
+    - ``dropout_factor``: what the model's dropout probabilities are to be multiplied by, ``(from,
+      to)``; if left out, it stays where the phase before has left it, or is 1;
     - ``anneal``: the way between the two, ``"linear"`` (the default) or ``"cosine"``.
 
     Source: the phases of Gugger and Howard 2018 ("AdamW and Super-convergence is now the fastest
@@ -39,14 +39,12 @@ class PhasedLR(LRScheduler):
         phases: In their order.
 
     Attributes:
-        progress: Share of the run's time that is over, from 0 to 1, set from outside; the next step
-            of the schedule takes it into account.
+        progress: Share of the run's time that is over, from 0 to 1, set from outside; it counts
+            from the next step of the schedule on.
 
     Raises:
-        ValueError: There is no phase or no step; a phase lacks a key or has an unknown one; a share
-            is not positive and finite, a range not two finite numbers, an ``lr_factor`` or
-            ``dropout_factor`` negative, a ``beta1`` not in [0, 1), an ``anneal`` unknown; the
-            optimizer has no betas for a phase to set.
+        ValueError: There is no phase or no step; a phase lacks a key, has an unknown one, or a
+            value out of range; the optimizer has no betas for a phase to set.
     """
 
     def __init__(
@@ -70,33 +68,32 @@ class PhasedLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each parameter group; sets β1 on the way, as PyTorch's do."""
-        beta1, factor = self._value("beta1"), self._value("lr_factor")
-        if beta1 is not None:
-            for group in self.optimizer.param_groups:
-                group["betas"] = (beta1, group["betas"][1])
-        assert factor is not None  # every phase has one
+        for group in self.optimizer.param_groups:
+            if "betas" in group:
+                beta1, beta2 = group["betas"]
+                group["betas"] = (self._value("beta1", beta1), beta2)
+        factor = self._value("lr_factor", 1.0)
         return [base_lr * factor for base_lr in self.base_lrs]
 
     @property
     def dropout_factor(self) -> float:
-        """What the model's dropout probabilities are to be multiplied with at this place."""
-        factor = self._value("dropout_factor")
-        return 1.0 if factor is None else factor
+        """What the model's dropout probabilities are to be multiplied by at this step."""
+        return self._value("dropout_factor", 1.0)
 
     @property
     def largest_dropout_factor(self) -> float:
         """The largest :attr:`dropout_factor` of the run."""
         return max(1.0, *(max(phase.get("dropout_factor", (1.0,))) for phase in self.phases))
 
-    def _value(self, key: str) -> float | None:
-        """What the phases have come to here; None before the first that has the key."""
+    def _value(self, key: str, before: float) -> float:
+        """What the phases have reached by now; ``before`` until the first that has the key."""
         index, progress = self._position()
         if key in self.phases[index]:
             start, end = self.phases[index][key]
             anneal = self.phases[index].get("anneal", "linear")
             return start + (end - start) * _ANNEALING[anneal](progress)
-        before = (phase[key] for phase in reversed(self.phases[:index]) if key in phase)
-        return next((float(end) for _, end in before), None)
+        passed = (phase[key] for phase in reversed(self.phases[:index]) if key in phase)
+        return next((float(end) for _, end in passed), before)
 
     def _position(self) -> tuple[int, float]:
         """Index of the phase, and how much of it is over."""
@@ -118,18 +115,13 @@ def _check(name: str, phase: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must have {key!r}")
     if not 0 < phase["share"] < math.inf:
         raise ValueError(f"{name}.share must be positive and finite, not {phase['share']}")
-    for key in ("lr_factor", "beta1", "dropout_factor"):
-        if key in phase and not _is_range(phase[key]):
-            raise ValueError(f"{name}.{key} must be two numbers, from and to, not {phase[key]}")
-    for key in ("lr_factor", "dropout_factor"):
-        if key in phase and min(phase[key]) < 0:
-            raise ValueError(f"{name}.{key} must not be negative, as in {phase[key]}")
-    if "beta1" in phase and not 0 <= min(phase["beta1"]) <= max(phase["beta1"]) < 1:
-        raise ValueError(f"{name}.beta1 must lie in [0, 1), not {phase['beta1']}")
+    for key, limit in (("lr_factor", math.inf), ("beta1", 1.0), ("dropout_factor", math.inf)):
+        ends = phase.get(key, (0, 0))
+        is_pair = isinstance(ends, Sequence) and len(ends) == 2
+        if not is_pair or not all(type(n) in (int, float) and 0 <= n < limit for n in ends):
+            raise ValueError(
+                f"{name}.{key} must be two numbers, from and to, of at least 0 and less than "
+                f"{limit}, not {phase[key]}"
+            )
     if phase.get("anneal", "linear") not in _ANNEALING:
         raise ValueError(f"{name}.anneal must be linear or cosine, not {phase['anneal']!r}")
-
-
-def _is_range(value: Any) -> bool:
-    is_pair = isinstance(value, Sequence) and len(value) == 2
-    return is_pair and all(type(n) in (int, float) and math.isfinite(n) for n in value)

@@ -38,7 +38,6 @@ def test_dropout_on_the_input_between_the_layers_and_on_the_output() -> None:
 
 
 def test_sizes_and_wrong_arguments() -> None:
-    assert LSTM(E, H).output_size == H
-    assert LSTM(E, H, 5).output_size == 5
-    with pytest.raises(ValueError, match="dropout must be"):
+    assert (LSTM(E, H).output_size, len(LSTM(E, H).layers), LSTM(E, H).dropout.p) == (H, 2, 0.0)
+    with pytest.raises(ValueError, match="dropout"):
         LSTM(E, H, dropout=1.0)

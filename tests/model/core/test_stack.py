@@ -1,14 +1,17 @@
-"""The stack of layers against an LSTM written by hand."""
+"""The stack of layers against an LSTM written by hand, and one layer by itself."""
+
+import copy
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lmbench.model.core import detach_state
-from lmbench.model.core.stack import run_layers, stack_layers
+from lmbench.model.core import stack
+from lmbench.model.core.stack import run_layers, run_lstm, stack_layers
+from lmbench.model.dropout import WeightDropout
 
-T, B = 6, 2
+T, B, E, H = 4, 3, 5, 6
 
 
 def lstm_by_hand(
@@ -57,30 +60,112 @@ def test_outputs_states_and_gradients_match_the_formula(num_layers: int, given: 
     assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(reference, parameters))
 
 
-def test_two_windows_are_one_long_window() -> None:
-    layers, input = make(3, 5, 4, num_layers=2)
-    whole, whole_state = run_layers(layers, input, None, between=torch.sin)
-    first, state = run_layers(layers, input[:2], None, between=torch.sin)
-    second, state = run_layers(layers, input[2:], state, between=torch.sin)
-    assert_close(torch.cat([first, second]), whole)
-    assert_close(state, whole_state)
-
-
-def test_a_detached_state_ends_backpropagation_but_not_the_memory() -> None:
-    layers, input = make(3, 5, 4, num_layers=2)
-    input.requires_grad_()
-    _, state = run_layers(layers, input[:2], None, between=torch.sin)
-    output, _ = run_layers(layers, input[2:], detach_state(state), between=torch.sin)
-    assert_close(output, run_layers(layers, input[2:], state, between=torch.sin)[0])
-    output.sum().backward()
-    assert not input.grad[:2].any()
-    assert input.grad[2:].any()
-
-
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_layers"):
         stack_layers(3, 5, 4, num_layers=0)
     layers, input = make(3, 5, 4, num_layers=2)
     _, state = run_layers(layers, input, None, between=torch.sin)
-    with pytest.raises(ValueError, match="state must have 2 layers, got 1"):
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
         run_layers(layers, input, state[:1], between=torch.sin)
+
+
+@pytest.mark.parametrize(
+    ("device_type", "dtype", "multiplies", "ignored"),
+    [
+        ("cpu", torch.bfloat16, True, False),
+        ("cpu", torch.bfloat16, False, True),
+        ("cuda", torch.bfloat16, True, True),  # cuDNN's would be float16
+        ("cuda", torch.float16, True, False),
+        ("meta", torch.bfloat16, True, False),
+    ],
+)
+def test_where_autocast_is_ignored(monkeypatch, device_type, dtype, multiplies, ignored) -> None:
+    monkeypatch.setattr(stack, "multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: dtype)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: True)
+    assert stack._ignores_autocast(device_type) == ignored
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    assert not stack._ignores_autocast(device_type)
+
+
+def make_layer() -> tuple[nn.LSTM, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    torch.manual_seed(0)
+    layer = nn.LSTM(E, H, dtype=torch.float64)
+    input = torch.randn(T, B, E, dtype=torch.float64)
+    state = (torch.randn(1, B, H).double(), torch.randn(1, B, H).double())
+    return layer, input, state
+
+
+def dropped(layer: nn.LSTM, p: float) -> torch.Tensor:
+    """The recurrent weight with the same elements dropped every time, or itself."""
+    torch.manual_seed(5)
+    return WeightDropout(p)(layer.weight_hh_l0)
+
+
+def test_another_recurrent_weight_is_that_of_a_layer_that_has_it() -> None:
+    layer, input, state = make_layer()
+    before = copy.deepcopy(layer.state_dict())
+    output, last = run_lstm(layer, input, state, dropped(layer, 0.5))
+    twin = copy.deepcopy(layer)
+    mask = dropped(layer, 0.5) / layer.weight_hh_l0
+    with torch.no_grad():
+        twin.weight_hh_l0.mul_(mask)
+    expected, expected_last = twin(input, state)
+    assert_close(output, expected)
+    assert_close(last, expected_last)
+
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, parameter), theirs in zip(layer.named_parameters(), twin.parameters(), strict=True):
+        factor = mask if name == "weight_hh_l0" else 1.0
+        assert_close(parameter.grad, theirs.grad * factor)
+    assert_close(dict(layer.state_dict()), dict(before), rtol=0, atol=0)
+    assert all(a is b for a, b in zip(layer.parameters(), layer.all_weights[0], strict=True))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("gates_bytes", [1, 2 * B * 4 * H * 8, 3 * B * 4 * H * 8])
+def test_a_window_in_parts_is_the_same_window(
+    monkeypatch: pytest.MonkeyPatch, p: float, gates_bytes: int
+) -> None:
+    layer, input, state = make_layer()
+    found = []
+    lengths: list[list[int]] = []
+    for size in (2**30, gates_bytes):
+        monkeypatch.setattr(stack, "GATES_BYTES", size)
+        watch = input.clone().requires_grad_()
+        layer.zero_grad()
+        num_parts = stack._num_parts(layer, watch)
+        lengths.append([len(part) for part in watch.chunk(num_parts)])
+        output, last = run_lstm(layer, watch, state, dropped(layer, p))
+        output.square().sum().backward()
+        found.append((output, *last, watch.grad, *[w.grad.clone() for w in layer.parameters()]))
+    assert lengths[0] == [T]
+    assert lengths[1] in ([1] * T, [2, 2])
+    assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
+def test_only_training_on_a_cpu_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, input, _ = make_layer()
+    monkeypatch.setattr(stack, "GATES_BYTES", 1)
+    with torch.no_grad():
+        assert stack._num_parts(layer, input) == 1
+    assert stack._num_parts(layer, input.to("meta")) == 1
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_autocast_ends_where_the_processor_cannot_multiply_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, p: float
+) -> None:
+    if has_bfloat16 and not stack.multiplies_bfloat16():
+        pytest.skip("This processor has no bfloat16.")
+    monkeypatch.setattr(stack, "multiplies_bfloat16", lambda: has_bfloat16)
+    layer, input, state = make_layer()
+    layer, input, (hidden, cell) = layer.float(), input.float(), [s.float() for s in state]
+    exact, _ = run_lstm(layer, input, (hidden, cell), dropped(layer, p))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = run_lstm(layer, input.bfloat16(), (hidden, cell), dropped(layer, p))
+    assert output.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
+    # the input has been rounded to bfloat16's 8 bits in either case
+    assert_close(output.float(), exact, rtol=2e-2, atol=2e-2)

@@ -2,6 +2,5 @@
 
 from lmbench.model.core.awd_lstm import AWDLSTM
 from lmbench.model.core.lstm import LSTM
-from lmbench.model.core.stack import CoreOutput, State, detach_state
 
-__all__ = ["AWDLSTM", "LSTM", "CoreOutput", "State", "detach_state"]
+__all__ = ["AWDLSTM", "LSTM"]

@@ -3,8 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmbench.model.core.stack import CoreOutput, State, run_layers, stack_layers
-from lmbench.model.dropout import LockedDropout, require_probabilities
+from lmbench.model.contracts import CoreOutput, State
+from lmbench.model.core.stack import run_layers, stack_layers
+from lmbench.model.dropout import LockedDropout, WeightDropout, require_probabilities
 
 
 class AWDLSTM(nn.Module):
@@ -51,7 +52,13 @@ class AWDLSTM(nn.Module):
         self.input_dropout = LockedDropout(input_dropout)
         self.hidden_dropout = LockedDropout(hidden_dropout)
         self.output_dropout = LockedDropout(output_dropout)
-        self.weight_dropout = weight_dropout
+        self.weight_dropout = WeightDropout(weight_dropout)
+        self.dropouts = (
+            self.input_dropout,
+            self.hidden_dropout,
+            self.output_dropout,
+            self.weight_dropout,
+        )
 
     def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
         """Runs a window, from ``state`` or from zeros."""
@@ -60,10 +67,6 @@ class AWDLSTM(nn.Module):
             self.input_dropout(input),
             state,
             between=self.hidden_dropout,
-            weight_dropout=self.weight_dropout if self.training else 0.0,
+            weight_dropout=self.weight_dropout,
         )  # (T, B, H)
         return CoreOutput(self.output_dropout(raw_output), raw_output, state)
-
-    def extra_repr(self) -> str:
-        """Arguments as ``print(model)`` shows them."""
-        return f"weight_dropout={self.weight_dropout}"

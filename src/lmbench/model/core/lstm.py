@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmbench.model.core.stack import CoreOutput, State, run_layers, stack_layers
+from lmbench.model.contracts import CoreOutput, State
+from lmbench.model.core.stack import run_layers, stack_layers
 from lmbench.model.dropout import require_probabilities
 
 
@@ -38,6 +39,7 @@ class LSTM(nn.Module):
         self.output_size = hidden_size if output_size is None else output_size
         self.layers = stack_layers(input_size, hidden_size, self.output_size, num_layers)
         self.dropout = nn.Dropout(dropout)
+        self.dropouts = (self.dropout,)
 
     def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
         """Runs a window, from ``state`` or from zeros."""

@@ -4,7 +4,7 @@ K tail clusters; C words in the head; cluster k has V_k words and reads H_k feat
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,10 +47,10 @@ class AdaptiveSoftmax(nn.Module):
 
     Raises:
         ValueError: If ``cutoffs`` are not whole numbers, rising from at least 1 to at most V − 1;
-            if ``div_value`` is below 1; if ``counts`` has another length than V; if
-            ``unigram_bias`` is true without ``bias``.
+            if ``div_value`` is below 1; if ``unigram_bias`` is true without ``bias``.
     """
 
+    dropouts = ()
     word_ranks: Tensor
     weight: nn.Parameter | None
 
@@ -63,7 +63,7 @@ class AdaptiveSoftmax(nn.Module):
         div_value: float = 4.0,
         bias: bool = True,
         unigram_bias: bool = False,
-        counts: Int[Tensor, "..."] | Int[np.ndarray, "..."] | None = None,
+        counts: Int[Tensor, " V"] | Int[np.ndarray, " V"] | None = None,
         autocast: bool = False,
     ) -> None:
         super().__init__()
@@ -82,21 +82,16 @@ class AdaptiveSoftmax(nn.Module):
             raise ValueError("unigram_bias=True needs bias=True")
         ranks = torch.arange(vocabulary_size)
         if counts is not None:
-            if counts.shape != (vocabulary_size,):
-                raise ValueError(
-                    f"counts must have one entry for each of {vocabulary_size} words, not the "
-                    f"shape {tuple(counts.shape)}"
-                )
             by_frequency = torch.as_tensor(counts).argsort(descending=True, stable=True)
             ranks[by_frequency] = ranks.clone()
         self.input_size = input_size
         self.vocabulary_size = vocabulary_size
         self.cutoffs = cutoffs
-        self.div_value = div_value
         self.autocast = autocast
         self._sizes = [stop - start for start, stop in pairwise(borders)]
         widths = [max(1, int(input_size // div_value**k)) for k in range(len(self._sizes))]
 
+        self.register_load_state_dict_pre_hook(_require_order)
         self.register_buffer("word_ranks", ranks)
         self.register_parameter("weight", None)
         self.word_weights = nn.ParameterList(
@@ -111,8 +106,12 @@ class AdaptiveSoftmax(nn.Module):
         for projection in self.projections:
             nn.init.uniform_(projection, -(input_size**-0.5), input_size**-0.5)
         if unigram_bias and self.bias is not None and counts is not None:
+            logs = torch.empty(vocabulary_size)
+            logs[ranks] = (torch.as_tensor(counts) + 1).float().log()
+            words, *tails = logs.split(self._sizes)
+            head = torch.cat([words, torch.stack([tail.logsumexp(0) for tail in tails])])
             with torch.no_grad():
-                self.bias.copy_(self._unigram_bias(torch.as_tensor(counts)))
+                self.bias.copy_(torch.cat([part.log_softmax(0) for part in (head, *tails)]))
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
         """Shares the embedding's weight instead of ours, its rows as in :meth:`embedding_rows`."""
@@ -120,10 +119,7 @@ class AdaptiveSoftmax(nn.Module):
         self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
 
     def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Which rows of a tied weight belong to words: it is ordered by frequency, most first.
-
-        So that a cluster's rows lie side by side, and are read where they are.
-        """
+        """Which rows of a tied weight belong to words: a cluster's lie side by side."""
         return self.word_ranks.index_select(0, words.reshape(-1)).view(words.shape)
 
     def loss(
@@ -137,7 +133,8 @@ class AdaptiveSoftmax(nn.Module):
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
         Arguments, precision (but for ``autocast``) and errors are those of
-        :func:`lmbench.loss.linear_cross_entropy`, which computes the head and each cluster.
+        :func:`~lmbench.loss.linear_cross_entropy.linear_cross_entropy`, which computes the head and
+        each cluster.
         """
         part = "sum" if reduction == "mean" else reduction
         flat_targets = targets.reshape(-1)
@@ -186,13 +183,6 @@ class AdaptiveSoftmax(nn.Module):
                 parts.append(within + clusters[..., k : k + 1])
             return torch.cat(parts, -1).index_select(-1, self.word_ranks)
 
-    def extra_repr(self) -> str:
-        """Arguments as ``print(model)`` shows them."""
-        return (
-            f"{self.input_size}, {self.vocabulary_size}, cutoffs={self.cutoffs}, "
-            f"div_value={self.div_value}, bias={self.bias is not None}, autocast={self.autocast}"
-        )
-
     def _layers(self) -> list[tuple[Tensor, Tensor | None]]:
         """Weight and bias of the head, ``(C + K, H)``, and of each cluster, ``(V_k, H_k)``."""
         if self.weight is None:
@@ -206,14 +196,15 @@ class AdaptiveSoftmax(nn.Module):
         biases = self.bias.to(dtype).split([len(weight) for weight in weights])
         return list(zip(weights, biases, strict=True))
 
-    def _unigram_bias(self, counts: Int[Tensor, " V"]) -> Float[Tensor, "..."]:
-        logs = torch.empty(self.vocabulary_size)
-        logs[self.word_ranks] = (counts + 1).float().log()
-        words, *tails = logs.split(self._sizes)
-        head = torch.cat([words, torch.stack([tail.logsumexp(0) for tail in tails])])
-        return torch.cat([part.log_softmax(0) for part in (head, *tails)])
-
     def _project(self, rows: Float[Tensor, "*N H"], k: int) -> Float[Tensor, "*N H_k"]:
         if self.weight is not None:
             return rows
         return functional.linear(rows, self.projections[k].to(rows.dtype))
+
+
+def _require_order(head: nn.Module, state_dict: dict, prefix: str, *others: Any) -> None:
+    """Makes ``load_state_dict`` fail unless the ranks hold each place in the order once."""
+    ranks = state_dict.get(f"{prefix}word_ranks", torch.zeros(0))
+    in_order = torch.arange(ranks.numel(), dtype=ranks.dtype, device=ranks.device)
+    if not torch.equal(ranks.flatten().sort().values, in_order):
+        others[-1].append(f"{prefix}word_ranks is not an order of the words")

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmbench.loss.liger_cross_entropy import import_kernel, liger_cross_entropy
+from lmbench.loss.liger_cross_entropy import liger_cross_entropy
 from lmbench.loss.linear_cross_entropy import autocast_dtype, linear_cross_entropy
 
 
@@ -19,14 +19,17 @@ class Softmax(nn.Module):
         vocabulary_size: Number of words, V.
         bias: Whether there is a bias.
         kernel: What computes the loss in training: ``"chunked"`` is
-            :func:`lmbench.loss.linear_cross_entropy`; ``"liger"``, on CUDA devices only, is the
-            fused kernel of Liger-Kernel, which under autocast works in its type.
+            :func:`~lmbench.loss.linear_cross_entropy.linear_cross_entropy`; ``"liger"``, on CUDA
+            devices only, is the fused kernel of Liger-Kernel, which under autocast works in its
+            type. The library is needed in training only.
         autocast: Whether ``"chunked"`` computes the training loss in bfloat16 under autocast to it
             (``trainer.precision=bf16-mixed``); without gradients it never does.
 
     Raises:
-        ValueError: If ``kernel`` is unknown, or needs a library that is not installed.
+        ValueError: If ``kernel`` is unknown.
     """
+
+    dropouts = ()
 
     def __init__(
         self,
@@ -40,14 +43,6 @@ class Softmax(nn.Module):
         super().__init__()
         if kernel not in ("chunked", "liger"):
             raise ValueError(f"kernel must be 'chunked' or 'liger', not {kernel!r}")
-        if kernel == "liger":
-            try:
-                import_kernel()
-            except ImportError as error:
-                raise ValueError(
-                    "kernel 'liger' needs the library Liger-Kernel, which cannot be imported "
-                    f"({error}): pip install -e '.[cuda]' in lmbench's checkout"
-                ) from error
         self.input_size = input_size
         self.vocabulary_size = vocabulary_size
         self.kernel = kernel
@@ -74,16 +69,17 @@ class Softmax(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
-        See :func:`lmbench.loss.linear_cross_entropy`. Another ``kernel`` takes its place only where
-        gradients are computed, and not for ``"none"``: what is reported as a perplexity has all
-        digits of a float32.
+        See :func:`~lmbench.loss.linear_cross_entropy.linear_cross_entropy`. Another ``kernel``
+        takes its place only in training mode, and not for ``"none"``: what is reported as a
+        perplexity has all digits of a float32.
 
         Raises:
-            UserError: If ``kernel`` does not work on the device of ``output``.
+            UserError: If ``kernel`` does not work on the device of ``output``, or its library is
+                not installed.
         """
         weights = self.weight, self.bias
         options = {"reduction": reduction, "ignore_index": ignore_index}
-        if self.kernel == "liger" and reduction != "none" and torch.is_grad_enabled():
+        if self.kernel == "liger" and reduction != "none" and self.training:
             return liger_cross_entropy(output, *weights, targets, **options)
         dtype = autocast_dtype(output.device.type) if self.autocast else None
         return linear_cross_entropy(output, *weights, targets, **options, dtype=dtype)
@@ -93,11 +89,3 @@ class Softmax(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             logits = functional.linear(output.to(self.weight.dtype), self.weight, self.bias)
             return logits.log_softmax(-1)
-
-    def extra_repr(self) -> str:
-        """Arguments as ``print(model)`` shows them."""
-        bias = self.bias is not None
-        return (
-            f"{self.input_size}, {self.vocabulary_size}, bias={bias}, kernel={self.kernel}, "
-            f"autocast={self.autocast}"
-        )

@@ -1,12 +1,19 @@
-"""Weights of salesforce/awd-lstm-lm, by its names and by lmbench's.
+"""Weights of salesforce/awd-lstm-lm by lmbench's names, and back.
 
-The original saves a list of model, criterion and optimizer; the model's ``state_dict()`` is what
-these functions take and give.
+    python scripts/awd_lstm_lm.py WEIGHTS CONVERTED [--back]
+
+Both are files of ``torch.save(model.state_dict(), path)``. The original saves a list of model,
+criterion and optimizer instead (``WT2.pt``), which only its own code can read: take the
+``state_dict()`` of the first there. A run of lmbench has its model in ``lmbench.load(RUN_DIR)``.
+``CONVERTED`` is for the ``load_state_dict`` of a model of the same sizes.
 """
 
+import argparse
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 _RENAMED = {
@@ -19,7 +26,7 @@ _LAYER = re.compile(r"core\.layers\.(\d+)\.(weight|bias)_(ih|hh)_l0")
 
 
 def from_awd_lstm_lm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A ``state_dict`` of the original model as one of :class:`LanguageModel` with AWDLSTM core.
+    """A ``state_dict`` of the original model as one of ``LanguageModel`` with an AWDLSTM core.
 
     A dropped recurrent weight ``weight_hh_l0`` that stands beside the raw one is left out: it is
     only what the last forward pass made of it. Layers without weight dropout (``--wdrop 0``) have
@@ -29,11 +36,7 @@ def from_awd_lstm_lm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state_dict: Names and tensors of the original; the tensors are passed on, not copied.
 
     Raises:
-        ValueError: A name is none of the original LSTM model's.
-
-    >>> import torch
-    >>> list(from_awd_lstm_lm({"rnns.2.module.weight_hh_l0_raw": torch.zeros(1600, 400)}))
-    ['core.layers.2.weight_hh_l0']
+        ValueError: A name is not one of the original LSTM model's.
     """
     renamed = {}
     for name, tensor in state_dict.items():
@@ -51,13 +54,13 @@ def from_awd_lstm_lm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_awd_lstm_lm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A ``state_dict`` of :class:`LanguageModel` with AWDLSTM core as one of the original model.
+    """A ``state_dict`` of ``LanguageModel`` with an AWDLSTM core as one of the original model.
 
     Args:
         state_dict: Names and tensors of ours; the tensors are passed on, not copied.
 
     Raises:
-        ValueError: A name is none of such a model's.
+        ValueError: A name is not one of such a model's.
     """
     originals = {ours: original for original, ours in _RENAMED.items()}
     renamed = {}
@@ -75,4 +78,22 @@ def to_awd_lstm_lm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _unknown(name: str, of: str, known: Iterable[str]) -> ValueError:
-    return ValueError(f"{name!r} is no parameter of {of}: those outside its layers are {[*known]}")
+    return ValueError(
+        f"{name!r} is not a parameter of {of}: those outside its layers are {[*known]}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Weights of salesforce/awd-lstm-lm in lmbench.")
+    parser.add_argument("weights", type=Path, help="file with a state_dict of the original")
+    parser.add_argument("converted", type=Path, help="file to write")
+    parser.add_argument("--back", action="store_true", help="from lmbench to the original")
+    options = parser.parse_args(arguments)
+    state_dict = torch.load(options.weights, map_location="cpu", weights_only=True)
+    rename = to_awd_lstm_lm if options.back else from_awd_lstm_lm
+    torch.save(rename(state_dict), options.converted)
+
+
+if __name__ == "__main__":
+    main()

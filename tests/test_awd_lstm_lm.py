@@ -1,14 +1,15 @@
 """The original's layout is rebuilt here from its structure: modules of the same names."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
+from awd_lstm_lm import from_awd_lstm_lm, main, to_awd_lstm_lm
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lmbench.model import AWDLSTM, Embedding, LanguageModel, Softmax
-from lmbench.model.awd_lstm_lm import from_awd_lstm_lm, to_awd_lstm_lm
 
 WORDS, SIZES = 11, (4, 6, 6, 4)
 
@@ -68,20 +69,16 @@ def test_the_originals_weights_give_its_probabilities(weight_dropout: bool, tied
         assert_close(ours.head.log_probs(ours(tokens).output), original.log_probs(tokens))
 
 
-def test_our_weights_give_our_probabilities_in_the_original():
-    torch.manual_seed(0)
-    original, ours = RNNModel(), make_ours()
-    original.load_state_dict(to_awd_lstm_lm(ours.state_dict()))
-    tokens = torch.randint(WORDS, (9, 2))
-    with torch.no_grad():
-        assert_close(original.log_probs(tokens), ours.head.log_probs(ours(tokens).output))
-
-
-def test_there_and_back_again_changes_nothing():
+def test_there_and_back_again_changes_nothing(tmp_path: Path):
     ours = make_ours().state_dict()
-    again = from_awd_lstm_lm(to_awd_lstm_lm(ours))
+    files = [str(tmp_path / name) for name in ("ours.pt", "original.pt", "again.pt")]
+    torch.save(ours, files[0])
+    main([*files[:2], "--back"])
+    main(files[1:])
+    assert "rnns.0.module.weight_hh_l0_raw" in torch.load(files[1])
+    again = torch.load(files[2])
     assert list(again) == list(ours)
-    assert all(again[name] is tensor for name, tensor in ours.items())
+    assert all(torch.equal(again[name], tensor) for name, tensor in ours.items())
 
 
 def test_the_dropped_weight_of_the_last_pass_is_left_out():
@@ -93,5 +90,5 @@ def test_the_dropped_weight_of_the_last_pass_is_left_out():
 
 @pytest.mark.parametrize("rename", [from_awd_lstm_lm, to_awd_lstm_lm])
 def test_an_unknown_name_is_refused(rename):
-    with pytest.raises(ValueError, match=r"^'rnns\.0\.linear\.weight' is no parameter of"):
+    with pytest.raises(ValueError, match=r"^'rnns\.0\.linear\.weight'"):
         rename({"rnns.0.linear.weight": torch.zeros(1)})

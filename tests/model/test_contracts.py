@@ -1,0 +1,184 @@
+"""What is asked of every core and head that ``conf/`` has, whatever it computes."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from lmbench.conf import conf_dir
+from lmbench.model import LSTM, Embedding, LanguageModel
+from lmbench.model.contracts import Core, Head, detach_state
+from lmbench.model.dropout import Dropouts
+
+T, B, SIZE, V = 7, 3, 8, 23
+
+
+def makers(part: str) -> Iterator[Callable[..., Any]]:
+    """Of what each file says, but for sizes, which are small, and dropouts, which are 0.5."""
+    for path in sorted((conf_dir() / "model" / part).glob("*.yaml")):
+        config = OmegaConf.create({"model": {"embedding_size": SIZE}, "part": OmegaConf.load(path)})
+        node: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["part"]
+        module, _, name = node.pop("_target_").rpartition(".")
+        for key, value in node.items():
+            if type(value) is int:
+                node[key] = min(value, SIZE)
+            elif key.endswith("dropout"):
+                node[key] = 0.5
+        yield partial(getattr(import_module(module), name), input_size=SIZE, **node)
+
+
+def of_conf(part: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("make", list(makers(part)), ids=lambda make: make.func.__name__)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+# Cores --------------------------------------------------------------------------------------------
+
+
+@of_conf("core")
+def test_a_core_has_all_members_and_no_dropout_besides_those_it_names(make) -> None:
+    core, input = make().double(), normal(T, B, SIZE)
+    assert isinstance(core, Core)
+    dropped = core(input)
+    assert dropped.output.shape == dropped.raw_output.shape == (T, B, core.output_size)
+    if core.dropouts:
+        assert not torch.equal(core(input).output, dropped.output)
+    Dropouts(core.dropouts).scale(0.0)
+    in_training, in_evaluation = core(input), core.eval()(input)
+    assert_close(in_training, in_evaluation)
+    assert_close(in_training.output, in_training.raw_output)
+
+
+@of_conf("core")
+def test_a_window_in_one_piece_is_two_that_hand_the_state_on(make) -> None:
+    core, input = make().double().eval(), normal(T, B, SIZE)
+    whole, first = core(input), core(input[:3])
+    second = core(input[3:], detach_state(first.state))
+    assert_close(torch.cat([first.output, second.output]), whole.output)
+    assert_close(second.state, whole.state)
+    assert not torch.allclose(core(input[3:]).output, second.output)
+
+
+@of_conf("core")
+def test_an_output_depends_on_the_steps_so_far_in_its_column_alone(make) -> None:
+    core, input = make().double().eval(), normal(T, B, SIZE).requires_grad_()
+    (gradient,) = torch.autograd.grad(core(input).output[3, 1].square().sum(), input)
+    reached = [(t, b) for t in range(T) for b in range(B) if gradient[t, b].any()]
+    assert reached == [(0, 1), (1, 1), (2, 1), (3, 1)]
+
+
+@of_conf("core")
+def test_every_parameter_of_a_core_learns_until_the_state_is_cut_off(make) -> None:
+    core, input = make().double(), normal(T, B, SIZE).requires_grad_()
+    first = core(input[:3])
+    core(input[3:], detach_state(first.state)).output.square().sum().backward()
+    assert all(parameter.grad.any() for parameter in core.parameters())
+    assert not input.grad[:3].any()
+
+
+# Heads --------------------------------------------------------------------------------------------
+
+
+def make_head(make: Callable[..., Any], *, tied: bool) -> Any:
+    """A head in evaluation mode, without a parameter of zeros."""
+    takes_counts = "counts" in inspect.signature(make).parameters
+    counts = {"counts": torch.arange(V) * 7 % V} if takes_counts else {}
+    head = make(vocabulary_size=V, **counts).double().eval()
+    assert isinstance(head, Head)
+    if tied:
+        head.tie(nn.Parameter(normal(V, SIZE)))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(std=0.3)
+    return head
+
+
+def nats_of(head: Any, output: Tensor, targets: Tensor) -> Tensor:
+    """By way of the whole distribution."""
+    return -head.log_probs(output).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("ignored", [-100, 4])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("tied", [True, False])
+@of_conf("head")
+def test_loss_and_log_probs_are_one_distribution_and_so_are_their_gradients(
+    make, tied: bool, reduction: str, ignored: int
+) -> None:
+    head, output = make_head(make, tied=tied), normal(2, V, SIZE).requires_grad_()
+    words = torch.stack([torch.randperm(V), torch.randperm(V)])
+    assert_close(head.log_probs(output).exp().sum(-1), torch.ones(2, V, dtype=torch.float64))
+
+    scored = words != 4
+    nats = nats_of(head, output, words) * scored
+    expected = {"none": nats, "sum": nats.sum(), "mean": nats.sum() / scored.sum()}[reduction]
+    options = {"reduction": reduction, "ignore_index": ignored}
+    targets = words.where(scored, ignored)
+    loss = head.loss(output, targets, **options)
+    assert_close(loss, expected)
+    with torch.no_grad():
+        assert_close(head.loss(output, targets, **options), expected)
+
+    leaves = [output, *head.parameters()]
+    factors = torch.linspace(-1, 2, loss.numel(), dtype=torch.float64).view(loss.shape)
+    gradients = torch.autograd.grad((loss * factors).sum(), leaves)
+    assert_close(gradients, torch.autograd.grad((expected * factors).sum(), leaves))
+    assert all(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("tied", [True, False])
+@of_conf("head")
+def test_words_that_are_not_targets_leave_no_parameter_without_a_gradient(
+    make, tied: bool, reduction: str
+) -> None:
+    head, output = make_head(make, tied=tied), normal(2, SIZE)
+    Dropouts(head.dropouts).scale(0.0)
+    for word in range(V):
+        head.zero_grad()
+        targets = torch.tensor([word, word])
+        nats = nats_of(head.eval(), output, targets)
+        loss = head.train().loss(output, targets, reduction=reduction).sum()
+        assert_close(loss, nats.mean() if reduction == "mean" else nats.sum())
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@of_conf("head")
+def test_a_tied_head_predicts_a_word_by_the_row_that_the_embedding_reads(make) -> None:
+    head, embedding = make_head(make, tied=False), Embedding(V, SIZE).double()
+    model = LanguageModel(embedding, LSTM(SIZE, SIZE), head, tied=True)
+    weight, words, output = embedding.weight, torch.arange(V), normal(SIZE)
+    assert any(parameter is weight for parameter in head.parameters())
+    rows = head.embedding_rows(words)
+    assert_close(model.embed(words[None]), weight[rows][None])
+    assert_close(rows.sort().values, words)
+    for word, row in enumerate(rows):
+        (gradient,) = torch.autograd.grad(head.log_probs(output)[word], weight)
+        assert gradient.norm(dim=1).argmax() == row
+
+
+# Both ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["core", "head"])
+def test_parts_are_made_without_looking_at_numbers(part: str) -> None:
+    arguments = {"vocabulary_size": V} if part == "head" else {}
+    with torch.device("meta"):
+        for make in makers(part):
+            make(**arguments)

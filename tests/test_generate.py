@@ -7,20 +7,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 import lmbench
 from lmbench import generate, machine
+from lmbench.evaluation.text import describe, score_text
 from lmbench.saved.checkpoint import DATA
 
 pytestmark = pytest.mark.usefixtures("matmul_precision")
 
 
-class Ended(SimpleNamespace):
-    """How a command ended: code, out, err."""
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: Any
+    out: str
+    err: str
 
 
 @pytest.fixture
@@ -29,13 +34,12 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> 
         monkeypatch.setattr(sys, "argv", ["lmbench-generate", *map(str, arguments)])
         terminal = SimpleNamespace(buffer=io.BytesIO(stdin or b""), isatty=lambda: stdin is None)
         monkeypatch.setattr(sys, "stdin", terminal)
+        code = 0
         try:
             generate.main()
-            code: Any = 0
         except SystemExit as error:
             code = error.code
-        out, err = capsys.readouterr()
-        return Ended(code=code, out=out, err=err)
+        return Ended(code, *capsys.readouterr())
 
     return run
 
@@ -99,16 +103,13 @@ def test_unknown_words_of_the_prompt_are_listed(run_dir: Path, run_main: Callabl
     assert many.err.endswith("W19 and 5 more\n")
 
 
-def test_an_unknown_word_cannot_reach_the_terminal(run_dir: Path, run_main: Callable):
+def test_no_word_commands_the_terminal(run_dir: Path, run_main: Callable):
     ended = run_main(run_dir, "--prompt", "\x1b[31mred", "--temperature", 0)
     assert ended.err == "Read as <unk>: \\x1b[31mred\n"
-
-
-def test_a_vocabulary_without_a_word_for_unknown_ones(make_run: Callable, run_main: Callable):
-    ended = run_main(make_run(), "--prompt", "Dog")
-    assert (ended.code, ended.out) == (1, "")
-    assert ended.err.startswith("'Dog': not among the 41 words of the vocabulary")
-    assert len(ended.err.splitlines()) == 1
+    change_words(run_dir, 2, "\x1b[2J")
+    drawn = run_main(run_dir, "--num-tokens", 500, "--temperature", 5, "--seed", 1).out
+    assert "\x1b" not in drawn
+    assert "\\x1b[2J" in drawn
 
 
 def test_several_samples(run_dir: Path, run_main: Callable):
@@ -125,16 +126,9 @@ def test_a_text_is_scored(run_dir: Path, tmp_path: Path, run_main: Callable):
     text = f"{vocabulary.words[3]} Dog\n{vocabulary.words[7]}"
     path = tmp_path / "text.txt"
     path.write_text(text, "utf-8")
-    ids = torch.tensor([vocabulary.ids["<eos>"], 3, 1, vocabulary.ids["<eos>"], 7])
-    targets = torch.tensor([3, 1, vocabulary.ids["<eos>"], 7, vocabulary.ids["<eos>"]])
-    log_probs = model.head.log_probs(model(ids[:, None]).output)[:, 0]
-    nats = -log_probs[range(5), targets].sum().item()
+    expected = describe(*score_text(model, vocabulary, [f"{text}\n".encode()]))
     ended = run_main(run_dir, "--score", path)
-    assert (ended.code, ended.err) == (0, "")
-    lines = ended.out.splitlines()
-    assert lines[0].split()[:2] == ["5", "tokens,"]
-    assert lines[1].split() == [f"{nats:.2f}", "nats"]
-    assert lines[4].split(maxsplit=1) == ["20.00%", "unknown words, read as <unk>: Dog (1)"]
+    assert ended == (0, f"{expected}\n", "")
     assert run_main(run_dir, "--score", "-", stdin=text.encode()) == ended
 
 
@@ -144,42 +138,37 @@ def test_what_cannot_be_scored(run_dir: Path, tmp_path: Path, run_main: Callable
     for name, message in (
         ("empty", "is empty: there is nothing to score."),
         ("latin1", "is not UTF-8: byte 0xe9 at byte offset 3, in line 2 "),
-        ("nowhere", "cannot be read: No such file or directory."),
         (".", "cannot be read: Is a directory."),
-        ("x" * 300, "cannot be read: File name too long."),
     ):
         ended = run_main(run_dir, "--score", tmp_path / name)
         assert (ended.code, ended.out) == (1, "")
         assert ended.err.startswith(f"{tmp_path / name} {message}")
         assert len(ended.err.splitlines()) == 1
     assert run_main(run_dir, "--score", "-", stdin=b"").err.startswith("stdin is empty")
+    for option in ("--top-k=1", "--score=-"):
+        not_utf8 = run_main(run_dir, option, stdin=b"abc\xff").err
+        assert not_utf8.startswith("stdin is not UTF-8: byte 0xff at byte offset 3, in line 1 ")
 
 
-def test_what_is_no_model(tmp_path: Path, run_main: Callable):
-    for options in ((), ("--score", __file__)):
-        ended = run_main(tmp_path, *options)
+def test_what_is_not_a_model_or_a_device(run_dir: Path, tmp_path: Path, run_main: Callable):
+    for arguments, message in (
+        ((tmp_path, "--score", __file__), "neither the directory of a run"),
+        ((run_dir, "--device", "nowhere"), "device=nowhere cannot be used: "),
+    ):
+        ended = run_main(*arguments)
         assert (ended.code, ended.out) == (1, "")
-        assert "neither the directory of a run" in ended.err
-
-
-@pytest.mark.parametrize("error", [6e-7, 2e-3])
-def test_products_are_those_of_evaluate(
-    run_dir: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch, error: float
-):
-    monkeypatch.setattr(machine, "relative_error", lambda precision: error)
-    for options, stdin in ((("--num-tokens", 1), None), (("--score", "-"), b"a\n")):
-        expected, other = ("medium", "highest") if error < 1e-6 else ("highest", "medium")
-        torch.set_float32_matmul_precision(other)
-        assert run_main(run_dir, *options, "--device", "cpu", stdin=stdin).code == 0
-        assert torch.get_float32_matmul_precision() == expected
-
-
-def test_a_device_that_is_not_there(run_dir: Path, run_main: Callable):
-    for options in ((), ("--score", __file__)):
-        ended = run_main(run_dir, *options, "--device", "nowhere")
-        assert (ended.code, ended.out) == (1, "")
-        assert ended.err.startswith("device=nowhere cannot be used: ")
+        assert message in ended.err
         assert len(ended.err.splitlines()) == 1
+
+
+def test_products_are_those_of_evaluate(
+    run_dir: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(machine, "relative_error", lambda precision: 6e-7)
+    for options in ("--num-tokens=1", "--score=-"):
+        torch.set_float32_matmul_precision("highest")
+        assert run_main(run_dir, options, "--device=cpu", stdin=b"a\n").code == 0
+        assert torch.get_float32_matmul_precision() == "medium"
 
 
 def test_a_stdin_that_is_closed(run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys):

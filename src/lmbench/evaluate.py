@@ -2,19 +2,20 @@
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.command.ending import errors_for_users
-from lmbench.config import conf_dir
+from lmbench.command import errors_for_users
+from lmbench.conf import MODEL_PLACES, conf_dir
 from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
+from lmbench.printing import printing
 from lmbench.run.config import read_run_config, with_places
-from lmbench.run.directory import require_no_links
-from lmbench.stdout import printing
+from lmbench.run.directory import require_inside
 
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
 
@@ -39,8 +40,8 @@ def evaluate(config: DictConfig, name: str) -> float:
     if config.split not in ("valid", "test"):
         raise UserError(f"split={config.split} must be valid or test.")
     run_dir = Path(str(config.run))  # the job of a sweep has a number for a name
-    run_config = with_places(read_run_config(run_dir), config.data)
-    require_no_links(run_dir)
+    run_config = with_places(read_run_config(run_dir, (*MODEL_PLACES, "data")), config.data)
+    require_inside(run_dir)
     if not os.access(run_dir, os.W_OK):
         raise UserError(
             f"{run_dir} cannot be written, which is where an evaluation leaves its files. Copy the "
@@ -48,43 +49,32 @@ def evaluate(config: DictConfig, name: str) -> float:
         )
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
-    from lmbench import build
-    from lmbench.evaluation import outcome, progress
-    from lmbench.from_config.arguments import require_type
-    from lmbench.saved.loading import read_run
-    from lmbench.saved.model import build as build_saved
+    from lmbench.build.arguments import factory, require_type
+    from lmbench.build.evaluator import build_evaluator
+    from lmbench.build.model import build_saved
+    from lmbench.evaluation import outcome
+    from lmbench.saved.checkpoint import read_run_model
 
     for key in ("tune", "save_tokens"):
         require_type(f"evaluation.{key}", config.evaluation.get(key), bool)
     device = device_of(config.device)
     set_matmul_precision(config.float32_matmul_precision, device.type)
-    saved = read_run(run_dir)
-    corpus = build.corpus(run_config)
+    saved = read_run_model(run_dir)
+    corpus = factory(run_config["data"], "data")()
     corpus.require_sha256(saved.corpus_sha256)
     model = build_saved(saved).to(device)
     of_run = {
-        "model": run_config.model.name,
+        "model": run_config["model"]["name"],
         "seed": run_config.get("seed"),
         "weights_sha256": model.weights_sha256(),
         "device": str(device),
     }
     if model.embedding.weight.dtype.itemsize < 4:
         model.float()  # so that small steps of dynamic evaluation are not rounded away
-    evaluator, grids = build.evaluator(
-        config,
-        model,
-        corpus,
-        statistics_path=run_dir / "checkpoints/gradient_statistics.safetensors",
-        phase=progress.shown,
-    )
-    found = outcome.evaluate(
-        evaluator,
-        corpus,
-        config.split,
-        name=name,
-        of_run=of_run,
-        grids=grids if config.evaluation.tune else None,
-    )
+    node = cast(dict[str, Any], OmegaConf.to_container(config.evaluation, resolve=True))
+    evaluator = build_evaluator(node, model, corpus, folder=run_dir / "checkpoints")
+    tune = config.evaluation.tune
+    found = outcome.evaluate(evaluator, config.split, name=name, of_run=of_run, tune=tune)
     try:  # shown before a full disk can lose them, and written whatever becomes of stdout
         with printing(f" The results are in {run_dir}."):
             outcome.show(found.results)
@@ -97,7 +87,7 @@ def evaluate(config: DictConfig, name: str) -> float:
 def main(config: DictConfig) -> float:
     """Entry point of the console script."""
     hydra_config = HydraConfig.get()
-    is_missing = OmegaConf.is_missing(config, "run")
+    is_missing = config.run in (None, "")
     run_dir = Path("" if is_missing else str(config.run))
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     with errors_for_users(run_dir, is_sweep=is_sweep, is_training=False):

@@ -1,27 +1,30 @@
-"""``lmbench-generate``: lets a model go on with a text, or score one."""
+"""``lmbench-generate``: lets a model continue a text, or score one."""
 
+import argparse
+import secrets
 import sys
 from argparse import Namespace
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmbench.command.ending import run_command
-from lmbench.command.generate_options import parse_options
+import lmbench
+from lmbench.command import run_command
 from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision
-from lmbench.stdout import printing
+from lmbench.printing import printing
 
 if TYPE_CHECKING:
-    from lmbench.saved.loading import Loaded
+    from lmbench import Loaded
 
 
 def generate(options: Namespace) -> None:
     """Writes what the model draws to stdout, word by word.
 
     Raises:
-        UserError: The folder holds no model; there are unknown words and no ``<unk>`` for them.
+        UserError: The folder holds no model; the prompt on stdin is not UTF-8; there are unknown
+            words and no ``<unk>`` for them.
     """
     import torch
 
@@ -30,25 +33,37 @@ def generate(options: Namespace) -> None:
     from lmbench.evaluation.sampling import sample
 
     model, vocabulary = _load(options)
-    ids, unknown = text.encode_prompt(text.read_prompt(options.prompt), vocabulary)
+    ids, unknown = text.encode_prompt(_prompt(options), vocabulary)
     prompt = torch.from_numpy(ids).to(model.device)
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         print(f"Read as {UNK}: {', '.join(map(text.shown, unknown[:20]))}{more}", file=sys.stderr)
     suppressed = [] if options.allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
     if len(vocabulary) <= len(suppressed):
-        raise UserError(f"{options.folder} knows no word but {UNK}. Add --allow-unk.")
-    text.set_up_stdout()
+        raise UserError(f"{options.folder} has no word but {UNK}. Add --allow-unk.")
     generator = torch.Generator().manual_seed(options.seed)
     if options.temperature > 0:
         print(f"--seed {options.seed}", file=sys.stderr)
     filters = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
-    with printing():
+    with printing(encoding="utf-8"):
         for number in range(1, options.num_samples + 1):
             if options.num_samples > 1:
                 print(f"--- {number} of {options.num_samples}")
             drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
-            text.write_words(vocabulary.words[word] for word in islice(drawn, options.num_tokens))
+            words = (vocabulary.words[word] for word in islice(drawn, options.num_tokens))
+            for piece in text.pieces(words):
+                print(piece, end="", flush=True)
+
+
+def _prompt(options: Namespace) -> str:
+    """The prompt of the options, else what stdin has to say if it is not a terminal."""
+    from lmbench.data.tokenization import read_blocks
+
+    if options.prompt is not None:
+        return options.prompt
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    return b"".join(read_blocks(sys.stdin.buffer, "stdin")).decode()
 
 
 def score(options: Namespace) -> None:
@@ -58,35 +73,79 @@ def score(options: Namespace) -> None:
         UserError: The folder holds no model; the text is empty, not UTF-8 or cannot be read; there
             are unknown words and no ``<unk>`` for them.
     """
-    from lmbench.data.tokenization import read_parts
-    from lmbench.evaluation.text import set_up_stdout, with_progress
-    from lmbench.evaluation.text_score import describe, score_text
+    from lmbench.data.tokenization import read_blocks
+    from lmbench.evaluation.text import describe, score_text
 
     from_stdin = options.score == "-"
-    name = "stdin" if from_stdin else str(Path(options.score))
     if from_stdin and sys.stdin is None:
         raise UserError("stdin is closed: there is nothing to score.")
-    try:
-        with nullcontext(sys.stdin.buffer) if from_stdin else Path(name).open("rb") as file:
-            model, vocabulary = _load(options)
-            size_bytes = None if from_stdin else Path(name).stat().st_size
-            parts = with_progress(read_parts(file, name), size_bytes or None)
-            scored = score_text(model, vocabulary, parts)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}.") from error
+    file = sys.stdin.buffer if from_stdin else Path(options.score)
+    name = "stdin" if from_stdin else str(file)
+    scored, unknown = score_text(*_load(options), read_blocks(file, name))
     if scored is None:
         raise UserError(f"{name} is empty: there is nothing to score.")
-    set_up_stdout()
-    with printing():
-        print(describe(scored))
+    with printing(encoding="utf-8"):
+        print(describe(scored, unknown))
 
 
 def _load(options: Namespace) -> "Loaded":
-    from lmbench.saved.loading import load
-
     device = device_of(options.device)
     set_matmul_precision("auto", device.type)  # as lmbench-evaluate does
-    return load(options.folder, device=device)
+    return lmbench.load(options.folder, device=device)
+
+
+def parse_options(arguments: Sequence[str]) -> Namespace:
+    """The options of a command line; ends the process where they are wrong, or with ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="lmbench-generate",
+        description="Continue a text: words that a model draws, one after the other, each from its "
+        "distribution over the words of its vocabulary. Or score a text of your own.",
+        epilog="A text is words separated by white space; a line end is the word <eos>, which "
+        "also stands before the first word. Without --prompt, the prompt is read from stdin if "
+        "that is not a terminal; the last line is continued unless a line end follows it.",
+    )
+    add = parser.add_argument
+    add("folder", metavar="DIR", type=Path, help="directory of a run, or an export")
+    add("--prompt", metavar="TEXT", help="what to continue")
+    add("--num-tokens", metavar="N", type=_number(int, 1), default=100, help="words to draw (100)")
+    temperature = _number(float, 0)
+    add("--temperature", metavar="T", type=temperature, default=1.0, help="likely words if low (1)")
+    top_k, top_p = _number(int, 0), _number(float, 1e-9, 1)
+    add("--top-k", metavar="K", type=top_k, default=0, help="the K most probable words; 0: all (0)")
+    help_top_p = "the most probable words, which together have probability P (1)"
+    add("--top-p", metavar="P", type=top_p, default=1.0, help=help_top_p)
+    add("--seed", metavar="N", type=_number(int, 0), help="as an earlier call has printed it")
+    add("--num-samples", metavar="N", type=_number(int, 1), default=1, help="texts to draw (1)")
+    add("--allow-unk", action="store_true", help="let <unk> be drawn")
+    add("--score", metavar="FILE", help="score this text instead; - for stdin")
+    add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")
+    options = parser.parse_args(arguments)
+    of_chance = ("top_k", "top_p", "seed", "num_samples")
+    useless: dict[str, tuple[str, ...]] = {}
+    if options.score is not None:  # which draws nothing
+        useless["--score"] = (*of_chance, "prompt", "num_tokens", "temperature", "allow_unk")
+    elif options.temperature == 0:  # nor does this
+        useless["--temperature 0"] = of_chance
+    for reason, names in useless.items():
+        for name in names:
+            if getattr(options, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} does nothing with {reason}")
+    if options.seed is None:
+        options.seed = secrets.randbelow(2**32)
+    return options
+
+
+def _number(kind: type[int] | type[float], least: float, most: float = 2**63 - 1) -> Callable:
+    """What argparse makes a number of, which must lie in a range."""
+
+    def convert(text: str) -> float:
+        number = kind(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
+        return number
+
+    convert.__name__ = kind.__name__  # as argparse calls it where the text is not a number
+    return convert
 
 
 def main() -> None:

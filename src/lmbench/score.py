@@ -1,5 +1,6 @@
-"""What a model scored on a split: sums first, the ratio last."""
+"""What a model scored: sums first, ratios last."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,10 +11,10 @@ from torchmetrics import Metric
 
 
 class Score(NamedTuple):
-    """What a model scored on a split."""
+    """What a model scored on a text, or on some of its targets."""
 
     nats: float
-    """Sum of the negative log-likelihoods of all scored targets."""
+    """Sum of the negative log-likelihoods of the scored targets."""
     num_tokens: int
     """Number of scored targets."""
     extra_divisor: int = 0
@@ -23,6 +24,18 @@ class Score(NamedTuple):
     def nll(self) -> float:
         """Nats per token."""
         return self.nats / (self.num_tokens + self.extra_divisor)
+
+    @property
+    def ppl(self) -> float:
+        """Perplexity; infinite where it is too large for a float."""
+        try:
+            return math.exp(self.nll)
+        except OverflowError:
+            return math.inf
+
+    def plain(self) -> dict[str, float | int]:
+        """The score as files have it."""
+        return {"nll": self.nll, "ppl": self.ppl, "num_tokens": self.num_tokens}
 
 
 class ScoreSums(Metric):
@@ -38,7 +51,7 @@ class ScoreSums(Metric):
         self.add_state("num_tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, nats: Tensor, num_tokens: int) -> None:
-        """Adds a window's."""
+        """Adds the nats and the number of tokens of a window."""
         self.nats += nats
         self.num_tokens += num_tokens
 

@@ -1,12 +1,19 @@
 """Small models with large dropouts, and streams for them to read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lmbench.data.corpus import Corpus
+from lmbench.data.vocabulary import EOS, Vocabulary
+from lmbench.evaluation import dynamic, reading
+from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.reading import Reading
 from lmbench.model import (
     AWDLSTM,
@@ -20,43 +27,56 @@ from lmbench.model import (
 NUM_WORDS = 50
 
 
+MakeModel = Callable[..., LanguageModel]
+
+
+@pytest.fixture
+def make_model() -> MakeModel:
+    """Models of a core and a head; the same arguments give the same model."""
+
+    def make(name: str = "lstm-softmax", num_words: int = NUM_WORDS) -> LanguageModel:
+        torch.manual_seed(0)
+        core_name, head_name = name.split("-")
+        if core_name == "lstm":
+            core = LSTM(8, 12, 8, 2, dropout=0.5)
+        else:
+            kinds = ("input", "hidden", "output", "weight")
+            core = AWDLSTM(8, 12, 8, 2, **{f"{kind}_dropout": 0.5 for kind in kinds})
+        if head_name == "softmax":
+            head = Softmax(8, num_words)
+        else:
+            head = AdaptiveSoftmax(8, num_words, cutoffs=[num_words // 5, num_words // 2])
+        model = LanguageModel(Embedding(num_words, 8, dropout=0.5), core, head, tied=True)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.4)
+        return model.eval()
+
+    return make
+
+
 @pytest.fixture(params=["lstm-softmax", "awd_lstm-softmax", "awd_lstm-adaptive_softmax"])
-def model(request: pytest.FixtureRequest) -> LanguageModel:
+def model(request: pytest.FixtureRequest, make_model: MakeModel) -> LanguageModel:
     return make_model(request.param)
-
-
-def make_model(name: str) -> LanguageModel:
-    torch.manual_seed(0)
-    core_name, head_name = name.split("-")
-    core = (
-        LSTM(8, 12, 8, 2, dropout=0.5)
-        if core_name == "lstm"
-        else AWDLSTM(
-            8,
-            12,
-            8,
-            2,
-            input_dropout=0.5,
-            hidden_dropout=0.5,
-            output_dropout=0.5,
-            weight_dropout=0.5,
-        )
-    )
-    head = (
-        Softmax(8, NUM_WORDS)
-        if head_name == "softmax"
-        else AdaptiveSoftmax(8, NUM_WORDS, cutoffs=[10, 25])
-    )
-    model = LanguageModel(Embedding(NUM_WORDS, 8, dropout=0.5), core, head, tied=True)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.4)
-    return model.eval()
 
 
 @pytest.fixture
 def ids() -> np.ndarray:
     return np.random.default_rng(1).integers(0, NUM_WORDS, 400).astype(np.int32)
+
+
+@pytest.fixture
+def make_evaluator(
+    ids: np.ndarray, make_model: MakeModel, tmp_path: Path
+) -> Callable[..., Evaluator]:
+    """Evaluators of a corpus whose splits are all alike."""
+
+    def make(model: LanguageModel | None = None, **options: Any) -> Evaluator:
+        words = Vocabulary((EOS, *map(str, range(1, NUM_WORDS))))
+        corpus = Corpus("text", words, ids, ids, ids)
+        return Evaluator(model or make_model(), corpus, tmp_path, **options)
+
+    return make
 
 
 @pytest.fixture
@@ -73,6 +93,21 @@ def make_reading() -> Callable[..., Reading]:
         )
 
     return make
+
+
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What is told of phases, their names and numbers of targets, and of their windows."""
+    told: list[tuple] = []
+
+    @contextmanager
+    def tell(*phase: Any) -> Iterator[Callable]:
+        told.append(phase)
+        yield lambda *window: told.append(window)
+
+    for module in (dynamic, reading):
+        monkeypatch.setattr(module, "progress_of", tell)
+    return told
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import torch
 from torch.testing import assert_close
 
 from lmbench.evaluation import cache as module
-from lmbench.evaluation.cache import Cache, cache_log_probs, mix, with_cache
+from lmbench.evaluation.cache import Cache, cache_log_probs
+from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.reading import Reading
 
 MakeReading = Callable[..., Reading]
+MakeEvaluator = Callable[..., Evaluator]
 
 
 def probability(reading: Reading, target: int, entries: Sequence[int], theta: float) -> float:
@@ -49,11 +52,8 @@ def test_how_many_queries_are_computed_at_once_does_not_matter(
     reading = make_reading(200)
     whole = cache_log_probs(reading, windows=[50], thetas=[0.5])[50, 0.5]
     monkeypatch.setattr(module, "QUERIES_AT_ONCE", queries_at_once)
-    done: list[int] = []
-    parts = cache_log_probs(reading, windows=[50], thetas=[0.5], on_queries=done.append)[50, 0.5]
+    parts = cache_log_probs(reading, windows=[50], thetas=[0.5])[50, 0.5]
     assert_close(parts, whole, rtol=1e-4, atol=1e-5, equal_nan=True)
-    assert sum(done) == 200
-    assert max(done) == queries_at_once
 
 
 def test_products_too_large_for_exp_leave_probabilities(make_reading: MakeReading) -> None:
@@ -66,10 +66,12 @@ def test_products_too_large_for_exp_leave_probabilities(make_reading: MakeReadin
         assert (found[window, 1.0][1:] <= 1e-5).all()
 
 
-def test_mixture_is_that_of_the_probabilities(make_reading: MakeReading) -> None:
+def test_mixture_is_that_of_the_probabilities(
+    make_reading: MakeReading, make_evaluator: MakeEvaluator
+) -> None:
     reading = make_reading(50)
     cache = Cache(window=20, theta=0.3, interpolation=0.25)
-    mixed = with_cache(reading, cache, steps_at_once=70)
+    mixed = cache.rescored(reading, make_evaluator())
     for target in range(1, 50):
         of_cache = probability(reading, target, range(max(0, target - 20), target), 0.3)
         expected = 0.75 * math.exp(reading.log_probs[target]) + 0.25 * of_cache
@@ -78,27 +80,9 @@ def test_mixture_is_that_of_the_probabilities(make_reading: MakeReading) -> None
     assert np.array_equal(mixed.targets, reading.targets)
 
 
-def test_the_mixture_is_a_distribution(make_reading: MakeReading) -> None:
-    """Summed over all words that the target could have been."""
-    reading = make_reading(30, num_words=4)
-    total = torch.zeros(30, dtype=torch.float64)
-    for word in range(4):
-        # only the last target is asked about: the entries before it stay what they are
-        targets = reading.targets.copy()
-        targets[-1] = word
-        asked = Reading(reading.positions, targets, reading.log_probs, reading.outputs)
-        total += cache_log_probs(asked, windows=[30], thetas=[0.5])[30, 0.5].exp()
-    assert float(total[-1]) == pytest.approx(1.0, rel=1e-6)
-
-
-def test_interpolation_zero_changes_no_bit(make_reading: MakeReading) -> None:
-    reading = make_reading(300)
-    mixed = with_cache(reading, Cache(interpolation=0.0), steps_at_once=70)
-    assert torch.equal(mixed.log_probs, reading.log_probs)
-    assert mixed.nll == reading.nll
-
-
-def test_warmup_reproduces_the_published_script(make_reading: MakeReading) -> None:
+def test_warmup_reproduces_the_published_script(
+    make_reading: MakeReading, make_evaluator: MakeEvaluator
+) -> None:
     """pointer.py's own bookkeeping: histories cut to the window after each batch of steps."""
     window, steps, theta, interpolation = 25, 10, 0.4, 0.2
     reading = make_reading(97)
@@ -116,43 +100,33 @@ def test_warmup_reproduces_the_published_script(make_reading: MakeReading) -> No
                 p = interpolation * of_cache + (1 - interpolation) * p
             expected.append(p)
         history = history[-window:]
-    cache = Cache(window, theta, interpolation, warmup=True)
-    mixed = with_cache(reading, cache, steps_at_once=steps)
+    evaluator = make_evaluator(window=steps)
+    mixed = Cache(window, theta, interpolation, warmup=True).rescored(reading, evaluator)
     exact = torch.tensor(expected, dtype=torch.float64)
     assert_close(mixed.log_probs.exp(), exact, rtol=1e-5, atol=0.0)
-    without = with_cache(reading, Cache(window, theta, interpolation), steps_at_once=steps)
+    without = Cache(window, theta, interpolation).rescored(reading, evaluator)
     assert (without.log_probs != mixed.log_probs).sum() > window
 
 
-def test_no_probability_is_above_one() -> None:
-    certain = torch.zeros(1, dtype=torch.float64)
+def test_no_probability_is_above_one_or_below_zero(
+    make_reading: MakeReading, make_evaluator: MakeEvaluator
+) -> None:
+    reading = make_reading(400, num_words=1)  # so that the cache is certain, but for rounding
+    reading.log_probs.fill_(0.0)
     for weight in (0.1, 0.1279, 0.3, 0.7):
-        assert mix(certain, certain, weight, torch.tensor([True])).item() <= 0.0
-        slightly_above = certain + 2.4e-7  # a float32 sum of shares
-        assert mix(certain, slightly_above, weight, torch.tensor([True])).item() <= 0.0
-
-
-def test_a_target_that_nothing_gives_a_chance_has_none() -> None:
-    nothing = torch.tensor([-math.inf], dtype=torch.float64)
-    assert mix(nothing, nothing, 0.5, torch.tensor([True])).item() == -math.inf
+        mixed = Cache(interpolation=weight).rescored(reading, make_evaluator())
+        assert (mixed.log_probs <= 0.0).all()
+        assert (mixed.log_probs > -1e-6).all()
+    hopeless = replace(reading, targets=np.arange(400, dtype=np.int32))
+    hopeless.log_probs.fill_(-math.inf)
+    mixed = Cache(interpolation=0.5).rescored(hopeless, make_evaluator())
+    assert (mixed.log_probs == -math.inf).all()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("window", 0),
-        ("theta", math.inf),
-        ("interpolation", -0.1),
-        ("interpolation", 1.0),
-    ],
+    [("window", 0), ("theta", math.inf), ("interpolation", -0.1), ("interpolation", 1.0)],
 )
 def test_values_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name} must be "):
         Cache(**{name: value})
-
-
-def test_a_reading_without_outputs_is_refused(make_reading: MakeReading) -> None:
-    reading = make_reading(5)
-    bare = Reading(reading.positions, reading.targets, reading.log_probs)
-    with pytest.raises(ValueError, match="outputs"):
-        with_cache(bare, Cache(), steps_at_once=70)

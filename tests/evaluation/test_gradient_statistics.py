@@ -1,77 +1,119 @@
-"""The file that keeps statistics; their values are tested in test_dynamic.py."""
+"""Gradient statistics against a plain loop in float64, and the file that keeps them."""
 
+import copy
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
+from torch.nn import functional
+from torch.testing import assert_close
 
-from lmbench.evaluation.gradient_statistics import Statistics, keep_statistics
+from lmbench.evaluation import dynamic as module
+from lmbench.evaluation.dynamic import (
+    Statistics,
+    gradient_statistics,
+    kept_statistics,
+)
+from lmbench.evaluation.evaluator import Evaluator
+from lmbench.model.language_model import LanguageModel
 
-MADE_FROM = {"weights": "abc", "window": 5, "segments": None}
-SHAPES = {"a.weight": torch.Size([2, 3])}
-
-
-class Computer:
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self) -> Statistics:
-        self.calls += 1
-        return {"a.weight": torch.arange(6.0).reshape(2, 3) + self.calls}
-
-
-def test_statistics_are_computed_once(tmp_path: Path) -> None:
-    compute = Computer()
-    path = tmp_path / "statistics.safetensors"
-    first = keep_statistics(path, MADE_FROM, SHAPES, compute)
-    second = keep_statistics(path, dict(MADE_FROM), SHAPES, compute)
-    assert compute.calls == 1
-    assert first.keys() == second.keys() == {"a.weight"}
-    assert torch.equal(first["a.weight"], second["a.weight"])
-    assert [file.name for file in tmp_path.iterdir()] == ["statistics.safetensors"]
+MakeEvaluator = Callable[..., Evaluator]
+Progress = list[tuple]
 
 
-@pytest.mark.parametrize("change", [{"window": 6}, {"weights": "abd"}, {"segments": 3}, {"x": 1}])
-def test_a_file_made_from_anything_else_is_made_anew(tmp_path: Path, change: dict) -> None:
-    compute = Computer()
-    path = tmp_path / "statistics.safetensors"
-    keep_statistics(path, MADE_FROM, SHAPES, compute)
-    changed = keep_statistics(path, MADE_FROM | change, SHAPES, compute)
-    assert compute.calls == 2
-    assert changed["a.weight"][0, 0] == 2
+def test_statistics_are_root_mean_squares_of_segments_gradients(
+    model: LanguageModel, ids: np.ndarray, make_evaluator: MakeEvaluator, progress: Progress
+) -> None:
+    model.train()  # with all its dropouts
+    evaluator = make_evaluator(model, window=15)
+    found = gradient_statistics(evaluator, 4, None)
+    exact = copy.deepcopy(model).double().eval()
+    tokens = torch.from_numpy(ids.astype(np.int64)).reshape(4, 100).T
+    state, sums, windows = None, dict.fromkeys(found, 0.0), []
+    for first in range(0, 99, 15):
+        last = min(first + 15, 99)
+        output, _, state = exact(tokens[first:last], state)
+        state = tuple(tuple(part.detach() for part in layer) for layer in state)
+        scores = exact.head.log_probs(output)
+        exact.zero_grad()
+        loss = functional.nll_loss(scores.flatten(0, 1), tokens[first + 1 : last + 1].flatten())
+        loss.backward()
+        num_targets = 4 * (last - first)
+        windows.append((num_targets, pytest.approx(loss.item() * num_targets, rel=1e-5)))
+        for name, p in exact.named_parameters():
+            assert p.grad is not None
+            sums[name] = sums[name] + p.grad**2
+    assert progress == [("gradient statistics of train", 4 * 99), *windows]
+    assert len(windows) == 7
+    for name, value in found.items():
+        expected = (sums[name] / 7).sqrt().float()
+        assert_close(value, expected, rtol=1e-4, atol=1e-6)
+    progress.clear()
+    two = gradient_statistics(evaluator, 4, 2)
+    assert progress[0] == ("gradient statistics of train", 4 * 30)
+    corpus = replace(evaluator.corpus, train=ids.reshape(4, 100)[:, :31].flatten())
+    short = gradient_statistics(replace(evaluator, corpus=corpus), 4, None)
+    assert all(torch.equal(two[name], short[name]) for name in two)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Statistics]:
+    """All statistics that were computed, each with other values."""
+    found: list[Statistics] = []
+
+    def compute(evaluator: Evaluator, columns: int, segments: int | None) -> Statistics:
+        found.append({"head.bias": torch.tensor(float(len(found)))})
+        return found[-1]
+
+    monkeypatch.setattr(module, "gradient_statistics", compute)
+    return found
+
+
+@pytest.fixture
+def evaluator(make_evaluator: MakeEvaluator) -> Evaluator:
+    return make_evaluator()
+
+
+def test_statistics_are_computed_once(evaluator: Evaluator, computed: list, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert kept_statistics(evaluator, 4, None) == computed[0]
+    assert len(computed) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("change", ["weights", "corpus", "window", "columns", "segments"])
+def test_a_file_made_from_anything_else_is_made_anew(
+    evaluator: Evaluator, computed: list, change: str
+) -> None:
+    kept_statistics(evaluator, 4, None)
+    if change == "weights":
+        next(evaluator.model.parameters()).data[0] += 1
+    elif change == "corpus":
+        corpus = evaluator.corpus
+        evaluator = replace(evaluator, corpus=replace(corpus, train=corpus.train[:-1]))
+    elif change == "window":
+        evaluator = replace(evaluator, window=7)
+    arguments = {"columns": (8, None), "segments": (4, 3)}.get(change, (4, None))
+    assert kept_statistics(evaluator, *arguments) == computed[1]
 
 
 @pytest.mark.parametrize("length", [0, 4, 50, -1])
-def test_a_damaged_file_is_made_anew(tmp_path: Path, length: int) -> None:
-    compute = Computer()
-    path = tmp_path / "statistics.safetensors"
-    keep_statistics(path, MADE_FROM, SHAPES, compute)
+def test_a_damaged_file_is_made_anew(
+    evaluator: Evaluator, computed: list, tmp_path: Path, length: int
+) -> None:
+    kept_statistics(evaluator, 4, None)
+    (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:length])
-    keep_statistics(path, MADE_FROM, SHAPES, compute)
-    assert compute.calls == 2
-    keep_statistics(path, MADE_FROM, SHAPES, compute)
-    assert compute.calls == 2
+    for _ in range(2):
+        assert kept_statistics(evaluator, 4, None) == computed[1]
 
 
 def test_where_they_cannot_be_kept_they_are_computed_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    evaluator: Evaluator, computed: list, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "gone/statistics.safetensors"
-    found = keep_statistics(path, MADE_FROM, SHAPES, Computer())
-    assert found["a.weight"][0, 0] == 1
-    assert f"{path} cannot be written: No such file or directory." in caplog.text
-
-
-@pytest.mark.parametrize(
-    "content",
-    [{}, {"b.weight": torch.ones(2, 3)}, {"a.weight": torch.ones(3, 2)}],
-)
-def test_a_file_of_other_tensors_is_made_anew(tmp_path: Path, content: Statistics) -> None:
-    compute = Computer()
-    path = tmp_path / "statistics.safetensors"
-    metadata = {key: str(value) for key, value in MADE_FROM.items()}
-    path.write_bytes(save(content, metadata=metadata))
-    found = keep_statistics(path, MADE_FROM, SHAPES, compute)
-    assert compute.calls == 1
-    assert found["a.weight"].shape == (2, 3)
+    evaluator.folder = tmp_path / "gone"
+    assert kept_statistics(evaluator, 4, None) == computed[0]
+    assert "gone/gradient_statistics.safetensors cannot be written: No such file" in caplog.text

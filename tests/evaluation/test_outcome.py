@@ -1,16 +1,20 @@
 """What an evaluation of a split hands on: to its table by training counts, and to its record."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.evaluator import Evaluator
-from lmbench.evaluation.outcome import evaluate, write
+from lmbench.evaluation.outcome import evaluate, show, write, write_record
+from lmbench.evaluation.reading import Reading
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 
 WORDS = (EOS, UNK, "=", "Title", "rare", "often")
@@ -23,14 +27,19 @@ SPLITS = {
 SECOND_TITLE = {"valid": 13, "test": 14}
 
 
-@pytest.mark.parametrize("split", ["valid", "test"])
-def test_buckets_and_articles_are_those_of_the_right_splits(tmp_path: Path, split: str) -> None:
-    arrays = {name: np.array(ids, dtype=np.int32) for name, ids in SPLITS.items()}
-    corpus = Corpus("text", Vocabulary(WORDS), arrays["train"], arrays["valid"], arrays["test"])
+@pytest.fixture
+def evaluator(tmp_path: Path) -> Evaluator:
+    arrays = [np.array(ids, dtype=np.int32) for ids in SPLITS.values()]
     size = len(WORDS)
     model = LanguageModel(Embedding(size, 3), LSTM(3, 3, num_layers=1), Softmax(3, size)).eval()
-    evaluator = Evaluator(model, corpus, columns=1)
-    outcome = evaluate(evaluator, corpus, split, name="standard", of_run={"model": "lstm"})
+    return Evaluator(model, Corpus("text", Vocabulary(WORDS), *arrays), tmp_path, columns=1)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_buckets_and_articles_are_those_of_the_right_splits(
+    evaluator: Evaluator, tmp_path: Path, split: str
+) -> None:
+    outcome = evaluate(evaluator, split, name="standard", of_run={"model": "lstm"})
 
     targets, counts = SPLITS[split][1:], Counter(SPLITS["train"])
     buckets = Counter(
@@ -45,3 +54,55 @@ def test_buckets_and_articles_are_those_of_the_right_splits(tmp_path: Path, spli
     positions = range(1, len(SPLITS[split]))
     expected = [int(position >= SECOND_TITLE[split]) for position in positions]
     assert record["article"].to_pylist() == expected
+
+
+def test_the_table_has_a_line_for_each_score(
+    evaluator: Evaluator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the name of the model does in a terminal."""
+    evaluator.modes = evaluator.rescoring_modes = [Cache(window=5)]
+    results = evaluate(evaluator, "test", name="mine", of_run={"model": "\x1b[31mred"}).results
+    show(results)
+    title, _, *lines = capsys.readouterr().out.splitlines()
+    assert title == "\\x1b[31mred, mine evaluation of test"
+    rows = {
+        "all": results,
+        "all, without the cache": results["without_cache"],
+        "in training 1 to 9 times": results["perplexity_by"]["training_count"][1],
+        "tokens 0 to 99 of an article": results["perplexity_by"]["article_position"][0],
+        UNK: results["perplexity_by"]["unk"][0],
+    }
+    for name, score in rows.items():
+        figures = f"{score['ppl']:.2f} {score['nll']:.4f} {score['num_tokens']}"
+        assert f"{name} {figures}" in [" ".join(line.split()) for line in lines]
+    assert "1 column(s), windows of 70, cache window 5, theta 0.662" in lines[-1]
+
+
+@pytest.fixture
+def reading() -> Reading:
+    log_probs = torch.tensor([-0.1, -300.0, -12.345678901234567], dtype=torch.float64)
+    return Reading(np.array([1, 2, 7]), np.array([4, 0, 4], dtype=np.int32), log_probs)
+
+
+def test_both_files_hold_every_target(reading: Reading, tmp_path: Path) -> None:
+    write_record(reading, tmp_path / "evaluation-a.b-test", np.array([1, 3]))
+    table = pq.read_table(tmp_path / "evaluation-a.b-test.parquet")
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "position": "int64",
+        "target": "int32",
+        "log_probability": "float",
+        "article": "int32",
+    }
+    rows = table.to_pydict()
+    assert (rows["position"], rows["target"]) == ([1, 2, 7], [4, 0, 4])
+    assert rows["article"] == [0, 0, 1]
+    exact = [-0.1, -300.0, -12.345678901234567]
+    assert rows["log_probability"] == pytest.approx(exact, rel=1e-7)
+    lines = (tmp_path / "evaluation-a.b-test.txt").read_text("ascii").splitlines()
+    assert [float(line) for line in lines] == pytest.approx([math.exp(x) for x in exact], rel=1e-8)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_text_without_articles_has_none(reading: Reading, tmp_path: Path) -> None:
+    write_record(reading, tmp_path / "x", None)
+    assert pq.read_table(tmp_path / "x.parquet")["article"].to_pylist() == [None] * 3

@@ -1,27 +1,17 @@
 """Readings against the model's own log-probabilities, target by target, in float64."""
 
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
+from small import exact_log_probs
 from torch import nn
 from torch.testing import assert_close
 
-from lmbench.data.columns import columns_as_published, columns_for_evaluation
+from lmbench.data.columns import columns_as_awd_lstm_lm, columns_for_evaluation
 from lmbench.evaluation.reading import Reading, dropouts_off, read_stream
 from lmbench.model.language_model import LanguageModel
-
-
-def exact_log_probs(model: LanguageModel, ids: np.ndarray) -> torch.Tensor:
-    """All targets of a stream in one window of one column."""
-    model = copy.deepcopy(model).double().eval()
-    tokens = torch.from_numpy(ids.astype(np.int64))
-    with torch.no_grad():
-        output = model(tokens[:-1, None]).output
-        log_probs = model.head.log_probs(output)[:, 0]
-    return log_probs[torch.arange(len(ids) - 1), tokens[1:]]
 
 
 @pytest.mark.parametrize("window", [7, 70, 1000])
@@ -33,7 +23,7 @@ def test_one_column_scores_every_target_exactly(
     )
     expected = exact_log_probs(model, ids)
     assert_close(reading.log_probs, expected, rtol=1e-5, atol=1e-5)
-    assert reading.nll == pytest.approx(-expected.mean().item(), rel=1e-6)
+    assert reading.score.nll == pytest.approx(-expected.mean().item(), rel=1e-6)
     assert np.array_equal(reading.positions, np.arange(1, 400))
     assert np.array_equal(reading.targets, ids[1:])
     assert reading.outputs is not None
@@ -60,33 +50,27 @@ def test_columns_are_put_back_into_the_order_of_the_stream(
 
 
 def test_the_published_columns_leave_targets_out(model: LanguageModel, ids: np.ndarray) -> None:
-    reading = read_stream(model, columns_as_published(ids, 10), window=7, keep_outputs=True)
+    reading = read_stream(model, columns_as_awd_lstm_lm(ids, 10), window=7, keep_outputs=True)
     borders = np.arange(40, 400, 40)  # first token of each column but the first
     assert np.array_equal(reading.positions, np.setdiff1d(np.arange(1, 400), borders))
     assert np.array_equal(reading.targets, ids[reading.positions])
     assert reading.outputs is not None
     assert len(reading.outputs) == len(reading.log_probs) == 390
-    assert reading.nll == pytest.approx(-float(reading.log_probs.sum()) / 400, rel=1e-12)
+    assert reading.score.nll == pytest.approx(-float(reading.log_probs.sum()) / 400, rel=1e-12)
 
 
 def test_reading_reports_each_window_and_leaves_the_model_as_it_was(
-    model: LanguageModel, ids: np.ndarray
+    model: LanguageModel, ids: np.ndarray, progress: list[tuple]
 ) -> None:
-    model.train()
-    model.embedding.eval()
     model.head.requires_grad_(False)
-    training = [module.training for module in model.modules()]
     requires_grad = [parameter.requires_grad for parameter in model.parameters()]
-    windows: list[tuple[int, float]] = []
-    reading = read_stream(
-        model,
-        columns_for_evaluation(ids, 1, 0),
-        window=100,
-        on_window=lambda *values: windows.append(values),
-    )
+    columns = columns_for_evaluation(ids, 1, 0)
+    reading = read_stream(model, columns, window=100, phase="reading it")
+    phase, *windows = progress
+    assert phase == ("reading it", 399)
     assert [number for number, _ in windows] == [100, 100, 100, 99]
-    assert math.fsum(nats for _, nats in windows) == pytest.approx(399 * reading.nll)
-    assert [module.training for module in model.modules()] == training
+    assert math.fsum(nats for _, nats in windows) == pytest.approx(399 * reading.score.nll)
+    assert not any(module.training for module in model.modules())
     assert [parameter.requires_grad for parameter in model.parameters()] == requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
     assert reading.outputs is None
@@ -97,7 +81,7 @@ def test_nll_is_the_exact_sum_whatever_the_order() -> None:
     places = np.arange(1, 7)
     forward = Reading(places, places, log_probs)
     backward = Reading(places, places, log_probs.flip(0))
-    assert forward.nll == backward.nll == (2e16 + 4) / 6
+    assert forward.score.nll == backward.score.nll == (2e16 + 4) / 6
 
 
 def test_a_multilayer_lstm_of_the_user_drops_nothing(ids: np.ndarray, model: LanguageModel) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.reading import Reading
-from lmbench.evaluation.summary import articles, bits_per_character, summarize
+from lmbench.evaluation.summary import articles, summarize
 
 WORDS = Vocabulary((EOS, UNK, "naïve", "x", "猫"))
 COUNTS = np.array([10_000, 99, 100, 1, 0])
@@ -78,15 +78,8 @@ def test_bits_per_character_counts_the_written_text(reading: Reading) -> None:
     words = WORDS.decode(reading.targets)
     text = "".join("\n" if word == EOS else word + " " for word in words)
     bits = -sum(math.log2(math.exp(float(log_prob))) for log_prob in reading.log_probs)
-    assert bits_per_character(reading, WORDS) == pytest.approx(bits / len(text), rel=1e-9)
-
-
-def test_a_guess_among_characters_costs_the_bits_of_their_number() -> None:
-    """A uniform model of two-character words over 2^k words costs k/2 bits a character."""
-    words = Vocabulary(tuple("abcdefgh"))
-    targets = np.arange(8, dtype=np.int32)
-    reading = Reading(targets + 1, targets, torch.full((8,), -math.log(8), dtype=torch.float64))
-    assert bits_per_character(reading, words) == pytest.approx(1.5)  # 3 bits, letter and space
+    found = summarize(reading, WORDS, counts=COUNTS, article_starts=None)
+    assert found["bits_per_character"] == pytest.approx(bits / len(text), rel=1e-9)
 
 
 def test_what_a_corpus_lacks_is_left_out(reading: Reading) -> None:

@@ -1,35 +1,33 @@
+"""Texts as words, and their scores against the whole of a text read at once in float64."""
+
 import io
-import sys
-from contextlib import redirect_stdout
-from types import SimpleNamespace
+import math
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
+from small import exact_log_probs
 
+from lmbench.data.tokenization import read_blocks
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.evaluation.text import (
-    encode_prompt,
-    pieces,
-    read_prompt,
-    set_up_stdout,
-    shown,
-    with_progress,
-    write_words,
-)
+from lmbench.evaluation.text import WINDOW, describe, encode_prompt, pieces, score_text, shown
+from lmbench.model import LanguageModel
+from lmbench.score import Score
 
-VOCABULARY = Vocabulary(("<eos>", "<unk>", "the", "cat"))
+MakeModel = Callable[..., LanguageModel]
+VOCABULARY = Vocabulary(("<eos>", "a", "b", "<unk>", "c", "d", "é"))
 
 
 @pytest.mark.parametrize(
     ("prompt", "words", "unknown"),
     [
         ("", "<eos>", ()),
-        ("the cat", "<eos> the cat", ()),
-        ("  the\tcat \r\n\n", "<eos> the cat <eos> <eos>", ()),
-        ("the <eos> cat\nthe", "<eos> the <eos> cat <eos> the", ()),
-        ("the <unk>", "<eos> the <unk>", ()),
-        ("The cat the dog The", "<eos> <unk> cat the <unk> <unk>", ("The", "dog")),
-        ("a\u2028the\xa0cat", "<eos> <unk> the cat", ("a",)),
+        ("a b", "<eos> a b", ()),
+        ("  a\tb \r\n\n", "<eos> a b <eos> <eos>", ()),
+        ("a <eos> b\na", "<eos> a <eos> b <eos> a", ()),
+        ("A b a dog A", "<eos> <unk> b a <unk> <unk>", ("A", "dog")),
+        ("x\u2028a\xa0b", "<eos> <unk> a b", ("x",)),
     ],
 )
 def test_a_prompt_is_split_as_corpora_are(prompt: str, words: str, unknown: tuple[str, ...]):
@@ -38,74 +36,88 @@ def test_a_prompt_is_split_as_corpora_are(prompt: str, words: str, unknown: tupl
     assert found == unknown
 
 
-def test_unknown_words_without_a_word_for_them():
-    with pytest.raises(UserError, match=r"^'dog': not among the 2 words"):
-        encode_prompt("the dog", Vocabulary(("<eos>", "the")))
-    with pytest.raises(UserError, match=r"^'<eos>': not among the 1 words"):
-        encode_prompt("the", Vocabulary(("the",)))
-
-
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        ("", ""),
-        ("a b", "a b\n"),
-        ("a b <eos>", "a b\n"),
-        ("<eos> <eos> a <eos> <eos> b", "\n\na\n\nb\n"),
-    ],
-)
-def test_text_is_the_inverse_of_a_prompt(words: str, text: str):
-    assert "".join(pieces(words.split())) == text
-    assert encode_prompt(text, Vocabulary(("<eos>", "a", "b")))[1] == ()
-
-
-def test_a_word_is_there_as_soon_as_it_is_drawn():
+def test_text_is_the_inverse_of_a_prompt():
+    for words, text in (("", ""), ("a b", "a b\n"), ("<eos> a <eos> <eos> b", "\na\n\nb\n")):
+        assert "".join(pieces(words.split())) == text
+        assert encode_prompt(text, VOCABULARY)[1] == ()
     seen = pieces(iter(["a", "b"]))
-    assert next(seen) == "a"
+    assert next(seen) == "a"  # as soon as it is drawn
 
 
-def test_words_are_utf8_whatever_the_locale_says():
-    written = io.BytesIO()
-    with io.TextIOWrapper(written, "ascii") as stdout, redirect_stdout(stdout):
-        set_up_stdout()
-        write_words(["猫"])
-        assert written.getvalue() == "猫\n".encode()
+def test_words_for_people():
+    assert shown("x" * 40) == "x" * 40
+    assert shown("x" * 41) == "x" * 39 + "…"
+    assert shown("\x00" * 41) == "\\x00" * 9 + "\\x0…"
 
 
+def expected_nats(model: LanguageModel, text: str) -> tuple[float, int]:
+    words = ["<eos>"]
+    for line in text.removesuffix("\n").split("\n"):
+        words += [*line.split(), "<eos>"]
+    log_probs = exact_log_probs(model, VOCABULARY.encode(words))
+    return -float(log_probs.sum()), len(log_probs)
+
+
+def score(
+    model: LanguageModel, text: str, block_bytes: int = 7
+) -> tuple[Score | None, Counter[str]]:
+    blocks = read_blocks(io.BytesIO(text.encode()), "it", block_bytes)
+    return score_text(model, VOCABULARY, blocks)
+
+
+@pytest.mark.parametrize("head", ["softmax", "adaptive_softmax"])
 @pytest.mark.parametrize(
-    ("word", "expected"),
+    "text",
     [
-        ("naïve", "naïve"),
-        ("x" * 40, "x" * 40),
-        ("x" * 41, "x" * 39 + "…"),
-        ("x" * 10**6, "x" * 39 + "…"),
-        ("\x1b[31mred", "\\x1b[31mred"),
-        ("\x00" * 41, "\\x00" * 9 + "\\x0…"),
-        ("\udcff", "\\udcff"),
+        "a",
+        "a b c\nd d\n",
+        "\n\n a \n",
+        "é é a\tb \xa0 c  é\n <unk> <eos> a",
+        "dog cat a dog\n",
+        " ".join("abcd"[i * i % 4] for i in range(2 * WINDOW + 100)),
     ],
 )
-def test_words_for_people(word: str, expected: str):
-    assert shown(word) == expected
+def test_each_token_is_scored_once(make_model: MakeModel, head: str, text: str):
+    model = make_model(f"lstm-{head}", len(VOCABULARY))
+    nats, num_tokens = expected_nats(model, text)
+    for block_bytes in (1, 7, 2**16):
+        found, _ = score(model, text, block_bytes)
+        assert found is not None
+        assert found.num_tokens == num_tokens
+        assert math.isclose(found.nats, nats, rel_tol=1e-6)
+        assert math.isclose(found.nll, nats / num_tokens, rel_tol=1e-6)
 
 
-class Stdin(SimpleNamespace):
-    def __init__(self, data: bytes, *, isatty: bool = False) -> None:
-        super().__init__(buffer=io.BytesIO(data), isatty=lambda: isatty)
+@pytest.mark.usefixtures("no_float64")
+def test_a_device_without_float64_can_score(make_model: MakeModel):
+    assert score(make_model(num_words=len(VOCABULARY)), "a b\n")[0] is not None
 
 
-def test_where_a_prompt_comes_from(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "stdin", Stdin("on stdin é\n".encode()))
-    assert read_prompt("given") == "given"
-    assert read_prompt("") == ""
-    assert read_prompt(None) == "on stdin é\n"
-    monkeypatch.setattr(sys, "stdin", Stdin(b"typed", isatty=True))
-    assert read_prompt(None) == ""
-    monkeypatch.setattr(sys, "stdin", Stdin(b"abc\xff"))
-    with pytest.raises(UserError, match=r"stdin is not UTF-8: byte 0xff at byte offset 3\."):
-        read_prompt(None)
+def test_unknown_words_are_counted(make_model: MakeModel):
+    model = make_model(num_words=len(VOCABULARY))
+    found, unknown = score(model, "dog a <unk> dog\ncat dogs b \x1b[31mred")
+    assert found is not None
+    assert unknown == {"dog": 2, "cat": 1, "dogs": 1, "\x1b[31mred": 1}
+    assert found.num_tokens == 10
+    *_, line = describe(found, unknown).splitlines()
+    expected = "50.00% unknown words, read as <unk>: dog (2), cat (1), dogs (1), \\x1b[31mred (1)"
+    assert line.strip() == expected
 
 
-@pytest.mark.parametrize("size_bytes", [None, 5])
-def test_progress_is_for_terminals_only(size_bytes: int | None, capsys: pytest.CaptureFixture):
-    assert list(with_progress([b"abc", b"de"], size_bytes)) == [b"abc", b"de"]
-    assert capsys.readouterr() == ("", "")
+def test_unknown_words_without_a_word_for_them(make_model: MakeModel):
+    known = Vocabulary(("<eos>", "a"))
+    with pytest.raises(UserError, match=r"^'dog', 'cat': not among the 2 words"):
+        score_text(make_model(), known, [b"a dog a cat\n"])
+    with pytest.raises(UserError, match=r"^'dog': not among the 2 words"):
+        encode_prompt("a dog", known)
+
+
+@pytest.mark.parametrize("text", ["", "\ufeff"])
+def test_an_empty_text_has_no_score(make_model: MakeModel, text: str):
+    assert score(make_model(), text) == (None, {})
+
+
+def test_a_score_for_people():
+    text = describe(Score(1400.0, 200), Counter())
+    figures = [line.split()[0] for line in text.splitlines()]
+    assert figures == ["200", "1,400.00", "7.0000", "1,096.63", "0.00%"]

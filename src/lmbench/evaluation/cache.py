@@ -7,24 +7,31 @@ in the stream's order: its entries are those of the stream even where the model 
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from lmbench.errors import UserError
+from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.reading import Reading
+from lmbench.evaluation.tuning import Grid, require_grid, take_best, trial, values_to_try
 
 QUERIES_AT_ONCE = 128  # the intermediate results then stay in a processor's cache
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cache:
-    """Settings of the neural cache with linear interpolation (Grave et al. 2017, arXiv 1612.04426).
+    """The neural cache with linear interpolation (Grave et al. 2017, arXiv 1612.04426).
+
+    A :class:`~lmbench.evaluation.evaluator.RescoringMode`.
 
     Args:
         window: Entries, the most recent ones; each is a hidden state and the word that followed.
@@ -33,15 +40,20 @@ class Cache:
         warmup: As the script of salesforce/awd-lstm-lm (pointer.py): no cache before the window is
             full, and from then on none at the first step of each window that the model reads, of
             2,000 steps there. Otherwise the cache is used as soon as it holds an entry.
+        grid: What tuning tries: all combinations, in one pass over the hidden states.
 
     Raises:
         ValueError: A value is out of its range.
     """
 
+    name: ClassVar[str] = "cache"
+    remedy: ClassVar[str] = "Set evaluation.cache.theta lower."
+
     window: int = 3785
     theta: float = 0.662
     interpolation: float = 0.1279
     warmup: bool = False
+    grid: Grid | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.window, int) or self.window < 1:
@@ -52,42 +64,62 @@ class Cache:
             raise ValueError(
                 f"interpolation must be at least 0 and less than 1, not {self.interpolation}"
             )
+        require_grid(self)
 
+    def settings(self) -> dict[str, Any]:
+        """The settings in plain values."""
+        names = ("window", "theta", "interpolation", "warmup")
+        return {self.name: {name: getattr(self, name) for name in names}}
 
-def with_cache(
-    reading: Reading,
-    cache: Cache,
-    *,
-    steps_at_once: int,
-    device: torch.device | str = "cpu",
-    on_queries: Callable[[int], object] = lambda num_done: None,
-) -> Reading:
-    """A reading with the cache mixed in.
+    def require_columns(self, num_columns: int) -> None:
+        """Refuses ``warmup`` where a split is read in several columns."""
+        if self.warmup and num_columns > 1:
+            raise UserError(
+                "evaluation.cache.warmup=true is the published script's, which reads a split in "
+                f"one column, not in {num_columns}, and in windows of 2,000: set "
+                "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
+            )
 
-    Args:
-        reading: A reading whose outputs were kept.
-        cache: Settings.
-        steps_at_once: Time steps of the windows in which the model read; ``warmup`` needs it.
-        device: Device to compute on.
-        on_queries: Called with the number of targets that were done.
+    def rescored(self, reading: Reading, evaluator: Evaluator) -> Reading:
+        """The reading with the cache mixed in."""
+        device = evaluator.model.device
+        (cache,) = cache_log_probs(reading, [self.window], [self.theta], device).values()
+        return self._mixed(reading, cache, evaluator.window)
 
-    Raises:
-        ValueError: The reading has no outputs.
-    """
-    (of_cache,) = cache_log_probs(
-        reading, windows=[cache.window], thetas=[cache.theta], device=device, on_queries=on_queries
-    ).values()
-    used = in_use(len(of_cache), cache, steps_at_once)
-    return reading.with_log_probs(mix(reading.log_probs, of_cache, cache.interpolation, used))
+    def tune(self, reading: Reading, evaluator: Evaluator) -> list[dict[str, Any]]:
+        """Takes the best settings of the whole grid, in one pass over the hidden states."""
+        own = {name: [getattr(self, name)] for name in ("window", "theta", "interpolation")}
+        grid = own | values_to_try(self)
+        device = evaluator.model.device
+        by_setting = cache_log_probs(reading, grid["window"], grid["theta"], device)
+        tried = []
+        for (window, theta), interpolation in product(by_setting, grid["interpolation"]):
+            cache = replace(self, window=window, theta=theta, interpolation=interpolation)
+            mixed = cache._mixed(reading, by_setting[window, theta], evaluator.window)
+            tried.append(trial(cache, mixed.score))
+        take_best(self, tried)
+        return tried
+
+    def _mixed(self, reading: Reading, cache: Float[Tensor, " N"], steps: int) -> Reading:
+        """Mixes the cache's log-probabilities into a reading in windows of so many steps.
+
+        With an interpolation of 0 they stay what they are, to the last bit.
+        """
+        place = torch.arange(len(cache))
+        used = place > 0
+        if self.warmup:
+            used = (place > self.window) & (place % steps != 0)
+        weight = torch.tensor(self.interpolation, dtype=torch.float64)
+        mixed = torch.logaddexp(reading.log_probs + (-weight).log1p(), cache + weight.log())
+        mixed = torch.where(used, mixed, reading.log_probs)
+        return replace(reading, log_probs=mixed.clamp(max=0.0))  # rounding may lead above
 
 
 def cache_log_probs(
     reading: Reading,
-    *,
     windows: Sequence[int],
     thetas: Sequence[float],
     device: torch.device | str = "cpu",
-    on_queries: Callable[[int], object] = lambda num_done: None,
 ) -> dict[tuple[int, float], Float[Tensor, " N"]]:
     """Log-probabilities that the cache alone gives the targets.
 
@@ -99,97 +131,57 @@ def cache_log_probs(
         windows: Numbers of entries.
         thetas: Factors on the products.
         device: Device to compute on.
-        on_queries: Called with the number of targets that were done.
 
     Returns:
         (window, theta) → nats, −inf where the target is not in the cache; nan for the first one,
         whose cache is empty.
-
-    Raises:
-        ValueError: The reading has no outputs.
     """
-    if reading.outputs is None:
-        raise ValueError("the cache needs a reading with its outputs kept")
+    assert reading.outputs is not None
     num_targets = len(reading.targets)
-    outputs = reading.outputs.to(device)
-    targets = torch.from_numpy(reading.targets.astype(np.int32)).to(device)
+    num_targets = len(reading.targets)
     rising = sorted({min(window, num_targets) for window in windows})
+    widest = rising[-1]
+    # So many rows before the first entry that each query has as many entries before it.
+    outputs = functional.pad(reading.outputs.to(device), (0, 0, widest, 0))
+    targets = torch.from_numpy(reading.targets.astype(np.int32)).to(device)
+    targets = functional.pad(targets, (widest, 0), value=-1)
     results = {
         setting: torch.empty(num_targets, dtype=torch.float64)
         for setting in product(rising, thetas)
     }
-    for start in range(0, num_targets, QUERIES_AT_ONCE):
-        stop = min(start + QUERIES_AT_ONCE, num_targets)
-        products, mismatches, missing = _band(outputs, targets, start, stop, rising[-1])
-        for theta in thetas:
-            scores = products * theta
-            if missing is not None:
-                scores.masked_fill_(missing, -torch.inf)
-            right = total = torch.full((stop - start,), -torch.inf, device=device)
-            newer = 0  # entries that are in these sums already
-            for window in rising:
-                older = slice(rising[-1] - window, rising[-1] - newer)
-                right_here, total_here = _sums(scores[:, older], mismatches[:, older])
-                right, total = right.logaddexp(right_here), total.logaddexp(total_here)
-                results[window, theta][start:stop] = (right - total).cpu().double()
-                newer = window
-        on_queries(stop - start)
+    with progress_of("cache", num_targets) as on_window:
+        for start in range(0, num_targets, QUERIES_AT_ONCE):
+            stop = min(start + QUERIES_AT_ONCE, num_targets)
+            products = _band(outputs, start, stop, widest)
+            words = targets[start : widest + stop - 1].unfold(0, widest, 1)
+            mismatches = words != targets[widest + start : widest + stop, None]
+            for theta in thetas:
+                scores = products * theta
+                if start < widest:
+                    scores.masked_fill_(words == -1, -torch.inf)
+                right = total = torch.full((stop - start,), -torch.inf, device=device)
+                newer = 0  # entries that are in these sums already
+                for window in rising:
+                    older = slice(widest - window, widest - newer)
+                    right_here, total_here = _sums(scores[:, older], mismatches[:, older])
+                    right, total = right.logaddexp(right_here), total.logaddexp(total_here)
+                    results[window, theta][start:stop] = (right - total).cpu().double()
+                    newer = window
+            on_window(stop - start, 0.0)
     return {
         (window, theta): results[min(window, num_targets), theta]
         for window, theta in product(sorted(set(windows)), thetas)
     }
 
 
-def mix(
-    log_probs: Float[Tensor, " N"],
-    cache_log_probs: Float[Tensor, " N"],
-    interpolation: float,
-    used: Bool[Tensor, " N"],
-) -> Float[Tensor, " N"]:
-    """log((1 − interpolation) · p + interpolation · p_cache), and log p where it is not used.
-
-    With an interpolation of 0 it is log p to the last bit.
-    """
-    weight = torch.tensor(interpolation, dtype=torch.float64)
-    mixed = torch.logaddexp(log_probs + (-weight).log1p(), cache_log_probs + weight.log())
-    return torch.where(used, mixed, log_probs).clamp(max=0.0)  # rounding may lead above
-
-
-def in_use(num_targets: int, cache: Cache, steps_at_once: int) -> Bool[Tensor, " N"]:
-    """Tells for which targets the cache is in use.
-
-    Args:
-        num_targets: N.
-        cache: Settings; ``warmup`` decides.
-        steps_at_once: See :func:`with_cache`.
-    """
-    place = torch.arange(num_targets)
-    if not cache.warmup:
-        return place > 0
-    return (place > cache.window) & (place % steps_at_once != 0)
-
-
 def _band(
-    outputs: Float[Tensor, "N H"], targets: Int[Tensor, " N"], start: int, stop: int, window: int
-) -> tuple[Float[Tensor, "Q W"], Bool[Tensor, "Q W"], Bool[Tensor, "Q W"] | None]:
-    """Products of each query with the entries before it, oldest first, and where words differ.
-
-    Near the stream's start also which entries there are none of.
-    """
-    first = max(0, start - window)
-    num_missing = window - (start - first)
-    entries, words = outputs[first : stop - 1], targets[first : stop - 1]
-    missing = None
-    if num_missing:
-        entries = functional.pad(entries, (0, 0, num_missing, 0))
-        words = functional.pad(words, (num_missing, 0), value=-1)
-        row, entry = torch.arange(stop - start)[:, None], torch.arange(window)
-        missing = (row + entry < num_missing).to(outputs.device)
-    # Query q meets the entries q to q + window − 1 of these, so one row of products further on is
-    # one entry later: the band is a view of the product, and holds nothing else.
-    products = outputs[start:stop] @ entries.T
-    band = products.as_strided((stop - start, window), (products.shape[1] + 1, 1))
-    return band, words.unfold(0, window, 1) != targets[start:stop, None], missing
+    outputs: Float[Tensor, "rows H"], start: int, stop: int, window: int
+) -> Float[Tensor, "Q W"]:
+    """Products of the queries with the W rows before each, oldest first."""
+    products = outputs[window + start : window + stop] @ outputs[start : window + stop - 1].T
+    # Query q meets the rows q to q + window − 1 of these, so one row of products further on is one
+    # row later: the band is a view of the product, and holds nothing else.
+    return products.as_strided((stop - start, window), (products.shape[1] + 1, 1))
 
 
 def _sums(

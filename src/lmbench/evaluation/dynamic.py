@@ -2,26 +2,39 @@
 
 Source: Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Models" (arXiv 1709.07432), and
 their published code.
-
-Shape letters: T time steps of a segment, B columns.
 """
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from lmbench.evaluation.gradient_statistics import Statistics
-from lmbench.model.language_model import LanguageModel
+from lmbench.data.columns import columns_for_training
+from lmbench.errors import UserError
+from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.progress import progress_of
+from lmbench.evaluation.reading import Learn, dropouts_off
+from lmbench.evaluation.tuning import Grid, require_grid
+from lmbench.files import replacing
+from lmbench.model.contracts import detach_state
+
+log = logging.getLogger(__name__)
+
+Statistics = dict[str, Tensor]
+"""Parameter's name → root mean square of its gradients over segments of the training text."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Dynamic:
-    """Settings of dynamic evaluation.
+    """Dynamic evaluation, a :class:`~lmbench.evaluation.evaluator.ReadingMode`.
 
     After each segment, with its mean gradient g, the trained weights θ₀ and today's θ:
     ``rms``: θ ← θ + decay · D · (θ₀ − θ) − lr · g / (MS + epsilon), where MS is the root mean
@@ -39,15 +52,27 @@ class Dynamic:
         lr: η of the paper.
         decay: λ of the paper; 0 for none.
         epsilon: ε of the paper, for ``rms``.
+        statistics: How the training split is read for the gradients of ``rms``: in so many
+            ``columns`` (100), and at most so many ``segments`` (None: all).
+        grid: What tuning tries: one setting after the other, in this order.
+
+    Attributes:
+        gradients: What :meth:`prepare` found out about them; empty before.
 
     Raises:
         ValueError: A value is out of its range.
     """
 
+    name: ClassVar[str] = "dynamic"
+    remedy: ClassVar[str] = "Set evaluation.dynamic.lr lower."
+
     rule: str = "rms"
     lr: float = 3.1e-5
     decay: float = 1.43e-3
     epsilon: float = 1.55e-5
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    grid: Grid | None = None
+    gradients: Statistics = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.rule not in ("rms", "sgd"):
@@ -58,55 +83,139 @@ class Dynamic:
             raise ValueError(f"decay must be from 0 to 1, not {self.decay}")
         if not 0.0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon must be finite and more than 0, not {self.epsilon}")
+        self.statistics = {"columns": 100, "segments": None} | dict(self.statistics)
+        for name, value in self.statistics.items():
+            is_all = name == "segments" and value is None
+            if not is_all and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"statistics.{name} must be a whole number from 1 on, not {value}")
+        require_grid(self)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings in plain values; the statistics are an entry of their own."""
+        own = {name: getattr(self, name) for name in ("rule", "lr", "decay", "epsilon")}
+        statistics = dict(self.statistics) if self.rule == "rms" else None
+        return {self.name: own, "statistics": statistics}
+
+    def require_columns(self, num_columns: int) -> None:
+        """Refuses several columns: the last one is read from its start while the first one is."""
+        if self.lr > 0 and num_columns > 1:
+            raise UserError(
+                f"Dynamic evaluation in {num_columns} columns would score text with a "
+                "model that has learnt from what follows it: set evaluation.columns=1 and "
+                "evaluation.protocol=standard."
+            )
+
+    def prepare(self, evaluator: Evaluator) -> None:
+        """Computes the statistics of the gradients, if the rule needs them.
+
+        Raises:
+            UserError: The training split is too short for so many columns.
+        """
+        if self.rule == "rms":
+            self.gradients = kept_statistics(evaluator, **self.statistics)
+
+    @contextmanager
+    def during(self, evaluator: Evaluator) -> Iterator[Learn]:
+        """Lets the model learn while it reads; it is afterwards what it was before."""
+        model = evaluator.model
+        parameters = list(model.parameters())
+        trained = [parameter.detach().clone() for parameter in parameters]
+        if self.rule == "sgd":
+            rates = [torch.full((), self.lr).to(p) for p in parameters]
+            decays = [torch.full((), self.decay).to(p) for p in parameters]
+        else:
+            root_mean_squares = [
+                self.gradients[name].to(parameter) for name, parameter in model.named_parameters()
+            ]
+            mean = sum(float(value.mean()) for value in root_mean_squares) / len(root_mean_squares)
+            rates = [self.lr / (value + self.epsilon) for value in root_mean_squares]
+            decays = [(self.decay / mean * v).clamp(max=1.0) for v in root_mean_squares]
+
+        def learn(loss: Float[Tensor, ""]) -> None:
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            with torch.no_grad():
+                for parameter, start, gradient, rate, decay in zip(
+                    parameters, trained, gradients, rates, decays, strict=True
+                ):
+                    # Both terms of the rule see the θ of before: the way back comes first, and
+                    # what is subtracted then does not depend on θ.
+                    parameter.lerp_(start, decay)
+                    parameter.addcmul_(gradient, rate, value=-1.0)
+
+        try:
+            yield learn
+        finally:
+            with torch.no_grad():
+                for parameter, start in zip(parameters, trained, strict=True):
+                    parameter.copy_(start)
 
 
-@contextmanager
-def learning(
-    model: LanguageModel, dynamic: Dynamic, statistics: Statistics | None
-) -> Iterator[Callable[[Float[Tensor, ""]], None]]:
-    """Lets a model learn while it reads; it is afterwards what it was before.
+def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None) -> Statistics:
+    """Root mean squares of the gradients over segments of the training text, without dropouts.
 
     Args:
-        model: The trained model.
-        dynamic: Settings.
-        statistics: Statistics of the gradients, for the rule ``rms``.
+        evaluator: Has the model, the corpus, and the time steps of a segment as its window.
+        columns: Columns in which the training split is read.
+        segments: Segments that are read at most; None for all.
 
-    Yields:
-        What takes the mean nats of a segment, with their graph, and changes the model by them: the
-        ``learn`` of :func:`lmbench.evaluation.reading.read_stream`.
+    Returns:
+        On the CPU; zeros for a parameter that the loss does not depend on.
 
     Raises:
-        ValueError: The rule is ``rms``, and there are no statistics.
+        UserError: The training split is too short for so many columns.
     """
+    model, window, train_ids = evaluator.model, evaluator.window, evaluator.corpus.train
+    if columns > len(train_ids) // 3:
+        raise UserError(
+            f"evaluation.dynamic.statistics.columns={columns} are too many for a training split "
+            f"of {len(train_ids):,} tokens: set {max(1, len(train_ids) // 3)} or less."
+        )
+    stream = columns_for_training(train_ids, columns)
     parameters = list(model.parameters())
-    trained = [parameter.detach().clone() for parameter in parameters]
-    if dynamic.rule == "sgd":
-        rates = [torch.full((), dynamic.lr).to(p) for p in parameters]
-        decays = [torch.full((), dynamic.decay).to(p) for p in parameters]
-    elif statistics is None:
-        raise ValueError("the rule rms needs the statistics of the gradients")
-    else:
-        root_mean_squares = [
-            statistics[name].to(parameter) for name, parameter in model.named_parameters()
-        ]
-        mean = sum(float(value.mean()) for value in root_mean_squares) / len(root_mean_squares)
-        rates = [dynamic.lr / (value + dynamic.epsilon) for value in root_mean_squares]
-        decays = [(dynamic.decay / mean * v).clamp(max=1.0) for v in root_mean_squares]
+    sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    starts = range(0, stream.num_rows, window)[:segments]
+    num_targets = min(stream.num_rows, window * len(starts)) * columns
+    progress = progress_of("gradient statistics of train", num_targets)
+    state = None
+    with progress as on_window, dropouts_off(model):
+        for start in starts:
+            tokens, targets = stream.read(start, min(start + window, stream.num_rows))
+            output, _, state = model(tokens.to(model.device), state)
+            state = detach_state(state)
+            loss = model.head.loss(output, targets.to(model.device))
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                total.addcmul_(gradient, gradient)
+            on_window(targets.numel(), loss.item() * targets.numel())
+    return {name: (total / len(starts)).sqrt().cpu() for name, total in sums.items()}
 
-    def learn(loss: Float[Tensor, ""]) -> None:
-        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        with torch.no_grad():
-            for parameter, start, gradient, rate, decay in zip(
-                parameters, trained, gradients, rates, decays, strict=True
-            ):
-                # Both terms of the rule see the θ of before: the way back comes first, and what is
-                # subtracted then does not depend on θ.
-                parameter.lerp_(start, decay)
-                parameter.addcmul_(gradient, rate, value=-1.0)
 
+def kept_statistics(evaluator: Evaluator, columns: int, segments: int | None) -> Statistics:
+    """The same, from a file in the evaluator's folder, which is written if it is not there yet.
+
+    A file that is damaged, or made from anything else, is written anew.
+    """
+    path = evaluator.folder / "gradient_statistics.safetensors"
+    made_from = {
+        "weights": evaluator.model.weights_sha256(),
+        "corpus": evaluator.corpus.sha256,
+        "window": str(evaluator.window),
+        "columns": str(columns),
+        "segments": str(segments),
+    }
     try:
-        yield learn
-    finally:
-        with torch.no_grad():
-            for parameter, start in zip(parameters, trained, strict=True):
-                parameter.copy_(start)
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            kept = {name: file.get_tensor(name) for name in names}
+            shapes = {name: weight.shape for name, weight in evaluator.model.named_parameters()}
+            if file.metadata() == made_from and {n: x.shape for n, x in kept.items()} == shapes:
+                return kept
+    except (OSError, SafetensorError):
+        pass  # not there, or damaged
+    statistics = gradient_statistics(evaluator, columns, segments)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(save(statistics, metadata=made_from))
+    except OSError as error:  # it costs the next evaluation time, and this one nothing
+        log.warning("%s cannot be written: %s.", path, error.strerror or error)
+    return statistics

@@ -5,84 +5,73 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from lmbench.data.articles import article_starts
-from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
-from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.evaluator import Evaluator, describe
 from lmbench.evaluation.reading import Reading
-from lmbench.evaluation.record import write_record
-from lmbench.evaluation.summary import summarize
-from lmbench.evaluation.tuning import Grids
-from lmbench.files import replace_text
+from lmbench.evaluation.summary import articles, summarize
+from lmbench.files import replace_text, replacing
+from lmbench.printing import printable
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """An evaluation of a split.
-
-    Attributes:
-        results: All that ``evaluation-NAME-SPLIT.json`` says.
-        reading: The targets with their log-probabilities.
-        article_starts: Where articles begin in the split, if it has any.
-    """
+class Outcome(NamedTuple):
+    """An evaluation of a split."""
 
     results: dict[str, Any]
+    """All that ``evaluation-NAME-SPLIT.json`` says."""
     reading: Reading
+    """The targets with their log-probabilities."""
     article_starts: np.ndarray | None
+    """Where articles begin in the split, if it has any."""
 
 
 def evaluate(
-    evaluator: Evaluator,
-    corpus: Corpus,
-    split: str,
-    *,
-    name: str,
-    of_run: Mapping[str, Any],
-    grids: Grids | None = None,
+    evaluator: Evaluator, split: str, *, name: str, of_run: Mapping[str, Any], tune: bool = False
 ) -> Outcome:
-    """Evaluates a split, after tuning on valid where grids are given.
+    """Evaluates a split.
 
     Args:
         evaluator: What evaluates it.
-        corpus: The evaluator's corpus.
         split: "valid" or "test".
         name: Name of the evaluation.
         of_run: What the results are to say of the run besides.
-        grids: Grids of the cache and of dynamic evaluation; None tunes nothing.
+        tune: Whether to tune the evaluator's modes on valid first.
 
     Raises:
         UserError: There is nothing to tune; or a target has no probability left.
     """
     start = time.perf_counter()
-    evaluator.prepare(*({split} if grids is None else {split, "valid"}))
+    evaluator.prepare(*({split, "valid"} if tune else {split}))
     prepared = time.perf_counter()
-    tuned = None
-    if grids is not None:
-        if evaluator.cache is None and evaluator.dynamic is None:
-            raise UserError("evaluation.tune=true: this evaluation has nothing to tune.")
-        tuned = evaluator.tune(*grids)
+    tuned = evaluator.tune() if tune else None
     begin = time.perf_counter()
-    without_cache = evaluator.read(split)
-    read = time.perf_counter()
-    reading = evaluator.with_cache(without_cache, split)
+    reading = evaluator.read(split)
+    remedies = [mode.remedy for mode in evaluator.reading_modes]
+    _require_probabilities(reading, remedy=" ".join(remedies) or "The model has diverged.")
+    # Every file has what it says of the cache, also without one.
+    without: dict[str, Any] = {"without_cache": None}
+    seconds: dict[str, Any] = {"cache_seconds": None}
+    for mode in evaluator.rescoring_modes:
+        before = time.perf_counter()
+        without[f"without_{mode.name}"] = reading.score.plain()
+        reading = mode.rescored(reading, evaluator)
+        _require_probabilities(reading, remedy=mode.remedy)
+        seconds[f"{mode.name}_seconds"] = time.perf_counter() - before
     end = time.perf_counter()
-    learns = evaluator.dynamic is not None
-    remedy = "Set evaluation.dynamic.lr lower." if learns else "The model has diverged."
-    _require_probabilities(without_cache, remedy=remedy)
-    _require_probabilities(reading, remedy="Set evaluation.cache.theta lower.")
+    corpus = evaluator.corpus
     starts = article_starts(getattr(corpus, split), corpus.vocabulary)
     counts = count_words(corpus.train, len(corpus.vocabulary))
     results = {
@@ -92,13 +81,13 @@ def evaluate(
         "split": split,
         "corpus_sha256": corpus.sha256,
         "tuned": tuned,
-        **_score(reading),
-        "without_cache": _score(without_cache) if evaluator.cache is not None else None,
+        **reading.score.plain(),
+        **without,
         **summarize(reading, corpus.vocabulary, counts=counts, article_starts=starts),
         "seconds": end - begin,
-        "cache_seconds": end - read if evaluator.cache is not None else None,
-        "tuning_seconds": begin - prepared if tuned is not None else None,
-        "statistics_seconds": prepared - start if evaluator.dynamic is not None else None,
+        **seconds,
+        "tuning_seconds": begin - prepared if tune else None,
+        "statistics_seconds": prepared - start if evaluator.reading_modes else None,
         "environment": {
             "torch": torch.__version__,
             "num_threads": torch.get_num_threads(),
@@ -122,68 +111,76 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
         write_record(outcome.reading, path, outcome.article_starts)
     else:  # it would not belong to these results
         for ending in ("parquet", "txt"):
-            before = path.with_name(f"{path.name}.{ending}")
-            if before.exists():
-                before.unlink()
-                log.info("%s, of an evaluation before, is removed", before)
+            earlier = path.with_name(f"{path.name}.{ending}")
+            if earlier.exists():
+                earlier.unlink()
+                log.info("%s, of an earlier evaluation, is removed", earlier)
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     path = path.with_name(f"{path.name}.json")
-    before = _settings_in(path)
-    if before not in (None, results["evaluation"]):
-        log.warning("%s, of an evaluation with other settings, is replaced", path)
+    with suppress(OSError, ValueError, KeyError, TypeError):  # there are no results to read
+        if json.loads(path.read_text("utf-8"))["evaluation"] != results["evaluation"]:
+            log.warning("%s, of an evaluation with other settings, is replaced", path)
     replace_text(path, text)
 
 
-def _settings_in(path: Path) -> Any:
-    """How the evaluation was made whose results a file holds; None if there is none to read."""
-    try:
-        return json.loads(path.read_text("utf-8"))["evaluation"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def write_record(reading: Reading, path: Path, article_starts: np.ndarray | None) -> None:
+    """Writes the log-probability of every target, for statistics and for exchange with others.
+
+    ``PATH.parquet`` has a row for each target: ``position`` in the stream, ``target`` (id),
+    ``log_probability`` (nats, rounded to float32) and ``article`` (from 0; null where the text has
+    none). ``PATH.txt`` has the probability of a target on each line, in the same order. Each is
+    written whole or not at all.
+
+    Args:
+        reading: What was scored.
+        path: Without the ending.
+        article_starts: Where articles begin in the stream, if it has any.
+    """
+    log_probs = reading.log_probs.numpy()
+    has_none = article_starts is None
+    article = [None] * len(log_probs) if has_none else articles(reading, article_starts)
+    table = pa.table(
+        {
+            "position": pa.array(reading.positions, pa.int64()),
+            "target": pa.array(reading.targets, pa.int32()),
+            "log_probability": pa.array(log_probs.astype(np.float32)),
+            "article": pa.array(article, pa.int32()),
+        }
+    )
+    with replacing(path.with_name(f"{path.name}.parquet")) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    lines = "\n".join(f"{probability:.9g}" for probability in np.exp(log_probs).tolist())
+    replace_text(path.with_name(f"{path.name}.txt"), lines + "\n")
 
 
 def show(results: Mapping[str, Any]) -> None:
-    """Prints the results as tables."""
+    """Prints the results as a table."""
     evaluation = results["evaluation"]
-    title = f"{results['model']}, {evaluation['name']} evaluation of {results['split']}"
-    table = Table(title=title, title_justify="left")
-    for column in ("targets", "perplexity", "nats/token", "tokens"):
-        table.add_column(column, justify="left" if column == "targets" else "right")
-    table.add_row(*_cells("all", results), end_section=results["without_cache"] is None)
-    if results["without_cache"] is not None:
-        table.add_row(*_cells("all, without the cache", results["without_cache"]), end_section=True)
+    rows = {"all": results}
+    for key, score in results.items():
+        if key.startswith("without_") and score is not None:
+            rows[f"all, without the {key.removeprefix('without_')}"] = score
     names = {
         "training_count": "in training {} times",
         "article_position": "tokens {} of an article",
         "unk": "{}",
     }
     for group, buckets in results["perplexity_by"].items():
-        for bucket in buckets:
-            last = bucket is buckets[-1]
-            name = names[group].format(bucket["bucket"])
-            table.add_row(*_cells(name, bucket), end_section=last)
-    table.caption = ", ".join(
-        [
-            f"{results['bits_per_character']:.3f} bits per character",
-            f"{evaluation['columns']} column(s), windows of {evaluation['window']}",
-            *(
-                f"{kind} " + ", ".join(f"{name} {value}" for name, value in settings.items())
-                for kind in ("cache", "dynamic")
-                if (settings := evaluation[kind])
-            ),
-            f"{results['seconds']:.1f} s",
-        ]
-    )
-    Console().print(table)
-
-
-def _cells(name: str, score: Mapping[str, Any]) -> list[str]:
-    return [name, f"{score['ppl']:,.2f}", f"{score['nll']:.4f}", f"{score['num_tokens']:,}"]
-
-
-def _score(reading: Reading) -> dict[str, Any]:
-    nll = reading.nll
-    return {"nll": nll, "ppl": math.exp(nll), "num_tokens": len(reading.positions)}
+        rows |= {names[group].format(bucket["bucket"]): bucket for bucket in buckets}
+    of_modes = [
+        f"{name} {describe(settings)}"
+        for name, settings in evaluation.items()
+        if isinstance(settings, dict)
+    ]
+    title = f"{results['model']}, {evaluation['name']} evaluation of {results['split']}"
+    print(printable(title))
+    print(f"{'targets':<36}{'perplexity':>14}{'nats/token':>12}{'tokens':>14}")
+    for name, score in rows.items():
+        figures = f"{score['ppl']:>14,.2f}{score['nll']:>12.4f}{score['num_tokens']:>14,}"
+        print(f"{name:<36}{figures}")
+    print(f"{results['bits_per_character']:.3f} bits per character, {results['seconds']:.1f} s")
+    reading = f"{evaluation['columns']} column(s), windows of {evaluation['window']}"
+    print(", ".join([reading, *of_modes]))
 
 
 def _require_probabilities(reading: Reading, *, remedy: str) -> None:

@@ -6,7 +6,7 @@ Shape letters: T time steps of a window, B columns, H hidden, N scored targets o
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmbench.data.columns import IGNORE_INDEX, Columns
-from lmbench.model.core import detach_state
+from lmbench.evaluation.progress import progress_of
+from lmbench.model.contracts import detach_state
 from lmbench.model.language_model import LanguageModel
+from lmbench.score import Score
 
-OnWindow = Callable[[int, float], object]
-"""Called after each window with the number of targets scored in it and their nats."""
+Learn = Callable[[Float[Tensor, ""]], object]
+"""Takes the mean nats of a window, with their graph, and may change the model by them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +44,10 @@ class Reading:
     extra_divisor: int = 0
 
     @property
-    def nll(self) -> float:
-        """Nats per token; the sum is exact, so that no order of reading can move it."""
-        return -math.fsum(self.log_probs.tolist()) / (len(self.positions) + self.extra_divisor)
-
-    def with_log_probs(self, log_probs: Float[Tensor, " N"]) -> "Reading":
-        """The same targets with other log-probabilities."""
-        return replace(self, log_probs=log_probs)
+    def score(self) -> Score:
+        """The score of all targets; the sum is exact, so that no order of reading can move it."""
+        nats = -math.fsum(self.log_probs.tolist())
+        return Score(nats, len(self.positions), self.extra_divisor)
 
 
 def read_stream(
@@ -57,26 +56,27 @@ def read_stream(
     *,
     window: int,
     keep_outputs: bool = False,
-    learn: Callable[[Float[Tensor, ""]], object] | None = None,
-    on_window: OnWindow = lambda num_scored, nats: None,
+    learn: Learn | None = None,
+    phase: str = "reading",
 ) -> Reading:
     """Scores every target of the columns, in windows that hand the state on.
 
     Args:
-        model: The model; its dropouts are off.
+        model: The model, in evaluation mode.
         columns: How the stream is read.
         window: Time steps that are read at once.
-        keep_outputs: Whether to keep what the head read; on the CPU, 4·N·H bytes.
-        learn: Called with the mean nats of each window, once it is scored, with its graph; what it
-            does to the model counts from the next window on. None reads without gradients.
-        on_window: Called after each window; see :data:`OnWindow`.
+        keep_outputs: Whether to keep the head's inputs; on the CPU, 4·N·H bytes.
+        learn: Called once a window is scored, see :data:`Learn`; what it does to the model counts
+            from the next window on. None reads without gradients.
+        phase: What the progress is called.
     """
     num_places = len(columns.ids) - 1
     log_probs = torch.zeros(num_places, dtype=torch.float64)
     scored = np.zeros(num_places, dtype=bool)
-    outputs: Tensor | None = None
+    outputs = torch.empty(num_places, model.head.input_size) if keep_outputs else None
     state = None
-    with dropouts_off(model, frozen=learn is None):
+    progress = progress_of(phase, columns.num_scored(0, columns.num_rows))
+    with progress as on_window, dropouts_off(model, frozen=learn is None):
         for start in range(0, columns.num_rows, window):
             end = min(start + window, columns.num_rows)
             tokens, targets = columns.read(start, end)
@@ -87,15 +87,11 @@ def read_stream(
             nats = model.head.loss(output, targets.to(model.device), reduction="none")
             if learn is not None and len(places):
                 learn(nats.sum() / len(places))
-            nats = nats.detach().cpu()[here].double()
+            nats = nats.detach().cpu().double()[here]
             log_probs[places] = -nats
             scored[places] = True
-            if keep_outputs:
-                if outputs is None:
-                    outputs = torch.empty(num_places, output.shape[-1])
-                rows = output.detach().flatten(0, 1).float().cpu()
-                rows = rows if here.all() else rows[here.flatten()]
-                outputs.index_copy_(0, torch.from_numpy(places), rows)
+            if outputs is not None:
+                outputs[places] = output.detach().float().cpu()[here]
             on_window(len(places), float(nats.sum()))
     places = np.flatnonzero(scored)
     if len(places) < num_places:
@@ -114,13 +110,11 @@ def dropouts_off(model: LanguageModel, *, frozen: bool = False) -> Iterator[None
     standard one, both read like this.
 
     Args:
-        model: The model, which is put back at the end as it was.
+        model: The model; it is in evaluation mode afterwards, and otherwise what it was.
         frozen: Whether to keep no graph.
     """
-    training = [module.training for module in model.modules()]
     requires_grad = [parameter.requires_grad for parameter in model.parameters()]
-    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    dropouts = [module.dropout for module in recurrent]
+    recurrent = {m: m.dropout for m in model.modules() if isinstance(m, nn.RNNBase)}
     model.eval().requires_grad_(not frozen)
     for module in recurrent:
         module.training, module.dropout = True, 0.0
@@ -128,9 +122,8 @@ def dropouts_off(model: LanguageModel, *, frozen: bool = False) -> Iterator[None
         with torch.enable_grad():
             yield
     finally:
-        for module, was in zip(model.modules(), training, strict=True):
-            module.training = was
+        model.eval()
         for parameter, was in zip(model.parameters(), requires_grad, strict=True):
             parameter.requires_grad_(was)
-        for module, was in zip(recurrent, dropouts, strict=True):
+        for module, was in recurrent.items():
             module.dropout = was

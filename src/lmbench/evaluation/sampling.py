@@ -1,17 +1,16 @@
 """Text drawn from a language model. Shape letters: N any axes, V vocabulary, T time steps."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from lmbench.evaluation.text import WINDOW
 from lmbench.model import LanguageModel
-from lmbench.model.core import State
-
-WINDOW = 1024
-"""Tokens of a prompt that are read at a time; it moves memory, not results."""
+from lmbench.model.contracts import State
 
 TOLERANCE = 1e-6
 
@@ -33,24 +32,16 @@ def filter_log_probs(
 
     Args:
         log_probs: Log-probabilities of all words, ``(*N, V)``, in nats.
-        temperature: What log-probabilities are divided by; 0 leaves the first word alone.
+        temperature: What log-probabilities are divided by, from 0 on; with 0, only the first word
+            stays.
         top_k: Number of words that stay; 0 for all.
-        top_p: The first words stay, as few as have at least this probability together, to 1e-6.
-
-    Raises:
-        ValueError: If ``temperature`` is negative or infinite, ``top_k`` is negative, or ``top_p``
-            is not in (0, 1].
+        top_p: The first words stay, as few as have at least this probability together, to 1e-6;
+            more than 0 and at most 1.
 
     >>> log_probs = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()
     >>> filter_log_probs(log_probs, top_p=0.625).exp()
     tensor([0.0000, 0.6667, 0.0000, 0.3333])
     """
-    if not 0 <= temperature < torch.inf:
-        raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
-    if top_k < 0:
-        raise ValueError(f"top_k must be at least 0, got {top_k}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be more than 0 and at most 1, got {top_p}")
     if temperature == 0:
         top_k = 1
     elif temperature != 1:
@@ -82,37 +73,27 @@ def sample(
     prompt: Int[Tensor, " T"],
     generator: torch.Generator,
     *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
     suppressed: Sequence[int] = (),
+    **filters: Any,
 ) -> Iterator[int]:
-    """Goes on after a prompt, without end, from a zero state before it.
+    """Continues a prompt without end, from a zero state before it.
 
     Args:
         model: The model, in evaluation mode.
         prompt: Ids of at least one word, ``(T,)``, on the model's device.
         generator: What draws, on the CPU.
-        temperature: See :func:`filter_log_probs`.
-        top_k: See :func:`filter_log_probs`.
-        top_p: See :func:`filter_log_probs`.
         suppressed: Ids of words that are never drawn.
+        filters: ``temperature``, ``top_k`` and ``top_p`` of :func:`filter_log_probs`.
 
     Yields:
         The ids of the words, as they are drawn.
-
-    Raises:
-        ValueError: If the prompt is empty.
     """
-    if len(prompt) == 0:
-        raise ValueError("prompt must have at least one word")
     tokens, state = prompt, None
     while True:
         log_probs, state = _read(model, tokens, state)
         log_probs[list(suppressed)] = -torch.inf
-        log_probs = log_probs.log_softmax(-1)
-        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        word = draw(filter_log_probs(log_probs, **options), generator)
+        log_probs = filter_log_probs(log_probs.log_softmax(-1), **filters)
+        word = draw(log_probs, generator)
         yield word
         tokens = prompt.new_tensor([word])
 

@@ -1,6 +1,6 @@
 """What lies behind a perplexity: which targets are easy and which are hard.
 
-Letters: N scored targets of a stream, V vocabulary, A articles.
+Shape letters: N scored targets of a stream, V vocabulary, A articles.
 """
 
 import math
@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.reading import Reading
+from lmbench.score import Score
 
 COUNT_BORDERS = (1, 10, 100, 1_000, 10_000)
 """Numbers of occurrences in training at which a new bucket begins."""
@@ -40,13 +41,20 @@ def summarize(
         ``article_position`` (where there are articles) and ``unk`` a list of buckets: their name,
         number of targets, nats per token and perplexity. Empty buckets are left out, and so are
         targets before the first title from the positions in articles.
+
+        Characters are those of the tokenized text: a word and the space behind it, and one line
+        feed for ``<eos>``. A word that is not in the vocabulary therefore counts as the six
+        characters of ``<unk> ``, however long it was. That is how WikiText-2 is written; a text of
+        one's own, whose rare words became ``<unk>``, had other characters there.
     """
+    lengths = np.array([1 if word == EOS else len(word) + 1 for word in vocabulary.words])
+    num_characters = int(lengths[reading.targets].sum())
     nats = -reading.log_probs.numpy()
     groups = {"training_count": _buckets(counts[reading.targets], COUNT_BORDERS)}
     if article_starts is not None:
         into_article = reading.positions - article_starts[articles(reading, article_starts)]
         groups["article_position"] = (
-            # A text may begin within an article; how far, it does not say.
+            # Targets before the first title belong to an article whose start is not in the text.
             (name, here & (into_article >= 0))
             for name, here in _buckets(into_article, ARTICLE_BORDERS)
         )
@@ -54,22 +62,16 @@ def summarize(
         is_unk = reading.targets == vocabulary.unk_id
         groups["unk"] = iter([(UNK, is_unk), ("other words", ~is_unk)])
     return {
-        "bits_per_character": bits_per_character(reading, vocabulary),
+        "bits_per_character": reading.score.nats / math.log(2) / num_characters,
         "perplexity_by": {
-            name: [_of_bucket(bucket, nats[here]) for bucket, here in buckets if here.any()]
+            name: [
+                {"bucket": bucket, **Score(math.fsum(nats[here].tolist()), int(here.sum())).plain()}
+                for bucket, here in buckets
+                if here.any()
+            ]
             for name, buckets in groups.items()
         },
     }
-
-
-def bits_per_character(reading: Reading, vocabulary: Vocabulary) -> float:
-    """Bits that the targets cost, over the characters in which they are written.
-
-    The tokenized text is counted: a word and the space behind it, and one line feed for ``<eos>``.
-    """
-    lengths = np.array([1 if word == EOS else len(word) + 1 for word in vocabulary.words])
-    nats = -math.fsum(reading.log_probs.tolist())
-    return nats / math.log(2) / int(lengths[reading.targets].sum())
 
 
 def articles(reading: Reading, article_starts: Int[np.ndarray, " A"]) -> Int[np.ndarray, " N"]:
@@ -90,8 +92,3 @@ def _buckets(values: np.ndarray, borders: tuple[int, ...]) -> Iterator[tuple[str
             last = borders[index] - 1
             name = f"{start:,} to {last:,}" if last > start else f"{start:,}"
         yield name, bucket == index
-
-
-def _of_bucket(name: str, nats: np.ndarray) -> dict[str, Any]:
-    nll = math.fsum(nats.tolist()) / len(nats)
-    return {"bucket": name, "num_tokens": len(nats), "nll": nll, "ppl": math.exp(nll)}

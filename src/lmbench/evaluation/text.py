@@ -1,36 +1,21 @@
-"""Text as people write it, and as words of a vocabulary."""
+"""Text as people write it: as words of a vocabulary, and scored by a model."""
 
-import io
-import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Int32
-from rich.console import Console
-from rich.progress import Progress
 
-from lmbench.data.vocabulary import EOS, Vocabulary
-from lmbench.errors import UserError
-from lmbench.report.folders import printable
+from lmbench.data.columns import columns_for_evaluation
+from lmbench.data.tokenization import tokenize
+from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.evaluation.reading import read_stream
+from lmbench.model import LanguageModel
+from lmbench.printing import printable
+from lmbench.score import Score
 
-
-def read_prompt(prompt: str | None) -> str:
-    """The prompt, else what stdin has to say if it is not a terminal.
-
-    Raises:
-        UserError: Stdin is not UTF-8.
-    """
-    if prompt is not None:
-        return prompt
-    if sys.stdin is None or sys.stdin.isatty():
-        return ""
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"The prompt on stdin is not UTF-8: byte {error.object[error.start]:#04x} at byte "
-            f"offset {error.start:,}. Convert it to UTF-8."
-        ) from error
+WINDOW = 1024
+"""Tokens that are read at a time; it moves memory and time, not results."""
 
 
 def encode_prompt(
@@ -53,47 +38,67 @@ def encode_prompt(
 
 
 def pieces(words: Iterable[str]) -> Iterator[str]:
-    r"""Text to write, word by word: spaces between words, line feeds for ``<eos>`` and at the end.
+    r"""Text to print, word by word: spaces between words, line feeds for ``<eos>`` and at the end.
 
     >>> list(pieces(["a", "b", "<eos>", "c"]))
     ['a', ' b', '\n', 'c', '\n']
     """
     at_start = True
     for word in words:
-        yield "\n" if word == EOS else word if at_start else f" {word}"
+        yield "\n" if word == EOS else printable(word) if at_start else f" {printable(word)}"
         at_start = word == EOS
     if not at_start:
         yield "\n"
 
 
 def shown(word: str) -> str:
-    """A word for people: no longer than a line, and without what could move a cursor."""
+    """A word in a list for people, no longer than a line."""
     word = printable(word[:41])
     return word if len(word) <= 40 else f"{word[:39]}…"
 
 
-def write_words(words: Iterable[str]) -> None:
-    """Writes words to stdout as they come."""
-    for piece in pieces(words):
-        print(piece, end="", flush=True)
-
-
-def set_up_stdout() -> None:
-    """Makes stdout UTF-8, whatever the locale says: so are the texts that the words come from."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
-
-
-def with_progress(parts: Iterable[bytes], size_bytes: int | None) -> Iterator[bytes]:
-    """Shows on stderr, if that is a terminal, how much of a text has been read.
+def score_text(
+    model: LanguageModel, vocabulary: Vocabulary, blocks: Iterable[bytes]
+) -> tuple[Score | None, Counter[str]]:
+    """Scores each token of a text once, the first one after ``<eos>`` and a zero state.
 
     Args:
-        parts: The text.
-        size_bytes: Size of the whole text; None if it is not known.
+        model: The model.
+        vocabulary: The model's words.
+        blocks: The text as :func:`~lmbench.data.tokenization.read_blocks` gives it.
+
+    Returns:
+        The score, None for an empty text; and how often each word occurs that is not in the
+        vocabulary.
+
+    Raises:
+        UserError: There are unknown words, and the vocabulary has no ``<unk>``.
     """
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("scoring", total=size_bytes)
-        for part in parts:
-            yield part
-            progress.advance(task, len(part))
+    ids = [vocabulary.encode([EOS])]
+    unknown: Counter[str] = Counter()
+    for block in blocks:
+        types, places = tokenize(block)
+        counts = np.bincount(places, minlength=len(types)).tolist()
+        of_types = zip(types, counts, strict=True)
+        unknown.update({word: count for word, count in of_types if word not in vocabulary.ids})
+        ids.append(vocabulary.encode(types)[places])
+    stream = np.concatenate(ids)
+    if len(stream) == 1:
+        return None, unknown
+    columns = columns_for_evaluation(stream, columns=1, burn_in=0)
+    return read_stream(model, columns, window=WINDOW, phase="scoring").score, unknown
+
+
+def describe(score: Score, unknown: Counter[str]) -> str:
+    """A score and the text's unknown words for people, a line for each number."""
+    lines = [
+        f"{score.num_tokens:>14,} tokens, each scored once: the first after {EOS}",
+        f"{score.nats:>14,.2f} nats",
+        f"{score.nll:>14.4f} nats per token",
+        f"{score.ppl:>14,.2f} perplexity",
+        f"{unknown.total() / score.num_tokens:>14.2%} unknown words",
+    ]
+    if unknown:
+        most = ", ".join(f"{shown(word)} ({count:,})" for word, count in unknown.most_common(10))
+        lines[-1] += f", read as {UNK}: {most}"
+    return "\n".join(lines)

@@ -1,168 +1,82 @@
-"""Settings of the cache and of dynamic evaluation from a grid, by the valid split alone.
-
-Shape letters: N scored targets of a stream.
-"""
+"""Better settings for a mode, from a grid and by the valid split alone."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import product
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
 
-import torch
-
-from lmbench.evaluation.cache import Cache, cache_log_probs, in_use, mix
-from lmbench.evaluation.dynamic import Dynamic
-from lmbench.evaluation.reading import Reading
+from lmbench.score import Score
 
 log = logging.getLogger(__name__)
 
-Setting = TypeVar("Setting", Cache, Dynamic)
+Grid: TypeAlias = Mapping[str, Any]
+"""What tuning tries: the name of a setting with an s → its values. ``num_tokens`` in it is the
+number of tokens at the start of valid that tuning reads; without it, or None, all of them."""
 
 
-@dataclass(frozen=True)
-class CacheGrid:
-    """What tuning the cache tries: all combinations.
-
-    Raises:
-        ValueError: A list is empty, or a value is none that :class:`Cache` takes.
-    """
-
-    windows: Sequence[int]
-    thetas: Sequence[float]
-    interpolations: Sequence[float]
-
-    def __post_init__(self) -> None:
-        _require_values(**asdict(self))
-        for values in product(self.windows, self.thetas, self.interpolations):
-            Cache(*values)
+def values_to_try(mode: Any) -> dict[str, Any]:
+    """The settings of a mode's grid, by their names without the s."""
+    lists = {name: values for name, values in (mode.grid or {}).items() if name != "num_tokens"}
+    return {name.removesuffix("s"): values for name, values in lists.items()}
 
 
-@dataclass(frozen=True)
-class DynamicGrid:
-    """What tuning dynamic evaluation tries: the lrs, then the decays at the best lr.
-
-    Args:
-        lrs: Learning rates.
-        decays: Decays.
-        num_tokens: Tokens at the start of valid to tune on; None for all of them.
+def require_grid(mode: Any) -> None:
+    """Refuses a grid with values that its mode would refuse.
 
     Raises:
-        ValueError: A list is empty, or a value is none that :class:`Dynamic` takes; there are too
-            few tokens.
+        ValueError: A list is missing or empty, or holds what is not a value of its setting.
     """
-
-    lrs: Sequence[float]
-    decays: Sequence[float]
-    num_tokens: int | None = 20_000
-
-    def __post_init__(self) -> None:
-        _require_values(lrs=self.lrs, decays=self.decays)
-        for lr, decay in product(self.lrs, self.decays):
-            Dynamic(lr=lr, decay=decay)
-        if self.num_tokens is not None and self.num_tokens < 2:
-            raise ValueError(f"num_tokens must be at least 2, not {self.num_tokens}")
+    for name, values in values_to_try(mode).items():
+        if not isinstance(values, Sequence) or not values:
+            raise ValueError(f"grid.{name}s must hold at least one value, not {values}")
+        for value in values:
+            try:
+                replace(mode, **{name: value}, grid=None)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"grid.{name}s: {error}") from error
 
 
-Grids: TypeAlias = tuple[CacheGrid | None, DynamicGrid | None]
-"""What the tuning of the cache and of dynamic evaluation tries, where there is such a thing."""
+def trial(mode: Any, score: Score) -> dict[str, Any]:
+    """The settings of a mode with their nats per token; None for these if they are not finite."""
+    nll = score.nll if math.isfinite(score.nll) else None
+    return {**mode.settings()[mode.name], "nll": nll}
 
 
-def _require_values(**lists: Sequence[float]) -> None:
-    for name, values in lists.items():
-        if not values:
-            raise ValueError(f"{name} must hold at least one value")
-
-
-def tune_cache(
-    reading: Reading,
-    cache: Cache,
-    grid: CacheGrid,
-    *,
-    steps_at_once: int,
-    device: torch.device | str = "cpu",
-    on_queries: Callable[[int], object] = lambda num_done: None,
-) -> tuple[Cache, list[dict[str, Any]]]:
-    """The best of a grid of settings, in one pass over the hidden states.
+def tune_in_turn(mode: Any, score: Callable[[], Score]) -> list[dict[str, Any]]:
+    """Tunes one setting after the other, each at the best values of those before it.
 
     Args:
-        reading: A reading of the valid split whose outputs were kept.
-        cache: What the grid does not decide.
-        grid: What is tried.
-        steps_at_once: See :func:`with_cache`.
-        device: Device to compute on.
-        on_queries: Called with the number of targets that were done.
+        mode: The mode; it has the best settings afterwards.
+        score: Scores valid with the settings that the mode has when this is called.
 
     Returns:
-        The settings with the fewest nats (of equals, the first), and the whole grid, with
-        the nats per token of each.
+        A :func:`trial` for all settings that were tried.
     """
-    by_setting = cache_log_probs(
-        reading,
-        windows=grid.windows,
-        thetas=grid.thetas,
-        device=device,
-        on_queries=on_queries,
-    )
-    tried: dict[Cache, float] = {}
-    for (window, theta), interpolation in product(by_setting, grid.interpolations):
-        setting = replace(cache, window=window, theta=theta, interpolation=interpolation)
-        used = in_use(len(reading.log_probs), setting, steps_at_once)
-        mixed = mix(reading.log_probs, by_setting[window, theta], interpolation, used)
-        tried[setting] = _comparable(reading.with_log_probs(mixed).nll)
-    return _best(tried, asdict(grid))
+    tried: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for name, values in values_to_try(mode).items():
+        for value in values:
+            setattr(mode, name, value)
+            settings = tuple(mode.settings()[mode.name].values())
+            if settings not in tried:
+                tried[settings] = trial(mode, score())
+        take_best(mode, tried.values())
+    return list(tried.values())
 
 
-def tune_dynamic(
-    read: Callable[[Dynamic], Reading],
-    dynamic: Dynamic,
-    grid: DynamicGrid,
-) -> tuple[Dynamic, list[dict[str, Any]]]:
-    """The best of a grid: first the lr, which matters most, then the decay at the best lr.
-
-    Args:
-        read: Scores text of the valid split under given settings.
-        dynamic: What the grid does not decide, and the decay of the first round.
-        grid: What is tried.
-
-    Returns:
-        The settings with the fewest nats (of equals, the first), and the nats per token of
-        all that were tried, None where they are not finite.
-    """
-    tried: dict[Dynamic, float] = {}
-
-    def attempt(setting: Dynamic) -> None:
-        if setting not in tried:
-            tried[setting] = _comparable(read(setting).nll)
-
-    for lr in grid.lrs:
-        attempt(replace(dynamic, lr=lr))
-    best = min(tried, key=tried.__getitem__)
-    for decay in grid.decays:
-        attempt(replace(best, decay=decay))
-    return _best(tried, {"lrs": grid.lrs, "decays": grid.decays})
+def take_best(mode: Any, tried: Iterable[Mapping[str, Any]]) -> None:
+    """Gives a mode the settings with the fewest nats, of equals the first."""
+    best = min(tried, key=lambda row: math.inf if row["nll"] is None else row["nll"])
+    for name in values_to_try(mode):
+        setattr(mode, name, best[name])
 
 
-def _comparable(nll: float) -> float:
-    """The nats per token; infinity for nan, which is neither better nor worse than a number."""
-    return nll if math.isfinite(nll) else math.inf
-
-
-def _best(
-    tried: Mapping[Setting, float], grid: Mapping[str, Sequence[float]]
-) -> tuple[Setting, list[dict[str, Any]]]:
-    best = min(tried, key=tried.__getitem__)
-    for name, values in grid.items():
-        value = getattr(best, name.removesuffix("s"))
-        if len(values) > 2 and value in (min(values), max(values)) and value != 0:  # the least
+def tell_edges(mode: Any) -> None:
+    """Warns where a tuned setting is the least or the greatest that was tried."""
+    for name, values in values_to_try(mode).items():
+        best = getattr(mode, name)
+        if len(values) > 2 and best in (min(values), max(values)) and best != 0:  # the least
+            setting = f"{mode.name}.{name}"
             log.warning(
-                "the best %s, %g, is at the edge of what was tried: a wider grid may find a better",
-                name.removesuffix("s"),
-                value,
+                "the best %s, %g, is at the edge of its grid: try a wider one", setting, best
             )
-    rows = [
-        {**asdict(setting), "nll": nll if math.isfinite(nll) else None}
-        for setting, nll in tried.items()
-    ]
-    return best, rows

@@ -1,4 +1,4 @@
-"""What becomes of text that stdout does not take."""
+"""What becomes of text that stdout, a terminal or rich does not take."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.stdout import printing
+from lmbench.printing import printable, printing
 
 
 def test_a_full_disk_is_a_message(full_stdout: Callable):
@@ -36,6 +36,9 @@ def test_a_letter_that_stdout_does_not_have():
         with printing():
             print("1 ± 2 — 3")
         assert written.getvalue() == b"1 \xb1 2 ? 3\n"
+        with printing(encoding="utf-8"):
+            print("猫")
+        assert written.getvalue().endswith("猫\n".encode())
 
 
 def test_nothing_is_printed_where_stdout_is_closed():
@@ -47,3 +50,15 @@ def test_nothing_is_printed_where_stdout_is_closed():
 def test_other_errors_are_left_as_they_are():
     with pytest.raises(UserError, match=r"^of something else$"), printing():
         raise UserError("of something else")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Wörter 日本 ±… na\u200cme", "Wörter 日本 ±… na\u200cme"),
+        ("\x1b[31m\n\r\t\x7f\x9b", "\\x1b[31m\\n\\r\\t\\x7f\\x9b"),
+        ("\u2028\u202e\u2066\udcff", "\\u2028\\u202e\\u2066\\udcff"),
+    ],
+)
+def test_what_could_command_a_terminal_is_made_visible(text: str, expected: str):
+    assert printable(text) == expected

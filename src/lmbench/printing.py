@@ -1,7 +1,8 @@
-"""Printing where stdout may be full, closed or of few letters, and where nobody may read it."""
+"""Printing what comes from files, to a stdout that may be full, closed or of few letters."""
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,21 @@ from typing import NoReturn
 
 from lmbench.errors import UserError
 
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters, with which terminals are commanded
+    "\u2028\u2029"  # ends of lines and paragraphs
+    "\u202a-\u202e\u2066-\u2069"  # turn the direction of writing
+    "\ud800-\udfff]"  # what a file's name has where it is not UTF-8; no encoding takes it
+)
+
+
+def printable(text: str) -> str:
+    """The text with what could move a cursor or turn the direction of writing made visible."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
 
 @contextmanager
-def printing(hint: str = "") -> Iterator[None]:
+def printing(hint: str = "", *, encoding: str | None = None) -> Iterator[None]:
     """While something is printed, tells errors of stdout from those of files.
 
     A letter that stdout's encoding does not have becomes a question mark. Where stdout is closed,
@@ -19,6 +32,7 @@ def printing(hint: str = "") -> Iterator[None]:
 
     Args:
         hint: What is not lost, after a space.
+        encoding: What stdout's encoding is changed to; None leaves it.
 
     Raises:
         UserError: Stdout cannot be written.
@@ -28,7 +42,7 @@ def printing(hint: str = "") -> Iterator[None]:
         return
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")
+            sys.stdout.reconfigure(encoding=encoding, errors="replace")
         yield
         sys.stdout.flush()
     except BrokenPipeError:
@@ -39,7 +53,7 @@ def printing(hint: str = "") -> Iterator[None]:
 
 
 def end_unread() -> NoReturn:
-    """Ends the process where nobody reads stdout any more, as behind ``| head``, and says nothing.
+    """Ends the process where nobody reads stdout any more, as behind ``| head``, without a word.
 
     The exit code is as if SIGPIPE had ended it; Windows has no such signal.
     """

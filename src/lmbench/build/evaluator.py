@@ -1,0 +1,33 @@
+"""The evaluator of a config, from plain values."""
+
+from pathlib import Path
+from typing import Any
+
+from lmbench.build.arguments import factory
+from lmbench.data.corpus import Corpus
+from lmbench.evaluation.evaluator import Evaluator
+from lmbench.model import LanguageModel
+
+
+def build_evaluator(
+    node: dict[str, Any], model: LanguageModel, corpus: Corpus, *, folder: Path
+) -> Evaluator:
+    """What evaluates a model.
+
+    Args:
+        node: ``evaluation`` of the config. What has a ``_target_`` in it makes a mode; a mode that
+            is null is left out.
+        model: The trained model.
+        corpus: The corpus that it was trained on.
+        folder: See :class:`~lmbench.evaluation.evaluator.Evaluator`.
+
+    Raises:
+        UserError: A value is missing, or of a wrong type or size.
+    """
+    modes, others = [], {"_target_": f"{Evaluator.__module__}.{Evaluator.__name__}"}
+    for name, value in node.items():
+        if isinstance(value, dict):
+            modes.append(factory(value, f"evaluation.{name}")())
+        elif value is not None and name not in ("tune", "save_tokens"):
+            others[name] = value
+    return factory(others, "evaluation")(model, corpus, folder, modes=modes)

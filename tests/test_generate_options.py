@@ -1,0 +1,65 @@
+import pytest
+
+from lmbench.generate import parse_options
+
+
+def test_the_defaults():
+    options = vars(parse_options(["DIR"]))
+    assert 0 <= options.pop("seed") < 2**32
+    assert str(options.pop("folder")) == "DIR"
+    assert options == {
+        "prompt": None,
+        "num_tokens": 100,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "num_samples": 1,
+        "allow_unk": False,
+        "score": None,
+        "device": "auto",
+    }
+
+
+def test_a_seed_is_another_one_each_time():
+    assert len({parse_options(["DIR"]).seed for _ in range(5)}) > 1
+    assert parse_options(["DIR", "--seed", "7"]).seed == 7
+
+
+def test_what_goes_together():
+    options = parse_options(
+        ["DIR", "--temperature", "1e-3", "--top-k", "5", "--top-p", "0.5", "--allow-unk"]
+    )
+    assert (options.temperature, options.top_k, options.top_p) == (1e-3, 5, 0.5)
+    assert parse_options(["DIR", "--temperature", "0", "--allow-unk"]).allow_unk
+    assert parse_options(["DIR", "--score", "-", "--device", "cpu"]).score == "-"
+    assert parse_options(["DIR", "--temperature", "0", "--num-tokens", "1"]).num_tokens == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--num-tokens 0",
+        "--num-tokens 1.5",
+        f"--num-tokens {2**63}",
+        "--temperature nan",
+        "--temperature inf",
+        "--top-k -1",
+        "--top-p 0",
+        "--top-p 1.5",
+        "--seed -1",
+        f"--seed {2**63}",
+        "--num-samples 0",
+        "--num-tokens 9 --score x",
+        "--seed 1 --score x",
+        "--allow-unk --score x",
+        "--seed 5 --temperature 0",
+        "--num-samples 2 --temperature 0",
+        "--nonsense",
+    ],
+)
+def test_what_is_refused(arguments: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as ended:
+        parse_options(["DIR", *arguments.split()])
+    assert ended.value.code == 2
+    _, _, message = capsys.readouterr().err.partition("error: ")
+    assert arguments.split(maxsplit=1)[0] in message

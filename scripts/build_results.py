@@ -15,7 +15,7 @@ import yaml
 from plot_curves import draw_curves, lineage, num_epochs
 
 from lmbench.errors import UserError
-from lmbench.report.folders import read_json
+from lmbench.files import read_json
 from lmbench.report.published import PUBLISHED, Published
 from lmbench.report.scores import (
     SPLITS,

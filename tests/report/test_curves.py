@@ -104,5 +104,5 @@ def test_damaged_files_are_named(
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"metrics\.csv is missing"):
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be read: No such file"):
         read(tmp_path)

@@ -1,18 +1,10 @@
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.report.folders import (
-    field,
-    find_run_dirs,
-    optional_field,
-    printable,
-    read_json,
-    read_text,
-)
+from lmbench.report.folders import field, find_run_dirs, optional_field
 
 
 def test_runs_are_found_at_any_depth_in_numerical_order(
@@ -104,37 +96,6 @@ def test_what_cannot_be_looked_at_is_an_error(tmp_path: Path):
         find_run_dirs([tmp_path / ("x" * 300)])
 
 
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        (b"{", "is damaged: Expecting property name"),
-        (b"[]", "is damaged: it holds no object"),
-        (b"\xff", "cannot be read: 'utf-8' codec"),
-        (b"[" * 100_000, "is damaged: maximum recursion"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "is damaged: Exceeds the limit"),
-    ],
-    ids=["cut", "list", "binary", "deep", "long number"],
-)
-def test_damaged_json(tmp_path: Path, content: bytes, part: str):
-    path = tmp_path / "x.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"x\.json {part}"):
-        read_json(path)
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path):
-    os.mkfifo(tmp_path / "config.yaml")
-    with pytest.raises(UserError, match="is missing"):
-        read_text(tmp_path / "config.yaml")
-
-
-def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path: Path):
-    with (tmp_path / "big").open("wb") as file:
-        file.truncate(2**28 + 1)  # takes no room on the disk
-    with pytest.raises(UserError, match="is larger than 256 MiB"):
-        read_text(tmp_path / "big")
-
-
 VALUES = {
     "a": {"text": "x", "int": 3, "float": 2.5, "true": True, "null": None, "nan": float("nan")},
     "large": 10**400,
@@ -184,8 +145,3 @@ def test_an_optional_field_may_be_missing_and_nothing_else():
     assert optional_field(VALUES, "b.c", int, Path("x")) is None
     with pytest.raises(UserError, match="not a whole number"):
         optional_field(VALUES, "a.text", int, Path("x"))
-
-
-def test_what_moves_the_cursor_or_turns_the_writing_is_made_visible():
-    assert printable("Wörter 日本 ±…") == "Wörter 日本 ±…"
-    assert printable("a\x1b[31m\n\u202eb\udcff") == "a\\x1b[31m\\n\\u202eb\\udcff"

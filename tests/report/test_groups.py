@@ -119,13 +119,6 @@ def test_short_labels_keep_the_number(tmp_path: Path, write_run: Write):
     assert section.groups[2].short_label(9) == "3 lstm a…"
 
 
-def test_a_value_that_a_resume_has_changed_parts_groups(tmp_path: Path, write_run: Write):
-    write_run(tmp_path / "0", valid=100)
-    changed = write_run(tmp_path / "1", valid=101)
-    (changed / "overrides.jsonl").write_text('{"overrides": ["trainer.max_epochs=9"]}\n')
-    assert labels(tmp_path) == ["lstm trainer.max_epochs=3", "lstm trainer.max_epochs=9"]
-
-
 def test_one_window_of_an_epoch_is_not_all_of_it(tmp_path: Path, write_run: Write):
     for seed, limit in enumerate((1, 1.0)):
         write_run(tmp_path / str(seed), seed=seed, config={"trainer.limit_train_batches": limit})

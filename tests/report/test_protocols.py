@@ -31,6 +31,10 @@ def test_what_moves_results_is_said_and_the_window_of_a_plain_reading_does_not()
     )
 
 
+def test_a_mode_of_any_name_is_said():
+    assert text(temperature={"value": 1.5}) == f"{READ}, temperature (value 1.5)"
+
+
 def test_before_there_was_a_second_protocol_all_was_standard():
     of_old = {"evaluation": {"columns": 64, "burn_in": 512}}
     of_new = {"evaluation": {"protocol": "standard", "columns": 64, "burn_in": 512}}

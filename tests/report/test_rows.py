@@ -45,5 +45,12 @@ def test_the_other_csv_has_a_row_for_each_run(section: Section):
     assert rows[0]["cache_test_protocol"] == "protocol standard, columns 64, burn-in 512"
 
 
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@SUM(A1)", "\t=1"])
+def test_a_text_is_not_a_formula(text: str):
+    rows = [{text: -1.5, "other": text}, {"other": -2}]
+    found = [*csv.reader(io.StringIO(csv_text(rows)))]
+    assert found == [[f"'{text}", "other"], ["-1.5", f"'{text}"], ["", "-2"]]
+
+
 def test_no_rows_are_an_empty_csv():
     assert csv_text([]) == "\n"

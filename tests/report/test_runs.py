@@ -108,6 +108,38 @@ def test_what_cannot_be_read_is_named_and_does_not_lose_the_others(
     assert reason in left_out[0].reason
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "results.json", "metrics.csv"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.touch() or os.truncate(path, 2**28 + 1),
+        lambda path: path.write_text(f"a: {'1' * 6000}\n"),
+        lambda path: path.write_text(f"a: 0x{'f' * 6000}\n"),
+        lambda path: path.write_text(BOMB),
+    ],
+    ids=["pipe", "device", "large", "number", "hex", "bomb"],
+)
+def test_a_file_that_would_hold_up_or_end_a_comparison(
+    tmp_path: Path, write_run: Write, name: str, make: Callable[[Path], object]
+):
+    write_run(tmp_path / "good")
+    bad = write_run(tmp_path / "bad", seed=2)
+    (bad / name).unlink()
+    make(bad / name)
+    report = compare([tmp_path], split="test", published=[])
+    (item,) = report.left_out
+    assert item.path == bad
+    is_curve = name.endswith(".csv")  # without which it counts
+    assert sum(len(g.runs) for g in report.chapters[0].section.groups) == 1 + is_curve
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 9)
+)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("val.ppl", 0.5), ("val.nll", -1.0), ("val", None), ("val.ppl", "9"), ("seed", 1.5)],
@@ -185,7 +217,6 @@ def test_fuzz_whatever_is_damaged_only_errors_for_users_arise(
     write_run(tmp_path / "whole")
     run_dir = write_run(tmp_path / "damaged", seed=2)
     write_evaluation(run_dir, log_probabilities=np.linspace(-3, -1, 50))
-    (run_dir / "overrides.jsonl").write_text('{"overrides": ["trainer.max_epochs=9"]}\n')
     files = {path: path.read_bytes() for path in sorted(run_dir.iterdir())}
     for _ in range(int(os.environ.get("FUZZ_CASES", "150"))):
         path = rng.choice(list(files))

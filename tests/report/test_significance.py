@@ -204,7 +204,7 @@ def test_records_of_another_evaluation_are_named(
     assert [one.num_seeds for one in comparisons] == [(1, 2), (1, 2), (2, 2)]
     assert item.path == three_models / "a1/evaluation-standard-test.parquet"
     assert "does not belong to the evaluation beside it, which came to 4.499810" in item.reason
-    published = {"settings": {"protocol": "published"}}
+    published = {"settings": {"protocol": "awd_lstm_lm"}}
     for run_dir in three_models.iterdir():
         write_records(run_dir, 0, 5, ppl=90.0, **published)
     comparisons, left_out = compare_over_text(section_of(three_models), "test")

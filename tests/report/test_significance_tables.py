@@ -144,6 +144,27 @@ def test_of_many_groups_each_evaluation_has_a_best(
     assert table.notes[0].startswith("Shown are the 10 pairs with group 1 or 2, the best of those")
 
 
+def test_of_very_many_groups_the_best_are_tested(
+    tmp_path: Path, write_run: Write, write_records: Write, section_of: Read
+):
+    for number in range(22):
+        for seed in (1, 2):
+            valid = 100 + 10 * number + seed
+            run_dir = write_run(
+                tmp_path / f"{number}_{seed}", model=f"m{number:02}", seed=seed, valid=valid
+            )
+        write_records(run_dir, 0.01 * number, number)
+    section = section_of(tmp_path)
+    for comparisons in (
+        compare_over_seeds(section, "valid"),
+        compare_over_text(section, "test")[0],
+    ):
+        assert len(comparisons) == 20 * 19 / 2
+        assert {one.second.number for one in comparisons} == {*range(2, 21)}
+        table = significance_table(section, comparisons, "")
+        assert "the best 20" in table.notes[1]
+
+
 def test_a_paired_test_is_named(tmp_path: Path, write_run: Write, section_of: Read):
     for seed, (parent, child) in enumerate([(100.0, 98.0), (120.0, 117.0)], start=1):
         write_run(tmp_path / f"p{seed}", seed=seed, valid=parent, test=parent)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmbench.errors import UserError
-from lmbench.report.folders import read_text
+from lmbench.files import read_small
 
 LARGEST_PERPLEXITY = 1e100
 """What is above has diverged, and its square need not be finite."""
@@ -90,7 +90,7 @@ def _minutes(path: Path, steps: list[int]) -> tuple[float, ...] | None:
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[tuple[float, ...]]:
     """The rows that have a value in the last of the columns, if the file has that column."""
-    text = read_text(path)
+    text = read_small(path)
     try:
         reader = csv.reader(text.splitlines(), strict=True)
         header = next(reader, [])

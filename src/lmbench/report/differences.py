@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from lmbench.report.folders import printable
+from lmbench.printing import printable
 
 NOT_SET = "(not set)"
 

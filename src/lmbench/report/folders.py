@@ -1,6 +1,5 @@
 """Where run directories lie, and their files read as if they came from a stranger."""
 
-import json
 import math
 import os
 import re
@@ -14,7 +13,6 @@ from lmbench.errors import UserError
 
 Kind = TypeVar("Kind", str, int, float, dict)
 
-_MOST_BYTES = 2**28
 _NAMES = {str: "a text", int: "a whole number", float: "a finite number", dict: "an object"}
 
 
@@ -66,37 +64,6 @@ def find_run_dirs(paths: Iterable[Path]) -> tuple[list[Path], list[LeftOut]]:
     return list(found.values()), left_out
 
 
-def read_text(path: Path) -> str:
-    """A file's text.
-
-    Raises:
-        UserError: The file is missing, too large, no plain file or no UTF-8.
-    """
-    if not path.is_file():  # also a pipe or a device, which could be read for ever
-        raise UserError(f"{path} is missing.")
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{path} is larger than {_MOST_BYTES / 2**20:.0f} MiB.")
-        return path.read_text("utf-8")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Copy it anew.") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: See :func:`read_text`; or it is no JSON, or no object.
-    """
-    try:
-        value = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}. Copy it anew, or run again.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no object. Copy it anew, or run again.")
-    return value
-
-
 def field(values: Any, key: str, kind: type[Kind], path: Path) -> Kind:
     """A value by its dotted key.
 
@@ -128,16 +95,6 @@ def optional_field(values: Any, key: str, kind: type[Kind], path: Path) -> Kind 
     elif kind in (str, dict) and isinstance(values, kind):
         return values
     raise UserError(f"{path} is damaged: {key} is not {_NAMES[kind]}. Copy it anew, or run again.")
-
-
-def printable(text: str) -> str:
-    """The text with what could move a cursor or turn the direction of writing made visible."""
-    if text.isprintable():  # nearly always, and a thousand runs have many texts
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def _walk(folder: Path, left_out: list[LeftOut], links: list[Path]) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from lmbench.report.folders import LeftOut
 from lmbench.report.runs import Corpus, Run
 from lmbench.report.scores import Evaluation
 from lmbench.report.statistics import Estimate, estimate
-from lmbench.run.overrides import PLACES
+from lmbench.run.config import OF_THE_MACHINE
 
 _MOST_ANCESTORS = 9
 
@@ -165,7 +165,9 @@ def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    settings = {key: value for key, value in run.config.items() if key not in ("seed", *PLACES)}
+    settings = {
+        key: value for key, value in run.config.items() if key not in ("seed", *OF_THE_MACHINE)
+    }
     for key, value in settings.items():
         if key.startswith(("trainer.limit_", "trainer.overfit_")) and type(value) in (int, float):
             settings[key] = repr(value)  # 1 is one window, and equals 1.0, which is all of them

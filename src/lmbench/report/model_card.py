@@ -12,7 +12,7 @@ import yaml
 from lmbench.errors import UserError
 from lmbench.report.scores import MeasuredScore, measured_scores, told_in_part
 from lmbench.report.summary import epochs_text
-from lmbench.run.overrides import PLACES
+from lmbench.run.config import OF_THE_MACHINE
 
 RECIPE = ("seed", "data", "model", "batching", "loss", "optimizer", "scheduler", "trainer")
 RECIPE += ("callbacks", "evaluation", "float32_matmul_precision")
@@ -35,24 +35,13 @@ DATA_SETS = {
 }
 
 
-def model_card(
-    run_dir: Path,
-    config: Mapping[str, Any],
-    results: Mapping[str, Any],
-    *,
-    overrides: Sequence[str],
-    state_shapes: Sequence[Sequence[Sequence[int]]],
-    has_program: bool,
-) -> str:
+def model_card(run_dir: Path, config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """The model card of a run.
 
     Args:
         run_dir: The run's directory, perhaps with ``evaluation-*.json`` of lmbench-evaluate.
         config: The run's config, in plain values.
         results: Its ``results.json``.
-        overrides: What resumes have changed in it.
-        state_shapes: Shapes of the tensors of each layer's state, for one column.
-        has_program: Whether ``step.pt2`` is part of the export.
 
     Raises:
         UserError: One of the files is damaged.
@@ -73,12 +62,11 @@ def model_card(
             " ".join(_about_scores(results, scores)),
             "## Use",
             _use([target for target in (core, head) if not target.startswith("lmbench.")]),
-            *([_use_of_program(state_shapes)] if has_program else []),
             "## Training data",
             DATA_SETS.get(name, DATA_SETS["text"]),
             _counts(results["data"]),
             "## Recipe",
-            _recipe(config, overrides, results),
+            _recipe(config, results),
             "## Limitations",
             _limitations(results["data"]),
         ]
@@ -136,7 +124,7 @@ def _table(scores: Sequence[MeasuredScore]) -> str:
 def _about_scores(results: Mapping[str, Any], scores: Sequence[MeasuredScore]) -> Iterator[str]:
     evaluation, floor = results["evaluation"], results["data"].get("perplexity_floor")
     columns = evaluation["columns"]
-    if evaluation.get("protocol") == "published":
+    if evaluation.get("protocol") == "awd_lstm_lm":
         yield (
             "The run's own evaluation is that of salesforce/awd-lstm-lm: valid in 10 columns "
             "without the targets between them, test in one, and sums divided by the tokens read."
@@ -193,35 +181,15 @@ runs nothing that this folder holds."""
     return text
 
 
-def _use_of_program(state_shapes: Sequence[Sequence[Sequence[int]]]) -> str:
-    layers = "; ".join(
-        ", ".join("(" + ", ".join(map(str, shape)) + ")" for shape in layer)
-        for layer in state_shapes
-    )
-    return f"""Without lmbench, `step.pt2` is one step as a program of PyTorch, on the CPU, for any
-number B of columns. `torch.export.load` can run code that someone put into such a file: open it
-only if you trust where it comes from.
-
-```python
-import torch
-
-step = torch.export.load("step.pt2").module()
-log_probs, state = step(tokens, state)  # (1, B) -> (1, B, V)
-```
-
-The state is a tuple of layers, each a tuple of tensors. It starts with zeros, which have for B = 1
-the shapes {layers}. Word ids are places in `vocabulary.json`, from 0 on."""
-
-
 def _counts(data: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count:,} in {split}" for split, count in data["num_tokens"].items())
     return f"Tokens: {counts}. SHA-256 of words and ids: `{data['sha256']}`."
 
 
-def _recipe(config: Mapping[str, Any], overrides: Sequence[str], results: Mapping[str, Any]) -> str:
+def _recipe(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     recipe = {key: config[key] for key in RECIPE if key in config}
     # Where it lay on the machine of the run is nobody's business.
-    recipe["data"] = {k: x for k, x in config["data"].items() if f"data.{k}" not in PLACES}
+    recipe["data"] = {k: x for k, x in config["data"].items() if f"data.{k}" not in OF_THE_MACHINE}
     train, environment = results["train"], results["environment"]
     sentences = [
         f"{epochs_text(train['epochs'])} epochs, {train['steps']:,} steps, in precision "
@@ -229,9 +197,6 @@ def _recipe(config: Mapping[str, Any], overrides: Sequence[str], results: Mappin
     ]
     if results.get("init_from"):
         sentences.append("Training started from the weights of another run.")
-    if overrides:
-        changed = ", ".join(f"`{override}`" for override in overrides)
-        sentences.append(f"Changed when the run was resumed: {changed}.")
     sentences.append("The config of `lmbench-train`:")
     return f"{' '.join(sentences)}\n\n```yaml\n{_yaml(recipe)}```"
 

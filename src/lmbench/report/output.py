@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lmbench.errors import UserError
-from lmbench.files import replace_bytes
+from lmbench.files import replacing
 from lmbench.report.comparison import Report
 from lmbench.report.page import left_out_table, render_page
 from lmbench.report.plots import draw_plots
@@ -51,7 +51,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            replace_bytes(folder / name, content)
+            with replacing(folder / name) as temporary:
+                temporary.write_bytes(content)
     except OSError as error:
         raise UserError(
             f"{error.filename or folder} cannot be written: {error.strerror}. Make room, or name "

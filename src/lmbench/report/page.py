@@ -6,9 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lmbench.printing import printable
 from lmbench.report.comparison import Chapter, Report
 from lmbench.report.conclusions import TWO_KINDS
-from lmbench.report.folders import printable
 from lmbench.report.groups import Section
 from lmbench.report.plots import Plot
 from lmbench.report.published import published_table

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lmbench.errors import UserError
-from lmbench.report.folders import field, optional_field, printable
+from lmbench.printing import printable
+from lmbench.report.folders import field, optional_field
 
 _WORDS = {"protocol": "protocol", "columns": "columns", "burn_in": "burn-in"}
 
@@ -29,6 +30,12 @@ def protocol_text(values: Mapping[str, Any], path: Path) -> str:
     cache, dynamic, statistics = (
         optional_field(evaluation, kind, dict, path) for kind in ("cache", "dynamic", "statistics")
     )
+    # Modes that this version does not know by name move results, too.
+    others = {
+        kind: settings
+        for kind, settings in evaluation.items()
+        if isinstance(settings, dict) and kind not in (*_WORDS, "cache", "dynamic", "statistics")
+    }
     tuned = optional_field(values, "tuned", dict, path) or {}
     parts = [
         f"{words} {_text(evaluation[key], path)}"
@@ -38,7 +45,8 @@ def protocol_text(values: Mapping[str, Any], path: Path) -> str:
     # Elsewhere it moves memory and time, not results.
     if dynamic or (cache and cache.get("warmup")):
         parts.append(f"window {_text(evaluation.get('window'), path)}")
-    for kind, settings in (("dynamic", dynamic), ("statistics", statistics), ("cache", cache)):
+    modes = {"dynamic": dynamic, "statistics": statistics, "cache": cache, **others}
+    for kind, settings in modes.items():
         if settings:
             said = [*_tuning(tuned, kind), *_fixed(settings, tuned.get(kind), path)]
             parts.append(f"{kind} ({', '.join(said)})")

@@ -83,16 +83,23 @@ def run_rows(section: Section) -> list[Row]:
 def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     """The rows under all their columns; what a row does not have stays empty.
 
+    A text that a spreadsheet would take for a formula begins with an apostrophe, as it writes one.
+
     Args:
         rows: Column → value.
         columns: What the columns are even if there is no row; else they are those of the rows.
     """
     text = io.StringIO()
     names = columns or list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_as_text, names))
+    writer.writerows([_as_text(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
+
+
+def _as_text(value: Any) -> Any:
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t"))
+    return f"'{value}" if is_formula else value
 
 
 def _of_group(section: Section, group: Group) -> Row:

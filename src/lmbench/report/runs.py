@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lmbench.errors import UserError
+from lmbench.printing import printable
 from lmbench.report import folders
 from lmbench.report.configs import read_config
 from lmbench.report.curves import LARGEST_PERPLEXITY, Curve, read_curve
-from lmbench.report.folders import LeftOut, find_run_dirs, optional_field, printable
+from lmbench.report.folders import LeftOut, find_run_dirs, optional_field
 from lmbench.report.protocols import protocol_text
 from lmbench.report.scores import (
     Evaluation,

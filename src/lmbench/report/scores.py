@@ -8,7 +8,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lmbench.errors import UserError
-from lmbench.report.folders import field, optional_field, printable, read_json
+from lmbench.files import read_json
+from lmbench.printing import printable
+from lmbench.report.folders import field, optional_field
 from lmbench.report.protocols import protocol_text
 from lmbench.run.directory import as_override
 
@@ -161,7 +163,7 @@ def read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Evalu
     return Evaluation(
         score=_score(values, path),
         protocol=protocol_text(values, path),
-        is_mean=optional_field(values, "evaluation.protocol", str, path) != "published",
+        is_mean=optional_field(values, "evaluation.protocol", str, path) != "awd_lstm_lm",
         is_tuned=optional_field(values, "tuned", dict, path) is not None,
         records=records if records.is_file() else None,
     )

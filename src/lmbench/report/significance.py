@@ -22,8 +22,12 @@ from lmbench.report.statistics import (
 
 LEVEL = 0.05
 
-OWN_PREDICTIONS = ("standard", "published")
+OWN_PREDICTIONS = ("standard", "awd_lstm_lm")
 """Evaluations without cache or learning: their records are about the models themselves."""
+
+MOST_GROUPS = 20
+"""Groups of which all pairs are tested: those of a thousand would take minutes, and p would have to
+be adjusted for half a million."""
 
 LEAST_UNITS = 20
 """Articles or blocks that the bootstrap draws from: of fewer, even its expanded intervals are too
@@ -72,20 +76,30 @@ class Comparison:
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     """A t-test for each pair of groups that have two seeds each, on nats per token.
 
+    Of more than :data:`MOST_GROUPS` that were read alike, the best ones are compared.
+
     It is Welch's, or the paired one where runs of both groups go back to the same weights, or to
     those of runs with the same config and seed, as finetuned ones and those that they started from
     do; runs without a partner are then left out.
     """
+    read_alike: dict[str, list[Group]] = {}
+    for group in section.groups:
+        if len(_nats(group, split)) > 1:
+            read_alike.setdefault(group.protocol, []).append(group)
     comparisons = []
-    for first, second in combinations(section.groups, 2):
-        better, worse = _nats(first, split), _nats(second, split)
-        common = [origin for origin in better if origin in worse]
-        if common:
-            better, worse = ({origin: of[origin] for origin in common} for of in (better, worse))
-        test = (paired_test if common else welch_test)([*better.values()], [*worse.values()])
-        if test is not None and first.protocol == second.protocol:
-            num_seeds = len(better), len(worse)
-            comparisons.append(Comparison(first, second, test, "seed", num_seeds, bool(common)))
+    for groups in read_alike.values():
+        for first, second in combinations(groups[:MOST_GROUPS], 2):
+            better, worse = _nats(first, split), _nats(second, split)
+            common = [origin for origin in better if origin in worse]
+            if common:
+                better, worse = (
+                    {origin: of[origin] for origin in common} for of in (better, worse)
+                )
+            test = (paired_test if common else welch_test)([*better.values()], [*worse.values()])
+            if test is not None:
+                num_seeds = len(better), len(worse)
+                comparisons.append(Comparison(first, second, test, "seed", num_seeds, bool(common)))
+    comparisons.sort(key=lambda one: (one.first.number, one.second.number))
     return _adjusted(comparisons)
 
 
@@ -101,7 +115,8 @@ def _nats(group: Group, split: str) -> dict[Hashable, float]:
 def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], list[LeftOut]]:
     """The bootstrap over articles, for each pair of groups with records of the same tokens.
 
-    Records are compared if their evaluations have the same name and were read alike.
+    Records are compared if their evaluations have the same name and were read alike; of more than
+    :data:`MOST_GROUPS` groups with such records, those of the best ones.
 
     What is compared is the mean over a group's seeds of each token's log-probability.
 
@@ -160,6 +175,7 @@ def _records(
 
 
 def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Iterator[Comparison]:
+    members = members[:MOST_GROUPS]
     any_records = members[0][1][0]
     num_tokens = any_records.num_tokens
     if len(members) < 2:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from lmbench.report.groups import Section
-from lmbench.report.significance import LEAST_UNITS, LEVEL, Comparison
+from lmbench.report.significance import LEAST_UNITS, LEVEL, MOST_GROUPS, Comparison
 from lmbench.report.statistics import NUM_RESAMPLES, smallest_bootstrap_p
 from lmbench.report.table import Table
 
@@ -47,6 +47,10 @@ def significance_table(section: Section, comparisons: Sequence[Comparison], titl
             f"Shown are the {len(shown):,} pairs with group {' or '.join(map(str, best))}, the "
             f"best of those that were compared; significance.csv has all {len(comparisons):,}, and "
             "p is adjusted for all of an evaluation's."
+        )
+    if len(section.groups) > MOST_GROUPS:
+        notes.append(
+            f"Of more than {MOST_GROUPS} groups that can be compared, the best {MOST_GROUPS} are."
         )
     if any(comparison.has_too_few_units for comparison in shown):
         notes.append(

@@ -11,12 +11,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lmbench.errors import UserError
-from lmbench.report.folders import field, optional_field, read_json
+from lmbench.files import read_json
+from lmbench.printing import printable, printing
+from lmbench.report.folders import field, optional_field
 from lmbench.run.directory import as_override
-from lmbench.run.sweep import RECORD, recorded_job
-from lmbench.stdout import printing
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        run_dir: Its folder.
-        overrides: What makes it this job, e.g. ``("model=lstm", "seed=1")``.
+        run_dir: Its folder, whose name tells its overrides.
         valid: Its best validation perplexity; None if it did not finish.
         test: Its test perplexity, if it has one.
         floor: The perplexity of the true distribution on test, if that is known.
@@ -33,7 +33,6 @@ class Job:
     """
 
     run_dir: Path
-    overrides: tuple[str, ...]
     valid: float | None = None
     test: float | None = None
     floor: float | None = None
@@ -41,31 +40,24 @@ class Job:
 
 
 def sweep_jobs(sweep_dir: Path) -> Iterator[Job]:
-    """The jobs of a sweep that have begun, in their order.
+    """The jobs of a sweep that have begun: the folders in which Hydra has noted one.
 
     Raises:
-        UserError: A job's record or results are damaged.
+        UserError: A job's results are damaged.
     """
-    run_dirs = (record.parent for record in sweep_dir.glob(f"*/{RECORD}"))
-    for run_dir in sorted(run_dirs, key=_number):
-        path, overrides = run_dir / "results.json", tuple(recorded_job(run_dir) or ())
+    for run_dir in sorted(folder.parent for folder in sweep_dir.glob("*/.hydra")):
+        path = run_dir / "results.json"
         if not path.is_file():
-            yield Job(run_dir, overrides)
+            yield Job(run_dir)
             continue
         results = read_json(path)
         yield Job(
             run_dir,
-            overrides,
             valid=field(results, "val.ppl", float, path),
             test=optional_field(results, "test.ppl", float, path),
             floor=optional_field(results, "data.perplexity_floor.test", float, path),
             seconds=optional_field(results, "train.seconds", float, path),
         )
-
-
-def _number(run_dir: Path) -> tuple[int, str]:
-    number, _, _ = run_dir.name.partition("_")
-    return int(number) if number.isdecimal() else sys.maxsize, run_dir.name
 
 
 class SweepTable(Callback):
@@ -86,39 +78,29 @@ def _show(sweep_dir: Path) -> None:
             return
         with printing():
             Console().print(sweep_table(jobs, title=str(sweep_dir)))
-            unfinished = [job.run_dir.name for job in jobs if job.valid is None]
+            unfinished = [printable(job.run_dir.name) for job in jobs if job.valid is None]
             if unfinished:
                 print(
-                    f"Not finished: {', '.join(unfinished)}. To go on: the same command with "
+                    f"Not finished: {', '.join(unfinished)}. To resume: the same command with "
                     f"{as_override('hydra.sweep.dir', sweep_dir)} sweep_resume=true"
                 )
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
     except SystemExit:  # nobody reads it, and this is the end: Python would show a traceback
         pass
 
 
 def sweep_table(jobs: Iterable[Job], *, title: str) -> Table:
-    """Jobs as rows, each with the overrides that not all of them share.
-
-    The column of the perplexity floor is there only where a job has one.
-    """
-    jobs = sorted(jobs, key=_valid_perplexity)
-    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    """Jobs as rows; the column of the perplexity floor is there only where a job has one."""
+    jobs = sorted(jobs, key=lambda job: float("inf") if job.valid is None else job.valid)
     with_floor = any(job.floor is not None for job in jobs)
-    table = Table(title=title, title_justify="left")
-    table.add_column("job")
-    table.add_column("overrides", overflow="fold")
+    table = Table(title=Text(printable(title)), title_justify="left")
+    table.add_column("job", overflow="fold")
     for column in ("valid ppl", "test ppl", *(["test floor"] if with_floor else []), "minutes"):
         table.add_column(column, justify="right")
     for job in jobs:
-        own = "\n".join(item for item in job.overrides if item not in shared)
-        table.add_row(job.run_dir.name, own, *_cells(job, with_floor))
+        table.add_row(Text(printable(job.run_dir.name)), *_cells(job, with_floor))
     return table
-
-
-def _valid_perplexity(job: Job) -> float:
-    return float("inf") if job.valid is None else job.valid
 
 
 def _cells(job: Job, with_floor: bool) -> list[str]:

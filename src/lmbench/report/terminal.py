@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.text import Text
 
+from lmbench.printing import printable
 from lmbench.report.comparison import Report
-from lmbench.report.folders import printable
 from lmbench.report.published import published_table
 from lmbench.report.summary import summary_table
 from lmbench.report.table import terminal

@@ -170,10 +170,10 @@ def head_step(name: str, vocabulary_size: int) -> dict[str, Any]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from lmbench.config import conf_dir
-    from lmbench.machine import float32_matmul_precision
+    from lmbench.conf import conf_dir
+    from lmbench.machine import set_matmul_precision
 
-    torch.set_float32_matmul_precision(float32_matmul_precision())
+    set_matmul_precision("auto", "cpu")
     torch.manual_seed(0)
     node = OmegaConf.load(conf_dir() / "model" / "head" / f"{name}.yaml")
     arguments: dict[str, Any] = {"input_size": WIDTH, "vocabulary_size": vocabulary_size}

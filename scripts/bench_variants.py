@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from lmbench import build
+from lmbench.build import training as build
 from lmbench.callbacks.throughput import peak_memory_bytes
-from lmbench.config import conf_dir
+from lmbench.conf import conf_dir
 from lmbench.data.batching import Batch
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -39,8 +39,10 @@ from lmbench.loss.activation_penalty import (
     temporal_activation_regularization,
 )
 from lmbench.machine import set_matmul_precision, set_up_allocator
-from lmbench.model import LanguageModel, detach_state
+from lmbench.model import LanguageModel
+from lmbench.model.contracts import detach_state
 from lmbench.optim import ASGD
+from lmbench.run.config import plain_config
 
 WARM_UP_STEPS = 2
 FIXED_OVERRIDES = (
@@ -126,7 +128,8 @@ def set_up(
 ) -> tuple[DictConfig, LanguageModel, LanguageModelDataModule]:
     """Config, model and random tokens, enough for ``num_windows`` windows of train and test."""
     config = compose_config(overrides)
-    build.seed_everything(config)
+    plain = plain_config(config)
+    build.seed_everything(plain)
     set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
     evaluation, batching = config.evaluation, config.batching
     standard = evaluation.protocol == "standard"
@@ -142,15 +145,15 @@ def set_up(
         for split, length in lengths.items()
     }
     vocabulary = Vocabulary(tuple(f"w{index}" for index in range(vocabulary_size)))
-    datamodule = build.datamodule(config, Corpus("random", vocabulary, **splits))
-    return config, build.model(config, vocabulary_size), datamodule
+    datamodule = build.datamodule(plain, Corpus("random", vocabulary, **splits))
+    return config, build.model(plain, vocabulary_size), datamodule
 
 
 def flops_per_token(model: LanguageModel) -> int:
     """Operations of a forward pass, by formula: products of the LSTM layers and the softmax."""
-    layers: Any = model.core.layers
+    core: Any = model.core  # one of LSTM layers
     lstm = sum(
-        2 * 4 * layer.hidden_size * (layer.input_size + layer.hidden_size) for layer in layers
+        2 * 4 * layer.hidden_size * (layer.input_size + layer.hidden_size) for layer in core.layers
     )
     return lstm + 2 * model.head.input_size * model.head.vocabulary_size
 
@@ -246,8 +249,9 @@ def lmbench_training(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
     config, model, datamodule = set_up(**arguments)
     turns.facts["flop"] = 3 * flops_per_token(model) * note_tokens(turns, datamodule, "train")
     turns.facts["num_parameters"] = model.num_parameters
-    module = build.module(config, model)
-    trainer: Any = build.trainer(config, Path(run_dir))
+    plain = plain_config(config)
+    module = build.module(plain, model)
+    trainer: Any = build.trainer(plain, Path(run_dir))
     trainer.callbacks.append(EndStep(turns))
     trainer.fit(module, datamodule=datamodule)
 
@@ -256,8 +260,9 @@ def lmbench_evaluation(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
     """``trainer.test``."""
     config, model, datamodule = set_up(**arguments)
     turns.facts["flop"] = flops_per_token(model) * note_tokens(turns, datamodule, "test")
-    module = build.module(config, model)
-    trainer: Any = build.trainer(config, Path(run_dir))
+    plain = plain_config(config)
+    module = build.module(plain, model)
+    trainer: Any = build.trainer(plain, Path(run_dir))
     trainer.callbacks.append(EndStep(turns))
     trainer.test(module, datamodule=datamodule, verbose=False)
 

@@ -26,9 +26,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
 OVERRIDES = (
     "data=synthetic",
     "data.num_words=40",
@@ -91,12 +88,8 @@ def main(args: argparse.Namespace) -> None:
             found = compare(alone, victim)
             print(f"victim {num_victims}: {'DIFFERENT' if found else 'identical'}", file=sys.stderr)
             differences += [f"victim {num_victims}: {difference}" for difference in found]
-    table = Table(title=f"{args.model}: kills", title_justify="left")
-    table.add_column("phase of the run", min_width=20)
-    table.add_column("kills", justify="right")
     for phase, number in deaths.most_common():
-        table.add_row(phase, str(number))
-    Console().print(table)
+        print(f"{number:4} in the phase {phase}")
     for difference in differences:
         print(difference)
     print(
@@ -126,7 +119,7 @@ def run(run_dir: Path, model: str, kill: Kill | None) -> tuple[str, dict[str, in
         The last phase, the number of moments of each phase, and the process's exit code.
     """
     context: Any = get_context("forkserver")
-    context.set_forkserver_preload(["lmbench.build"])
+    context.set_forkserver_preload(["lmbench.build.training"])
     # No locks: a process that is killed would keep one. It alone writes, and is read afterwards.
     phase = context.Value("i", 0, lock=False)
     moments = context.Array("i", len(PHASES), lock=False)
@@ -152,11 +145,12 @@ def work(
     import torch
     from hydra import compose, initialize_config_dir
 
-    from lmbench import build
-    from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
+    from lmbench.build import training as build
+    from lmbench.callbacks.checkpoints import CheckpointIO
     from lmbench.callbacks.nt_asgd import NTASGD
-    from lmbench.config import conf_dir
-    from lmbench.run.config import resumed_config
+    from lmbench.conf import conf_dir
+    from lmbench.run.choice import ChosenRun
+    from lmbench.run.config import plain_config, resumed_config
     from lmbench.train import train
 
     torch.set_num_threads(1)
@@ -194,20 +188,19 @@ def work(
         return made
 
     make_trainer, build.trainer = build.trainer, trainer
-    io = AtomicCheckpointIO
-    io.save_checkpoint = in_phase("checkpoint", io.save_checkpoint)
+    CheckpointIO.save_checkpoint = in_phase("checkpoint", CheckpointIO.save_checkpoint)
     NTASGD._switch = in_phase("switch", NTASGD._switch)
 
     enter("start")
-    new = None
     if (run_dir / "config.yaml").exists():
-        config, new = resumed_config(run_dir, [])
+        chosen = ChosenRun(resumed_config(run_dir, [])[0], resumes=True)
     else:
         run_dir.mkdir(exist_ok=True)
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("train", [*OF_MODEL[model], *OVERRIDES])
+        chosen = ChosenRun(plain_config(config))
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        train(config, run_dir, new)
+        train(chosen, run_dir)
 
 
 def compare(alone: Path, killed: Path) -> list[str]:

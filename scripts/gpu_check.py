@@ -32,8 +32,9 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from lmbench.callbacks.throughput import peak_memory_bytes
-from lmbench.model import LanguageModel, detach_state
-from lmbench.model.core import weight_dropout
+from lmbench.model import LanguageModel
+from lmbench.model.contracts import detach_state
+from lmbench.model.dropout import WeightDropout
 
 Rows = list[dict[str, Any]]
 
@@ -115,7 +116,7 @@ def two_windows(model: LanguageModel, batches: list, device: torch.device) -> di
     model.train().zero_grad()
     with (
         mock.patch.object(functional, "dropout", dropout),
-        mock.patch.object(weight_dropout, "drop_elements", dropout),
+        mock.patch.object(WeightDropout, "forward", lambda self, weight: dropout(weight, self.p)),
     ):
         for index, batch in enumerate(batches):
             output, _, state = model(batch.tokens.to(device), state)

@@ -32,8 +32,8 @@ prepare() {
     [[ $data == /* ]] || data=$here/$data
     mkdir "$carried/wikitext-2"
     cp "$data"/*.t* "$carried/wikitext-2/"
-    .venv/bin/python -c 'import sys, lmbench.data.published as published
-published.load_wikitext2(sys.argv[1], cache_dir=sys.argv[2])' "$carried/wikitext-2" "$carried/cache"
+    .venv/bin/python -c 'import sys, lmbench.data.benchmarks as benchmarks
+benchmarks.load_benchmark("wikitext2", sys.argv[1], cache_dir=sys.argv[2])' "$carried/wikitext-2" "$carried/cache"
   else
     echo "Without a corpus (prepare DIR) the check will not train on WikiText-2."
   fi

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.ticker import ScalarFormatter
 
-from lmbench.report.folders import read_json
+from lmbench.files import read_json
 
 MOST_WITH_TRAINING = 3
 """Runs of whose train perplexities the picture stays readable."""

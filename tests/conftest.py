@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 from omegaconf import OmegaConf
+from small import SMALL, config_of
 
 SHA = "ab" * 32
 
@@ -56,18 +57,13 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
     @cache
     def make(*overrides: str) -> Path:
         import torch
-        from hydra import compose, initialize_config_dir
 
-        from lmbench import build
-        from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
-        from lmbench.config import conf_dir, write_run_config
+        from lmbench.build import training as build
+        from lmbench.callbacks.checkpoints import CheckpointIO
+        from lmbench.run.config import write_run_config
 
-        sizes = ["data.num_words=40", "model.embedding_size=8", "model.core.hidden_size=12"]
-        sizes += [f"data.num_{split}_tokens=200" for split in ("train", "valid", "test")]
-        sizes += ["batching.batch_size=4", "batching.bptt=5", "evaluation.columns=1"]
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            config = compose("train", ["data=synthetic", *sizes, *overrides])
-        config = OmegaConf.masked_copy(config, [key for key in config if key != "resume"])
+        sizes = [f"data.num_{split}_tokens=200" for split in ("train", "valid", "test")]
+        config = config_of(*SMALL, *sizes, "evaluation.columns=1", *overrides)
         corpus = build.corpus(config)
         build.seed_everything(config)
         module = build.module(config, build.model(config, len(corpus.vocabulary), corpus.train))
@@ -75,13 +71,13 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
             for weight in module.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.5)
         dtypes = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
-        module.to(dtypes.get(config.trainer.precision, torch.float32))
+        module.to(dtypes.get(config["trainer"]["precision"], torch.float32))
         run_dir = tmp_path_factory.mktemp("untrained")
         write_run_config(config, run_dir)
         of_data = build.datamodule(config, corpus).state_dict()
         checkpoint = {"state_dict": module.state_dict(), "LanguageModelDataModule": of_data}
-        AtomicCheckpointIO().save_checkpoint(checkpoint, run_dir / "checkpoints/best.ckpt")
-        results = RESULTS | {"model": config.model.name}
+        CheckpointIO().save_checkpoint(checkpoint, run_dir / "checkpoints/best.ckpt")
+        results = RESULTS | {"model": config["model"]["name"]}
         results["num_parameters"] = module.model.num_parameters
         results["weights_sha256"] = module.model.weights_sha256()
         results["data"] = {

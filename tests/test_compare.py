@@ -1,11 +1,9 @@
 """The command as one types it, in a process of its own."""
 
 import csv
-import io
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -39,6 +37,12 @@ def sweep(tmp_path: Path, write_run: Callable[..., Path]) -> Path:
             test=valid - number,
         )
     return tmp_path / "sweep"
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds."""
+    monkeypatch.setattr("lmbench.report.output.draw_plots", lambda section, published: [])
 
 
 def test_without_output_nothing_is_written(sweep: Path, capsys: pytest.CaptureFixture[str]):
@@ -97,81 +101,57 @@ def test_each_corpus_has_its_own_plots_and_rows(
         assert list(reader) == []
 
 
-def test_an_output_that_cannot_be_written(
-    sweep: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_names_can_neither_break_the_tables_nor_move_the_cursor(
+    tmp_path: Path, write_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("lmbench.report.output.draw_plots", lambda section, published: [])
-    (tmp_path / "file").write_text("")
-    for output in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(sweep), "--output", str(output)])
-        assert stopped.value.code == 1
-        error = capsys.readouterr().err
-        assert "file" in error
-        assert "cannot be written" in error
-        assert "name another folder with --output" in error
-
-
-def test_what_was_left_out_is_told_without_a_page_too(
-    sweep: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    monkeypatch.setattr("lmbench.report.output.draw_plots", lambda section, published: [])
-    (sweep / "3/results.json").unlink()
-    main([str(sweep), "--output", str(tmp_path / "compared")])
-    said = "".join(capsys.readouterr().out.split())  # long paths are broken
-    assert "".join(f"Left out: {sweep}/3: Did not finish".split()) in said
+    write_run(tmp_path / "runs[b]/lstm[v2]", model="[/b]lstm[v2]\x1b[2J")
+    write_run(tmp_path / "runs[b]/\x1b[2J", model="b", config={"optimizer.lr": "[/x]\x1b]0;"})
+    write_run(tmp_path / "runs[b]/\x1b[3J").joinpath("results.json").unlink()
+    main([str(tmp_path), "--output", str(tmp_path / "compared")])
+    out = capsys.readouterr().out
+    assert "[/b]lstm[v2]" in out
+    assert "[3J: Did not finish" in " ".join(out.split())
     assert "## Left out" in (tmp_path / "compared/table.md").read_text("utf-8")
+    files = [path for path in (tmp_path / "compared").iterdir() if path.suffix != ".png"]
+    for text in (out, *(path.read_text("utf-8") for path in files if path.suffix != ".csv")):
+        assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("options", [[], ["--output", "compared"]])
-def test_a_stdout_that_is_full_loses_no_file(
-    sweep: Path,
-    tmp_path: Path,
-    options: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    full_stdout: Callable,
-):
-    monkeypatch.setattr("lmbench.report.output.draw_plots", lambda section, published: [])
-    monkeypatch.chdir(tmp_path)
-    with full_stdout(), pytest.raises(SystemExit) as stopped:
-        main([str(sweep), *options])
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
     assert stopped.value.code == 1
-    hint = " The files are in compared." if options else ""
-    error = capsys.readouterr().err
-    assert error == f"stdout cannot be written: No space left on device.{hint}\n"
-    assert Path("compared/index.html").is_file() == bool(options)
+    out, error = capsys.readouterr()
+    assert len(error.splitlines()) == 1
+    assert not out
+    return error
 
 
-@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "112.50 ? 6.35"), ("utf-8", "± 6.35")])
-def test_a_stdout_of_few_letters(sweep: Path, encoding: str, shown: str):
-    written = io.BytesIO()
-    with io.TextIOWrapper(written, encoding) as stdout, redirect_stdout(stdout):
-        main([str(sweep)])
-        assert shown in written.getvalue().decode(encoding)
-
-
+@pytest.mark.usefixtures("without_plots")
 def test_mistakes_are_one_paragraph(tmp_path: Path, sweep: Path, capsys):
-    empty = tmp_path / "empty"
-    empty.mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
     for arguments, part in (
         ([str(tmp_path / "nowhere")], "nowhere is no folder"),
-        ([str(empty)], "There is no finished run to compare."),
+        ([str(tmp_path / "empty")], "There is no finished run to compare."),
         ([str(sweep), "--published", "gpt"], "--published knows no gpt"),
+        ([str(sweep), "--output", str(tmp_path / "file")], "cannot be written"),
+        ([str(sweep), "--output", str(tmp_path / "file/below")], "cannot be written"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == 1
-        out, error = capsys.readouterr()
-        assert part in error
-        assert len(error.splitlines()) == 1
-        assert not out
+        assert part in error_of(arguments, capsys)
+
+
+@pytest.mark.usefixtures("without_plots")
+@pytest.mark.parametrize("options", [[], ["--output", "compared"]])
+def test_a_stdout_that_is_full_loses_no_file(
+    sweep: Path, tmp_path: Path, options: list[str], monkeypatch, capsys, full_stdout: Callable
+):
+    monkeypatch.chdir(tmp_path)
+    with full_stdout():
+        error = error_of([str(sweep), *options], capsys)
+    hint = " The files are in compared." if options else ""
+    assert error == f"stdout cannot be written: No space left on device.{hint}\n"
+    assert Path("compared/index.html").is_file() == bool(options)
 
 
 def test_published_results_can_be_chosen(

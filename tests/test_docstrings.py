@@ -14,7 +14,7 @@ EXAMPLES = {
     "evaluation.text": ["encode_prompt", "pieces"],
     "loss.activation_penalty": ["activation_regularization", "temporal_activation_regularization"],
     "loss.linear_cross_entropy": ["linear_cross_entropy"],
-    "model.awd_lstm_lm": ["from_awd_lstm_lm"],
+    "run.choice": ["job_folder"],
 }
 
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 import lmbench
 from lmbench import export
 
-FILES = ["README.md", "config.json", "model.safetensors", "step.pt2", "vocabulary.json"]
+FILES = ["README.md", "config.json", "model.safetensors", "vocabulary.json"]
 
 
 @pytest.fixture
@@ -36,23 +35,17 @@ def test_a_run_is_exported_into_itself(make_run: Callable[..., Path], run_main: 
     folder = run_dir / "export"
     assert (code, err) == (0, "")
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    sizes = {
-        line.split()[2]: int(line.split()[0].replace(",", "")) for line in out.splitlines()[:5]
-    }
+    *lines, last = out.splitlines()
+    sizes = {line.split()[2]: int(line.split()[0].replace(",", "")) for line in lines}
     assert sizes == {name: (folder / name).stat().st_size for name in FILES}
     model, _ = lmbench.load(folder)
-    assert out.splitlines()[5] == f"{model.num_parameters:,} parameters, exported to {folder}"
-    tokens = torch.tensor([[3]])
-    state = tuple(tuple(torch.zeros(1, 1, size) for _ in "hc") for size in (12, 8))
-    log_probs, _ = torch.export.load(folder / "step.pt2").module()(tokens, state)
-    assert torch.equal(log_probs, model.head.log_probs(model(tokens).output))
+    assert last == f"{model.num_parameters:,} parameters, exported to {folder}"
 
     code, out, err = run_main(run_dir)
     assert (code, out) == (1, "")
-    assert "holds an export already. Replace it with --overwrite" in err
-    assert run_main(run_dir, "--overwrite", "--no-program")[0] == 0
-    assert sorted(path.name for path in folder.iterdir()) == [x for x in FILES if x != "step.pt2"]
-    assert "step.pt2" not in (folder / "README.md").read_text("utf-8")
+    assert "--overwrite" in err
+    assert run_main(run_dir, "--overwrite")[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
 def test_what_cannot_be_exported_leaves_nothing(
@@ -72,19 +65,14 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path], run
     run_dir = make_run()
     path = run_dir / "results.json"
     results = json.loads(path.read_text("utf-8"))
-    for value, message in (
-        ("0" * 64, f"{path} is of other weights than {run_dir / 'checkpoints/best.ckpt'}"),
-        (7, f"{path} is damaged: weights_sha256 is not a text"),
-    ):
+    for value, part in (("0" * 64, "is of other weights than"), (7, "weights_sha256")):
         path.write_text(json.dumps(results | {"weights_sha256": value}), "utf-8")
-        code, out, err = run_main(run_dir, "--no-program")
+        code, out, err = run_main(run_dir)
         assert (code, out) == (1, "")
-        assert err.startswith(message)
+        assert err.startswith(str(path))
+        assert part in err
         assert len(err.splitlines()) == 1
         assert not (run_dir / "export").exists()
-    del results["weights_sha256"]  # as an older lmbench wrote them
-    path.write_text(json.dumps(results), "utf-8")
-    assert run_main(run_dir, "--no-program")[0] == 0
 
 
 def test_a_name_with_half_a_letter_is_written_out(
@@ -95,7 +83,7 @@ def test_a_name_with_half_a_letter_is_written_out(
     results = json.loads(path.read_text("utf-8"))
     results["data"]["name"] = "half \ud800"
     path.write_text(json.dumps(results), "utf-8")
-    assert run_main(run_dir, "--no-program")[0] == 0
+    assert run_main(run_dir)[0] == 0
     assert " on half \\ud800\n" in (run_dir / "export/README.md").read_text("utf-8")
 
 
@@ -104,7 +92,7 @@ def test_a_stdout_that_is_full_loses_no_export(
 ):
     run_dir = make_run()
     with full_stdout():
-        code, _, err = run_main(run_dir, "--no-program")
+        code, _, err = run_main(run_dir)
     hint = f"The export is in {run_dir / 'export'}."
     assert (code, err) == (1, f"stdout cannot be written: No space left on device. {hint}\n")
     assert (run_dir / "export/README.md").is_file()

@@ -1,12 +1,29 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and small files of strangers."""
 
 import errno
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lmbench.files import flush_to_disk, replace_text
+from lmbench.errors import UserError
+from lmbench.files import (
+    LARGEST_BYTES,
+    LARGEST_CONFIG,
+    flush_to_disk,
+    read_json,
+    read_small,
+    read_yaml,
+    replace_text,
+    replacing_folder,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(
@@ -43,3 +60,144 @@ def test_a_file_system_that_flushes_files_alone(
             flush_to_disk(tmp_path)
     else:
         flush_to_disk(tmp_path)
+
+
+@pytest.mark.parametrize(("age", "stays"), [(60, True), (7200, False)])
+def test_what_killed_writers_left_is_removed_after_an_hour(tmp_path: Path, age: int, stays: bool):
+    """Sooner, another process might still write it."""
+    for name in ("a.1.tmp", ".b.1.new", ".b.1.old", "other.1.tmp"):
+        (tmp_path / name).mkdir() if name.startswith(".") else (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    replace_text(tmp_path / "a", "text")
+    (tmp_path / "b").mkdir()
+    with replacing_folder(tmp_path / "b") as folder:
+        (folder / "file").touch()
+    left = {".b.1.new", ".b.1.old", "a.1.tmp"} if stays else set()
+    assert names(tmp_path) == sorted({"a", "b", "other.1.tmp"} | left)
+
+
+def test_a_folder_whose_writer_was_killed_between_the_names_is_there_again(tmp_path: Path):
+    (tmp_path / ".b.1.old").mkdir()
+    (tmp_path / ".b.1.old/whole").touch()
+    with pytest.raises(KeyboardInterrupt), replacing_folder(tmp_path / "b"):
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["b"]
+    assert names(tmp_path / "b") == ["whole"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_failure_leaves_no_half_folder(tmp_path: Path, error: BaseException):
+    def fail() -> None:
+        with replacing_folder(tmp_path / "deep/b") as folder:
+            (folder / "half").touch()
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert not names(tmp_path / "deep")
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("suffix", [".new", ".old"])
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_failure_between_the_names_leaves_one_whole_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    suffix: str,
+    is_before: bool,
+):
+    """Before or after the old one goes (.old), and before or after the new one comes (.new)."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/before").touch()
+    rename, failures = Path.rename, [error]
+
+    def fail_once(self: Path, target: Path) -> None:
+        matters = suffix in (self.suffix, target.suffix) and bool(failures)
+        if matters and is_before:
+            raise failures.pop()
+        rename(self, target)
+        if matters:
+            raise failures.pop()
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(type(error)), replacing_folder(tmp_path / "b") as folder:
+        (folder / "after").touch()
+    assert not failures
+    assert names(tmp_path) == ["b"]
+    is_new = (suffix, is_before) == (".new", False)
+    assert names(tmp_path / "b") == ["after" if is_new else "before"]
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("[1, 2]", "not a mapping"),
+        ("a: [1", "flow sequence"),
+        ("a: !!python/object/apply:os.getcwd []", "constructor"),
+        (BOMB, "aliases"),
+        ("a: &a {b: *a}", "aliases"),
+        ("a: 2026-13-45", "month"),
+        ("[" * 100_000, "exceeded"),
+        ("- " * 100_000, "exceeded"),
+        (f"a: {'1' * 6000}", "digits"),
+        (f"a: 0x{'f' * 6000}", "digits"),  # which Python would read, but not print
+        (f"a: {':'.join(['59'] * 9000)}", "digits"),  # which YAML takes for a time
+        ("a: {1: 2}", "key 1"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_yaml_that_cannot_be_a_config(tmp_path: Path, text: str, part: str):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"config\.yaml is damaged: .*{part}"):
+        read_yaml(path)
+
+
+def test_numbers_are_read_as_omegaconf_writes_them(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text("a: 1e-05\nb: -3\nc: 1.2e-06\nd: '1:30:00'\ne: 1E3\nf: null\n")
+    assert read_yaml(path) == {"a": 1e-5, "b": -3, "c": 1.2e-6, "d": "1:30:00", "e": 1e3, "f": None}
+    path.write_text("")
+    assert read_yaml(path) == {}
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"[" * 100_000, b"\xff", b"1" * 5000])
+def test_json_that_cannot_be_an_object(tmp_path: Path, data: bytes):
+    (tmp_path / "results.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"results\.json"):
+        read_json(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda path: None, "No such file"),
+        (lambda path: path.mkdir(), "not a file"),
+        (os.mkfifo, "not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file"),
+        (lambda path: path.symlink_to(path.name), "cannot be read"),
+        (lambda path: path.write_bytes(b"\xff"), "utf-8"),
+        (lambda path: path.touch() or os.truncate(path, LARGEST_BYTES + 1), "larger than"),
+    ],
+    ids=["missing", "folder", "pipe", "device", "circle", "latin-1", "large"],
+)
+@pytest.mark.parametrize("read", [read_small, read_json, read_yaml])
+def test_what_cannot_be_read_or_not_to_its_end(
+    tmp_path: Path, read: Callable[[Path], Any], make: Callable[[Path], Any], part: str
+):
+    make(tmp_path / "file")
+    with pytest.raises(UserError, match=rf"{tmp_path}/file .*{part}"):
+        read(tmp_path / "file")
+
+
+def test_a_config_is_smaller_than_other_files(tmp_path: Path):
+    (tmp_path / "file").write_text(" " * (LARGEST_CONFIG + 1))
+    assert len(read_small(tmp_path / "file")) == LARGEST_CONFIG + 1
+    with pytest.raises(UserError, match="larger than 1 MiB"):
+        read_yaml(tmp_path / "file")

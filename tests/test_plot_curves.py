@@ -17,18 +17,23 @@ METRICS = """step,epoch,train/ppl,val/ppl
 """
 
 
+def results_of(steps: int, tokens: int, switch: int | None = None, **more: object) -> dict:
+    return {
+        "data": {"name": "text", "num_tokens": {"train": 70}},
+        "train": {"steps": steps, "tokens": tokens},
+        "test": {"ppl": 90.0},
+        "nt_asgd": {"triggered_epoch": switch},
+        **more,
+    }
+
+
 @pytest.mark.parametrize(("switch_epoch", "circles"), [(7, [(8.0, 110.0)]), (None, [])])
 def test_the_switch_is_marked_where_its_epoch_was_validated(
     tmp_path: Path, switch_epoch: int | None, circles: list[tuple[float, float]]
 ):
     """As by check_val_every_n_epoch=4, over ten epochs of ten steps."""
     (tmp_path / "metrics.csv").write_text(METRICS)
-    results = {
-        "data": {"num_tokens": {"train": 700}},
-        "train": {"steps": 100, "tokens": 7_000},
-        "test": {"ppl": 90.0},
-        "nt_asgd": {"triggered_epoch": switch_epoch},
-    }
+    results = results_of(100, 700, switch_epoch)
     (tmp_path / "results.json").write_text(json.dumps(results))
     figure, axis = plt.subplots()
     assert draw(axis, tmp_path, [results], "C0", with_training=True) == 200.0
@@ -41,12 +46,7 @@ def test_the_switch_is_marked_where_its_epoch_was_validated(
 def test_a_run_that_logged_no_train_perplexity_has_no_dots(tmp_path: Path):
     """As one of fewer steps than trainer.log_every_n_steps."""
     (tmp_path / "metrics.csv").write_text("step,epoch,val/ppl\n9,0,100.0\n")
-    results = {
-        "data": {"num_tokens": {"train": 70}},
-        "train": {"steps": 10, "tokens": 70},
-        "test": {"ppl": 90.0},
-        "nt_asgd": {"triggered_epoch": None},
-    }
+    results = results_of(10, 70)
     figure, axis = plt.subplots()
     assert draw(axis, tmp_path, [results], "C0", with_training=True) == 100.0
     valid, train = axis.lines
@@ -63,13 +63,7 @@ def test_all_runs_lie_within_the_axis(tmp_path: Path, num_runs: int, num_lines: 
         rows = [(9, 0, 400 * factor, 200 * factor), (19, 1, 90 * factor, 100 * factor)]
         lines = "".join(",".join(map(str, row)) + "\n" for row in rows)
         (run / "metrics.csv").write_text("step,epoch,train/ppl,val/ppl\n" + lines)
-        results = {
-            "data": {"name": "text", "num_tokens": {"train": 70}},
-            "train": {"steps": 20, "tokens": 140},
-            "test": {"ppl": 90.0},
-            "nt_asgd": {"triggered_epoch": None},
-        }
-        (run / "results.json").write_text(json.dumps(results))
+        (run / "results.json").write_text(json.dumps(results_of(20, 140)))
     draw_curves(tmp_path / "curves.png", runs, "Text")
     (axis,) = plt.gcf().axes
     bottom, top = axis.get_ylim()
@@ -86,13 +80,8 @@ def test_a_run_goes_on_where_the_one_it_started_from_ended(tmp_path: Path):
     for name, (start, steps, epochs) in starts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.csv").write_text("step,epoch,val/ppl\n3,0,100.0\n7,1,90.0\n")
-        results = {
-            "data": {"name": "text", "num_tokens": {"train": 70}},
-            "train": {"steps": steps, "tokens": 70 * epochs},
-            "test": {"ppl": 90.0},
-            "nt_asgd": {"triggered_epoch": 1},
-            **({"init_from": start} if start else {}),
-        }
+        more = {"init_from": start} if start else {}
+        results = results_of(steps, 70 * epochs, 1, **more)
         (tmp_path / name / "results.json").write_text(json.dumps(results))
     draw_curves(tmp_path / "curves.png", [tmp_path / "third"], "Text")
     (axis,) = plt.gcf().axes

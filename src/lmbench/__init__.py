@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
-    from lmbench.saved.loading import Loaded
+    from lmbench.data.vocabulary import Vocabulary
+    from lmbench.model import LanguageModel
+
+
+class Loaded(NamedTuple):
+    """A model and its words."""
+
+    model: LanguageModel
+    """The model, in evaluation mode."""
+    vocabulary: Vocabulary
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
@@ -21,13 +29,19 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
         path: The directory of a run, or a folder that lmbench-export wrote.
         device: Where the model goes; "auto" is a CUDA device if there is one.
 
-    Returns:
-        ``(model, vocabulary)``; the model is in evaluation mode.
-
     Raises:
         lmbench.errors.UserError: The folder holds no model, or one that is damaged; or there is no
-            such device.
+            such device, or no room on it.
     """
-    from lmbench.saved import loading  # torch is slow to import
+    from lmbench.build.model import build_saved  # torch is slow to import
+    from lmbench.errors import UserError
+    from lmbench.machine import device_of
+    from lmbench.saved.export import read_saved
 
-    return loading.load(path, device=device)
+    found = device_of(device)
+    saved = read_saved(Path(path))
+    try:
+        return Loaded(build_saved(saved).to(found), saved.vocabulary)
+    except (RuntimeError, TypeError) as error:  # no room for it, or no numbers of its precision
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device={found} cannot hold the model: {reason}") from error

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from lmbench.command.ending import run_command
+from lmbench.command import run_command
+from lmbench.printing import printing
 from lmbench.report.published import PUBLISHED, choose_published
-from lmbench.stdout import printing
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,11 +1,128 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Files that are whole or not there, and small files read with care."""
 
 import errno
+import glob
+import json
 import os
+import re
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lmbench.errors import UserError
+
+if TYPE_CHECKING or not hasattr(yaml, "CSafeLoader"):
+    from yaml import SafeLoader
+else:
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+
+LARGEST_BYTES = 2**28
+"""Of results or metrics; nothing that lmbench writes as text comes near it."""
+
+LARGEST_CONFIG = 2**20
+"""Bytes of YAML, which takes seconds and much memory to read."""
+
+LEFTOVER_SECONDS = 3600
+
+
+class _YAMLLoader(SafeLoader):
+    """Reads plain values, as OmegaConf writes them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        for key in mapping:
+            if not isinstance(key, str):  # which could not be the name of an argument
+                raise ValueError(f"the key {key} is not a text")
+        return mapping
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > 100:  # Python could not print it, or count with it as a float
+            raise ValueError("a number has more than 100 digits")
+        return super().construct_yaml_int(node)
+
+
+_YAMLLoader.add_constructor("tag:yaml.org,2002:int", _YAMLLoader.construct_yaml_int)
+_YAMLLoader.add_implicit_resolver(  # YAML 1.1 takes 1e-5, without a point, for a text
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def require_file(path: Path, hint: str = "") -> None:
+    """Refuses what is not a regular file: a pipe or a device could be read for ever.
+
+    Args:
+        path: What is going to be read.
+        hint: What to do, after a space.
+
+    Raises:
+        UserError: It is missing, or something else.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.{hint}") from error
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} cannot be read: it is not a file.{hint}")
+
+
+def read_small(path: Path, largest: int = LARGEST_BYTES) -> str:
+    """The text of a file.
+
+    Args:
+        path: The file.
+        largest: The most bytes that it may have.
+
+    Raises:
+        UserError: See :func:`require_file`; or it is too large, or not UTF-8.
+    """
+    require_file(path)
+    try:
+        if path.stat().st_size > largest:
+            raise UserError(f"{path} is larger than {largest / 2**20:.0f} MiB.")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: See :func:`read_small`; or it is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(read_small(path))
+        if not isinstance(value, dict):
+            raise ValueError("it is not an object")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}. Copy it again, or run again.") from error
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, of plain values and without aliases, which could blow it up.
+
+    Raises:
+        UserError: See :func:`read_small`; or it is not such a file.
+    """
+    text = read_small(path, LARGEST_CONFIG)
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _YAMLLoader)):
+            raise ValueError("it has aliases (*), which lmbench does not read")
+        value = yaml.load(text, _YAMLLoader)  # a SafeLoader
+        if value is not None and not isinstance(value, dict):
+            raise ValueError("it is not a mapping of keys to values")
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
+    return value or {}
 
 
 def flush_to_disk(path: Path) -> None:
@@ -23,7 +140,8 @@ def flush_to_disk(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives another name to write under; at the end it takes the file's place, or is taken away."""
+    """Yields another name to write under; at the end it takes the file's place, or is removed."""
+    _remove_leftovers(path, f"{glob.escape(path.name)}.*.tmp")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # others may write it too
     try:
         yield temporary
@@ -35,37 +153,44 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Gives another folder to fill; at the end it takes the place of what is at the path, if any.
+    """Yields another folder to fill; at the end it takes the place of what is at the path, if any.
 
-    If anything goes wrong, be it Ctrl-C, what was there is there again, and nothing else.
+    If anything goes wrong, be it Ctrl-C, what was there is there again, and nothing else; folders
+    above it that had to be made stay.
     """
-    temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{x}") for x in "ab")
-    new_parents = [folder for folder in path.parents if not folder.exists()]
+    # A process that was killed between the two renames below has left none at the path.
+    name = glob.escape(path.name)
+    for old in path.parent.glob(f".{name}.*.old"):
+        if not path.exists():
+            old.rename(path)
+    _remove_leftovers(path, f".{name}.*.new", f".{name}.*.old")
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.iterdir():
+        new.mkdir(parents=True)
+        yield new
+        for file in new.iterdir():
             flush_to_disk(file)
         if path.exists():
-            path.rename(before)
-        temporary.rename(path)
+            path.rename(old)
+        new.rename(path)
         flush_to_disk(path.parent)
     finally:
-        if before.exists() and not path.exists():
-            before.rename(path)
-        for folder in (temporary, before):
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
-        for folder in new_parents:
-            with suppress(OSError):  # one that holds the new folder stays
-                folder.rmdir()
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text under another name first; the file of before stays until it is there."""
-    replace_bytes(path, text.encode("utf-8"))
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Writes a file under another name first; the file of before stays until it is there."""
+    """Writes a UTF-8 file under another name first; the old one stays until it is there."""
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def _remove_leftovers(path: Path, *patterns: str) -> None:
+    """Removes what a process that was killed has left beside a path."""
+    for pattern in patterns:
+        for leftover in path.parent.glob(pattern):
+            with suppress(OSError):  # removed by another process meanwhile
+                if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -6,7 +6,7 @@ torch is imported late, since that is slow.
 import ctypes
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lmbench.errors import UserError
 
@@ -56,7 +56,10 @@ def set_matmul_precision(precision: str, accelerator: str) -> None:
         )
     if precision == "auto":
         on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-        precision = float32_matmul_precision() if on_cpu else "highest"
+        # That sends products to oneDNN, which is faster than MKL on processors that MKL does not
+        # know, and counts in bfloat16 only where the processor has matrix units for it.
+        is_exact = on_cpu and relative_error("medium") < FLOAT32_ERROR
+        precision = "medium" if is_exact else "highest"
     torch.set_float32_matmul_precision(precision)
     # For cuDNN's LSTM the default is TF32, whatever is said about products.
     torch.backends.cudnn.allow_tf32 = precision != "highest"
@@ -82,13 +85,47 @@ def device_of(name: "str | torch.device") -> "torch.device":
     return found
 
 
-def float32_matmul_precision() -> Literal["highest", "medium"]:
-    """``"medium"`` if float32 products keep float32's accuracy with it on this CPU.
+def require_devices(accelerator: str, devices: int | str | list[int], num_nodes: int) -> str:
+    """Refuses devices that are not there: Lightning starts any number of processes on a CPU.
 
-    The setting sends products to oneDNN, which is faster than MKL on processors that MKL does not
-    know, and counts in bfloat16 only where the processor has matrix units for it.
+    Returns:
+        The accelerator to train on, without ``auto``.
+
+    Raises:
+        UserError: Naming what this machine has, or the accelerators that lmbench trains on; or
+            nothing starts the processes of other nodes.
     """
-    return "medium" if relative_error("medium") < FLOAT32_ERROR else "highest"
+    import torch
+
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise UserError(
+            f"trainer.accelerator={accelerator} is not one that lmbench trains on: its sums are "
+            "float64, which not every one has. Set it to cpu, cuda, or auto."
+        )
+    if accelerator == "auto":  # Lightning's would take one without float64
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    on_cuda = accelerator in ("gpu", "cuda")
+    if on_cuda and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={accelerator} needs a CUDA device, and PyTorch sees none. "
+            "Set trainer.accelerator=cpu, or install a CUDA build of PyTorch."
+        )
+    there, name = (torch.cuda.device_count(), "GPUs") if on_cuda else (_num_cores(), "CPU cores")
+    if isinstance(devices, int) and not (1 <= devices <= there or (on_cuda and devices == -1)):
+        raise UserError(
+            f"trainer.devices={devices}, but this machine has {there} {name}. "
+            f"Set trainer.devices to a number from 1 to {there}."
+        )
+    if num_nodes != 1 and not {"SLURM_NTASKS", "MASTER_ADDR"} & os.environ.keys():
+        raise UserError(
+            f"trainer.num_nodes={num_nodes}: nothing starts the processes of the other nodes, for "
+            "which this one would wait. Start lmbench-train by srun or torchrun."
+        )
+    return accelerator
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def relative_error(precision: str) -> float:

@@ -6,10 +6,11 @@ Shape letters: T time steps of a window, B columns.
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
@@ -19,18 +20,30 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lmbench.data.batching import Batch
-from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
+from lmbench.lightning_internals import forget_logged
 from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
 )
-from lmbench.model.core import State, detach_state
+from lmbench.model.contracts import State, detach_state
 from lmbench.model.dropout import Dropouts
 from lmbench.model.language_model import LanguageModel
 from lmbench.optim.phased_lr import PhasedLR
-from lmbench.schedule import num_steps, require_num_steps, require_time_limit
 from lmbench.score import Score, ScoreSums
+
+
+def logs_at(trainer: Any, step: int) -> bool:
+    """Whether the trainer logs at a step of the training, counted from 1."""
+    interval: int = trainer.log_every_n_steps  # may be 0: never
+    return interval > 0 and step % interval == 0
+
+
+class Best(NamedTuple):
+    """The best validation of a run."""
+
+    epoch: int
+    score: Score
 
 
 class LanguageModelModule(L.LightningModule):
@@ -58,6 +71,8 @@ class LanguageModelModule(L.LightningModule):
 
     Attributes:
         scores: Stage ("val", "test") → what the model scored in its latest epoch.
+        best: The validation with the fewest nats per token so far, of equals the first; None
+            before the first finite one. All that must know the best epoch reads it here.
     """
 
     def __init__(
@@ -74,13 +89,14 @@ class LanguageModelModule(L.LightningModule):
             if not 0.0 <= weight < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, not {weight}")
         self.model = model
-        self._dropouts = Dropouts(model)
+        self._dropouts = Dropouts(model.dropouts)
         self.scores: dict[str, Score] = {}
+        self.best: Best | None = None
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
         self._ar_alpha = ar_alpha
         self._tar_beta = tar_beta
-        self._states: dict[str, State | None] = {}
+        self._states: dict[str, State] = {}
         self._lr_scale = 1.0
         self._train_nats: Tensor | float = 0.0
         self._train_num_tokens = 0
@@ -96,53 +112,29 @@ class LanguageModelModule(L.LightningModule):
 
     def load_stream_state(self, state: Mapping[str, Any]) -> None:
         """Takes up a :meth:`stream_state`, which may be that of another device or precision."""
-        hidden = state["state"]
-        if hidden is not None:
-            # To the weights' precision: autocast rounds again what it had rounded, to the same.
-            like = self.model.embedding.weight
-            hidden = tuple(
-                tuple(
-                    x.to(self.device, like.dtype if x.is_floating_point() else None) for x in layer
-                )
-                for layer in hidden
-            )
-        nats = state["nats"]
-        self._states["train"] = hidden
-        self._train_nats = nats.to(self.device) if isinstance(nats, Tensor) else nats
-        self._train_num_tokens = state["num_tokens"]
+        here = move_data_to_device(dict(state), self.device)
+        # To the weights' precision: autocast rounds again what it had rounded, to the same.
+        dtype = self.model.embedding.weight.dtype
+        self._states["train"] = tuple(
+            tuple(x.to(dtype) if x.is_floating_point() else x for x in layer)
+            for layer in here["state"]
+        )
+        self._train_nats = here["nats"]
+        self._train_num_tokens = here["num_tokens"]
 
     def on_fit_start(self) -> None:
         """Lets each process draw its own dropout masks: all are seeded alike, for equal weights."""
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the best validation."""
+        checkpoint["best"] = self.best and (self.best.epoch, *self.best.score)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a resume that would not follow the schedule to its end.
-
-        Here too, as a run that is over already never comes to its start.
-
-        Raises:
-            UserError: The schedule was made for another number of steps, or for a limit of time.
-        """
-        for scheduler in checkpoint["lr_schedulers"]:
-            if "total_steps" in scheduler:
-                require_num_steps(self.trainer, scheduler["total_steps"])
-            if scheduler.get("progress", 0.0) > 0:
-                require_time_limit(self.trainer)
-
-    def on_train_start(self) -> None:
-        """Refuses a schedule that the run would not follow to its end.
-
-        Raises:
-            UserError: The schedule was made for another number of steps.
-        """
-        scheduler: Any = self.lr_schedulers()
-        if hasattr(scheduler, "total_steps"):
-            require_num_steps(self.trainer, scheduler.total_steps)
-
-    def on_train_epoch_start(self) -> None:
-        """The stream starts anew, from a zero state."""
-        self._states["train"] = None
+        """Takes up the best validation."""
+        best = checkpoint["best"]
+        self.best = best and Best(best[0], Score(*best[1:]))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Notes the window's length before the optimizer runs the step's closure; sets dropouts."""
@@ -150,13 +142,13 @@ class LanguageModelModule(L.LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, PhasedLR):
             self._dropouts.scale(scheduler.dropout_factor)
-        if self._logs_this_step():
-            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if logs_at(self.trainer, self.global_step + 1):
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.log("lr", torch.tensor(lr, dtype=torch.float64))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean nats per token of a window, with the activation penalties added."""
-        output, raw_output, state = self.model(batch.tokens, self._states["train"])
-        self._states["train"] = detach_state(state)
+        output, raw_output = self._read(batch, batch_idx, "train")
         nll = self.model.head.loss(output, batch.targets)
         self._log_training(nll.detach(), batch.num_scored)
         loss = nll
@@ -169,50 +161,44 @@ class LanguageModelModule(L.LightningModule):
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         """Makes a run validate at its end, be it inside an epoch or one of those left out."""
         trainer: Any = self.trainer
-        ends = self.global_step == trainer.max_steps or (
-            trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
-        )
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        ends = self.global_step == trainer.max_steps or (is_last_epoch and trainer.is_last_batch)
         # An epoch's own validation needs no stop, with which Lightning would log this step too.
-        validates_epochs = trainer.val_check_batch == trainer.num_training_batches
-        if ends and not (trainer.is_last_batch and validates_epochs):
+        if ends and not trainer.is_last_batch:
             trainer.should_stop = True
         if (ends or trainer.should_stop) and trainer.check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch = 1
-        interval = trainer.log_every_n_steps
-        if trainer.should_stop and interval > 0 and self.global_step % interval:
-            # Lightning logs the last step of a run, and would log what an earlier one has left.
-            trainer.fit_loop._results.reset()
+        if trainer.should_stop and not logs_at(trainer, self.global_step):
+            forget_logged(trainer)
 
     def on_train_end(self) -> None:
         """Leaves the model with the dropouts that it was built with."""
         self._dropouts.scale(1.0)
 
-    def on_validation_epoch_start(self) -> None:
-        """A zero state for the validation stream; training's own is untouched."""
-        self._states["val"] = None
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds the window's nats and tokens to the sums of the split."""
-        self._score(batch, "val")
+        self._score(batch, batch_idx, "val")
 
     def on_validation_epoch_end(self) -> None:
         """Perplexity of the split, from its sums; a plateau may lower the learning rate."""
         self._log_scores("val")
-        scheduler = self.lr_schedulers() if self.trainer.state.fn == TrainerFn.FITTING else None
-        if isinstance(scheduler, ReduceLROnPlateau) and "val" in self.scores:
-            scheduler.step(self.scores["val"].nll)
-
-    def on_test_epoch_start(self) -> None:
-        """A zero state for the test stream."""
-        self._states["test"] = None
+        if self.trainer.state.fn != TrainerFn.FITTING or "val" not in self.scores:
+            return
+        score, scheduler = self.scores["val"], self.lr_schedulers()
+        if score.nll < (self.best.score.nll if self.best else math.inf):  # a nan never is
+            self.best = Best(self.current_epoch, score)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(score.nll)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds the window's nats and tokens to the sums of the split."""
-        self._score(batch, "test")
+        self._score(batch, batch_idx, "test")
 
     def on_test_epoch_end(self) -> None:
-        """Perplexity of the split, from its sums."""
+        """Perplexity of the split, from its sums, with the epoch whose weights were tested."""
         self._log_scores("test")
+        if self.best is not None:
+            self.log("epoch", float(self.best.epoch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and, where there is one, its schedule over the exact number of steps.
@@ -223,7 +209,7 @@ class LanguageModelModule(L.LightningModule):
         optimizer = self._make_optimizer(self.model.parameters())
         if self._make_scheduler is None:
             return optimizer
-        scheduler = self._make_scheduler(optimizer, total_steps=num_steps(self.trainer))
+        scheduler = self._make_scheduler(optimizer, total_steps=self.num_steps)
         if isinstance(scheduler, PhasedLR):
             factor, largest = scheduler.largest_dropout_factor, self._dropouts.largest
             if factor * largest >= 1:
@@ -234,18 +220,11 @@ class LanguageModelModule(L.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             # Its steps are taken above. Lightning's would come when its state has been saved, and
             # would want a validation in each epoch.
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {
-                    "scheduler": scheduler,
-                    "monitor": "val/nll",
-                    "frequency": sys.maxsize,
-                },
-            }
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+            when = {"monitor": "val/nll", "frequency": sys.maxsize}
+        else:
+            when = {"interval": "step"}
+        config: Any = {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **when}}
+        return config
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """Steps with the learning rate times the window's drawn length over the base length.
@@ -270,24 +249,30 @@ class LanguageModelModule(L.LightningModule):
             UserError: There is a scaler, and the optimizer is fused.
         """
         plugin = self.trainer.precision_plugin
+        has_scaler = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
         unscales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
-        elif gradient_clip_val and isinstance(plugin, MixedPrecision) and unscales_itself:
+        if gradient_clip_val and has_scaler and unscales_itself:
             raise UserError(
                 "With trainer.precision=16-mixed, a fused optimizer's gradients cannot be clipped. "
                 "Set trainer.precision=bf16-mixed, or optimizer.fused=null."
             )
-        else:
-            super().configure_gradient_clipping(
-                optimizer, gradient_clip_val, gradient_clip_algorithm
-            )
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps that the run has at most; None where their number is not limited."""
+        trainer: Any = self.trainer
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            return trainer.max_steps if trainer.max_steps >= 0 else None
+        return trainer.datamodule.num_training_steps(
+            trainer.max_epochs, trainer.limit_train_batches, trainer.max_steps
+        )
 
     def _log_training(self, nll: Tensor, num_tokens: int) -> None:
         self._train_nats = self._train_nats + nll * num_tokens
         self._train_num_tokens += num_tokens
-        if not self._logs_this_step():
+        if not logs_at(self.trainer, self.global_step + 1):
             return
         # Every process has as many columns, so the mean over processes is that over tokens.
         mean = self.trainer.strategy.reduce(
@@ -300,14 +285,15 @@ class LanguageModelModule(L.LightningModule):
         self.log("train/nll", mean)
         self.log("train/ppl", mean.exp(), prog_bar=True)
 
-    def _logs_this_step(self) -> bool:
-        trainer: Any = self.trainer  # its connectors set what its class does not declare
-        interval: int = trainer.log_every_n_steps
-        return interval > 0 and (self.global_step + 1) % interval == 0
+    def _read(self, batch: Batch, batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
+        """The model's outputs for a window, read from where the one before has ended."""
+        before = self._states.get(stage) if batch_idx > 0 else None
+        output, raw_output, state = self.model(batch.tokens, before)
+        self._states[stage] = detach_state(state)
+        return output, raw_output
 
-    def _score(self, batch: Batch, stage: str) -> None:
-        output, _, state = self.model(batch.tokens, self._states[stage])
-        self._states[stage] = state
+    def _score(self, batch: Batch, batch_idx: int, stage: str) -> None:
+        output, _ = self._read(batch, batch_idx, stage)
         nats = self.model.head.loss(output, batch.targets, reduction="sum")
         self._sums.update(nats, batch.num_scored)
 
@@ -317,8 +303,7 @@ class LanguageModelModule(L.LightningModule):
         if num_tokens == 0:
             return
         trainer: Any = self.trainer
-        datamodule: LanguageModelDataModule = trainer.datamodule
-        score = Score(float(nats), int(num_tokens), datamodule.extra_divisor[stage])
+        score = Score(float(nats), int(num_tokens), trainer.datamodule.extra_divisor[stage])
         self.scores[stage] = score
         # The sums are those of all processes already; sync_dist tells Lightning so. It reduces them
         # all the same, and on GPUs only what lies there can be.

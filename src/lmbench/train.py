@@ -2,44 +2,42 @@
 
 import logging
 import math
-import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lmbench.command.chosen_run import chosen_job, chosen_run
-from lmbench.command.ending import errors_for_users
-from lmbench.command.processes import processes_end_together
-from lmbench.command.resolvers import as_typed, register_resolvers
-from lmbench.config import conf_dir, config_of_run, require_sound, write_run_config
+from lmbench.command import errors_for_users
+from lmbench.conf import PLACES, conf_dir, require_known_targets
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
-from lmbench.run.directory import alone_in, clear_run, require_no_links, time_of_change
+from lmbench.output_folder import as_typed, register_resolvers
+from lmbench.printing import printable
+from lmbench.run.choice import ChosenRun, choose_job, choose_run
+from lmbench.run.config import write_run_config
+from lmbench.run.directory import alone_in, clear_run, require_inside
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
-    from lmbench.data.corpus import Corpus
-    from lmbench.data.datamodule import LanguageModelDataModule
-    from lmbench.module import LanguageModelModule
+    from lmbench.callbacks.resumed import Resumed
 
 log = logging.getLogger(__name__)
 register_resolvers()
 
 
-def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = None) -> float:
+def train(run: ChosenRun, run_dir: Path) -> float:
     """One run.
 
     Args:
-        config: The composed config.
+        run: The run, new or to be continued from its last checkpoint. One that has none starts
+            over.
         run_dir: The folder that takes everything the run writes.
-        resumed_with: The overrides with which the run goes on from its last checkpoint, or starts
-            over if it has none; None for a new run.
 
     Returns:
         The best validation perplexity, for sweepers to minimize.
@@ -48,105 +46,118 @@ def train(config: DictConfig, run_dir: Path, resumed_with: list[str] | None = No
         UserError: A wrong value, file or number.
         Interrupted: A signal told the run to stop; it has been saved.
     """
-    require_no_links(run_dir)
-    config = config_of_run(config)
-    require_sound(config, is_new=resumed_with is None)
+    config = run.config
+    require_inside(run_dir)
+    # A run whose classes are not known could not be resumed, evaluated or loaded later.
+    require_known_targets(config, PLACES, "This config")
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
-    from lmbench import build
+    from lmbench.build import training as build
+    from lmbench.callbacks.checkpoints import CheckpointIO
     from lmbench.callbacks.resumed import Resumed
     from lmbench.callbacks.stop_on_signal import StopOnSignal
+    from lmbench.lightning_internals import processes_ending_together
+    from lmbench.saved.checkpoint import corpus_of, load_weights
 
+    build.require_known_keys(config)
     build.seed_everything(config)
-    set_matmul_precision(config.float32_matmul_precision, config.trainer.accelerator)
-    corpus = build.corpus(config)
-    datamodule = build.datamodule(config, corpus)
-    model = build.model(config, len(corpus.vocabulary), corpus.train)
-    module = build.module(config, model)
-    last = run_dir / "checkpoints/last.ckpt"
-    read_at = time_of_change(last)
-    first_step = _take_up_weights(config, last, module, corpus, resumes=resumed_with is not None)
-    stop = StopOnSignal()
-    if resumed_with is None:
-        trainer = build.trainer(config, run_dir, more=[stop])
-        build.require_use_of_averages(config, trainer)
-    else:
-        resumed = Resumed(run_dir, resumed_with, first_step or 0)
-        trainer = build.trainer(config, run_dir, more=[resumed, stop])
-
-    alone = alone_in(run_dir) if trainer.is_global_zero else nullcontext()
-    with alone, stop, processes_end_together(trainer):
-        if trainer.is_global_zero:
-            if resumed_with is None:
+    set_matmul_precision(config["float32_matmul_precision"], config["trainer"]["accelerator"])
+    checkpoint_io, stop = CheckpointIO(), StopOnSignal()
+    resumed = Resumed(run_dir, run.changed)
+    trainer = build.trainer(config, run_dir, more=[resumed, stop], checkpoint_io=checkpoint_io)
+    is_first = trainer.is_global_zero
+    with alone_in(run_dir) if is_first else nullcontext():
+        path, checkpoint = _first_checkpoint(config, run_dir, resumes=run.resumes)
+        corpus = build.corpus(config)
+        datamodule = build.datamodule(config, corpus)
+        model = build.model(config, len(corpus.vocabulary), corpus.train)
+        module = build.module(config, model)
+        if checkpoint is not None:
+            corpus.require_sha256(corpus_of(path, checkpoint)["sha256"])
+            load_weights(path, checkpoint, module)
+        continues = checkpoint is not None and path.parents[1] == run_dir
+        if is_first:
+            if not run.resumes:
                 write_run_config(config, run_dir)
-            elif time_of_change(last) != read_at:
-                raise UserError(f"Another process has just worked in {run_dir}. Start again.")
-            elif first_step is None:
+            elif not continues:
                 clear_run(run_dir)
             num_parameters = f"{model.num_parameters:,}"
-            log.info("%s, %s parameters, into %s", config.model.name, num_parameters, run_dir)
-            if first_step is not None:
-                log.info("going on after step %s", f"{first_step:,}")
-        score = _fit_and_test(trainer, module, datamodule, None if first_step is None else last)
-    return math.exp(score)
+            name = printable(str(config["model"].get("name")))
+            log.info("%s, %s parameters, into %s", name, num_parameters, run_dir)
+        if continues and checkpoint is not None:
+            checkpoint_io.checkpoint = checkpoint  # Lightning drops it once it has been read
+            resumed.first_step = checkpoint["global_step"]
+            if is_first:
+                log.info("continuing after step %s", f"{resumed.first_step:,}")
+        del checkpoint
+        with stop, processes_ending_together(trainer), _damage_named(resumed, path):
+            return _fit_and_test(trainer, module, datamodule, path if continues else None)
 
 
-def _take_up_weights(
-    config: DictConfig,
-    last: Path,
-    module: "LanguageModelModule",
-    corpus: "Corpus",
-    *,
-    resumes: bool,
-) -> int | None:
-    """Gives the module the weights to start from, if it has not to start from scratch.
+def _first_checkpoint(
+    config: dict[str, Any], run_dir: Path, *, resumes: bool
+) -> tuple[Path, dict[str, Any] | None]:
+    """The checkpoint with whose weights a run begins, and its path; None from scratch.
 
-    Returns:
-        The number of steps after which a run goes on; None for one that starts, or starts over.
+    Raises:
+        UserError: It cannot be read, does not fit the config, or lacks what a resume needs; or it
+            is missing though there was one before.
     """
-    from lmbench.saved.checkpoint import load_weights, step_to_go_on_from
+    from lmbench.build.model import require_fit
+    from lmbench.saved.checkpoint import of_checkpoint, read_checkpoint, require_resumable
 
-    # One before the last tells that there was a last one, and that it is missing.
-    if resumes and (last.exists() or last.with_name("previous.ckpt").exists()):
-        return step_to_go_on_from(last, load_weights(last, module, corpus))
-    if config.init_from is not None:
-        load_weights(Path(config.init_from, "checkpoints/best.ckpt"), module, corpus)
-    return None
+    path = run_dir / "checkpoints/last.ckpt"
+    continues = resumes and (path.exists() or path.with_name("previous.ckpt").exists())
+    if not continues and config["init_from"] is None:
+        return path, None
+    if not continues:
+        path = Path(config["init_from"], "checkpoints/best.ckpt")
+    checkpoint = read_checkpoint(path)
+    if continues:
+        require_resumable(path, checkpoint)
+    require_fit(of_checkpoint(run_dir / "config.yaml", config["model"], path, checkpoint))
+    return path, checkpoint
 
 
-def _fit_and_test(
-    trainer: "Trainer",
-    module: "LanguageModelModule",
-    datamodule: "LanguageModelDataModule",
-    last: Path | None,
-) -> float:
-    """Trains, from a checkpoint if there is one to go on from, and tests the best checkpoint.
+def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path | None) -> float:
+    """Trains, from a checkpoint if there is one to continue from, and tests the best checkpoint.
 
     Returns:
-        The best nats per token on valid.
+        The best perplexity on valid.
 
     Raises:
         UserError: None was finite; or an option of the trainer does not go with the corpus.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from lmbench.callbacks.checkpoints import Checkpoints
-    from lmbench.saved.checkpoint import load_weights
+    from lmbench.saved.checkpoint import load_weights, read_checkpoint
 
-    (checkpoints,) = (one for one in trainer.checkpoint_callbacks if isinstance(one, Checkpoints))
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=last)
-        score = checkpoints.best_score
-        if score is None or score > math.log(sys.float_info.max):
+        if module.best is None or math.isinf(module.best.score.ppl):
             raise UserError(
                 "No validation gave a finite perplexity, so there is no best checkpoint to "
                 "test. Set optimizer.lr or trainer.gradient_clip_val lower."
             )
-        load_weights(checkpoints.last_path.with_name("best.ckpt"), module, datamodule.corpus)
+        # Not by test(ckpt_path=…), which would put the callbacks back to where they were then.
+        best = Path(trainer.default_root_dir, "checkpoints/best.ckpt")
+        load_weights(best, read_checkpoint(best), module)
         trainer.test(module, datamodule=datamodule, verbose=False)
     except MisconfigurationException as error:  # what it refuses only now
         raise UserError(f"trainer: {error}") from error
-    return score
+    return module.best.score.ppl
+
+
+@contextmanager
+def _damage_named(resumed: "Resumed", last: Path) -> Iterator[None]:
+    """Says of an error while a checkpoint is taken up which file made it."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if not resumed.first_step or resumed.has_begun:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{last} cannot be resumed ({reason}).") from error
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
@@ -158,13 +169,13 @@ def main(config: DictConfig) -> float:
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     with errors_for_users(run_dir, is_sweep=is_sweep):
         if is_sweep:
-            run = chosen_job(config, run_dir, overrides, of_hydra)
+            run = choose_job(config, run_dir, overrides, of_hydra)
         else:
-            run = chosen_run(config, run_dir, overrides)
+            run = choose_run(config, run_dir, overrides)
         if run.perplexity is not None:
             log.info("done already, with valid ppl %.2f, in %s", run.perplexity, run_dir)
             return run.perplexity
-        return train(run.config, run_dir, run.resumed_with)
+        return train(run, run_dir)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -6,68 +7,46 @@ from importlib.metadata import version
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from trainings import Scripted, quiet_trainer, random_corpus, small_module
 
 from lmbench.callbacks.nt_asgd import NTASGD
-from lmbench.callbacks.results import Results
+from lmbench.callbacks.results import Results, _table
 from lmbench.callbacks.throughput import Throughput
-from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
-from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.module import LanguageModelModule, Score
 from lmbench.optim import ASGD
 
 WORDS = 9
+CONFIG = {
+    "seed": 17,
+    "init_from": None,
+    "optimizer": {"lr": 0.1},
+    "callbacks": {"nt_asgd": {"non_monotone_interval": 5}, "progress": {"name": "other"}},
+    "logger": {"csv": {"name": "metrics"}},
+}
 EVALUATION = {"protocol": "standard", "columns": 1, "burn_in": 512}
-SCORES = [(300.0, 39), (150.0, 39), (200.0, 39)]  # the second of three epochs is the best
+NLLS = [7.0, 4.0, 5.0]  # the second of three epochs is the best
 FLOOR = {"valid": 7.125, "test": 7.375}
 
 
-class Scripted(L.Callback):
-    """Validation scores of our choice, epoch by epoch."""
-
-    def on_validation_end(self, trainer, pl_module) -> None:
-        pl_module.scores["val"] = Score(*SCORES[trainer.current_epoch])
-
-
-def make_corpus(floor: dict[str, float] | None = None) -> Corpus:
-    ids = np.random.default_rng(0).integers(0, WORDS, 161, dtype=np.int32)
-    vocabulary = Vocabulary(tuple("abcdefghi"))
-    return Corpus("synthetic", vocabulary, ids[:81], ids[81:121], ids[121:], floor)
-
-
 def run(
-    folder: Path, *callbacks: L.Callback, floor: dict[str, float] | None = None, **options
+    folder: Path,
+    *callbacks: L.Callback,
+    floor: dict[str, float] | None = None,
+    name: str = "lstm",
+    **options,
 ) -> L.Trainer:
     """Trains three epochs of four steps, then tests; ``folder`` takes the results."""
-    torch.manual_seed(0)
-    model = LanguageModel(Embedding(WORDS, 4), LSTM(4, 4, num_layers=1), Softmax(4, WORDS))
-    module = LanguageModelModule(model, lambda parameters: ASGD(parameters, lr=0.1))
-    datamodule = LanguageModelDataModule(
-        make_corpus(floor), batch_size=2, bptt=10, evaluation_columns=1
-    )
-    results = Results(
-        folder,
-        model_name="lstm",
-        seed=17,
-        hyperparameters={"optimizer.lr": 0.1},
-    )
-    defaults = {"max_epochs": 3, "logger": False, "log_every_n_steps": 1}
-    trainer = L.Trainer(
-        accelerator="cpu",
-        callbacks=[*callbacks, results],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-        **(defaults | options),
-    )
+    module = small_module(WORDS, lambda parameters: ASGD(parameters, lr=0.1), Scripted)
+    module.script = NLLS
+    corpus = dataclasses.replace(random_corpus(WORDS, 81), perplexity_floor=floor)
+    datamodule = LanguageModelDataModule(corpus, batch_size=2, bptt=10, evaluation_columns=1)
+    config = CONFIG | {"model": {"name": name}}
+    defaults = {"max_epochs": 3, "log_every_n_steps": 1}
+    trainer = quiet_trainer(*callbacks, Results(folder, config), **(defaults | options))
     trainer.fit(module, datamodule=datamodule)
     trainer.test(module, datamodule=datamodule, verbose=False)
     return trainer
@@ -97,9 +76,9 @@ def test_the_file_is_as_agreed(tmp_path: Path):
     torch.set_float32_matmul_precision("high")
     throughput, nt_asgd = Throughput(), NTASGD(1)
     nt_asgd.history = [0.0, 0.0]  # the first validation is worse: the switch comes at once
-    trainer = run(tmp_path, Scripted(), throughput, nt_asgd, floor=FLOOR)
+    trainer = run(tmp_path, throughput, nt_asgd, floor=FLOOR)
     results = read(tmp_path)
-    module, corpus = trainer.lightning_module, make_corpus()
+    module = trainer.lightning_module
     peak_memory = results["train"].pop("peak_memory_bytes")
     assert isinstance(peak_memory, int)
     assert peak_memory > 0
@@ -113,16 +92,16 @@ def test_the_file_is_as_agreed(tmp_path: Path):
         "seed": 17,
         "precision": "32-true",
         "data": {
-            "name": "synthetic",
+            "name": "text",
             "vocabulary_size": WORDS,
             "num_tokens": {"train": 81, "valid": 40, "test": 40},
-            "sha256": corpus.sha256,
+            "sha256": trainer.datamodule.corpus.sha256,
             "perplexity_floor": FLOOR,
         },
         "best_epoch": 1,
         "weights_sha256": module.model.weights_sha256(),
         "evaluation": EVALUATION,
-        "val": score(*SCORES[1]),
+        "val": score(4.0, 1),
         "test": score(*module.scores["test"][:2]),
         "nt_asgd": {"triggered_epoch": 0},
         "train": {
@@ -149,36 +128,61 @@ def test_what_there_is_not_is_null_or_left_out(tmp_path: Path):
     results = read(tmp_path)
     assert "perplexity_floor" not in results["data"]
     assert results["nt_asgd"] == {"triggered_epoch": None}
-    assert [results["train"][key] for key in ("tokens", "seconds", "tokens_per_second")] == [
-        None
-    ] * 3
+    measured = ("tokens", "seconds", "tokens_per_second")
+    assert [results["train"][key] for key in measured] == [None] * 3
 
 
 @pytest.mark.filterwarnings("ignore:.*limit_test_batches=0:UserWarning")
-def test_without_a_test_its_score_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run(tmp_path, Scripted(), limit_test_batches=0)
+@pytest.mark.parametrize(("split", "other"), [("val", "test"), ("test", "val")])
+def test_without_a_split_its_score_is_null(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str, other: str
+):
+    run(tmp_path, **{f"limit_{split}_batches": 0})
     results = read(tmp_path)
-    assert results["test"] is None
-    assert results["val"] == score(*SCORES[1])
-    assert f"{math.exp(150 / 39):.2f}" in capsys.readouterr().out
-
-
-def test_without_a_validation_its_score_is_null(tmp_path: Path):
-    run(tmp_path, limit_val_batches=0)
-    results = read(tmp_path)
-    assert results["val"] is None
-    assert results["test"]["num_tokens"] == 39
+    assert results[split] is None
+    assert f" {results[other]['ppl']:.2f} " in capsys.readouterr().out
 
 
 def test_the_table_shows_both_perplexities(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    trainer = run(tmp_path, Scripted(), floor=FLOOR)
+    run(tmp_path, floor=FLOOR)
     shown = capsys.readouterr().out
-    nats, num_tokens, _ = trainer.lightning_module.scores["test"]
-    assert "lstm on synthetic" in shown
-    for split, perplexity in (("valid", math.exp(150 / 39)), ("test", math.exp(nats / num_tokens))):
+    test = read(tmp_path)["test"]["ppl"]
+    assert "lstm on text" in shown
+    for split, perplexity in (("valid", math.exp(4)), ("test", test)):
         (row,) = [line for line in shown.splitlines() if f" {split} " in line]
         assert f" {perplexity:.2f} " in row
         assert f" {FLOOR[split]:.2f} " in row
+
+
+@pytest.mark.parametrize("name", ["lstm[v2]", "[/b]", "\x1b[31mred"])
+def test_a_model_of_any_name_has_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+):
+    run(tmp_path, name=name)
+    plain = name.replace("\x1b", "\\x1b")
+    assert f"{plain} on text" in capsys.readouterr().out
+
+
+def test_the_caption_tells_what_the_run_took():
+    results = {
+        "model": "lstm",
+        "num_parameters": 1_234_567,
+        "data": {"name": "text"},
+        "best_epoch": 3,
+        "val": {"ppl": 60.0, "nll": 4.1, "num_tokens": 39},
+        "test": None,
+        "nt_asgd": {"triggered_epoch": 2},
+        "train": {
+            "steps": 4321,
+            "tokens_per_second": 9876.5,
+            "seconds": 90.0,
+            "peak_memory_bytes": 3 * 2**29,
+        },
+    }
+    assert _table(results).caption == (
+        "1,234,567 parameters, best epoch 3, 4,321 steps, 9,876 tokens/s, 1.5 min, "
+        "peak memory 1.50 GiB, averaged SGD after epoch 2"
+    )
 
 
 def test_a_stdout_that_is_full_loses_no_results(tmp_path: Path, full_stdout: Callable):
@@ -187,24 +191,6 @@ def test_a_stdout_that_is_full_loses_no_results(tmp_path: Path, full_stdout: Cal
     with full_stdout(), pytest.raises(UserError, match=expected):
         run(tmp_path, max_epochs=1)
     assert read(tmp_path)["train"]["steps"] == 4
-
-
-def test_the_file_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """It is written beside its place, and then put there in one go."""
-    (tmp_path / "results.json").write_text("before")
-    replace, seen = Path.replace, []
-
-    def spy(self: Path, target: Path) -> Path:
-        if target == tmp_path / "results.json":
-            seen.append((target.read_text(), json.loads(self.read_text("utf-8"))))
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", spy)
-    run(tmp_path, max_epochs=1)
-    ((before, written),) = seen
-    assert before == "before"
-    assert written == read(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_a_number_that_is_not_finite_is_no_result(tmp_path: Path):
@@ -228,10 +214,17 @@ def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(
             logged.append((params, metrics))
 
     board = Board(tmp_path, name="", version="")
-    trainer = run(tmp_path, Scripted(), logger=board)
+    trainer = run(tmp_path, logger=board)
     nats, num_tokens, _ = trainer.lightning_module.scores["test"]
     expected = {
-        "best/val_ppl": pytest.approx(math.exp(150 / 39)),
+        "best/val_ppl": pytest.approx(math.exp(4)),
         "best/test_ppl": pytest.approx(math.exp(nats / num_tokens)),
     }
-    assert [entry for entry in logged if entry[1]] == [({"optimizer.lr": 0.1}, expected)]
+    hyperparameters = {
+        "seed": 17,
+        "init_from": None,
+        "model.name": "lstm",
+        "optimizer.lr": 0.1,
+        "callbacks.nt_asgd.non_monotone_interval": 5,
+    }
+    assert [entry for entry in logged if entry[1]] == [(hyperparameters, expected)]

@@ -3,20 +3,14 @@ import threading
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
+from trainings import quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks import stop_on_signal
-from lmbench.callbacks.checkpoint_io import AtomicCheckpointIO
-from lmbench.callbacks.checkpoints import Checkpoints
+from lmbench.callbacks.checkpoints import CheckpointIO, Checkpoints
 from lmbench.callbacks.stop_on_signal import SIGNALS, StopOnSignal
-from lmbench.data.corpus import Corpus
-from lmbench.data.datamodule import LanguageModelDataModule
-from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import Interrupted, UserError
-from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.module import LanguageModelModule
 from lmbench.saved.checkpoint import read_checkpoint
 
 WORDS, NUM_WINDOWS = 9, 8
@@ -44,61 +38,47 @@ class Sender(L.Callback):
     def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, *_) -> None:
         self._pass("test", batch_idx)
 
+    def on_test_end(self, trainer, pl_module) -> None:
+        self._pass("end")
+
 
 def run(folder: Path, stop: StopOnSignal, *callbacks: L.Callback) -> None:
     """Two epochs of eight windows, and a test of two."""
-    torch.manual_seed(0)
-    ids = np.random.default_rng(0).integers(0, WORDS, 162, dtype=np.int32)
-    corpus = Corpus("text", Vocabulary(tuple("abcdefghi")), ids, ids[:40], ids[40:80])
-    datamodule = LanguageModelDataModule(
-        corpus, batch_size=2, bptt=10, evaluation_columns=1, evaluation_window=20
-    )
-    model = LanguageModel(Embedding(WORDS, 4), LSTM(4, 4), Softmax(4, WORDS))
-    module = LanguageModelModule(model, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        callbacks=[*callbacks, Checkpoints(folder), stop],
-        plugins=[AtomicCheckpointIO()],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-    )
+    module = small_module(WORDS)
+    datamodule = random_windows(WORDS, 162, evaluation_window=20)
+    more = {"plugins": [CheckpointIO()], "enable_checkpointing": True, "max_epochs": 2}
+    trainer = quiet_trainer(*callbacks, Checkpoints(folder), stop, **more)
     with stop:
         trainer.fit(module, datamodule=datamodule)
         trainer.test(module, datamodule=datamodule, verbose=False)
 
 
-@pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
 @pytest.mark.parametrize(
-    ("place", "saved_step"),
+    ("signum", "place", "saved_step"),
     [
-        (("train", 0, 2), 3),  # the step that is under way is finished
-        (("train", 1, 0), NUM_WINDOWS + 1),
-        (("train", 0, NUM_WINDOWS - 1), NUM_WINDOWS),  # with the validation that belongs to it
-        (("val", 0, 1), NUM_WINDOWS),
-        (("val", 1, 1), 2 * NUM_WINDOWS),
-        (("test", 0), 2 * NUM_WINDOWS),
+        (signal.SIGINT, ("start",), None),
+        (signal.SIGTERM, ("start",), None),
+        *((signum, ("train", 0, 2), 3) for signum in SIGNALS),  # the step under way is finished
+        (signal.SIGUSR1, ("train", 1, 0), NUM_WINDOWS + 1),
+        # with the validation that belongs to it
+        (signal.SIGINT, ("train", 0, NUM_WINDOWS - 1), NUM_WINDOWS),
+        (signal.SIGTERM, ("val", 0, 1), NUM_WINDOWS),
+        (signal.SIGINT, ("val", 1, 1), 2 * NUM_WINDOWS),
+        *((signum, ("test", 0), 2 * NUM_WINDOWS) for signum in SIGNALS),
+        # when all is done: it is not forgotten, or a sweep would begin its next job
+        (signal.SIGTERM, ("end",), 2 * NUM_WINDOWS),
     ],
 )
 def test_a_run_is_saved_and_stops_with_the_signals_number(
-    tmp_path: Path, signum: signal.Signals, place: tuple, saved_step: int
+    tmp_path: Path, signum: signal.Signals, place: tuple, saved_step: int | None
 ):
     before = [signal.getsignal(each) for each in SIGNALS]
     with pytest.raises(Interrupted) as interrupted:
         run(tmp_path, StopOnSignal(), Sender(signum, *place))
     assert interrupted.value.signum == signum
-    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == saved_step
+    last = tmp_path / "last.ckpt"
+    assert (read_checkpoint(last)["global_step"] if last.exists() else None) == saved_step
     assert [signal.getsignal(each) for each in SIGNALS] == before
-
-
-@pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
-def test_before_the_first_step_there_is_nothing_to_save(tmp_path: Path, signum: signal.Signals):
-    with pytest.raises(Interrupted):
-        run(tmp_path, StopOnSignal(), Sender(signum, "start"))
-    assert not (tmp_path / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("second", SIGNALS, ids=lambda signum: signum.name)
@@ -166,22 +146,7 @@ def test_one_process_of_two_gets_the_signal(monkeypatch: pytest.MonkeyPatch):
         seen.clear()
 
 
-def test_a_signal_that_comes_when_all_is_done_is_not_forgotten(tmp_path: Path):
-    """A sweep would go on to its next job."""
-
-    class AtTheEnd(L.Callback):
-        def on_test_end(self, trainer, pl_module) -> None:
-            signal.raise_signal(signal.SIGTERM)
-
-    before = [signal.getsignal(each) for each in SIGNALS]
-    with pytest.raises(Interrupted) as interrupted:
-        run(tmp_path, StopOnSignal(), AtTheEnd())
-    assert interrupted.value.signum == signal.SIGTERM
-    assert [signal.getsignal(each) for each in SIGNALS] == before
-
-
 def test_an_error_that_comes_after_a_signal_is_told():
-
     def fail() -> None:
         with StopOnSignal():
             signal.raise_signal(signal.SIGTERM)

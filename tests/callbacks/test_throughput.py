@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from trainings import Clock, quiet_trainer
 
 from lmbench.callbacks import throughput
 from lmbench.callbacks.throughput import Throughput, peak_memory_bytes, reset_peak_memory
@@ -19,15 +20,8 @@ from lmbench.data.batching import Batch
 
 FETCH, VALIDATION, SAVING = 0.25, 1000.0, 500.0
 # A window's number of tokens, and the seconds of a step on it.
+LOGGED = (2, 3), (4, 7)  # first and last step of those that one log is about
 STEPS = [(10, 50.0), (20, 70.0), (30, 1.5), (40, 2.0), (10, 4.0), (30, 1.0), (20, 3.0), (50, 0.5)]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
 
 
 class Windows:
@@ -84,15 +78,12 @@ def fit(
     monkeypatch.setattr(throughput, "time", clock)
     callback, module = Throughput(), TimedModule(clock)
     defaults = {"log_every_n_steps": 1, "limit_val_batches": 0}
-    L.Trainer(
-        accelerator="cpu",
+    quiet_trainer(
+        callback,
+        *callbacks,
         max_epochs=1,
-        callbacks=[callback, *callbacks],
-        logger=False,
+        reload_dataloaders_every_n_epochs=0,
         enable_checkpointing=bool(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
         **(defaults | options),
     ).fit(module, Windows(clock), Windows(clock))
     return callback, module, clock
@@ -119,23 +110,28 @@ def test_the_median_leaves_out_the_first_two_steps(monkeypatch: pytest.MonkeyPat
 
 def test_a_log_is_the_median_since_the_last_one(monkeypatch: pytest.MonkeyPatch):
     _, module, _ = fit(monkeypatch, log_every_n_steps=4)
-    assert module.rates[3] == pytest.approx(statistics.median(rates(slice(2, 4))))
-    assert module.rates[7] == pytest.approx(statistics.median(rates(slice(4, 8))))
-
-
-def test_an_interval_of_zero_logs_nothing(monkeypatch: pytest.MonkeyPatch):
+    medians = {end: statistics.median(rates(slice(start, end + 1))) for start, end in LOGGED}
+    assert {end: module.rates[end] for _, end in LOGGED} == pytest.approx(medians)
     callback, module, _ = fit(monkeypatch, log_every_n_steps=0)
     assert not module.rates
     assert callback.tokens_per_second == pytest.approx(statistics.median(rates(slice(2, None))))
 
 
-def test_validation_is_not_counted(monkeypatch: pytest.MonkeyPatch):
-    callback, _, clock = fit(monkeypatch, limit_val_batches=2, val_check_interval=3)
-    # After the third and the sixth step; the next one starts once its window is there.
+@pytest.mark.parametrize("what", ["validation", "saving"])
+def test_what_is_not_training_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+):
+    """After the third and the sixth step; the next one starts once its window is there."""
+    validating = {"limit_val_batches": 2, "val_check_interval": 3}
+    saving = ModelCheckpoint(
+        tmp_path, every_n_train_steps=3, save_top_k=-1, save_on_train_epoch_end=False
+    )
+    callbacks, options = ([], validating) if what == "validation" else ([saving], {})
+    callback, _, clock = fit(monkeypatch, *callbacks, **options)
     expected = statistics.median(rates(slice(2, None), without_fetching=(3, 6)))
     assert callback.tokens_per_second == pytest.approx(expected)
-    assert callback.seconds == clock.now - 100.0
-    assert callback.seconds > 4 * VALIDATION
+    assert callback.seconds == clock.now - 1000.0
+    assert callback.seconds > (4 * VALIDATION if what == "validation" else 2 * SAVING)
 
 
 def test_each_validation_tells_when_it_was_done(monkeypatch: pytest.MonkeyPatch):
@@ -147,16 +143,6 @@ def test_each_validation_tells_when_it_was_done(monkeypatch: pytest.MonkeyPatch)
         # Besides, a window may have been fetched ahead.
         rest = found - training - number * 2 * (VALIDATION + FETCH)
         assert -1e-3 <= rest <= number * 2 * FETCH
-
-
-def test_saving_is_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    saving = ModelCheckpoint(
-        tmp_path, every_n_train_steps=3, save_top_k=-1, save_on_train_epoch_end=False
-    )
-    callback, _, clock = fit(monkeypatch, saving)
-    expected = statistics.median(rates(slice(2, None), without_fetching=(3, 6)))
-    assert callback.tokens_per_second == pytest.approx(expected)
-    assert clock.now - 100.0 > 2 * SAVING
 
 
 def test_tokens_and_seconds_are_counted_on_after_a_resume(monkeypatch: pytest.MonkeyPatch):

@@ -15,17 +15,16 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from small import config_of
 from torch import Tensor
 from torch.nn import functional
+from trainings import weights_of
 
-from lmbench import build
+from lmbench.build import training as build
 from lmbench.callbacks.nt_asgd import NTASGD
-from lmbench.config import conf_dir
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.model.core import weight_dropout
+from lmbench.model.dropout import WeightDropout
 
 WORDS, EMBEDDING, HIDDEN, LAYERS = 11, 5, 7, 3
 COLUMNS, BPTT, EPOCHS, SEED = 4, 12, 7, 3
@@ -244,12 +243,8 @@ class Recorder(L.Callback):
         return input * mask(self.step, self.place - 1, tuple(input.shape), p)
 
 
-def weights_of(module: L.LightningModule) -> Weights:
-    return {name: value.detach().clone() for name, value in module.model.named_parameters()}
-
-
-def make_config(optimizer: str) -> DictConfig:
-    overrides = (
+def make_config(optimizer: str) -> dict:
+    return config_of(
         "model=awd_lstm",
         f"optimizer={optimizer}",
         f"seed={SEED}",
@@ -267,17 +262,15 @@ def make_config(optimizer: str) -> DictConfig:
         f"batching.batch_size={COLUMNS}",
         f"batching.bptt={BPTT}",
         f"callbacks.nt_asgd.non_monotone_interval={INTERVAL}",
-        "evaluation.protocol=published",
+        "evaluation.protocol=awd_lstm_lm",
         "trainer.accelerator=cpu",
         f"trainer.max_epochs={EPOCHS}",
         f"trainer.gradient_clip_val={CLIP}",
         "trainer.log_every_n_steps=1",
     )
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return compose("train", list(overrides))
 
 
-def train_by_lmbench(config: DictConfig, corpus: Corpus, run_dir: Path) -> tuple[Weights, Run]:
+def train_by_lmbench(config: dict, corpus: Corpus, run_dir: Path) -> tuple[Weights, Run]:
     """The initial weights, and what was made of them."""
     build.seed_everything(config)
     datamodule = build.datamodule(config, corpus)
@@ -289,7 +282,11 @@ def train_by_lmbench(config: DictConfig, corpus: Corpus, run_dir: Path) -> tuple
     start = weights_of(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(functional, "dropout", recorder.dropout)
-        patch.setattr(weight_dropout, "drop_elements", recorder.dropout)
+        patch.setattr(
+            WeightDropout,
+            "forward",
+            lambda self, weight: recorder.dropout(weight, self.p) if self.training else weight,
+        )
         trainer.fit(module, datamodule=datamodule)
     best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
     module.load_state_dict(best["state_dict"])

@@ -1,89 +1,48 @@
-"""Run directories as a stranger may send them: nothing in them is called, read or written to."""
+"""Run directories as a stranger may send them, what a resume may change, and a start from a run."""
 
-import json
-import os
-import re
+import subprocess
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
+from small import SMALL, composed, config_of, set_value
 
-from lmbench import build
-from lmbench.config import conf_dir, take_over_from_run, write_run_config
+from lmbench.conf import MODEL_PLACES, flatten
 from lmbench.errors import UserError
-from lmbench.run.config import read_run_config, resumed_config
-from lmbench.run.directory import is_run
-from lmbench.run.overrides import record_overrides
-from lmbench.run.targets import ALLOWED_TARGETS_VARIABLE
-from lmbench.saved.checkpoint import load_weights
+from lmbench.run.choice import ChosenRun
+from lmbench.run.config import (
+    OF_WEIGHTS,
+    RESUMABLE,
+    apply_init_from,
+    plain_config,
+    read_run_config,
+    resumed_config,
+    with_places,
+    write_run_config,
+)
+from lmbench.run.directory import alone_in, as_override, is_run, require_inside
 from lmbench.train import train
 
-SMALL = (
-    "model=lstm",
-    "data=synthetic",
-    "data.num_words=40",
-    "data.num_train_tokens=400",
-    "data.num_valid_tokens=60",
-    "data.num_test_tokens=60",
-    "model.embedding_size=4",
-    "model.core.hidden_size=5",
-    "batching.batch_size=4",
-    "trainer.accelerator=cpu",
-)
 
-
-@cache
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return compose("train", [*SMALL, *overrides])
+def write_run(folder: Path, *overrides: str) -> Path:
+    folder.mkdir()
+    write_run_config(config_of(*overrides), folder)
+    return folder
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "config.yaml").write_text(json.dumps(plain_config()), "utf-8")
-    return folder
-
-
-@cache
-def plain_config() -> dict[str, Any]:
-    config: Any = OmegaConf.to_container(composed("resume=x"), resolve=True)
-    del config["resume"], config["init_changes"]
-    return config
+    return write_run(tmp_path / "run", "model=lstm", *SMALL)
 
 
 def change(run_dir: Path, key: str, value: object) -> None:
-    """By way of JSON, which is YAML too, and quicker."""
     path = run_dir / "config.yaml"
-    config = json.loads(path.read_text("utf-8"))
-    *parents, name = key.split(".")
-    node = config
-    for parent in parents:
-        node = node.setdefault(parent, {})
-    node[name] = value
-    path.write_text(json.dumps(config), "utf-8")
-
-
-def build_everything(config: DictConfig, run_dir: Path) -> None:
-    """All that a command calls by name."""
-    corpus = build.corpus(config)
-    module = build.module(config, build.model(config, len(corpus.vocabulary), corpus.train))
-    trainer: Any = build.trainer(config, run_dir)
-    trainer.datamodule = build.datamodule(config, corpus)
-    module.trainer = trainer
-    module.configure_optimizers()
-
-
-def go_on(run_dir: Path, *overrides: str) -> DictConfig:
-    config, _ = resumed_config(run_dir, [f"resume={run_dir}", *overrides])
-    build_everything(config, run_dir)
-    return config
+    config = yaml.safe_load(path.read_text("utf-8"))
+    set_value(config, key, value)
+    path.write_text(yaml.safe_dump(config), "utf-8")
 
 
 def files_below(folder: Path) -> dict[str, bytes | None]:
@@ -104,298 +63,114 @@ def refusal(tmp_path: Path, act: Callable[[], object]) -> str:
     return message
 
 
-def test_a_runs_own_config_can_be_gone_on_with(run_dir: Path):
-    assert go_on(run_dir) == plain_config()
-    (run_dir / "config.yaml").unlink()
-    write_run_config(OmegaConf.create(plain_config()), run_dir)
-    assert go_on(run_dir) == plain_config()
+def test_a_runs_config_is_resolved_and_written_once(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    composed_config = composed("model=awd_lstm", "data=synthetic", "seed=7")
+    write_run_config(plain_config(composed_config), tmp_path)
+    text = path.read_text("utf-8")
+    assert "${" not in text
+    resolved: Any = OmegaConf.to_container(composed_config, resolve=True)
+    of_the_command = {key: resolved.pop(key) for key in ("resume", "sweep_resume", "init_changes")}
+    assert of_the_command == {"resume": None, "sweep_resume": False, "init_changes": {}}
+    assert read_run_config(tmp_path) == resolved
+    with pytest.raises(UserError, match=r"holds a run already.*hydra\.run\.dir"):
+        write_run_config(config_of("seed=8"), tmp_path)
+    assert path.read_text("utf-8") == text
+    write_run_config(config_of("seed=8"), tmp_path, replace=True)
+    assert read_run_config(tmp_path)["seed"] == 8
 
 
-# Places for a target: new nodes, old ones, lists and lists in lists.
-PLACES = [
-    "_target_",
-    "data._target_",
-    "model.core._target_",
-    "model.head._target_",
-    "model._target_",
-    "optimizer._target_",
-    "optimizer.betas",
-    "scheduler._target_",
-    "callbacks.progress._target_",
-    "callbacks.evil._target_",
-    "logger.csv._target_",
-    "trainer._target_",
-    "trainer.devices",
-    "batching._target_",
-    "batching.bptt",
-    "evaluation.columns",
-    "seed",
-    "init_from",
-    "nobody.reads.this._target_",
-    "nobody.reads",
-]
-
-
-def payload(marker: Path) -> dict[str, str]:
-    return {"_target_": "os.mkdir", "path": str(marker)}
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("wrapped", [0, 2])
-def test_a_target_of_strangers_is_refused_wherever_it_stands(
-    run_dir: Path, tmp_path: Path, place: str, wrapped: int
-):
-    marker = tmp_path / "was here"
-    key = place.removesuffix("._target_")
-    value: Any = payload(marker)
-    for _ in range(wrapped):
-        value = [0, value]
-    if wrapped and place.endswith("_target_"):
-        key = f"{key}.arguments" if key != "_target_" else "arguments"
-    elif place == "_target_":
-        key, value = "_target_", "os.mkdir"
-    change(run_dir, key, value)
-    message = refusal(tmp_path, lambda: go_on(run_dir))
-    assert "_target_ names os.mkdir" in message
-    assert f"{ALLOWED_TARGETS_VARIABLE}=os.mkdir" in message
-    assert not marker.exists()
-
-
-def test_the_payload_is_no_dud_and_the_environment_can_allow_it(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    marker = tmp_path / "was here"
-    change(run_dir, "callbacks.evil", payload(marker))
-    monkeypatch.setenv(ALLOWED_TARGETS_VARIABLE, "my.Core, os.mkdir")
-    go_on(run_dir)
-    assert marker.is_dir()
-    change(run_dir, "callbacks.evil", payload(tmp_path / "again") | {"_target_": "os.makedirs"})
-    refusal(tmp_path, lambda: go_on(run_dir))
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.mkdir",
-        "os.system",
-        "builtins.eval",
-        "subprocess.Popen",
-        "lightning.pytorch.loggers.tensorboard.os.mkdir",
-        "lmbench.callbacks.checkpoint_io.os.mkdir",
-        "lmbench.callbacks.checkpoints.Path.mkdir",
-        "lmbench.run.directory.shutil.rmtree",
-        "torch.optim.SGD.__init__.__globals__",
-        "torch.optim.sgd.os.mkdir",
-        "torch.load",
-        "torch.hub.load",
-        "lmbench.train.train",
-        "lmbench.optim.ASGD ",
-        " lmbench.optim.ASGD",
-        "lmbench.optim.ASGD.mro",
-        "",
-        None,
-        7,
-        True,
-        ["os.mkdir"],
-        {"a": "os.mkdir"},
-        [["os.mkdir"]],
-        {"_target_": "os.mkdir"},
-        [],
-        {},
-    ],
-    ids=str,
-)
-def test_a_target_in_disguise_is_refused(run_dir: Path, tmp_path: Path, target: Any):
-    for node in ("callbacks.progress", "optimizer"):
-        change(run_dir, node, {"_target_": target, "path": str(tmp_path / "was here")})
-        assert "_target_ names " in refusal(tmp_path, lambda: go_on(run_dir))
-
-
-def test_a_loader_has_no_business_outside_of_data(run_dir: Path, tmp_path: Path):
-    """It writes a cache, into the folder that it is told."""
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for split in ("train", "valid", "test"):
-        (corpus / f"{split}.txt").write_text("a b c\n" * 50, "utf-8")
-    loader = {"_target_": "lmbench.data.corpus.load_text", "path": str(corpus)}
-    loader["cache_dir"] = str(tmp_path / "victim")
-    for key in ("callbacks.evil", "logger.evil", "optimizer", "model.core"):
-        change(run_dir, key, loader)
-        assert "belongs at data alone" in refusal(tmp_path, lambda: go_on(run_dir))
-        change(run_dir, key, None)
-
-
-@pytest.mark.parametrize("by", [resumed_config, read_run_config])
-def test_a_runs_cache_is_that_of_this_machine(
-    run_dir: Path, tmp_path: Path, by: Callable, monkeypatch: pytest.MonkeyPatch
-):
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for split in ("train", "valid", "test"):
-        (corpus / f"{split}.txt").write_text("a b c\n" * 50, "utf-8")
-    victim, ours = tmp_path / "victim", tmp_path / "ours"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(ours))
-    monkeypatch.setenv("HOME", str(ours))
-    loader = {"_target_": "lmbench.data.corpus.load_text", "path": str(corpus)}
-    change(run_dir, "data", loader | {"cache_dir": str(victim)})
-    config = by(run_dir, []) if by is resumed_config else by(run_dir)
-    build.corpus(config[0] if isinstance(config, tuple) else config)
-    assert not victim.exists()
-    assert list(ours.rglob("*.bin")) or any(path.is_file() for path in ours.rglob("*"))
-
-
-def test_a_start_from_a_run_has_its_own_cache_too(run_dir: Path):
-    change(run_dir, "data.cache_dir", "/somewhere/else")
-    config = composed("experiment=finetune", f"init_from={run_dir}")
-    assert take_over_from_run(config, []).data.cache_dir is None
-    overridden = take_over_from_run(config, ["data.cache_dir=/mine"])
-    assert overridden.data.cache_dir == "/mine"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "${oc.env:HOME}",
-        "a ${oc.env:LMBENCH_SECRET} b",
-        "${data.num_words}",
-        r"\${oc.env:HOME}",
-        "${oc.decode:'[1]'}",
-        ["${oc.env:HOME}"],
-        [[{"deep": "${oc.env:HOME}"}]],
-    ],
-    ids=str,
-)
-def test_an_interpolation_is_refused(
-    run_dir: Path, tmp_path: Path, value: Any, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("LMBENCH_SECRET", "xyzzy")
-    for key in ("model.name", "init_from", "nobody.reads"):
-        change(run_dir, key, value)
-        message = refusal(tmp_path, lambda: go_on(run_dir))
-        assert key in message
-        assert "is an interpolation" in message
-        assert "xyzzy" not in message
-        change(run_dir, key, None)
-
-
-def test_hydras_own_keys_do_nothing(run_dir: Path, tmp_path: Path):
-    evil = tmp_path / "evil"
-    (evil / "optimizer").mkdir(parents=True)
-    (evil / "optimizer/adam.yaml").write_text(f"_target_: os.mkdir\npath: {tmp_path}/was here\n")
-    change(run_dir, "hydra.searchpath", [str(evil)])
-    change(run_dir, "hydra.run.dir", str(tmp_path / "elsewhere"))
-    change(run_dir, "defaults", [{"optimizer": "adam"}])
-    before = files_below(tmp_path)
-    config = go_on(run_dir)
-    assert config.optimizer == OmegaConf.to_container(composed().optimizer, resolve=True)
-    assert files_below(tmp_path) == before
+@pytest.mark.parametrize("value", [1e-6, 1e22, -2.5e-8, 1e5, "1e-6", "1:30:00", "yes", "0o7", ""])
+def test_a_value_is_read_as_it_was_written(run_dir: Path, value: float | str):
+    write_run_config(read_run_config(run_dir) | {"seed": value}, run_dir, replace=True)
+    found = read_run_config(run_dir)["seed"]
+    assert (found, type(found)) == (value, type(value))
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("logger.csv.save_dir", ".."),
-        ("logger.csv.save_dir", "{tmp_path}/victim"),
-        ("logger.tensorboard.save_dir", "../victim"),
-        ("logger.tensorboard.save_dir", "{tmp_path}/victim"),
-        ("logger.tensorboard.name", "../../victim"),
-        ("logger.tensorboard.name", "{tmp_path}/victim"),
-        ("logger.tensorboard.version", "../../victim"),
-        ("logger.tensorboard.version", "{tmp_path}/victim"),
-        ("logger.tensorboard.sub_dir", "../../victim"),
-        ("logger.tensorboard.sub_dir", "{tmp_path}/victim"),
+        ("data", {"_target_": "os.mkdir", "path": "was here"}),
+        ("optimizer._target_", "os.mkdir"),
+        ("optimizer._target_", "lmbench.run.directory.shutil.rmtree"),
+        ("optimizer._target_", " lmbench.optim.ASGD"),
+        ("optimizer._target_", ["os.mkdir"]),
+        ("model.head._target_", "lmbench.data.corpus.load_text"),
+        ("scheduler", {"_target_": "os.mkdir"}),
+        ("callbacks.evil", {"_target_": "os.mkdir", "path": "was here"}),
+        ("logger.evil", {"_target_": "lightning.pytorch.loggers.tensorboard.os.mkdir"}),
     ],
+    ids=str,
 )
-def test_a_folder_outside_of_the_run_is_refused(
-    run_dir: Path, tmp_path: Path, key: str, value: str
+def test_a_class_of_strangers_is_refused(
+    run_dir: Path, tmp_path: Path, key: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    change(run_dir, key, value.format(tmp_path=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    change(run_dir, key, value)
+    message = refusal(tmp_path, lambda: resumed_config(run_dir, []))
+    assert key.removesuffix("._target_") in message
+    assert "LMBENCH_ALLOWED_TARGETS=" in message
+
+
+def test_only_what_a_command_builds_is_checked(run_dir: Path):
+    change(run_dir, "callbacks.mine", {"_target_": "my.Callback"})
+    change(run_dir, "nobody.reads", {"_target_": "os.mkdir"})
+    assert read_run_config(run_dir, (*MODEL_PLACES, "data"))["callbacks"]["mine"]
+    with pytest.raises(UserError, match=r"callbacks\.mine names my\.Callback"):
+        read_run_config(run_dir)
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "a ${data.num_words} b", ["${x}"]], ids=str)
+def test_an_interpolation_is_refused(run_dir: Path, tmp_path: Path, value: Any):
+    for key in ("model.name", "nobody.reads"):
+        change(run_dir, key, value)
+        message = refusal(tmp_path, lambda: read_run_config(run_dir))
+        assert f"{key} is an interpolation" in message
+        change(run_dir, key, None)
+
+
+def test_a_runs_cache_is_that_of_this_machine(run_dir: Path):
+    loader = {"_target_": "lmbench.data.corpus.load_text", "path": "p", "cache_dir": "/victim"}
+    change(run_dir, "data", loader)
+    assert read_run_config(run_dir)["data"]["cache_dir"] is None
+    places = {"path": None, "cache_dir": "mine"}
+    found = with_places(read_run_config(run_dir), places)["data"]
+    assert (found["path"], found["cache_dir"]) == ("p", "mine")
+    change(run_dir, "data", {"_target_": "lmbench.data.synthetic.make_corpus"})
+    with pytest.raises(UserError, match=r"^data\.cache_dir=mine: .* has no data\.cache_dir"):
+        with_places(read_run_config(run_dir), places)
+
+
+def test_hydras_own_keys_do_nothing(run_dir: Path, tmp_path: Path):
+    change(run_dir, "hydra", {"searchpath": [str(tmp_path)], "run": {"dir": "elsewhere"}})
+    before = files_below(tmp_path)
     config, _ = resumed_config(run_dir, [])
-    message = refusal(tmp_path, lambda: build.trainer(config, run_dir))
-    assert message.startswith(f"{key.rpartition('.')[0]} leads out of the run's directory")
+    assert config["optimizer"] == config_of("model=lstm", *SMALL)["optimizer"]
+    assert files_below(tmp_path) == before
 
 
-def test_the_folder_of_checkpoints_is_that_of_older_runs(run_dir: Path):
-    """Which named it, and the metric."""
-    change(run_dir, "callbacks.checkpoints.dirpath", "checkpoints")
-    change(run_dir, "callbacks.checkpoints.monitor", "val/nll")
-    trainer: Any = build.trainer(resumed_config(run_dir, [])[0], run_dir)
-    assert trainer.checkpoint_callback.last_path == run_dir / "checkpoints/last.ckpt"
-
-
-def test_what_a_run_was_once_resumed_with_stays(run_dir: Path):
-    overrides = run_dir / "overrides.jsonl"
-    overrides.write_text(json.dumps({"overrides": ["evaluation.columns=1"]}) + "\n")
-    assert resumed_config(run_dir, [])[0].evaluation.columns == 1
-
-
-@pytest.mark.parametrize("time", ["1:00:00:00", "00:01:00:00", "0:30"])
-def test_a_time_is_a_text(run_dir: Path, time: str):
-    """YAML 1.1 would take the first for a number to the base of 60."""
-    config, _ = resumed_config(run_dir, [f"trainer.max_time={time}"])
-    assert config.trainer.max_time == time
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "callbacks.nt_asgd=null",
-        "+callbacks.nt_asgd.average_from_start=true",
-        "callbacks.nt_asgd.monitor=val/ppl",
-        "evaluation.protocol=published",
-        "evaluation.columns=1",
-        "evaluation.burn_in=0",
-        "trainer.limit_val_batches=5",
-        "+trainer.overfit_batches=1",
-        "+trainer.fast_dev_run=true",
-    ],
-)
-def test_what_the_state_of_a_run_belongs_to_stays(run_dir: Path, override: str):
-    with pytest.raises(UserError, match=rf"^{re.escape(override)} does not go with resume: the be"):
-        resumed_config(run_dir, [override])
-
-
-def test_a_variable_of_the_environment_leads_nowhere(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["train.log", "checkpoints", ".hydra", "a/b", "tensorboard/c"])
+def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_not(
+    run_dir: Path, tmp_path: Path, name: str
 ):
-    """TensorBoard's logger expands them in the whole path."""
-    monkeypatch.setenv("LMBENCH_VICTIM", "../../victim")
-    change(run_dir, "logger.tensorboard.name", "$LMBENCH_VICTIM")
-    config, _ = resumed_config(run_dir, [])
-    assert "leads out" in refusal(tmp_path, lambda: build.trainer(config, run_dir))
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("metrics.csv", "file"),
-        ("timing.csv", "nothing"),
-        ("results.json", "file"),
-        ("train.log", "file"),
-        ("checkpoints", "folder"),
-        (".hydra", "folder"),
-        ("a/b", "nothing"),
-        ("tensorboard/c", "folder"),
-    ],
-)
-def test_a_link_in_the_directory_is_refused(run_dir: Path, tmp_path: Path, name: str, kind: str):
-    victim = tmp_path / "victim"
-    if kind == "file":
-        victim.write_text("precious")
-    elif kind == "folder":
-        victim.mkdir()
     (run_dir / name).parent.mkdir(exist_ok=True)
-    (run_dir / name).symlink_to(victim)
-    assert not is_run(run_dir)  # so that Hydra does not write into it either
-    assert f"{run_dir / name} is a link" in refusal(tmp_path, lambda: go_on(run_dir))
+    (run_dir / name).symlink_to(run_dir / "config.yaml")
+    assert resumed_config(run_dir, [])
+    (run_dir / name).unlink()
+    (run_dir / name).symlink_to(tmp_path / "victim")  # be it there or not
+    assert name in refusal(tmp_path, lambda: resumed_config(run_dir, []))
+    config = config_of("model=lstm", *SMALL)
+    assert name in refusal(tmp_path, lambda: train(ChosenRun(config), run_dir))
+    with pytest.raises(UserError, match=name):
+        require_inside(run_dir)
 
 
 def test_what_is_no_run(tmp_path: Path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
+    for folder in (tmp_path, tmp_path / "nowhere", tmp_path / ("x" * 300)):
         assert not is_run(folder)
-        assert "is not the directory of a run" in refusal(tmp_path, lambda f=folder: go_on(f))
-    with pytest.raises(UserError, match=r"config\.yaml cannot be read: .*File name too long"):
-        read_run_config(tmp_path / ("x" * 300))
+        assert "not the directory of a run" in refusal(
+            tmp_path, lambda f=folder: resumed_config(f, [])
+        )
 
 
 @pytest.mark.parametrize(
@@ -403,236 +178,224 @@ def test_what_is_no_run(tmp_path: Path):
     [
         b"",
         b"[]\n",
-        b"- 1\n- 2\n",
         b"just text\n",
-        b"42\n",
         b"\x00\x01\x02\xff\xfe" * 50,
-        b"\xff\xfe\x00",
         b"a: [1\n",
-        b"a: {b\n",
         b"a: b: c\n",
-        b"\ta: 1\n",
-        b"a: 1\na: 2\n",
-        b"a: " + b"1" * 5000,
-        b"? [1, 2]\n: 3\n",
-        b"!!python/object/apply:os.mkdir ['was here']\n",
-        b"data: !!python/object/new:os.mkdir ['was here']\n",
         b"data: {}\nmodel: 1\n",
+        b"? [1, 2]\n: 3\n",
+        b"data: !!python/object/new:os.mkdir ['was here']\n",
+        b"a: " + b"1" * 6000,
         b"data: &a [*a]\n",
+        b"a: &a [x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n",
     ],
-    ids=repr,
+    ids=lambda content: repr(content[:30]),
 )
 def test_a_config_that_is_none(
     run_dir: Path, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     (run_dir / "config.yaml").write_bytes(content)
-    message = refusal(tmp_path, lambda: go_on(run_dir))
-    assert "config.yaml" in message
+    assert "config.yaml" in refusal(tmp_path, lambda: read_run_config(run_dir))
 
 
-# A line of overrides.jsonl, and what is said about it.
-OVERRIDES = [
-    ("no JSON", "cannot be read"),
-    ("[1, 2]", "cannot be read"),
-    ('{"override": []}', "cannot be read"),
-    ('{"overrides": 5}', "cannot be read"),
-    ("\x00\x01", "cannot be read"),
-    ('{"overrides": "abc"}', "does not go with resume"),
-    ('{"overrides": [null]}', "does not go with resume"),
-    *(
-        (json.dumps({"overrides": [override]}), part)
-        for override, part in [
-            ("data.path=/etc", "does not go with resume"),
-            ("data.cache_dir=/tmp/victim", "does not go with resume"),
-            ("+data.cache_dir=/tmp/victim", "does not go with resume"),
-            ("[data].cache_dir=/tmp/victim", "only plain values"),
-            ("[data].num_words=41", "only plain values"),
-            (".data.num_words=41", "only plain values"),
-            ("data[num_words]=41", "does not go with resume"),
-            ("model.core.hidden_size=9", "does not go with resume"),
-            ("+model.core._target_=os.mkdir", "does not go with resume"),
-            ("batching.batch_size=2", "does not go with resume"),
-            ("optimizer.lr=1", "does not go with resume"),
-            ("scheduler.max_lr=1", "does not go with resume"),
-            ("seed=2", "does not go with resume"),
-            ("init_from=/etc", "does not go with resume"),
-            ("~callbacks.progress", "does not go with resume"),
-            ("model=awd_lstm", "does not go with resume"),
-            ("callbacks=null", "does not go with resume"),
-            ("trainer.max_epochs", "does not go with resume"),
-            ("", "does not go with resume"),
-            ("callbacks.progress._target_=os.mkdir", "only plain values"),
-            ("+callbacks.evil._target_=os.mkdir", "only plain values"),
-            ("callbacks.progress={_target_: os.mkdir, path: was here}", "names os.mkdir"),
-            ('callbacks.progress={"\\x5ftarget_": os.mkdir, path: was here}', "names os.mkdir"),
-            ("+callbacks.evil={_target_: os.mkdir, path: was here}", "names os.mkdir"),
-            ("+callbacks.evil=[{_target_: os.mkdir, path: was here}]", "names os.mkdir"),
-            ("trainer.precision=${oc.env:HOME}", "is an interpolation"),
-            ('trainer.precision="\\x24{oc.env:HOME}"', "is an interpolation"),
-            ("trainer.max_epoch=3", "the run has no trainer.max_epoch"),
-            ("nothing.at.all=3", "the run has no nothing.at.all"),
-            ("hydra.run.dir=/tmp/victim", "the run has no hydra.run.dir"),
-            ("trainer.max_epochs=[1", "trainer.max_epochs=[1: "),
-            ("trainer.max_epochs=!!python/object/apply:os.mkdir ['was here']", "os.mkdir"),
-            ("callbacks.progress=[1, 2]", "callbacks.progress"),
-            ("logger.csv.save_dir=/tmp/victim", "leads out of the run's directory"),
-        ]
-    ),
-]
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.core.hidden_size=9",
+        "+model.core._target_=os.mkdir",
+        "model=awd_lstm",
+        "batching.batch_size=2",
+        "optimizer.lr=1",
+        "seed=2",
+        "init_from=/etc",
+        "callbacks=null",
+        "callbacks.nt_asgd.average_from_start=true",
+        "callbacks.progress._target_=os.mkdir",
+        "~callbacks.progress",
+        "evaluation.protocol=awd_lstm_lm",
+        "evaluation.columns=1",
+        "trainer.devices=2",
+        "trainer.limit_val_batches=5",
+        "+trainer.fast_dev_run=true",
+        "trainer.max_epoch=3",
+        "trainer.max_epochs",
+        "hydra.run.dir=/tmp/victim",
+        "[trainer].max_epochs=3",
+        "",
+    ],
+)
+def test_what_would_make_it_another_run_is_refused(run_dir: Path, tmp_path: Path, override: str):
+    message = refusal(tmp_path, lambda: resumed_config(run_dir, [override]))
+    assert message.startswith(f"{override} cannot be changed in a resume")
 
 
-@pytest.mark.parametrize(("line", "part"), OVERRIDES, ids=repr)
-def test_overrides_of_strangers_are_refused(
-    run_dir: Path, tmp_path: Path, line: str, part: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("callbacks.nt_asgd.non_monotone_interval=3", "the run has no callbacks.nt_asgd"),
+        ("data.path=here", "the run has no data.path"),
+        ("loss.ar_alpha=[1", "loss.ar_alpha=[1: "),
+        ("trainer.max_epochs=7", "follows a schedule"),
+        ("trainer.max_steps=7", "follows a schedule"),
+        ("trainer.max_time=00:00:01:00", "follows a schedule"),
+    ],
+)
+def test_what_the_run_does_not_have_or_follow_is_refused(
+    run_dir: Path, tmp_path: Path, override: str, part: str
 ):
-    monkeypatch.chdir(tmp_path)
-    (run_dir / "overrides.jsonl").write_text(line + "\n", "utf-8")
-    assert part in refusal(tmp_path, lambda: go_on(run_dir))
+    assert part in refusal(tmp_path, lambda: resumed_config(run_dir, [override]))
 
 
-def test_overrides_of_the_command_line_are_held_to_the_same(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    overrides = [json.loads(line)["overrides"][0] for line, _ in OVERRIDES[7:]]
-    for override in overrides[::5]:
-        refusal(tmp_path, lambda override=override: go_on(run_dir, override))
-
-
-def test_places_are_given_on_the_command_line_and_not_kept(run_dir: Path, tmp_path: Path):
-    data = {"_target_": "lmbench.data.corpus.load_text", "path": "/theirs", "cache_dir": "/x"}
-    change(run_dir, "data", data)
-    places = [f"data.path={tmp_path}", "++data.cache_dir=mine"]
-    config, new = resumed_config(run_dir, ["resume=x", *places, "trainer.max_epochs=7"])
-    assert (config.data.path, config.data.cache_dir) == (str(tmp_path), "mine")
-    assert new == ["trainer.max_epochs=7"]
-    config, _ = resumed_config(run_dir, [])
-    assert (config.data.path, config.data.cache_dir) == ("/theirs", None)
-    (run_dir / "overrides.jsonl").write_text(json.dumps({"overrides": places}), "utf-8")
-    assert "does not go with resume" in refusal(tmp_path, lambda: resumed_config(run_dir, []))
-
-
-def test_overrides_that_are_not_text(run_dir: Path, tmp_path: Path):
-    (run_dir / "overrides.jsonl").write_bytes(b"\xff\xfe\x00")
-    assert "overrides.jsonl cannot be read" in refusal(tmp_path, lambda: go_on(run_dir))
-
-
-def test_overrides_are_kept_and_the_last_one_wins(run_dir: Path):
-    config, new = resumed_config(run_dir, ["resume=x", "trainer.max_epochs=7"])
-    assert (config.trainer.max_epochs, new) == (7, ["trainer.max_epochs=7"])
-    assert resumed_config(run_dir, [])[0].trainer.max_epochs == composed().trainer.max_epochs
-    record_overrides(run_dir, new)
-    record_overrides(run_dir, [])
-    record_overrides(run_dir, ["+trainer.benchmark=true", "loss.ar_alpha=0.5"])
-    lines = (run_dir / "overrides.jsonl").read_text("utf-8").splitlines()
-    assert [json.loads(line)["overrides"] for line in lines] == [
-        ["trainer.max_epochs=7"],
-        ["+trainer.benchmark=true", "loss.ar_alpha=0.5"],
-    ]
-    config, new = resumed_config(run_dir, ["resume=x", "trainer.max_epochs=9"])
-    assert new == ["trainer.max_epochs=9"]
-    assert (config.trainer.max_epochs, config.trainer.benchmark) == (9, True)
-    assert config.loss.ar_alpha == 0.5
+def test_a_resume_changes_what_it_may(tmp_path: Path):
+    run_dir = write_run(tmp_path / "run", "model=awd_lstm", "data=text", "data.path=theirs")
+    before = read_run_config(run_dir)
+    values = {
+        "trainer.max_epochs": (9, "9"),
+        "trainer.max_time": ("1:00:00:00", "1:00:00:00"),  # a number to the base of 60 in YAML
+        "trainer.precision": ("bf16-mixed", "bf16-mixed"),
+        "loss.ar_alpha": (1e-5, "1e-5"),
+        "callbacks.nt_asgd.non_monotone_interval": (3, "3"),
+    }
+    assert set(values) <= set(RESUMABLE)
+    overrides = [f"{key}={text}" for key, (_, text) in values.items()]
+    here = ["resume=x", "data.path=ours", "+data.cache_dir=cache"]
+    config, kept = resumed_config(run_dir, [*here, *overrides])
+    found, unchanged = flatten(config), flatten(before)
+    changed = {key: found[key] for key in found if found[key] != unchanged[key]}
+    expected = {key: value for key, (value, _) in values.items()}
+    assert changed == expected | {"data.path": "ours", "data.cache_dir": "cache"}
+    assert kept is not None
+    assert kept["data"] == before["data"]  # places are those of this machine
+    assert flatten(kept) | {"data.path": "ours", "data.cache_dir": "cache"} == found
+    assert resumed_config(run_dir, here)[1] is None
+    assert read_run_config(run_dir) == before  # nothing is written before the run continues
 
 
 def test_a_run_whose_last_checkpoint_is_gone_is_not_started_over(run_dir: Path, tmp_path: Path):
     (run_dir / "checkpoints").mkdir()
     previous = run_dir / "checkpoints" / "previous.ckpt"
     previous.write_text("saved")
-    config, new = resumed_config(run_dir, [])
-    # that of the whole process, as it is
-    config.float32_matmul_precision = torch.get_float32_matmul_precision()
-    message = refusal(tmp_path, lambda: train(config, run_dir, resumed_with=new))
+    (run_dir / ".lock").touch()
+    run = ChosenRun(resumed_config(run_dir, [])[0], resumes=True)
+    message = refusal(tmp_path, lambda: train(run, run_dir))
     assert "last.ckpt cannot be read: No such file" in message
     assert f"{previous}: rename that to last.ckpt" in message
 
 
-def test_a_run_that_another_process_has_gone_on_with_meanwhile_is_left_alone(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """As it was read without a checkpoint, what the other one has saved would be cleared away."""
-    (run_dir / "metrics.csv").write_text("rows")
-    (run_dir / ".lock").touch()  # which the other one has left
-    config, new = resumed_config(run_dir, [])
-    config.float32_matmul_precision = torch.get_float32_matmul_precision()
-    times = iter([None, 5])  # before the run was read, and in its lock
-    monkeypatch.setattr("lmbench.train.time_of_change", lambda path: next(times))
-    message = refusal(tmp_path, lambda: train(config, run_dir, resumed_with=new))
-    assert message == f"Another process has just worked in {run_dir}. Start again."
+def test_what_a_killed_process_was_writing_is_removed(run_dir: Path):
+    (run_dir / "checkpoints").mkdir()
+    for name in ("last.ckpt", "new.ckpt.123.tmp"):
+        (run_dir / "checkpoints" / name).touch()
+    with alone_in(run_dir):
+        assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-def test_a_new_run_does_not_begin_where_it_could_not_go_on(tmp_path: Path):
-    (tmp_path / "run").mkdir()
-    link = tmp_path / "run/data"
-    link.symlink_to(tmp_path)
-    message = refusal(tmp_path, lambda: train(composed().copy(), tmp_path / "run"))
-    assert f"{link} is a link" in message
-    assert list((tmp_path / "run").iterdir()) == [link]
+def test_a_run_at_work_is_left_alone(run_dir: Path, tmp_path: Path):
+    run = ChosenRun(resumed_config(run_dir, [])[0], resumes=True)
+    with alone_in(run_dir):
+        assert "Another process is at work" in refusal(tmp_path, lambda: train(run, run_dir))
 
 
-class TestCheckpointsOfStrangers:
-    """Through ``load_weights``."""
+def test_an_override_can_be_typed_as_it_stands():
+    assert as_override("resume", Path("outputs/a-1.b")) == "resume=outputs/a-1.b"
+    for name in ("a b", "x=1", "it's"):
+        typed = as_override("resume", Path(name))
+        command = ["bash", "-c", f"printf %s {typed}"]
+        shell = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert composed(shell).resume == name
 
-    @pytest.fixture
-    def parts(self) -> tuple:
-        config = composed()
-        corpus = build.corpus(config)
-        build.seed_everything(config)
-        module = build.module(config, build.model(config, len(corpus.vocabulary)))
-        return module, corpus
 
-    @pytest.fixture
-    def checkpoint(self, parts: tuple) -> dict[str, Any]:
-        module, corpus = parts
-        state = {name: value + 1 for name, value in module.state_dict().items()}
-        datamodule = build.datamodule(composed(), corpus)
-        return {"state_dict": state, type(datamodule).__qualname__: datamodule.state_dict()}
+def test_a_start_from_a_run_takes_over_what_belongs_to_its_weights(tmp_path):
+    overrides = ("experiment=quickstart_awd_lstm", "loss.ar_alpha=0.5", "seed=7")
+    run = composed(*overrides)
+    folder = write_run(tmp_path / "run", *overrides)
+    config = composed("experiment=finetune", f"init_from={folder}").copy()
+    changes = ("model.core.weight_dropout=0.125", "batching.batch_size=40", "trainer.max_epochs=9")
+    taken = apply_init_from(config, ["experiment=finetune", f"init_from={folder}", *changes])
+    assert taken.data == run.data
+    assert taken.loss == run.loss
+    assert taken.model.core.weight_dropout == 0.125
+    assert taken.batching.batch_size == 40
+    taken.model.core.weight_dropout = run.model.core.weight_dropout
+    taken.batching.batch_size = run.batching.batch_size
+    assert (taken.model, taken.batching) == (run.model, run.batching)
+    assert taken.evaluation == run.evaluation
+    # The rest is finetuning's own.
+    for node in ("optimizer", "callbacks", "trainer", "seed"):
+        assert taken[node] == config[node]
+    assert config.data == composed("experiment=finetune", f"init_from={folder}").data
 
-    def refusal(self, tmp_path: Path, parts: tuple, checkpoint: dict[str, Any]) -> str:
-        torch.save(checkpoint, tmp_path / "best.ckpt")
-        return refusal(tmp_path, lambda: load_weights(tmp_path / "best.ckpt", *parts))
 
-    def test_ones_own_is_loaded(self, tmp_path: Path, parts: tuple, checkpoint: dict):
-        torch.save(checkpoint | {"global_step": 7}, tmp_path / "best.ckpt")
-        content = load_weights(tmp_path / "best.ckpt", *parts)
-        assert content["global_step"] == 7
-        found = parts[0].state_dict()
-        assert all(torch.equal(found[name], checkpoint["state_dict"][name]) for name in found)
+def test_an_override_of_a_start_refers_to_values_of_the_run(tmp_path):
+    folder = write_run(tmp_path / "run", "model=awd_lstm", "model.core.output_dropout=0.375")
+    given = f"init_from={folder}", "model.core.hidden_dropout=${model.core.output_dropout}"
+    config = composed("experiment=finetune", given[0])
+    taken = apply_init_from(config, ["experiment=finetune", *given])
+    assert config.model.core.get("output_dropout") != 0.375
+    assert taken.model.core.hidden_dropout == 0.375
 
-    def test_another_vocabulary(self, tmp_path: Path, parts: tuple, checkpoint: dict):
-        of_corpus = checkpoint["LanguageModelDataModule"]
-        other = build.corpus(composed("data.num_words=41"))
-        of_corpus |= {"sha256": other.sha256, "words": list(other.vocabulary.words)}
-        message = self.refusal(tmp_path, parts, checkpoint)
-        assert f"corpus with sha256 {other.sha256}" in message
 
-    def test_no_vocabulary(self, tmp_path: Path, parts: tuple, checkpoint: dict):
-        for of_corpus in (None, [], {"words": []}):
-            checkpoint["LanguageModelDataModule"] = of_corpus
-            assert "does not name its corpus" in self.refusal(tmp_path, parts, checkpoint)
+def test_an_experiment_changes_values_that_come_with_the_weights(tmp_path):
+    overrides = ("experiment=cpu_hour", "model.embedding_size=24", "loss.ar_alpha=0.5")
+    folder = write_run(tmp_path / "run", *overrides)
+    before = flatten(OmegaConf.to_container(composed(*overrides), resolve=True))
+    changes = {"model.core.input_dropout": 0.625, "loss.tar_beta": 0.25, "batching.bptt": 35}
+    given = ["experiment=finetune", f"init_from={folder}", "model.core.weight_dropout=0.75"]
+    config = composed(*given, *(f"+init_changes.{key}={value}" for key, value in changes.items()))
+    after = flatten(OmegaConf.to_container(apply_init_from(config, given), resolve=True))
+    expected = {key: value for key, value in before.items() if key.split(".")[0] in OF_WEIGHTS}
+    expected |= changes | {"model.core.weight_dropout": 0.75}
+    assert {key: after[key] for key in after if key.split(".")[0] in OF_WEIGHTS} == expected
+    assert after["optimizer.lr"] == 30.0  # the rest is finetuning's own
 
-    def test_weights_of_another_shape(self, tmp_path: Path, parts: tuple, checkpoint: dict):
-        state = checkpoint["state_dict"]
-        for name, value in {"model.head.bias": torch.zeros(42), "model.new": torch.ones(1)}.items():
-            changed = checkpoint | {"state_dict": state | {name: value}}
-            message = self.refusal(tmp_path, parts, changed)
-            assert "do not fit the model" in message
-            assert name in message
 
-    def test_missing_weights(self, tmp_path: Path, parts: tuple, checkpoint: dict):
-        del checkpoint["state_dict"]["model.head.bias"]
-        assert "model.head.bias" in self.refusal(tmp_path, parts, checkpoint)
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+init_changes.optimizer.lr=1", r"holds values of data, model, .* Set others themselves"),
+        ("init_changes=3", r"^init_changes=3: it holds values of"),
+        ("+init_changes.loss.ar_alpha=1", r"^init_changes=.* needs init_from=RUN_DIR"),
+    ],
+)
+def test_changes_of_nothing_are_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        apply_init_from(composed(override), [override])
 
-    def test_weights_that_are_not_finite(self, tmp_path: Path, parts: tuple, checkpoint: dict):
-        checkpoint["state_dict"]["model.head.bias"][5] = float("nan")
-        message = self.refusal(tmp_path, parts, checkpoint)
-        assert "the weight model.head.bias is not finite" in message
 
-    def test_a_bomb(self, tmp_path: Path, parts: tuple, checkpoint: dict):
-        class Bomb:
-            def __reduce__(self) -> tuple:
-                return os.mkdir, (str(tmp_path / "was here"),)
+def test_a_start_from_nowhere_takes_over_nothing():
+    config = composed("model=lstm")
+    assert apply_init_from(config, ["model=lstm"]) is config
 
-        assert "could run code" in self.refusal(tmp_path, parts, checkpoint | {"x": Bomb()})
-        assert not (tmp_path / "was here").exists()
+
+@pytest.mark.parametrize(
+    "override", ["model=lstm", "data=text", "model/core=lstm", "~model.core.dropout"]
+)
+def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
+    folder = write_run(tmp_path / "run", "model=awd_lstm")
+    config = composed("experiment=finetune", f"init_from={folder}")
+    with pytest.raises(UserError, match=rf"^{override} does not go with init_from="):
+        apply_init_from(config, [override])
+
+
+def test_finetuning_never_starts_from_nowhere():
+    with pytest.raises(UserError, match=r"^Set init_from=RUN_DIR"):
+        apply_init_from(composed("experiment=finetune"), ["experiment=finetune"])
+
+
+def test_a_start_from_a_run_that_is_named_by_a_number(tmp_path, monkeypatch):
+    """As the jobs of a sweep are; 0 is no missing name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("0", "1"):
+        write_run(tmp_path / name, "model=awd_lstm", f"batching.bptt=7{name}")
+        given = ["experiment=finetune", f"init_from={name}"]
+        taken = apply_init_from(composed(*given), given)
+        assert taken.batching.bptt == int(f"7{name}")
+        # for all that takes it for a path, or tells whether there is one by its being true
+        assert taken.init_from == name
+
+
+def test_a_start_from_what_is_no_run(tmp_path):
+    config = composed("experiment=finetune", f"init_from={tmp_path}")
+    with pytest.raises(UserError, match=r"is not the directory of a run: it has no config\.yaml"):
+        apply_init_from(config, [])

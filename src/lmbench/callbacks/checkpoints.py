@@ -1,7 +1,5 @@
-"""Checkpoints from which a run goes on exactly as if it had never stopped."""
+"""Checkpoints from which a run continues exactly as if it had never stopped."""
 
-import errno
-import math
 import os
 import shutil
 import time
@@ -12,15 +10,54 @@ import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lmbench.callbacks.metrics_csv import MetricsCSV
+from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.errors import UserError
-from lmbench.files import flush_to_disk
-from lmbench.module import LanguageModelModule
+from lmbench.files import flush_to_disk, replacing
+from lmbench.lightning_internals import (
+    resumes_within_epoch,
+    set_max_steps,
+    uncount_window,
+)
+from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY
 
 STEPS_BETWEEN_AGREEMENTS = 10
 """Steps between agreements of several processes, which make them, and a GPU, wait."""
+
+
+class CheckpointIO(TorchCheckpointIO):
+    """Writes checkpoint files whole or not at all, and hands on the one that was read already.
+
+    Args:
+        checkpoint: Content of the checkpoint that a run continues from; None for a new run.
+    """
+
+    def __init__(self, checkpoint: dict[str, Any] | None = None) -> None:
+        self.checkpoint = checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
+        """Writes the file; it is on disk when this returns.
+
+        Raises:
+            OSError: The disk is full or the folder cannot be written; what was there stays.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                torch.save({FORMAT_KEY: FORMAT, **checkpoint}, file)
+        except RuntimeError as error:
+            # torch's writer raises an error of its own while it handles the system's.
+            raise error.__context__ or error from None
+        flush_to_disk(path.parent)
+
+    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
+        """What was read of this path before the training; Lightning may keep it."""
+        checkpoint, self.checkpoint = self.checkpoint, None
+        assert checkpoint is not None
+        return checkpoint
 
 
 class Checkpoints(Checkpoint):
@@ -36,39 +73,25 @@ class Checkpoints(Checkpoint):
 
     Args:
         dirpath: The folder.
-        monitor: The validation metric; lower is better.
         interval_minutes: Time between two checkpoints during an epoch.
-
-    Attributes:
-        best_score: The best value of the metric so far; None before the first finite one.
 
     Raises:
         ValueError: ``interval_minutes`` is negative.
     """
 
-    def __init__(
-        self, dirpath: str | Path, *, monitor: str = "val/nll", interval_minutes: float = 10.0
-    ) -> None:
+    def __init__(self, dirpath: str | Path, *, interval_minutes: float = 10.0) -> None:
         if not interval_minutes >= 0:
             raise ValueError(f"interval_minutes must not be negative, got {interval_minutes}")
-        self.best_score: float | None = None
         self._folder = Path(dirpath)
-        self._monitor = monitor
+        self._last = self._folder / "last.ckpt"
         self._interval_seconds = 60 * interval_minutes
         self._saved_at = 0.0
         self._before_a_window = False
         self._processes: list[dict[str, Any]] | None = None
         self._max_steps = -1
 
-    @property
-    def last_path(self) -> Path:
-        """Path of the checkpoint to go on from."""
-        return self._folder / "last.ckpt"
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer, pl_module) -> None:
         """Before a resume, hides a limit of steps from Lightning until the training starts.
-
-        With one, it takes a checkpoint of an epoch's end for one from the middle of that epoch.
 
         Raises:
             UserError: Other processes have another folder. Only the first one writes, and the
@@ -82,23 +105,25 @@ class Checkpoints(Checkpoint):
             )
         if self._processes is not None:
             self._max_steps = trainer.max_steps
-            trainer.fit_loop.epoch_loop.max_steps = -1
+            set_max_steps(trainer, -1)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer, pl_module: Any) -> None:
         """After a resume, takes up what belongs to this process.
 
         Raises:
-            UserError: The run had another number of processes; or it has been trained for more
-                steps than it now may, and since its last validation.
+            UserError: The run had another number of processes; or it has had as many steps as it
+                now may, and has not been validated since.
         """
         self._saved_at = time.monotonic()
         if self._processes is None:
             return
-        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
-        if 0 <= self._max_steps <= trainer.global_step and trainer.fit_loop.restarted_mid_epoch:
+        set_max_steps(trainer, self._max_steps)
+        num_steps = trainer.global_step
+        least = num_steps + resumes_within_epoch(trainer)
+        if 0 <= self._max_steps < least:
             raise UserError(
-                f"The run has had {trainer.global_step:,} steps already, the last of them not yet "
-                "validated. Set trainer.max_steps higher."
+                f"trainer.max_steps={self._max_steps}: the run has had {num_steps:,} steps "
+                f"already. Set trainer.max_steps to {least} or more."
             )
         if len(self._processes) != trainer.world_size:
             raise UserError(
@@ -107,15 +132,12 @@ class Checkpoints(Checkpoint):
             )
         mine = self._processes[trainer.global_rank]
         self._processes = None
-        assert isinstance(pl_module, LanguageModelModule)
         pl_module.load_stream_state(mine["stream"])
         torch.set_rng_state(mine["random"]["cpu"])
         if "cuda" in mine["random"]:
             torch.cuda.set_rng_state(mine["random"]["cuda"], pl_module.device)
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """Saves if it is time."""
         if batch_idx == 0:
             return
@@ -127,20 +149,10 @@ class Checkpoints(Checkpoint):
         if due:
             self.save(trainer, before_a_window=True)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves, and notes whether the validation was the best."""
-        metrics = trainer.callback_metrics
-        if self._monitor not in metrics and "val/nll" in metrics:
-            raise UserError(
-                f"callbacks.checkpoints.monitor={self._monitor} is no metric. There are "
-                f"{', '.join(sorted(metrics))}."
-            )
-        # Before the first validation there is none. A nan is never better.
-        score = float(metrics.get(self._monitor, math.nan))
-        is_best = score < (math.inf if self.best_score is None else self.best_score)
-        if is_best:
-            self.best_score = score
-        self.save(trainer, is_best=is_best)
+    def on_train_epoch_end(self, trainer, pl_module: Any) -> None:
+        """Saves, also as the best where this epoch's validation was the best."""
+        best = pl_module.best
+        self.save(trainer, is_best=best is not None and best.epoch == trainer.current_epoch)
 
     def save(
         self, trainer: L.Trainer, *, before_a_window: bool = False, is_best: bool = False
@@ -153,33 +165,24 @@ class Checkpoints(Checkpoint):
             is_best: Whether the same is to be ``best.ckpt``.
 
         Raises:
-            UserError: The file cannot be written. What was there before stays.
+            OSError: The file cannot be written. What was there before stays.
         """
         new = self._folder / "new.ckpt"
         self._before_a_window = before_a_window
         trainer.save_checkpoint(new)
         if trainer.is_global_zero:
-            try:
-                # In this order: a run that ends in between repeats the epoch, and so the best.
-                if is_best:
-                    _link(new, self._folder / "best.ckpt")
-                if self.last_path.exists():
-                    _link(self.last_path, self._folder / "previous.ckpt")
-                new.replace(self.last_path)
-                flush_to_disk(self._folder)
-            except OSError as error:
-                raise UserError(
-                    f"The checkpoint {self.last_path} cannot be written: {error.strerror}. The one "
-                    "from before is whole."
-                ) from error
+            # In this order: a run that ends in between repeats the epoch, and so the best.
+            if is_best:
+                _link(new, self._folder / "best.ckpt")
+            if self._last.exists():
+                _link(self._last, self._folder / "previous.ckpt")
+            new.replace(self._last)
+            flush_to_disk(self._folder)
         trainer.strategy.barrier()  # the others would look for a best.ckpt that is not yet there
         self._saved_at = time.monotonic()
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer, pl_module: Any, checkpoint) -> None:
         """Adds what Lightning leaves out."""
-        assert isinstance(pl_module, LanguageModelModule)
         random = {"cpu": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(pl_module.device)
@@ -187,33 +190,29 @@ class Checkpoints(Checkpoint):
         stream = move_data_to_device(pl_module.stream_state(), "cpu")
         mine = {"random": random, "stream": stream}
         checkpoint["processes"] = _gather(mine, trainer.world_size)
-        checkpoint["csv"] = [logger.state_dict() for logger in _csv_loggers(trainer.loggers)]
+        csv = (logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
+        checkpoint["csv"] = [logger.state_dict() for logger in csv]
         if self._before_a_window:
-            # Lightning has counted the window that is about to begin.
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-            for count in (progress["total"], progress["current"]):
-                count["ready"] = count["completed"]
-            progress["is_last_batch"] = False
+            uncount_window(checkpoint)
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Tells the CSV files their rows; the rest waits for the start of the training."""
+    def on_load_checkpoint(self, trainer: Any, pl_module, checkpoint) -> None:
+        """Tells the CSV files their rows; the rest waits for the start of the training.
+
+        Raises:
+            UserError: The state of a callback is missing, which would start anew; or see
+                :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
+        """
+        for callback in trainer.callbacks:
+            # A resume may add a limit of time.
+            has_state = callback.state_dict() and not isinstance(callback, TimeLimit)
+            if has_state and callback.state_key not in checkpoint["callbacks"]:
+                raise UserError(
+                    f"{self._last} cannot be resumed: it has no state of {callback.state_key}."
+                )
         self._processes = checkpoint["processes"]
-        for logger, state in zip(_csv_loggers(trainer.loggers), checkpoint["csv"], strict=False):
+        csv = (logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
+        for logger, state in zip(csv, checkpoint["csv"], strict=False):
             logger.load_state_dict(state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best score."""
-        return {"best_score": self.best_score}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The best score."""
-        self.best_score = state_dict["best_score"]
-
-
-def _csv_loggers(loggers: list[Logger]) -> list[MetricsCSV]:
-    return [logger for logger in loggers if isinstance(logger, MetricsCSV)]
 
 
 def _gather(mine: Any, world_size: int) -> list[Any]:
@@ -227,18 +226,8 @@ def _gather(mine: Any, world_size: int) -> list[Any]:
 
 def _link(existing: Path, name: Path) -> None:
     """Gives a file a second name, whatever had that name before."""
-    temporary = name.with_name(f"{name.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(existing, temporary)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise
+    with replacing(name) as temporary:
         try:
-            shutil.copyfile(existing, temporary)  # a file system without hard links
-            flush_to_disk(temporary)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-    temporary.replace(name)
-    temporary.unlink(missing_ok=True)  # it is still there if both were the same file
+            os.link(existing, temporary)
+        except OSError:  # a file system without hard links; a full disk says so again
+            shutil.copyfile(existing, temporary)

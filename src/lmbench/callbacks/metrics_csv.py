@@ -1,10 +1,9 @@
 """Metrics as two CSV files: what a rerun must repeat to the last bit, and what it cannot."""
 
-import contextlib
 import csv
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lmbench.errors import UserError
-from lmbench.files import flush_to_disk, replace_text
+from lmbench.files import flush_to_disk, read_small, replace_text
 
 _UNITS_OF_TIMING = ("seconds", "_per_second", "_bytes")
 
@@ -29,8 +28,8 @@ class MetricsCSV(Logger):
 
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
-        self._metrics = _CSVFile(Path(save_dir, "metrics.csv"))
-        self._timing = _CSVFile(Path(save_dir, "timing.csv"))
+        names = ("metrics", "timing")
+        self._files = {name: _CSVFile(Path(save_dir, f"{name}.csv")) for name in names}
 
     @property
     def name(self) -> str:
@@ -44,97 +43,101 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends the metrics, each to its file."""
+        """Appends the metrics, each to its file.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written.
+        """
         epoch = {"epoch": int(metrics["epoch"])} if "epoch" in metrics else {}
-        for file, is_timing in ((self._metrics, False), (self._timing, True)):
-            values = {
-                name: value
-                for name, value in metrics.items()
-                if name != "epoch" and name.endswith(_UNITS_OF_TIMING) == is_timing
-            }
-            if values:
-                file.append({"step": step, **epoch, **values})
+        values: dict[str, dict[str, float]] = {"metrics": {}, "timing": {}}
+        for name, value in metrics.items():
+            if name != "epoch":
+                values["timing" if name.endswith(_UNITS_OF_TIMING) else "metrics"][name] = value
+        for name, file in self._files.items():
+            if values[name]:
+                file.append({"step": step, **epoch, **values[name]})
 
     def state_dict(self) -> dict[str, Any]:
         """How far the files have been written."""
-        return {"metrics": self._metrics.state_dict(), "timing": self._timing.state_dict()}
+        return {name: file.state_dict() for name, file in self._files.items()}
 
     @rank_zero_only
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Reads the rows that there were then; with the next one the files are cut to them.
+        """Cuts the files, with the next row, to the rows that there were then.
 
         Not earlier: a resume that is refused changes nothing.
 
         Raises:
-            UserError: The files have lost rows since.
+            UserError: The files have lost or changed rows since.
         """
-        self._metrics.load_state_dict(state_dict["metrics"])
-        self._timing.load_state_dict(state_dict["timing"])
+        for name, file in self._files.items():
+            file.load_state_dict(state_dict[name])
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Does nothing: hyperparameters stand in the run's config.yaml."""
 
 
 class _CSVFile:
+    """Rows on disk; in memory are the columns, the number of rows, and the last row."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._columns: list[str] = []
-        self._rows: list[Mapping[str, object]] = []
+        self._num_rows = 0
+        self._last_row: dict[str, str] = {}
         self._must_be_cut = False
 
     def append(self, row: Mapping[str, object]) -> None:
-        self._rows.append(row)
         new = [name for name in row if name not in self._columns]
-        self._columns += new
-        with self._named_errors():
+        if new or self._must_be_cut:
+            rows = [*self._read(), row]
+            self._columns += new
+            text = io.StringIO()
+            writer = self._writer(text)
+            writer.writeheader()
+            writer.writerows(rows)
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if new or self._must_be_cut:
-                self._write_all()
-                self._must_be_cut = False
-            else:
-                with self._path.open("a", encoding="utf-8") as file:
-                    self._writer(file).writerow(row)
+            replace_text(self._path, text.getvalue())
+            self._must_be_cut = False
+        else:
+            with self._path.open("a", encoding="utf-8") as file:
+                self._writer(file).writerow(row)
+        self._num_rows += 1
+        self._last_row = {name: str(value) for name, value in row.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        if self._rows:
-            with self._named_errors():
-                flush_to_disk(self._path)  # a checkpoint on the disk must find its rows there
-        return {"columns": list(self._columns), "num_rows": len(self._rows)}
+        if self._num_rows:
+            flush_to_disk(self._path)  # a checkpoint on the disk must find its rows there
+        return {
+            "columns": list(self._columns),
+            "num_rows": self._num_rows,
+            "last_row": dict(self._last_row),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self._columns, num_rows = list(state_dict["columns"]), state_dict["num_rows"]
-        self._rows = []
+        self._columns = list(state_dict["columns"])
+        self._num_rows, self._last_row = state_dict["num_rows"], dict(state_dict["last_row"])
         self._must_be_cut = True
-        if not num_rows:
-            return
-        try:
-            with self._path.open(encoding="utf-8", newline="") as file:
-                rows = itertools.islice(csv.DictReader(file), num_rows)
-                self._rows = [{name: row.get(name) for name in self._columns} for row in rows]
-        except (OSError, UnicodeError, csv.Error) as error:
-            raise UserError(f"{self._path} cannot be read: {error}.") from error
-        if len(self._rows) < num_rows:
+        rows = self._read()
+        last = {name: value for name, value in rows[-1].items() if value} if rows else {}
+        if len(rows) < self._num_rows or last != self._last_row:
             raise UserError(
-                f"{self._path} has {len(self._rows)} rows, but had {num_rows} when the checkpoint "
-                "was saved. Put the rows back that are missing."
+                f"{self._path} does not have the {self._num_rows} rows, or not the last of them, "
+                "that it had when the checkpoint was saved. Put the file back that belongs to it."
             )
 
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _read(self) -> list[dict[str, Any]]:
+        """The rows that count, of the file as it is."""
+        if not self._num_rows:
+            return []
+        rows = csv.DictReader(io.StringIO(read_small(self._path), newline=""))
         try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{self._path} cannot be written: {error.strerror}. Make room, or see that the "
-                "folder can be written. The checkpoints are whole."
-            ) from error
-
-    def _write_all(self) -> None:
-        text = io.StringIO()
-        writer = self._writer(text)
-        writer.writeheader()
-        writer.writerows(self._rows)
-        replace_text(self._path, text.getvalue())
+            return [
+                {name: row.get(name) for name in self._columns}
+                for row in itertools.islice(rows, self._num_rows)
+            ]
+        except csv.Error as error:
+            raise UserError(f"{self._path} cannot be read: {error}.") from error
 
     def _writer(self, file: TextIO) -> "csv.DictWriter[str]":
         return csv.DictWriter(file, self._columns, lineterminator="\n")

@@ -2,8 +2,8 @@
 
 import copy
 import logging
-import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lmbench.errors import UserError
+from lmbench.lightning_internals import replace_optimizer
 from lmbench.optim.asgd import ASGD, swap_averages
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ class NTASGD(L.Callback):
 
     Args:
         non_monotone_interval: n, at least 1.
-        monitor: The validation metric to watch; lower is better.
         average_from_start: Average from the first step on, without plain SGD before.
         stop_when_stalled: End the training when the validations of the averages stall, by the
             same rule.
@@ -50,7 +50,6 @@ class NTASGD(L.Callback):
     def __init__(
         self,
         non_monotone_interval: int = 5,
-        monitor: str = "val/nll",
         *,
         average_from_start: bool = False,
         stop_when_stalled: bool = False,
@@ -60,16 +59,15 @@ class NTASGD(L.Callback):
                 f"non_monotone_interval must be at least 1, not {non_monotone_interval}"
             )
         self.non_monotone_interval = non_monotone_interval
-        self.monitor = monitor
         self.average_from_start = average_from_start
         self.stop_when_stalled = stop_when_stalled
         self.history: list[float] = []
         self.triggered_epoch: int | None = None
-        self._averaged_sgd: tuple[type[Optimizer], dict[str, Any]] | None = None
+        self._make_averaged_sgd: Callable[..., Optimizer] | None = None
         self._raw: dict[str, Tensor] | None = None
         self._ended = False
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer, pl_module) -> None:
         """Puts plain SGD first; after a resume, lays the raw iterate where training goes on.
 
         Lightning restores the optimizer's state after this hook, and must find the optimizer whose
@@ -89,26 +87,25 @@ class NTASGD(L.Callback):
                 "few bits an average stands still after some hundred steps. Set "
                 "trainer.precision=bf16-mixed."
             )
-        self._averaged_sgd = type(optimizer), optimizer.defaults
+        self._make_averaged_sgd = partial(type(optimizer), **optimizer.defaults)
         if self.triggered_epoch is None and not self.average_from_start:
-            decay = optimizer.defaults["weight_decay"]
-            sgd = {"lr": optimizer.defaults["lr"], "weight_decay": decay, "foreach": True}
-            _replace_optimizer(trainer, torch.optim.SGD, sgd)
+            options = {name: optimizer.defaults[name] for name in ("lr", "weight_decay")}
+            _replace_optimizer(trainer, partial(torch.optim.SGD, foreach=True, **options))
         if self._raw is not None:
             pl_module.load_state_dict(self._raw)
             self._raw = None
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer, pl_module) -> None:
         """Stays ended. Not earlier: Lightning would leave the last epoch uncounted."""
         if self._ended:
             trainer.should_stop = True
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer, pl_module) -> None:
         """Puts the averages in place."""
         if _is_averaging(trainer):
             swap_averages(trainer.optimizers[0])
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer, pl_module: Any) -> None:
         """Puts the raw iterate back, and decides whether to switch or to stop."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
@@ -117,31 +114,28 @@ class NTASGD(L.Callback):
             swap_averages(trainer.optimizers[0])
         if averaging and not self.stop_when_stalled:
             return
-        metrics = trainer.callback_metrics
-        if self.monitor not in metrics:
-            raise UserError(
-                f"callbacks.nt_asgd.monitor={self.monitor} is no metric. There are "
-                f"{', '.join(sorted(metrics))}."
-            )
-        value = float(metrics[self.monitor])
+        value = pl_module.scores["val"].nll
         earlier = self.history[: -self.non_monotone_interval]
         self.history.append(value)
         if not earlier or not value > min(earlier):  # also for nan, as in the published code
             return
-        stalled = (
-            f"{self.monitor} {value:.4f} is above {min(earlier):.4f}, the best of all but the last "
-            f"{self.non_monotone_interval} validations"
-        )
         if averaging:
             self._ended = trainer.should_stop = True
-            _announce(trainer, f"{stalled}: the training ends")
         else:
             self._switch(trainer)
-            _announce(trainer, f"{stalled}: from here on averaged SGD")
+        message = (
+            f"val/nll {value:.4f} is above {min(earlier):.4f}, the best of all but the last "
+            f"{self.non_monotone_interval} validations: "
+            f"{'the training ends' if averaging else 'from here on averaged SGD'}"
+        )
+        if trainer.is_global_zero:
+            log.info(message)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # As metrics count, from 0: a resume drops the steps its checkpoint has not seen.
+                logger.experiment.add_text("nt_asgd", message, trainer.global_step - 1)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict
-    ) -> None:
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         """Lets ``state_dict`` hold the weights to evaluate."""
         if _is_averaging(trainer):
             swap_averages(trainer.optimizers[0])
@@ -165,8 +159,8 @@ class NTASGD(L.Callback):
         self._ended = state_dict["ended"]
 
     def _switch(self, trainer: L.Trainer) -> None:
-        assert self._averaged_sgd is not None
-        _replace_optimizer(trainer, *self._averaged_sgd)
+        assert self._make_averaged_sgd is not None
+        _replace_optimizer(trainer, self._make_averaged_sgd)
         self.triggered_epoch = trainer.current_epoch
         self.history = []
 
@@ -176,29 +170,13 @@ def _is_averaging(trainer: L.Trainer) -> bool:
     return fitting and isinstance(trainer.optimizers[0], (ASGD, torch.optim.ASGD))
 
 
-def _replace_optimizer(
-    trainer: L.Trainer, kind: Callable[..., Optimizer], defaults: dict[str, Any]
-) -> None:
+def _replace_optimizer(trainer: L.Trainer, make: Callable[..., Optimizer]) -> None:
     old = trainer.optimizers[0]
-    # What is no option of the old one was put into the group by a schedule, which looks for it
+    # What is not an option of the old one was put into the group by a schedule, which looks for it
     # there; of the old one's own options, the new one has these two.
     taken_over = ("params", "lr", "weight_decay")
     groups = [
         {key: group[key] for key in group if key in taken_over or key not in old.defaults}
         for group in old.param_groups
     ]
-    new = kind(groups, **defaults)
-    trainer.strategy.optimizers = [new]
-    for config in trainer.lr_scheduler_configs:
-        config.scheduler.optimizer = new
-        # A schedule counts the steps of the optimizer it was made with, to warn of a wrong order.
-        warnings.filterwarnings("ignore", message=r"Seems like `optimizer\.step\(\)` has been")
-
-
-def _announce(trainer: L.Trainer, message: str) -> None:
-    if trainer.is_global_zero:
-        log.info(message)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            # As metrics count, from 0: a resume drops the steps that its checkpoint has not seen.
-            logger.experiment.add_text("nt_asgd", message, trainer.global_step - 1)
+    replace_optimizer(trainer, make(groups))

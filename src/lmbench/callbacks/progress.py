@@ -1,7 +1,7 @@
 """A line per validation, for the console and train.log."""
 
 import logging
-import math
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -12,13 +12,12 @@ log = logging.getLogger(__name__)
 class Progress(L.Callback):
     """Logs the figures that matter after each validation; a terminal's bar is Lightning's own."""
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """One line."""
+    def on_validation_end(self, trainer, pl_module: Any) -> None:
+        """Logs step, perplexities, speed and time."""
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        best = getattr(trainer.checkpoint_callback, "best_score", -math.inf)  # of those before
-        is_best = metrics["val/nll"] < (math.inf if best is None else best)
+        is_best = pl_module.best is not None and pl_module.best.epoch == trainer.current_epoch
         line = [f"epoch {trainer.current_epoch}", f"step {trainer.global_step:,}"]
         if "train/ppl" in metrics:
             line.append(f"train ppl {metrics['train/ppl']:.1f}")

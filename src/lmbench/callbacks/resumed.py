@@ -4,60 +4,43 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 
-from lmbench.run.overrides import record_overrides
+from lmbench.lightning_internals import purge_tensorboard
+from lmbench.run.config import write_run_config
 
 
 class Resumed(L.Callback):
-    """Takes up a run's directory when the first step or the test begins.
+    """Takes up the directory of a run when its first step or its test begins.
 
-    It appends to ``overrides.jsonl``, removes the results, which are those of the weights of
-    before, and lets TensorBoard forget what came after the checkpoint. Not earlier: a resume that
-    is refused changes nothing.
+    It writes the changed config, removes the results, which are those of older weights, and lets
+    TensorBoard forget what came after the checkpoint. Not earlier: a resume that is refused changes
+    nothing.
 
     Args:
         run_dir: The run's directory.
-        overrides: What this resume changes.
-        first_step: The step that the run goes on with; 0 for one that starts over.
+        changed: The config to write; None where the resume changes nothing.
+
+    Attributes:
+        first_step: The step that the run continues with; 0 for one that is new or starts over.
+        has_begun: Whether it has been done.
     """
 
-    def __init__(self, run_dir: Path, overrides: list[str], first_step: int) -> None:
+    def __init__(self, run_dir: Path, changed: dict[str, Any] | None) -> None:
+        self.first_step = 0
+        self.has_begun = False
         self._run_dir = run_dir
-        self._overrides = overrides
-        self._first_step = first_step
-        self._is_done = False
+        self._changed = changed
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Does it as training goes on."""
-        self._take_up(trainer)
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_start(self, trainer, pl_module) -> None:
         """Does it where nothing was left to train."""
-        self._take_up(trainer)
+        self.on_train_batch_start(trainer, pl_module, None, 0)
 
-    def _take_up(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero and not self._is_done:
-            record_overrides(self._run_dir, self._overrides)
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        """Does it as the training continues."""
+        if trainer.is_global_zero and not self.has_begun:
+            if self._changed is not None:
+                write_run_config(self._changed, self._run_dir, replace=True)
             (self._run_dir / "results.json").unlink(missing_ok=True)
-            if self._first_step:
-                _forget(trainer, self._first_step)
-        self._is_done = True
-
-
-def _forget(trainer: L.Trainer, first_step: int) -> None:
-    """As SummaryWriter does with its ``purge_step``, for which it is too early when it is made."""
-    writers: list[Any] = [
-        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
-    ]
-    if not writers:
-        return
-    from tensorboard.compat.proto import event_pb2  # not there on every machine
-
-    proto: Any = event_pb2  # its names are made when it is imported
-    session_start = proto.SessionLog(status=proto.SessionLog.START)
-    start = proto.Event(step=first_step, session_log=session_start)
-    for writer in writers:
-        writer._get_file_writer().add_event(start)
+            if self.first_step:
+                purge_tensorboard(trainer, self.first_step)
+        self.has_begun = True

@@ -4,11 +4,12 @@ import logging
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from lmbench.callbacks.checkpoints import STEPS_BETWEEN_AGREEMENTS, Checkpoints
 from lmbench.errors import Interrupted
@@ -28,40 +29,29 @@ class StopOnSignal(L.Callback):
 
     def __init__(self) -> None:
         self._signum: int | None = None
-        self._is_first = True
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
         self._before = self._answer()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        self._before = {}
         # Others have nothing left to do, while the first one still writes what came out.
-        if error is None and self._signum is not None and self._is_first:
+        is_first = getattr(rank_zero_only, "rank", 0) == 0
+        if error is None and self._signum is not None and is_first:
             raise Interrupted(self._signum)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer, pl_module) -> None:
         """Takes SIGTERM back from Lightning, which would end the run without saving it."""
         self._answer()
         if trainer.received_sigterm:
             raise Interrupted(signal.SIGTERM)
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM back once more."""
-        self._is_first = trainer.is_global_zero
-        self.on_train_start(trainer, pl_module)
+    on_test_start = on_train_start
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """Saves and stops. At the first window of an epoch there is nothing new to save."""
         signum = self._agreed(trainer, pl_module, batch_idx)
         if not signum:
@@ -71,14 +61,7 @@ class StopOnSignal(L.Callback):
             checkpoints.save(trainer, before_a_window=True)
         raise Interrupted(signum)
 
-    def on_test_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         """Stops: training has been saved at its end."""
         signum = self._agreed(trainer, pl_module, batch_idx)
         if signum:

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lmbench.data.batching import Batch
+from lmbench.module import logs_at
 
 _STEPS_OF_WARM_UP = 2
 
@@ -35,8 +35,7 @@ class Throughput(L.Callback):
         self.num_tokens = 0
         self.seconds = 0.0
         self._rates: list[float] = []
-        self._num_logged = 0
-        self._num_steps = 0
+        self._num_logged = _STEPS_OF_WARM_UP
         self._fit_start = 0.0
         self._step_start: float | None = None
 
@@ -52,70 +51,49 @@ class Throughput(L.Callback):
     @property
     def tokens_per_second(self) -> float | None:
         """Median over the steps so far; None while the first two run."""
-        return statistics.median(self._rates) if self._rates else None
+        rates = self._rates[_STEPS_OF_WARM_UP:]
+        return statistics.median(rates) if rates else None
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer, pl_module) -> None:
         """Starts the clock, and the peak of memory: a sweep's jobs may share a process."""
         reset_peak_memory(pl_module.device)
         self._fit_start = time.perf_counter() - self.seconds
 
-    def on_train_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """A step after an interruption starts here."""
         if self._step_start is None:
             self._step_start = time.perf_counter()
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: object,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Times the step, and logs where the trainer logs."""
         now = time.perf_counter()
         num_tokens = batch.num_scored * trainer.world_size
         self.num_tokens += num_tokens
-        self._num_steps += 1
-        if self._step_start is not None and self._num_steps > _STEPS_OF_WARM_UP:
+        if self._step_start is not None:
             self._rates.append(num_tokens / (now - self._step_start))
         self._step_start = now
         since_last_log = self._rates[self._num_logged :]
-        connected: Any = trainer  # its connectors set what its class does not declare
-        interval: int = connected.log_every_n_steps
-        logs = interval > 0 and trainer.global_step % interval == 0
-        if logs and since_last_log:
+        if since_last_log and logs_at(trainer, trainer.global_step):
             self._num_logged = len(self._rates)
             # A float would go to the GPU, and Lightning would wait for it after every step.
             rate = torch.tensor(statistics.median(since_last_log))
             pl_module.log("train/tokens_per_second", rate, prog_bar=True)
             pl_module.log("train/peak_memory_bytes", float(peak_memory_bytes(pl_module.device)))
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer, pl_module) -> None:
         """Validation is no part of a training step."""
         self._step_start = None
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
         """Tells when the validation was done, in wall-clock time."""
         if trainer.state.fn == TrainerFn.FITTING:
             pl_module.log("train/seconds", self._seconds_so_far(), sync_dist=True)
 
-    def on_save_checkpoint(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        checkpoint: dict,
-    ) -> None:
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         """Saving is no part of a training step."""
         self._step_start = None
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer, pl_module) -> None:
         """Stops the clock."""
         self.seconds = self._seconds_so_far()
 

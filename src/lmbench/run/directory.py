@@ -1,4 +1,4 @@
-"""The directory of a run as a place: whether it is one, who works in it, what was written there."""
+"""The directory of a run as a place: whether it is one, who works in it, what leads out of it."""
 
 import re
 import shlex
@@ -13,22 +13,26 @@ from lmbench.errors import UserError
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether it is the directory of a run into which one can write without landing elsewhere."""
+    """Whether it is the directory of a run."""
     try:
-        return Path(path, "config.yaml").is_file() and _first_link(Path(path)) is None
+        return Path(path, "config.yaml").is_file()
     except OSError:  # in a folder that may not be read, or of a name that is too long
         return False
 
 
-def require_no_links(run_dir: Path) -> None:
-    """Refuses a run's directory that holds a link: what is written would land elsewhere.
+def require_inside(folder: Path) -> None:
+    """Refuses a folder with a link that leads out of it: what is written would land elsewhere.
 
     Raises:
         UserError: Naming the link.
     """
-    link = _first_link(run_dir)
-    if link is not None:
-        raise UserError(f"{link} is a link: what the run writes would land elsewhere.")
+    root = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise UserError(
+                f"{path} is a link that leads out of {folder}: what is written there would land "
+                "elsewhere. Remove the link, or name another folder."
+            )
 
 
 @contextmanager
@@ -40,18 +44,15 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     """
     try:
         with FileLock(run_dir / ".lock", timeout=0):
+            for leftover in run_dir.glob("checkpoints/*.tmp"):
+                leftover.unlink()  # of a process that was killed: nobody else writes there
             yield
     except Timeout as error:
         raise UserError(f"Another process is at work in {run_dir}. Stop it first.") from error
 
 
-def time_of_change(path: Path) -> int | None:
-    """When a file came to be as it is, in ns since 1970; None if there is none."""
-    return path.stat().st_mtime_ns if path.exists() else None
-
-
 def clear_run(run_dir: Path) -> None:
-    """Takes away what a run wrote that has no checkpoint to go on from."""
+    """Removes what a run has written that has no checkpoint to resume from."""
     for folder in ("checkpoints", "tensorboard"):
         shutil.rmtree(run_dir / folder, ignore_errors=True)
     for name in ("metrics.csv", "timing.csv", "results.json"):
@@ -64,7 +65,3 @@ def as_override(key: str, path: Path) -> str:
     if not re.fullmatch(r"[\w./-]+", text, re.ASCII):
         text = "'" + text.replace("'", r"\'") + "'"
     return shlex.quote(f"{key}={text}")
-
-
-def _first_link(run_dir: Path) -> Path | None:
-    return next((path for path in run_dir.rglob("*") if path.is_symlink()), None)

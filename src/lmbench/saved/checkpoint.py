@@ -1,17 +1,20 @@
-"""What checkpoint files hold, read without running code, and without Lightning."""
+"""What a checkpoint holds, and the model in it, read without running any code."""
 
 import pickle
 import zipfile
-import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lmbench.data.corpus import Corpus
+from lmbench.conf import MODEL_PLACES
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
+from lmbench.files import require_file
+from lmbench.run.config import read_run_config
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (
@@ -24,39 +27,75 @@ DTYPES = (
 DATA = "LanguageModelDataModule"
 """Where Lightning keeps what the data gave: its name for the class of that name."""
 
+FORMAT, FORMAT_KEY = 1, "lmbench_format"
+"""Number of the present form of checkpoints: raise it when what they hold changes."""
+
+OF_A_RESUME = ("global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+OF_A_RESUME += ("best", "processes", "csv")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a folder holds of a model, before it is built.
+
+    Attributes:
+        config_path: The file that describes the model.
+        model_config: Its content, as :func:`lmbench.build.model.build_model` takes it.
+        weights_path: The file of the weights.
+        weights: Weights to evaluate, by the names of ``LanguageModel.state_dict``; of a tied
+            weight's names, one is enough.
+        vocabulary: The words.
+        corpus_sha256: Hash of the corpus that the model was trained on.
+    """
+
+    config_path: Path
+    model_config: dict[str, Any]
+    weights_path: Path
+    weights: dict[str, Tensor]
+    vocabulary: Vocabulary
+    corpus_sha256: str
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU.
 
     Raises:
-        UserError: The file cannot be read, is damaged, or holds more than plain values and tensors,
-            or weights that are not finite.
+        UserError: The file cannot be read, is damaged or of another format, or holds more than
+            plain values and tensors, or weights that are not finite.
     """
+    require_file(path, _offer(path))
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not look at the check sums
-            # Where torch finds a folder in a tensor's place, it leaves the memory as it was.
-            folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10]
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"{damaged} has another check sum")
-        if folders:
-            raise zipfile.BadZipFile(f"{folders[0]} says it is a folder")
+            entries = archive.infolist()
+            # Ours are not compressed, nor do they share bytes: a small file could fill the memory.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise zipfile.BadZipFile("it is compressed")
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise zipfile.BadZipFile("its tensors share their bytes")
+            # Of what says that it is a folder, torch would give what lay in the memory.
+            if any(entry.external_attr & 0x10 for entry in entries):
+                raise zipfile.BadZipFile("a tensor says that it is a folder")
+            if damaged := archive.testzip():  # torch does not look at the check sums
+                raise zipfile.BadZipFile(f"{damaged} has another check sum")
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.{_offer(path)}") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors and plain values, and reading it could run code that "
             "someone put there. It is refused."
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged: {reason}.{_offer(path)}") from error
-    except Exception as error:  # torch raises whatever a damaged pickle makes it do
-        reason = f"its parts make no whole ({type(error).__name__})"
+    except Exception as error:  # torch raises whatever a damaged file makes it do
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is damaged: {reason}.{_offer(path)}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise UserError(f"{path} is no checkpoint of lmbench: it has no state_dict.{_offer(path)}")
+        raise UserError(f"{path} is not a checkpoint of lmbench: it has no state_dict.")
+    found = checkpoint.get(FORMAT_KEY)
+    if not isinstance(found, int) or found != FORMAT:  # a tensor could not be compared
+        raise UserError(
+            f"{path} is a checkpoint of format {found if isinstance(found, int) else None}, but "
+            f"this version of lmbench reads format {FORMAT}. Use the version that wrote it."
+        )
     require_numbers(path, checkpoint["state_dict"], _offer(path))
     return checkpoint
 
@@ -80,11 +119,11 @@ def require_numbers(path: Path, weights: Mapping[Any, Any], hint: str = "") -> N
 
 def _problem(weight: object) -> str | None:
     if not isinstance(weight, Tensor):
-        return "is no tensor"
+        return "is not a tensor"
     if weight.dtype not in DTYPES:
         return f"is of {weight.dtype}, which lmbench does not read"
     if weight.layout != torch.strided or weight.is_nested or weight.device.type != "cpu":
-        return "is no plain tensor"
+        return "is not a plain tensor"
     # A view can be larger than what it views, and take memory that the file does not have.
     if weight.nbytes > weight.untyped_storage().nbytes():
         return f"says it has the shape {tuple(weight.shape)}, and has fewer numbers"
@@ -102,25 +141,16 @@ def corpus_of(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     of_corpus = checkpoint.get(DATA)
     if not isinstance(of_corpus, dict) or not {"sha256", "words"} <= of_corpus.keys():
-        raise UserError(f"{path} is no checkpoint of lmbench: it does not name its corpus.")
+        raise UserError(f"{path} is not a checkpoint of lmbench: it does not name its corpus.")
     return of_corpus
 
 
-def load_weights(path: Path, module: nn.Module, corpus: Corpus) -> dict[str, Any]:
-    """Gives the module the weights to evaluate of a checkpoint, whose content is returned.
+def load_weights(path: Path, checkpoint: Mapping[str, Any], module: nn.Module) -> None:
+    """Gives a module the weights to evaluate of a checkpoint.
 
     Raises:
-        UserError: There is no such checkpoint; it is damaged, of another corpus or another model.
+        UserError: They are those of another model.
     """
-    checkpoint = read_checkpoint(path)
-    corpus.require_sha256(corpus_of(path, checkpoint)["sha256"])
-    for name, own in module.state_dict().items():  # PyTorch would convert whatever it finds
-        found = checkpoint["state_dict"].get(name, own).dtype
-        if found != own.dtype and not {found, own.dtype} <= {*FLOATS}:
-            raise UserError(
-                f"The weights in {path} do not fit the model: {name} is of {found} instead of "
-                f"{own.dtype}."
-            )
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -128,24 +158,65 @@ def load_weights(path: Path, module: nn.Module, corpus: Corpus) -> dict[str, Any
             f"The weights in {path} do not fit the model: {' '.join(str(error).split())}. Leave "
             "the sizes of the model as the run has them."
         ) from error
-    return checkpoint
 
 
-def step_to_go_on_from(path: Path, checkpoint: Mapping[str, Any]) -> int:
-    """The number of steps after which a checkpoint was saved.
+def require_resumable(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that lacks what a run needs to continue.
 
     Raises:
-        UserError: The checkpoint lacks what a run needs to go on.
+        UserError: Naming what is missing.
     """
-    needed = ("global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "processes")
-    for key in (*needed, "csv"):
-        if key not in checkpoint:
-            raise UserError(f"{path} cannot be gone on from: it has no {key}.{_offer(path)}")
-    return checkpoint["global_step"]
+    missing = [key for key in OF_A_RESUME if key not in checkpoint]
+    if missing:
+        raise UserError(f"{path} cannot be resumed: it has no {missing[0]}.{_offer(path)}")
 
 
 def _offer(path: Path) -> str:
     previous = path.with_name("previous.ckpt")
-    if path.name != "last.ckpt" or not previous.is_file():  # it is none before the best one
+    if path.name != "last.ckpt" or not previous.is_file():
         return ""
-    return f" The checkpoint before it is {previous}: rename that to {path.name} to go on from it."
+    return f" The one before it is {previous}: rename that to {path.name} to continue from it."
+
+
+def read_run_model(run_dir: Path) -> SavedModel:
+    """The model of a run's best checkpoint.
+
+    Raises:
+        UserError: The folder holds no run, or what is in it is damaged.
+    """
+    model_config = read_run_config(run_dir, MODEL_PLACES)["model"]
+    path = run_dir / "checkpoints/best.ckpt"
+    return of_checkpoint(run_dir / "config.yaml", model_config, path, read_checkpoint(path))
+
+
+def of_checkpoint(
+    config_path: Path, model_config: dict[str, Any], path: Path, checkpoint: Mapping[str, Any]
+) -> SavedModel:
+    """The model whose weights to evaluate a checkpoint holds.
+
+    Raises:
+        UserError: The checkpoint does not name its corpus, or has no list of words.
+    """
+    of_corpus = corpus_of(path, checkpoint)
+    weights = {
+        name.removeprefix("model."): tensor  # its name in the LightningModule
+        for name, tensor in checkpoint["state_dict"].items()
+    }
+    vocabulary = vocabulary_of(of_corpus["words"], path)
+    sha256 = str(of_corpus["sha256"])
+    return SavedModel(config_path, model_config, path, weights, vocabulary, sha256)
+
+
+def vocabulary_of(words: object, path: Path) -> Vocabulary:
+    """The vocabulary of a list of words that was read from a file.
+
+    Raises:
+        UserError: ``words`` is not a list of different words.
+    """
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{path} is damaged: its vocabulary is not a list of words.")
+    try:
+        "".join(words).encode()  # JSON has a way of writing halves of letters
+        return Vocabulary(tuple(words))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: of its vocabulary, {error}.") from error

@@ -2,41 +2,40 @@
 
 ``model.safetensors`` holds the weights, a tied one under one name; ``vocabulary.json`` the words in
 the order of their ids; ``config.json`` what the model is built from, and the hashes of those two.
-Beside them lie a model card, ``README.md``, and perhaps ``step.pt2``.
+Beside them lies a model card, ``README.md``.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lmbench.conf import MODEL_PLACES, require_known_targets
 from lmbench.errors import UserError
-from lmbench.files import replacing_folder
+from lmbench.files import read_json, replacing_folder, require_file
 from lmbench.model import LanguageModel
-from lmbench.run.targets import refuse_calls
-from lmbench.saved.checkpoint import require_numbers
-from lmbench.saved.model import SavedModel, vocabulary_of
+from lmbench.run.directory import is_run
+from lmbench.saved.checkpoint import SavedModel, read_run_model, require_numbers, vocabulary_of
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, WORDS = "config.json", "model.safetensors", "vocabulary.json"
-CARD, PROGRAM = "README.md", "step.pt2"
+CARD = "README.md"
 
 
 def is_export(folder: Path) -> bool:
     """Whether the folder says that it is an export; read_export looks closer."""
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return {"format_version", "lmbench_version"} <= read_json(folder / CONFIG).keys()
+    except UserError:
         return False
-    return isinstance(config, dict) and {"format_version", "lmbench_version"} <= config.keys()
 
 
 @contextmanager
@@ -75,37 +74,20 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     """Refuses to write where something would be lost, but for an export if it is to be replaced.
 
     Raises:
-        UserError: Saying what is there.
+        UserError: There is something at ``output``, or it cannot be looked at.
     """
     try:
-        problem = _problem_with(output)
-        is_here = not problem and output.exists() and output.samefile(Path.cwd())
+        if not os.path.lexists(output):
+            return
+        is_folder = output.is_dir() and not output.is_symlink()
+        found = {path.name for path in output.iterdir()} if is_folder else {str(output)}
+        is_ours = found <= {CONFIG, WEIGHTS, WORDS, CARD} and is_export(output)
     except OSError as error:  # of a name that is too long, or a folder that may not be read
         raise UserError(f"{output} cannot be written: {error.strerror}.") from error
-    if problem:
-        raise UserError(
-            f"{output} is there already and would be lost: {problem}. Name another --output."
-        )
-    if is_here:
-        raise UserError(
-            f"{output} is the folder that you are in, which cannot be replaced from within. Go to "
-            "another one, or name another --output."
-        )
-    if not overwrite and is_export(output):
+    if is_ours and not overwrite:
         raise UserError(f"{output} holds an export already. Replace it with --overwrite.")
-
-
-def _problem_with(output: Path) -> str | None:
-    if not output.exists() and not output.is_symlink():
-        return None
-    if output.is_symlink() or not output.is_dir():
-        return "it is no folder"
-    ours = (CONFIG, WEIGHTS, WORDS, CARD, PROGRAM)
-    found = sorted(path.name for path in output.iterdir())
-    others = [name for name in found if name not in ours]
-    if others:
-        return f"it holds {', '.join(others[:3])}"
-    return "it holds no export" if found and not is_export(output) else None
+    if found and not is_ours:
+        raise UserError(f"{output} is there already and would be lost. Name another --output.")
 
 
 def _write_model(folder: Path, saved: SavedModel, model: LanguageModel, corpus_name: str) -> None:
@@ -130,6 +112,22 @@ def _write_model(folder: Path, saved: SavedModel, model: LanguageModel, corpus_n
         (folder / name).write_bytes(data)
 
 
+def read_saved(folder: Path) -> SavedModel:
+    """The model of a run's directory or of an export, not built yet.
+
+    Raises:
+        UserError: The folder is neither, or what is in it is damaged or cannot be read.
+    """
+    if is_run(folder):
+        return read_run_model(folder)
+    if is_export(folder):
+        return read_export(folder)
+    raise UserError(
+        f"{folder} is neither the directory of a run, which has a config.yaml, nor an export of "
+        "lmbench-export, which has a config.json."
+    )
+
+
 def read_export(folder: Path) -> SavedModel:
     """The model of an export, not built yet.
 
@@ -137,8 +135,8 @@ def read_export(folder: Path) -> SavedModel:
         UserError: A file is missing, damaged, of another export or another version.
     """
     path = folder / CONFIG
-    config = _read_json(path, _read(path))
-    found = config.get("format_version") if isinstance(config, dict) else None
+    config = read_json(path)
+    found = config.get("format_version")
     if not isinstance(found, int):
         raise UserError(f"{path} is not the config of an export: it has no format_version.")
     if found != FORMAT_VERSION:
@@ -149,7 +147,7 @@ def read_export(folder: Path) -> SavedModel:
     for key in ("model", "corpus", "sha256"):
         if not isinstance(config.get(key), dict):
             raise UserError(f"{path} is not the config of an export: it has no {key}.")
-    refuse_calls({"model": config["model"]}, str(path))
+    require_known_targets(config, MODEL_PLACES, str(path))
     data = {name: _read(folder / name) for name in (WEIGHTS, WORDS)}
     for name, content in data.items():
         if hashlib.sha256(content).hexdigest() != config["sha256"].get(name):
@@ -157,28 +155,26 @@ def read_export(folder: Path) -> SavedModel:
                 f"{folder / name} is damaged, or of another export: its hash is not the one in "
                 f"{path}. Copy the whole folder again."
             )
+    try:
+        words = json.loads(data[WORDS])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{folder / WORDS} is damaged: {error}.") from error
     return SavedModel(
         path,
         config["model"],
         folder / WEIGHTS,
         _weights(folder / WEIGHTS, data[WEIGHTS]),
-        vocabulary_of(_read_json(folder / WORDS, data[WORDS]), folder / WORDS),
+        vocabulary_of(words, folder / WORDS),
         str(config["corpus"].get("sha256")),
     )
 
 
 def _read(path: Path) -> bytes:
+    require_file(path)
     try:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _read_json(path: Path, data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
 
 
 def _weights(path: Path, data: bytes) -> dict[str, Tensor]:

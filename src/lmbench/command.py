@@ -1,22 +1,18 @@
 """How a command ends when something goes wrong."""
 
-import errno
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
+from lmbench.printing import end_unread, printable, printing
 from lmbench.run.directory import as_override, is_run
-from lmbench.stdout import end_unread, printing
 
 log = logging.getLogger(__name__)
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-"""What is not as the run needs it, rather than broken."""
 
 
 @contextmanager
@@ -26,40 +22,37 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
     Args:
         run_dir: The run's directory.
         is_sweep: Whether it is a sweep, at whose end Hydra shows the first failed job's error only.
-        is_training: Whether one can go on with the run.
+        is_training: Whether the run can be resumed.
     """
     from hydra.errors import CompactHydraException  # plain commands do without
     from omegaconf.errors import OmegaConfBaseException
 
     # A line that stdout or train.log does not take is lost, and need not be told in a traceback.
     logging.raiseExceptions = False
+    threading.excepthook = _say_of_thread
     try:
         yield
+        return
     except UserError as error:
-        if is_sweep:
-            log.error(error)
-        raise CompactHydraException(str(error)) from error
+        message, cause = str(error), error
     except OmegaConfBaseException as error:  # a value that refers to a key which is not there
-        message = " ".join(str(error).split())
-        if is_sweep:
-            log.error(message)
-        raise CompactHydraException(message)  # noqa: B904 - Hydra would print such a cause too
-    except OSError as error:  # from TensorBoard's writer, say
-        message = _problem(error, run_dir)
-        if message is None:
-            raise
+        message, cause = " ".join(str(error).split()), None  # Hydra would print this cause too
+    except OSError as error:  # a full disk, or a folder in the place of a file
+        place = error.filename2 or error.filename or run_dir  # where a file could not be renamed to
+        message, cause = f"{place}: {error.strerror or error}.", error
         if is_training and is_run(run_dir):
-            message += f" To go on: {_how_to_go_on(run_dir, is_sweep)}"
-        if is_sweep:
-            log.error(message)
-        raise CompactHydraException(message) from error
+            message += f" To resume: {_how_to_resume(run_dir, is_sweep)}"
     except (Interrupted, KeyboardInterrupt) as error:
-        signum = error.signum if isinstance(error, Interrupted) else 2
+        signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         is_done = not is_sweep and (run_dir / "results.json").is_file()
-        if is_training and (run_dir / "config.yaml").is_file() and not is_done:
-            how = _how_to_go_on(run_dir, is_sweep)
-            print(f"Stopped. To go on: {how}", file=sys.stderr)
+        if is_training and is_run(run_dir) and not is_done:
+            how = _how_to_resume(run_dir, is_sweep)
+            print(printable(f"Stopped. To resume: {how}"), file=sys.stderr)
         sys.exit(128 + signum)
+    message = _printable(message)
+    if is_sweep:
+        log.error(message)
+    raise CompactHydraException(message) from cause
 
 
 def run_command(command: Callable[[], object]) -> None:
@@ -76,7 +69,7 @@ def run_command(command: Callable[[], object]) -> None:
         with printing():
             sys.stdout.flush()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(_printable(str(error)), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -84,17 +77,18 @@ def run_command(command: Callable[[], object]) -> None:
         end_unread()
 
 
-def _problem(error: OSError, run_dir: Path) -> str | None:
-    if error.errno in FULL:
-        return f"Nothing more can be written into {run_dir}: {error.strerror}. Make room."
-    path = error.filename2 or error.filename  # where a file could not be renamed to
-    is_here = isinstance(path, str) and Path(path).is_relative_to(run_dir)
-    if is_here and error.errno in IN_THE_WAY:
-        return f"{path}: {error.strerror}. lmbench must be able to write there."
-    return None
+def _printable(message: str) -> str:
+    """The message, in which names of files and what stands in them may be a stranger's."""
+    return "\n".join(map(printable, message.split("\n")))
 
 
-def _how_to_go_on(run_dir: Path, is_sweep: bool) -> str:
+def _say_of_thread(args: threading.ExceptHookArgs) -> None:
+    """As Python does, but for a full disk: TensorBoard raises it in the main thread, too."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
+def _how_to_resume(run_dir: Path, is_sweep: bool) -> str:
     if is_sweep:
         sweep_dir = as_override("hydra.sweep.dir", run_dir.parent)
         return f"the same command with {sweep_dir} sweep_resume=true"

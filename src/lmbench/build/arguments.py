@@ -4,9 +4,9 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
+from lmbench.conf import import_target
 from lmbench.errors import UserError
 
 # Arguments that the config has under another key than their node's.
@@ -54,15 +54,10 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
             f"{key}._target_: {node['_target_']} cannot be imported: {error}."
         ) from error
     arguments = {name: value for name, value in node.items() if name != "_target_"}
-    for name in arguments:
-        if not _takes(target, name):
-            raise UserError(
-                f"{key}.{name}: {node['_target_']} has no such argument. Leave it out, or take it "
-                f"out of an experiment with ~{key}.{name}."
-            )
+    _require_arguments(target, key, arguments, num_positional=None)
 
-    def make(*args: Any, **kwargs: Any) -> Any:
-        return call(target, key, *args, **together(key, arguments, kwargs))
+    def make(*args: Any, **own: Any) -> Any:
+        return call(target, key, *args, **together(key, arguments, own))
 
     return make
 
@@ -79,27 +74,6 @@ def together(node: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> dic
     return {**given, **own}
 
 
-def takes(node: Mapping[str, Any], argument: str) -> bool:
-    """Whether the target of a node has an argument of that name."""
-    return argument in inspect.signature(import_target(node["_target_"])).parameters
-
-
-def _takes(target: Callable[..., Any], argument: str) -> bool:
-    """Whether it may be called with an argument of that name."""
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # some that are written in C
-        return True
-    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return any_name or argument in parameters
-
-
-def import_target(target: str) -> Callable[..., Any]:
-    """The class or function of a module, by its dotted name."""
-    module, _, name = target.rpartition(".")
-    return getattr(import_module(module), name)
-
-
 def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) -> Any:
     """Calls a class or function with the values of a config node.
 
@@ -110,8 +84,9 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
         kwargs: The node's values.
 
     Raises:
-        UserError: A value has the wrong type, or the target refuses it.
+        UserError: A value has the wrong type, or the target refuses it or does not know it.
     """
+    _require_arguments(target, node, kwargs, num_positional=len(args))
     keys = {name: _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
     hints = _hints(target)
     for name, value in kwargs.items():
@@ -133,13 +108,6 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
         raise UserError(message) from error
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # names that only a type checker imports
-        return {}
-
-
 def require_type(key: str, value: Any, hint: Any) -> None:
     """Refuses a value that cannot stand where ``hint`` is declared.
 
@@ -151,6 +119,37 @@ def require_type(key: str, value: Any, hint: Any) -> None:
             f"{key}={value!r} has the wrong type: {type(value).__name__} instead of "
             f"{_describe(hint)}."
         )
+
+
+def _require_arguments(
+    target: Callable[..., Any], node: str, given: Mapping[str, Any], *, num_positional: int | None
+) -> None:
+    """Refuses arguments that the target does not have and, if it is to be called, lacks others."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some that are written in C
+        return
+    kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    if inspect.Parameter.VAR_KEYWORD not in kinds.values():
+        for name in given:
+            if name not in parameters:
+                raise UserError(
+                    f"{node}.{name}: {target.__name__} has no such argument. Leave it out, or take "
+                    f"it out of an experiment with ~{node}.{name}."
+                )
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for name in [] if num_positional is None else list(parameters)[num_positional:]:
+        is_optional = parameters[name].default is not inspect.Parameter.empty
+        if kinds[name] in named and not is_optional and name not in given:
+            key = _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}")
+            raise UserError(f"{key} is missing: set {key}=…")
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # names that only a type checker imports
+        return {}
 
 
 def _fits(value: Any, hint: Any) -> bool:

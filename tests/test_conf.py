@@ -1,40 +1,33 @@
 """Every choice of the conf folder composes, and says nothing that its target does not take."""
 
-import errno
 import inspect
 import re
 from collections.abc import Iterator
-from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from small import composed, config_of, set_value
 
-from lmbench import build, config
-from lmbench.config import (
+from lmbench import conf
+from lmbench.build import training as build
+from lmbench.conf import (
+    ALLOWED_TARGETS_VARIABLE,
+    PLACES,
     conf_dir,
-    config_of_run,
     flatten,
-    require_sound,
-    take_over_from_run,
-    write_run_config,
+    known_targets,
+    require_known_targets,
 )
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
-from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
-from lmbench.evaluation.tuning import CacheGrid, DynamicGrid
 from lmbench.module import LanguageModelModule
-from lmbench.run.config import OF_WEIGHTS
-from lmbench.run.overrides import record_overrides
-from lmbench.run.targets import ALLOWED_TARGETS
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.
 OPTIONS: dict[str, list[str]] = {}
@@ -85,14 +78,8 @@ PUBLISHED = {
     "loss.tar_beta": 1.0,
     "callbacks.nt_asgd._target_": "lmbench.callbacks.nt_asgd.NTASGD",
     "callbacks.nt_asgd.non_monotone_interval": 5,
-    "data._target_": "lmbench.data.published.load_wikitext2",
+    "data.name": "wikitext2",
 }
-
-
-@cache
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return compose("train", list(overrides))
 
 
 def nodes_with_target(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -118,15 +105,8 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
     assert set(plain["trainer"]) <= arguments_of(L.Trainer)
     assert set(plain["batching"]) <= arguments_of(LanguageModelDataModule)
     assert set(plain["loss"]) <= arguments_of(LanguageModelModule)
-    evaluation = dict(plain["evaluation"])
-    of_trained_models = (("cache", Cache, CacheGrid), ("dynamic", Dynamic, DynamicGrid))
-    for name, settings, grid in of_trained_models:
-        node = evaluation.pop(name, None)
-        if node is not None:
-            assert set(node.pop("grid")) == arguments_of(grid)
-            assert set(node.pop("statistics", {})) <= {"columns", "segments"}
-            assert set(node) == arguments_of(settings)
-    assert set(evaluation) == {"protocol", "columns", "burn_in", "window"}
+    of_reading = {key for key, value in plain["evaluation"].items() if not isinstance(value, dict)}
+    assert of_reading == {"protocol", "columns", "burn_in", "window"}
 
 
 @pytest.mark.parametrize(
@@ -143,8 +123,7 @@ def test_evaluations_of_trained_models_have_the_published_constants(
     name: str, published: dict[str, Any]
 ):
     for choice in (name, "dynamic_cache"):
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            evaluation = compose("evaluate", [f"evaluation={choice}"]).evaluation
+        evaluation = composed(f"evaluation={choice}", name="evaluate").evaluation
         assert OmegaConf.merge(evaluation, published) == evaluation
 
 
@@ -155,8 +134,7 @@ def test_dynamic_evaluation_has_the_published_constants_for_wikitext2():
     num_tensors = 1 + 3 * 4 + 1  # embedding; two weights and two biases a layer; softmax's bias
     expected = {"lr": 0.002 / num_segments**0.5, "epsilon": 0.001 / num_segments**0.5}
     expected |= {"decay": 0.02 / num_tensors}
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        dynamic = compose("evaluate", ["evaluation=dynamic"]).evaluation.dynamic
+    dynamic = composed("evaluation=dynamic", name="evaluate").evaluation.dynamic
     for key, value in expected.items():
         assert dynamic[key] == pytest.approx(value, rel=2e-3)
         assert getattr(Dynamic(), key) == dynamic[key]
@@ -164,15 +142,47 @@ def test_dynamic_evaluation_has_the_published_constants_for_wikitext2():
     assert dynamic.decay in dynamic.grid.decays[1:-1]
 
 
-def test_a_runs_config_may_name_what_conf_names_and_nothing_else():
-    """Each option by itself, so that none is left out; hydra/ configures Hydra itself."""
-    named = set()
-    for group, options in OPTIONS.items():
-        for option in options:
-            content = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{group}/{option}.yaml"))
-            named |= {node["_target_"] for _, node in nodes_with_target(content)}
-    assert named == ALLOWED_TARGETS
-    assert all(get_object(target) for target in ALLOWED_TARGETS)
+def test_a_run_may_name_what_conf_names_at_that_place_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Each option by itself, so that none is left out."""
+    for place in PLACES:
+        group = place.replace(".", "/")
+        named = {
+            node["_target_"]
+            for option in OPTIONS[group]
+            for _, node in nodes_with_target(load(f"{group}/{option}.yaml"))
+        }
+        assert named
+        assert known_targets(place) == named
+        assert all(get_object(target) for target in named)
+    config = config_of("model=awd_lstm", "data=synthetic")
+    require_known_targets(config, PLACES, "here")
+    loader = "lmbench.data.synthetic.make_corpus"
+    for key, target in (
+        ("optimizer._target_", "os.mkdir"),
+        ("model.core._target_", "lmbench.model.head.Softmax"),
+        ("callbacks.mine._target_", loader),
+        ("logger.csv._target_", "lmbench.callbacks.metrics_csv.os.mkdir"),
+        ("data._target_", ["os.mkdir"]),
+    ):
+        changed = config_of("model=awd_lstm", "data=synthetic")
+        set_value(changed, key, target)
+        for places, is_refused in ((PLACES, True), (("scheduler",), False)):
+            if is_refused:
+                with pytest.raises(UserError, match=rf"^here: {key.removesuffix('._target_')} "):
+                    require_known_targets(changed, places, "here")
+            else:
+                require_known_targets(changed, places, "here")
+    set_value(config, "model.core._target_", "my.Core")
+    with pytest.raises(UserError, match=f"{ALLOWED_TARGETS_VARIABLE}=my.Core"):
+        require_known_targets(config, PLACES, "here")
+    monkeypatch.setenv(ALLOWED_TARGETS_VARIABLE, "my.Head, my.Core")
+    require_known_targets(config, PLACES, "here")
+
+
+def load(name: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(conf_dir() / name))
 
 
 def test_the_groups_of_the_architecture_are_there():
@@ -231,7 +241,7 @@ EXPERIMENTS = {
         "model.core.input_dropout": 0.4,
         "model.core.hidden_dropout": 0.25,
         "trainer.max_epochs": 500,
-        "data._target_": "lmbench.data.published.load_penn_treebank",
+        "data.name": "penn_treebank",
     },
     "finetune": {
         "callbacks.nt_asgd.average_from_start": True,
@@ -268,173 +278,15 @@ def test_the_larger_lstm_is_that_of_pytorchs_examples():
     assert (config.batching.batch_size, config.batching.bptt) == (20, 35)
 
 
-def write_run(folder: Path, *overrides: str) -> Path:
-    folder.mkdir()
-    write_run_config(composed(*overrides), folder)
-    return folder
-
-
-def test_a_start_from_a_run_takes_over_what_belongs_to_its_weights(tmp_path):
-    overrides = ("experiment=quickstart_awd_lstm", "loss.ar_alpha=0.5", "seed=7")
-    run = composed(*overrides)
-    folder = write_run(tmp_path / "run", *overrides)
-    config = composed("experiment=finetune", f"init_from={folder}").copy()
-    changes = ("model.core.weight_dropout=0.125", "batching.batch_size=40", "trainer.max_epochs=9")
-    taken = take_over_from_run(config, ["experiment=finetune", f"init_from={folder}", *changes])
-    assert taken.data == run.data
-    assert taken.loss == run.loss
-    assert taken.model.core.weight_dropout == 0.125
-    assert taken.batching.batch_size == 40
-    taken.model.core.weight_dropout = run.model.core.weight_dropout
-    taken.batching.batch_size = run.batching.batch_size
-    assert (taken.model, taken.batching) == (run.model, run.batching)
-    assert taken.evaluation == run.evaluation
-    # The rest is finetuning's own.
-    for node in ("optimizer", "callbacks", "trainer", "seed"):
-        assert taken[node] == config[node]
-    assert config.data == composed("experiment=finetune", f"init_from={folder}").data
-
-
-def test_a_start_from_a_resumed_run_has_what_the_resume_has_changed(tmp_path):
-    folder = write_run(tmp_path / "run", "experiment=quickstart_awd_lstm")
-    changes = ["loss.ar_alpha=3.0", "trainer.max_epochs=99", "evaluation.window=17"]
-    record_overrides(folder, changes)
-    config = composed("experiment=finetune", f"init_from={folder}")
-    taken = take_over_from_run(config, ["loss.tar_beta=0.5"])
-    assert (taken.loss.ar_alpha, taken.loss.tar_beta, taken.evaluation.window) == (3.0, 0.5, 17)
-    assert taken.trainer == config.trainer
-
-
-def test_an_override_of_a_start_refers_to_values_of_the_run(tmp_path):
-    folder = write_run(tmp_path / "run", "model=awd_lstm", "model.core.output_dropout=0.375")
-    given = f"init_from={folder}", "model.core.hidden_dropout=${model.core.output_dropout}"
-    config = composed("experiment=finetune", given[0])
-    taken = take_over_from_run(config, ["experiment=finetune", *given])
-    assert config.model.core.get("output_dropout") != 0.375
-    assert taken.model.core.hidden_dropout == 0.375
-
-
-def test_an_experiment_changes_values_that_come_with_the_weights(tmp_path):
-    overrides = ("experiment=cpu_hour", "model.embedding_size=24", "loss.ar_alpha=0.5")
-    folder = write_run(tmp_path / "run", *overrides)
-    before = flatten(OmegaConf.to_container(composed(*overrides), resolve=True))
-    changes = {"model.core.input_dropout": 0.625, "loss.tar_beta": 0.25, "batching.bptt": 35}
-    given = ["experiment=finetune", f"init_from={folder}", "model.core.weight_dropout=0.75"]
-    config = composed(*given, *(f"+init_changes.{key}={value}" for key, value in changes.items()))
-    after = flatten(OmegaConf.to_container(take_over_from_run(config, given), resolve=True))
-    expected = {key: value for key, value in before.items() if key.split(".")[0] in OF_WEIGHTS}
-    expected |= changes | {"model.core.weight_dropout": 0.75}
-    assert {key: after[key] for key in after if key.split(".")[0] in OF_WEIGHTS} == expected
-    assert after["optimizer.lr"] == 30.0  # the rest is finetuning's own
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("+init_changes.optimizer.lr=1", r"holds values of data, model, .* Set others themselves"),
-        ("+init_changes.model=3", r"^init_changes=.*: it holds values of"),
-        ("init_changes=3", r"^init_changes=3: it holds values of"),
-        ("+init_changes.loss.ar_alpha=1", r"^init_changes=.* needs init_from=RUN_DIR"),
-    ],
-)
-def test_changes_of_nothing_are_refused(override, message):
-    with pytest.raises(UserError, match=message):
-        take_over_from_run(composed(override), [override])
-
-
-def of_a_run(*overrides: str) -> DictConfig:
-    return config_of_run(composed(*overrides))
-
-
-@pytest.mark.parametrize(
-    "key", ["model.input_dropout", "model.embeding_dropout", "evaluation.colums"]
-)
-def test_what_nothing_reads_is_refused(key):
-    """As where the core is forgotten in model.core.input_dropout."""
-    node = key.partition(".")[0]
-    config = of_a_run(f"+{key}=0.5")
-    with pytest.raises(UserError, match=rf"^{key} is read by nothing\. {node} has "):
-        require_sound(config, is_new=True)
-    require_sound(config, is_new=False)  # of a run of before, which may have read it
-
-
-def test_an_option_of_the_trainer_belongs_there():
-    with pytest.raises(UserError, match=r"^max_epochs is read by nothing.*\+trainer\.max_epochs=…"):
-        require_sound(of_a_run("+max_epochs=1"), is_new=True)
-
-
-@pytest.mark.parametrize("is_new", [False, True])
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["~logger"], r"^logger is missing"),
-        (["~callbacks"], r"^callbacks is missing"),
-        (["loss=null"], r"^loss is missing, or no node with values"),
-        (["batching=5"], r"^batching is missing, or no node with values"),
-        (["~seed"], r"^seed is missing\. Leave it"),
-        (["~model.name"], r"^model\.name is missing"),
-        (["~evaluation.columns"], r"^evaluation\.columns is missing"),
-        (["~trainer.devices"], r"^trainer\.devices is missing"),
-        (["~trainer.max_epochs"], r"^trainer\.max_epochs is missing"),
-    ],
-)
-def test_what_every_run_reads_must_be_there(changes, message, is_new):
-    with pytest.raises(UserError, match=message):
-        require_sound(of_a_run(*changes), is_new=is_new)
-
-
-@pytest.mark.parametrize("evaluation", ["standard", "published"])
-@pytest.mark.parametrize("model", OPTIONS["model"])
-def test_what_training_reads_is_known(model, evaluation):
-    require_sound(of_a_run(f"model={model}", f"evaluation={evaluation}"), is_new=True)
-
-
 @pytest.mark.parametrize("experiment", OPTIONS["experiment"])
 def test_experiments_set_nothing_that_is_not_read(experiment):
-    require_sound(of_a_run(f"experiment={experiment}", "init_from=x", "++data.path=x"), is_new=True)
-
-
-def test_a_start_from_nowhere_takes_over_nothing():
-    config = composed("model=lstm")
-    assert take_over_from_run(config, ["model=lstm"]) is config
-
-
-@pytest.mark.parametrize(
-    "override", ["model=lstm", "data=text", "model/core=lstm", "~model.core.dropout"]
-)
-def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
-    folder = write_run(tmp_path / "run", "model=awd_lstm")
-    config = composed("experiment=finetune", f"init_from={folder}")
-    with pytest.raises(UserError, match=rf"^{override} does not go with init_from="):
-        take_over_from_run(config, [override])
-
-
-def test_finetuning_never_starts_from_nowhere():
-    with pytest.raises(UserError, match=r"^Set init_from=RUN_DIR"):
-        take_over_from_run(composed("experiment=finetune"), ["experiment=finetune"])
-
-
-def test_a_start_from_a_run_that_is_named_by_a_number(tmp_path, monkeypatch):
-    """As the jobs of a sweep are; 0 is no missing name."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("0", "1"):
-        write_run(tmp_path / name, "model=awd_lstm", f"batching.bptt=7{name}")
-        given = ["experiment=finetune", f"init_from={name}"]
-        taken = take_over_from_run(composed(*given), given)
-        assert taken.batching.bptt == int(f"7{name}")
-        # for all that takes it for a path, or tells whether there is one by its being true
-        assert taken.init_from == name
-
-
-def test_a_start_from_what_is_no_run(tmp_path):
-    config = composed("experiment=finetune", f"init_from={tmp_path}")
-    with pytest.raises(UserError, match=r"is not the directory of a run: it has no config\.yaml"):
-        take_over_from_run(config, [])
+    config = config_of(f"experiment={experiment}", "init_from=x", "++data.path=x")
+    build.require_known_keys(config)
 
 
 def test_awd_lstm_has_the_published_number_of_parameters():
     with torch.device("meta"):
-        model = build.model(composed("model=awd_lstm"), vocabulary_size=33_278)
+        model = build.model(config_of("model=awd_lstm"), vocabulary_size=33_278)
     assert model.num_parameters == 33_556_078
 
 
@@ -520,33 +372,10 @@ def test_unknown_options_are_refused(group: str):
 def test_conf_is_found_in_a_wheel_and_in_a_checkout(tmp_path, monkeypatch):
     package = tmp_path / "src/lmbench"
     package.mkdir(parents=True)
-    monkeypatch.setattr(config, "__file__", str(package / "config.py"))
+    monkeypatch.setattr(conf, "__file__", str(package / "conf.py"))
     assert conf_dir() == tmp_path.resolve() / "conf"
     (package / "conf").mkdir()
     assert conf_dir() == package.resolve() / "conf"
-
-
-def test_a_runs_config_is_resolved_and_written_once(tmp_path):
-    path = tmp_path / "config.yaml"
-    written = composed("model=awd_lstm", "data=synthetic", "seed=7")
-    write_run_config(written, tmp_path)
-    text = path.read_text("utf-8")
-    assert "${" not in text
-    assert OmegaConf.create(text) == OmegaConf.to_container(written, resolve=True)
-    with pytest.raises(UserError, match=r"holds a run already.*hydra\.run\.dir"):
-        write_run_config(composed("seed=8"), tmp_path)
-    assert path.read_text("utf-8") == text
-
-
-def test_a_runs_config_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def fails(path: Path, content: bytes) -> None:
-        path.touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", fails)
-    with pytest.raises(OSError, match="No space left"):
-        write_run_config(composed(), tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_flatten_gives_dotted_keys():

@@ -1,0 +1,256 @@
+"""All that a training is made of, from a run's config."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim import Optimizer
+
+from lmbench.build.arguments import call, factory, require_type, together
+from lmbench.build.model import build_model
+from lmbench.callbacks.checkpoints import CheckpointIO, Checkpoints
+from lmbench.callbacks.nt_asgd import NTASGD
+from lmbench.callbacks.results import Results
+from lmbench.callbacks.time_limit import TimeLimit
+from lmbench.conf import import_target, takes
+from lmbench.data.corpus import Corpus
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.errors import UserError
+from lmbench.machine import require_devices
+from lmbench.model import LanguageModel
+from lmbench.module import LanguageModelModule
+from lmbench.optim.asgd import ASGD
+
+_NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
+_NODES += ("logger",)
+_KEYS = (*_NODES, "seed", "init_from", "float32_matmul_precision")
+
+
+def require_known_keys(config: Mapping[str, Any]) -> None:
+    """Refuses what nothing reads, which would silently do nothing, and what is missing.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    for key in _KEYS:
+        is_node = isinstance(config.get(key), dict)
+        if key not in config or (key in _NODES and not is_node):
+            raise UserError(f"{key} is missing, or has no values. Leave it as it is.")
+    for key in (key for key in config if key != "scheduler"):
+        if key not in _KEYS:
+            raise UserError(
+                f"{key} is read by nothing. Options of the trainer are in trainer: "
+                f"+trainer.{key}=…; lmbench-train --help lists the others."
+            )
+    known = ("protocol", "columns", "burn_in", "window")
+    for key in config["evaluation"]:
+        if key not in known:
+            raise UserError(
+                f"evaluation.{key} does nothing in a training, which reads {', '.join(known)}. It "
+                "may be for lmbench-evaluate, once the model is trained."
+            )
+
+
+def seed_everything(config: Mapping[str, Any]) -> None:
+    """Seeds every random generator with ``config.seed``."""
+    require_type("seed", config["seed"], int)
+    try:
+        L.seed_everything(config["seed"], verbose=False)
+    except ValueError as error:
+        raise UserError(f"seed: {error}") from error
+
+
+def corpus(config: Mapping[str, Any]) -> Corpus:
+    """The corpus of ``config.data``."""
+    return factory(config["data"], "data")()
+
+
+def datamodule(config: Mapping[str, Any], corpus: Corpus) -> LanguageModelDataModule:
+    """Windows over a corpus, from ``config.batching`` and ``config.evaluation``."""
+    evaluation = config["evaluation"]
+    own = {
+        "corpus": corpus,
+        "evaluation_protocol": evaluation["protocol"],
+        "evaluation_columns": evaluation["columns"],
+        "burn_in": evaluation["burn_in"],
+        "evaluation_window": evaluation["window"],
+        "seed": config["seed"],
+    }
+    arguments = together("batching", config["batching"], own)
+    return call(LanguageModelDataModule, "batching", **arguments)
+
+
+def model(
+    config: Mapping[str, Any], vocabulary_size: int, train_ids: np.ndarray | None = None
+) -> LanguageModel:
+    """The language model of ``config.model``; see :func:`lmbench.build.model.build_model`."""
+    return build_model(config["model"], vocabulary_size, train_ids)
+
+
+def module(config: Mapping[str, Any], model: LanguageModel) -> LanguageModelModule:
+    """The model in training: with its optimizer, schedule and penalties."""
+    module = call(
+        LanguageModelModule,
+        "loss",
+        model,
+        factory(config["optimizer"], "optimizer"),
+        _scheduler(config) if config.get("scheduler") else None,
+        **config["loss"],
+    )
+    if str(config["trainer"].get("precision")) in ("64", "64-true"):
+        module.double()  # Lightning's comes after a checkpoint is loaded, which would be rounded
+    return module
+
+
+def trainer(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    *,
+    more: Sequence[L.Callback] = (),
+    checkpoint_io: CheckpointIO | None = None,
+) -> L.Trainer:
+    """The trainer with its callbacks and loggers, writing into ``run_dir``.
+
+    Args:
+        config: A run's config.
+        run_dir: The folder that takes everything the run writes.
+        more: Callbacks beside those of the config.
+        checkpoint_io: What writes checkpoints, and has the one to continue from.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
+    # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
+    options = dict(config["trainer"])
+    max_time = options.pop("max_time", None)
+    options["accelerator"] = require_devices(
+        options["accelerator"], options["devices"], options.get("num_nodes", 1)
+    )
+    _require_training(options)
+    callbacks = _callbacks(config, run_dir)
+    try:
+        if max_time is not None:
+            callbacks.append(call(TimeLimit, "trainer", max_time=max_time))
+        own = {
+            "callbacks": [*callbacks, Results(run_dir, config), *more],
+            "plugins": [checkpoint_io or CheckpointIO()],
+            "logger": _loggers(config, run_dir),
+            "default_root_dir": run_dir,
+            "enable_progress_bar": sys.stdout is not None and sys.stdout.isatty(),
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
+            "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
+            "use_distributed_sampler": False,  # each process reads its own columns
+        }
+        return call(L.Trainer, "trainer", **together("trainer", options, own))
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _require_training(options: Mapping[str, Any]) -> None:
+    """Refuses options of the trainer with which a run would not do what it should."""
+    for name, only in (("accumulate_grad_batches", 1), ("val_check_interval", 1.0)):
+        value = options.get(name)
+        if value is not None and (type(value), value) != (type(only), only):  # 1 is not 1.0 there
+            raise UserError(
+                f"trainer.{name}={value} does not go with lmbench, whose schedules take one step a "
+                "window and whose best checkpoint is that of an epoch's end. Set "
+                "batching.batch_size, or trainer.check_val_every_n_epoch."
+            )
+    strategy = str(options.get("strategy"))
+    if any(kind in strategy for kind in ("spawn", "fork", "notebook")):
+        raise UserError(
+            f"trainer.strategy={strategy}: what the training leaves behind would stay in processes "
+            "that end with it. Set trainer.strategy=ddp."
+        )
+    lengths = ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches")
+    for name in (*lengths, "check_val_every_n_epoch"):
+        if options.get(name) == 0:
+            raise UserError(
+                f"trainer.{name}=0 would leave the run without a validation, by which its best "
+                "checkpoint is chosen. Set it to 1 or more, or leave it out."
+            )
+
+
+def _callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
+    """The callbacks of the config, but for those set to null."""
+    callbacks = []
+    for name, node in config["callbacks"].items():
+        if node is None:
+            continue
+        make = factory(node, f"callbacks.{name}")
+        is_checkpoints = import_target(node["_target_"]) is Checkpoints
+        callbacks.append(make(dirpath=run_dir / "checkpoints") if is_checkpoints else make())
+    if not any(isinstance(callback, Checkpoints) for callback in callbacks):
+        raise UserError(
+            "callbacks.checkpoints is missing: without checkpoints there is no best one to test, "
+            "and nothing to resume. To save less often: callbacks.checkpoints.interval_minutes=60."
+        )
+    factory(config["optimizer"], "optimizer")  # refuses what is not one
+    target = config["optimizer"]["_target_"]
+    optimizer = import_target(target)
+    averages = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
+    if averages and not any(isinstance(callback, NTASGD) for callback in callbacks):
+        raise UserError(
+            f"optimizer._target_={target}: without callbacks.nt_asgd, nothing would use the "
+            "averages, and what is tested would be SGD's last iterate. Set callbacks=nt_asgd, or "
+            "optimizer=sgd."
+        )
+    return callbacks
+
+
+def _loggers(config: Mapping[str, Any], run_dir: Path) -> list[Any]:
+    """The loggers of the config, but for those set to null; they write into the run's directory."""
+    loggers = []
+    for name, node in config["logger"].items():
+        if node is None:
+            continue
+        make = factory(node, f"logger.{name}")
+        own: dict[str, Any] = {}
+        if takes(node, "save_dir"):
+            own["save_dir"] = run_dir
+        if import_target(node["_target_"]) is TensorBoardLogger:
+            # Whose names are parts of a path too, in which it puts variables of the environment.
+            own |= {"save_dir": run_dir / "tensorboard", "name": "", "version": "", "sub_dir": None}
+            together(f"logger.{name}", node, dict.fromkeys(("log_dir", "filename_suffix")))
+        loggers.append(make(**own))
+    return loggers
+
+
+def _scheduler(config: Mapping[str, Any]) -> Callable[..., Any]:
+    """Makes a schedule; it learns the length of the run if it has an argument for that."""
+    node, options = config["scheduler"], config["trainer"]
+    make = factory(node, "scheduler")
+    if not takes(node, "total_steps"):
+        return lambda optimizer, total_steps: make(optimizer)
+    if options.get("max_time") is not None:
+        if not node["_target_"].endswith(".PhasedLR"):
+            raise UserError(
+                f"scheduler: {node['_target_']} counts steps, and trainer.max_time would cut it "
+                "off. Take optimizer=adam scheduler=phases_awd_lstm, which follows the time, or "
+                "scheduler=constant."
+            )
+    elif options["max_epochs"] in (None, -1) and options["max_steps"] == -1:
+        raise UserError(
+            "scheduler: the learning rate changes over the whole run, and nothing says when it "
+            "ends. Set trainer.max_epochs, max_steps or max_time."
+        )
+
+    def make_for(optimizer: Optimizer, total_steps: int | None) -> Any:
+        try:
+            return make(optimizer, total_steps=total_steps)
+        except ZeroDivisionError as error:  # OneCycleLR whose rise is a single step
+            raise UserError(
+                f"scheduler: of {total_steps} steps, the rise of the learning rate would be a "
+                "single one. Set scheduler.pct_start=0.0, or another number of steps."
+            ) from error
+
+    return make_for

@@ -1,1 +1,0 @@
-"""What the commands are made of, but for what they are about."""

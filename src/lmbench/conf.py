@@ -1,0 +1,97 @@
+"""Where the configs lie, and which classes they name: the only ones that a run may name.
+
+A config says by ``_target_`` which class (or function) an object is made of. What ``conf/`` names
+at a place is allowed there; a prefix such as ``lmbench.`` would let in all that a module imports.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lmbench.errors import UserError
+from lmbench.files import read_yaml
+
+MODEL_PLACES = ("model.core", "model.head")
+PLACES = (*MODEL_PLACES, "data", "optimizer", "scheduler", "callbacks", "logger")
+"""Groups of ``conf/`` that name classes; ``callbacks`` and ``logger`` hold several objects each."""
+
+ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"
+"""Environment variable with classes of the user's own, between commas."""
+
+
+def conf_dir() -> Path:
+    """The folder of Hydra groups: inside the installed package, else of the checkout."""
+    package = Path(__file__).resolve().parent
+    in_wheel = package / "conf"
+    return in_wheel if in_wheel.is_dir() else package.parents[1] / "conf"
+
+
+@cache
+def known_targets(place: str) -> frozenset[str]:
+    """The classes that ``conf/`` names at a place, such as ``model.core``."""
+    files = (conf_dir() / place.replace(".", "/")).glob("*.yaml")
+    nodes = [node for file in files for _, node in _objects(place, read_yaml(file))]
+    return frozenset(str(node["_target_"]) for node in nodes if "_target_" in node)
+
+
+def require_known_targets(config: Mapping[str, Any], places: Iterable[str], where: str) -> None:
+    """Refuses a config that names another class than ``conf/`` does at one of the places.
+
+    Args:
+        config: A run's config, as plain values.
+        places: What is going to be built, of :data:`PLACES`.
+        where: What the error message calls the config.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    of_user = {name.strip() for name in os.environ.get(ALLOWED_TARGETS_VARIABLE, "").split(",")}
+    for place in places:
+        node: Any = config
+        for name in place.split("."):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        for key, inner in _objects(place, node):
+            target = str(inner.get("_target_", ""))
+            if target not in {"", *known_targets(place), *of_user}:
+                raise UserError(
+                    f"{where}: {key} names {target}, which is not among the classes that lmbench's "
+                    f"own configs name there, and building it runs its code. If you trust it, set "
+                    f"the environment variable {ALLOWED_TARGETS_VARIABLE}={target}."
+                )
+
+
+def import_target(target: str) -> Callable[..., Any]:
+    """The class or function of a module, by its dotted name."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def takes(node: Mapping[str, Any], argument: str) -> bool:
+    """Whether the target of a node has an argument of that name."""
+    return argument in inspect.signature(import_target(node["_target_"])).parameters
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a nested plain config under their dotted keys."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
+def _objects(place: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The nodes at a place that are built, with their keys."""
+    if not isinstance(node, Mapping):
+        return
+    if place in ("callbacks", "logger"):
+        for name, inner in node.items():
+            if isinstance(inner, Mapping):
+                yield f"{place}.{name}", inner
+    else:
+        yield place, node

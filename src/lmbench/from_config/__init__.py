@@ -1,1 +1,0 @@
-"""Objects from the plain values of a config."""

@@ -1,0 +1,90 @@
+"""All that lmbench needs of Lightning's inside, which a new version of Lightning may change.
+
+A test fails when it does. Everything else in lmbench uses Lightning's public interface.
+"""
+
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim import Optimizer
+
+
+def forget_logged(trainer: L.Trainer) -> None:
+    """Drops what has been logged in this step.
+
+    Lightning logs the last step of a run, and would log what an earlier step has left.
+    """
+    trainer.fit_loop._results.reset()
+
+
+def set_max_steps(trainer: L.Trainer, max_steps: int) -> None:
+    """Changes the limit of steps; -1 is none.
+
+    With one, Lightning takes a checkpoint of an epoch's end for one from the middle of that epoch,
+    so that it must be hidden until the training starts.
+    """
+    trainer.fit_loop.epoch_loop.max_steps = max_steps
+
+
+def resumes_within_epoch(trainer: L.Trainer) -> bool:
+    """Whether the training continues in the middle of an epoch."""
+    return trainer.fit_loop.restarted_mid_epoch
+
+
+def num_windows_done(trainer: L.Trainer) -> int:
+    """Training windows of the current epoch that have been trained on."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+
+def uncount_window(checkpoint: dict[str, Any]) -> None:
+    """Takes back that Lightning has counted the window that is about to begin."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for count in (progress["total"], progress["current"]):
+        count["ready"] = count["completed"]
+    progress["is_last_batch"] = False
+
+
+def replace_optimizer(trainer: L.Trainer, new: Optimizer) -> None:
+    """Puts an optimizer in the place of the only one, for the schedule too."""
+    trainer.strategy.optimizers = [new]
+    for config in trainer.lr_scheduler_configs:
+        config.scheduler.optimizer = new
+        # A schedule counts the steps of the optimizer it was made with, to warn of a wrong order.
+        warnings.filterwarnings("ignore", message=r"Seems like `optimizer\.step\(\)` has been")
+
+
+def purge_tensorboard(trainer: L.Trainer, first_step: int) -> None:
+    """Lets TensorBoard forget what was logged from a step on.
+
+    As SummaryWriter does with its ``purge_step``, for which it is too early when it is made.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            from tensorboard.compat.proto import event_pb2  # not there on every machine
+
+            proto: Any = event_pb2  # its names are made when it is imported
+            experiment: Any = logger.experiment
+            start = proto.SessionLog(status=proto.SessionLog.START)
+            experiment._get_file_writer().add_event(proto.Event(step=first_step, session_log=start))
+
+
+@contextmanager
+def processes_ending_together(trainer: L.Trainer) -> Iterator[None]:
+    """Kills the processes that Lightning has started from this one, if an error ends this one.
+
+    On GPUs they would wait for it as long as NCCL does, half an hour.
+    """
+    try:
+        yield
+    except BaseException:
+        launcher: Any = trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGKILL)
+            # Lightning has a thread that kills this process too when it finds one of them dead.
+            getattr(launcher, "procs", []).clear()
+        raise

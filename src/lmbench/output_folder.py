@@ -1,0 +1,76 @@
+"""The folder that Hydra writes into: which one it is, and a look at it before that."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lmbench.errors import UserError
+from lmbench.printing import printable
+from lmbench.run.choice import job_folder
+from lmbench.run.directory import is_run, require_inside
+
+PROBE_BYTES = 2**16
+
+
+def register_resolvers() -> None:
+    """Lets configs of this process call ``lmbench.run_dir`` and ``lmbench.job_folder``."""
+
+    def run_dir(resume: Any, new: str) -> str:
+        """The run that is resumed, if it is one; else a new folder."""
+        return new if resume in (None, "") or not is_run(str(resume)) else str(resume)
+
+    OmegaConf.register_new_resolver("lmbench.run_dir", run_dir, replace=True)
+    OmegaConf.register_new_resolver(
+        "lmbench.job_folder", lambda overrides: job_folder(as_typed(overrides)), replace=True
+    )
+
+
+def as_typed(overrides: Any) -> list[str]:
+    """Hydra's overrides, a ``ListConfig``, without resolving what they interpolate.
+
+    That has a meaning only in the config of the run, which may be another than the composed one.
+    """
+    return list(map(str, OmegaConf.to_container(overrides, resolve=False)))  # pyright: ignore
+
+
+class OutputFolder(Callback):
+    """Looks at the folder of a run or a sweep before Hydra writes into it.
+
+    Ends the command where it cannot be written, or where a link in it leads somewhere else.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Looks at the folder of the one run."""
+        _require_usable(config, "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Looks at the folder of the sweep."""
+        _require_usable(config, "hydra.sweep.dir")
+
+
+def _require_usable(config: DictConfig, key: str) -> None:
+    try:
+        folder = Path(OmegaConf.select(config, key))
+    except OmegaConfBaseException:  # ${hydra:…} has no value yet
+        return
+    probe = folder / f".lmbench.{os.getpid()}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        require_inside(folder)
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))  # a full disk says so only now
+        finally:
+            probe.unlink(missing_ok=True)
+    except UserError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{folder} cannot be the folder to write into: {error.strerror}."
+    else:
+        return
+    # Not an exception: Hydra makes a warning of what its callbacks raise, and continues.
+    sys.exit(printable(f"{problem} Name a folder of your own with {key}=DIR."))

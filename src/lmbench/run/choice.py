@@ -1,0 +1,145 @@
+"""Which run a command line of lmbench-train is about: a new one, one to continue, or one done."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from lmbench.errors import UserError
+from lmbench.files import read_json
+from lmbench.run.config import OF_THE_MACHINE, apply_init_from, plain_config, resumed_config
+from lmbench.run.directory import is_run
+
+LONGEST_NAME = 100
+"""Letters of a job's folder, of the 255 that file systems allow."""
+
+
+@dataclass(frozen=True)
+class ChosenRun:
+    """A run that is to be trained, or has been.
+
+    Attributes:
+        config: The config that it is trained with, as plain values.
+        resumes: Whether it continues what its directory holds.
+        changed: The config to be kept when a resume that changes it begins.
+        perplexity: The best on valid of a run that is done already; None otherwise.
+    """
+
+    config: dict[str, Any]
+    resumes: bool = False
+    changed: dict[str, Any] | None = None
+    perplexity: float | None = None
+
+
+def choose_run(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> ChosenRun:
+    """The one run of a command.
+
+    Args:
+        config: The composed config.
+        run_dir: The folder that Hydra writes into.
+        overrides: The command line's.
+
+    Raises:
+        UserError: The command is about no run, or about two.
+    """
+    if config.sweep_resume:
+        raise UserError("sweep_resume continues a sweep (-m); for one run: resume=RUN_DIR.")
+    if config.resume is None:
+        return ChosenRun(plain_config(apply_init_from(config, overrides)))
+    if config.resume == "":
+        raise UserError("Set resume=RUN_DIR, the directory of the run to continue.")
+    resumed = Path(str(config.resume))  # a folder's name may be a number
+    new_config, changed = resumed_config(resumed, overrides)
+    if not run_dir.samefile(resumed):
+        raise UserError("resume continues a run in its own directory: leave out hydra.run.dir.")
+    return ChosenRun(new_config, resumes=True, changed=changed)
+
+
+def choose_job(
+    config: DictConfig, run_dir: Path, overrides: Sequence[str], hydra_overrides: Sequence[str]
+) -> ChosenRun:
+    """One job of a sweep: new, or one that an earlier part of the sweep has begun or done.
+
+    Args:
+        config: The composed config.
+        run_dir: The job's folder in the directory of the sweep.
+        overrides: The job's.
+        hydra_overrides: The job's overrides of Hydra's own config.
+
+    Raises:
+        UserError: The folder holds a run, and the sweep is not to be continued; or the command
+            names no sweep to continue, or folders of its own for it.
+    """
+    if config.resume is not None:
+        raise UserError("resume continues one run: leave out -m.")
+    of_hydra = {item.lstrip("+").partition("=")[0] for item in hydra_overrides}
+    if config.sweep_resume and "hydra.sweep.dir" not in of_hydra:
+        raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to continue.")
+    if config.sweep_resume and "hydra.sweep.subdir" in of_hydra:
+        raise UserError(
+            "sweep_resume=true finds each job's folder by its overrides. Leave out "
+            "hydra.sweep.subdir, or continue single jobs: lmbench-train resume=RUN_DIR."
+        )
+    devices = config.trainer.devices
+    is_one = len(devices) == 1 if isinstance(devices, ListConfig) else devices in (1, "1")
+    if not is_one and not _slurm_starts_processes():
+        # Each further process would run the command, and so the sweep, once more.
+        raise UserError(
+            f"trainer.devices={devices}: jobs of a sweep have one device each, unless Slurm starts "
+            "their processes. Leave out -m to train one run on several."
+        )
+    # A later process of the job may find what the first has just written, but no checkpoint yet.
+    is_first = os.environ.get("SLURM_PROCID", "0") == "0"
+    is_taken = is_run(run_dir) and (is_first or (run_dir / "checkpoints").exists())
+    # In a folder that the command has not named, it is this sweep that has tried the same before.
+    if is_taken and not config.sweep_resume and "hydra.sweep.dir" in of_hydra:
+        raise UserError(
+            f"{run_dir} holds a run already. Name another directory with hydra.sweep.dir=DIR, or "
+            "continue the sweep that is there: sweep_resume=true."
+        )
+    if is_taken and (run_dir / "results.json").exists():
+        path = run_dir / "results.json"
+        perplexity = (read_json(path).get("val") or {}).get("ppl")
+        if not isinstance(perplexity, float):
+            raise UserError(f"{path} is damaged: val.ppl is missing. Remove it to test again.")
+        return ChosenRun({}, perplexity=perplexity)
+    if is_taken:
+        places = [item for item in overrides if _key(item) in OF_THE_MACHINE]
+        return ChosenRun(resumed_config(run_dir, places)[0], resumes=True)
+    return ChosenRun(plain_config(apply_init_from(config, overrides)))
+
+
+def job_folder(overrides: Iterable[str]) -> str:
+    """The name of a job's folder in a sweep: its overrides, in any order.
+
+    A job is known by this name, so that a sweep can be continued. Its letters are those that
+    Hydra takes in a value without quotes. Where they, or the length, lose something, it ends in a
+    hash.
+
+    >>> job_folder(["seed=1", "model=lstm", "sweep_resume=true"])
+    'model-lstm+seed-1'
+    """
+    others = ("sweep_resume", "data.cache_dir")
+    own = sorted(item.lstrip("+") for item in overrides if _key(item) not in others)
+    if len("+".join(own)) > LONGEST_NAME:  # what differs between jobs is mostly short
+        own.sort(key=len)
+    name = "+".join(item.replace("=", "-", 1) for item in own)
+    readable = re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")[:LONGEST_NAME]
+    if name and readable == name and not any("+" in item for item in own):
+        return name
+    return f"{readable}-{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}".strip("-")
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _slurm_starts_processes() -> bool:
+    """By Lightning's own rule: a shell within an allocation starts none."""
+    is_shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "SLURM_NTASKS" in os.environ and not is_shell

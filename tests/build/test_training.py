@@ -1,0 +1,56 @@
+"""What a schedule over the run needs of the trainer; test_build.py has the other refused values."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small_config
+
+from lmbench.build import training as build
+from lmbench.errors import UserError
+
+ENDLESS = {"trainer__max_epochs": -1, "trainer__max_steps": -1, "trainer__max_time": None}
+
+
+def module_with(schedule: str, **limits: Any) -> object:
+    config = small_config(
+        "optimizer=adam",
+        f"scheduler={schedule}",
+        **ENDLESS | {f"trainer__{name}": value for name, value in limits.items()},
+    )
+    return build.module(config, build.model(config, 41))
+
+
+@pytest.mark.parametrize(
+    ("limits", "part"),
+    [
+        ({}, r"Set trainer\.max_epochs, max_steps or max_time"),
+        ({"max_epochs": None}, r"Set trainer\.max_epochs, max_steps or max_time"),
+        ({"max_time": "00:01:00:00"}, "phases_awd_lstm"),
+        ({"max_time": "00:01:00:00", "max_epochs": 4}, "phases_awd_lstm"),
+    ],
+)
+def test_a_schedule_over_the_run_needs_its_end(limits: dict[str, Any], part: str):
+    with pytest.raises(UserError, match=part):
+        module_with("one_cycle", **limits)
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 1}, {"max_steps": 5}, {"max_time": "0"}])
+def test_phases_follow_any_end(limits: dict[str, Any]):
+    module_with("phases_awd_lstm", **limits)
+
+
+@pytest.mark.parametrize("name", ["name", "version", "save_dir", "sub_dir"])
+def test_a_loggers_folder_is_not_the_configs_to_name(tmp_path: Path, name: str):
+    """TensorBoardLogger would put variables of the environment in."""
+    config = small_config(**{f"logger__tensorboard__{name}": "$HOME"})
+    with pytest.raises(UserError, match=rf"^logger\.tensorboard\.{name} is set by lmbench itself"):
+        build.trainer(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_nodes_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("SLURM_NTASKS", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"^trainer\.num_nodes=2: "):
+        build.trainer(small_config(trainer__num_nodes=2), tmp_path)

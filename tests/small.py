@@ -1,0 +1,75 @@
+"""Configs, corpora and models so small that a test can train them."""
+
+import copy
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lmbench.conf import conf_dir
+from lmbench.model import LanguageModel
+from lmbench.run.config import plain_config
+
+SMALL = (
+    "data=synthetic",
+    "data.num_words=40",
+    "data.num_train_tokens=2000",
+    "data.num_valid_tokens=300",
+    "data.num_test_tokens=200",
+    "model.embedding_size=8",
+    "model.core.hidden_size=12",
+    "batching.batch_size=4",
+    "batching.bptt=5",
+    "evaluation.columns=2",
+    "evaluation.burn_in=8",
+    "trainer.accelerator=cpu",
+)
+"""Overrides of lmbench-train; choices of groups and other overrides stand before or after."""
+
+
+@cache
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    """A config as Hydra composes it; not to be changed."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose(name, list(overrides))
+
+
+def config_of(*overrides: str) -> dict[str, Any]:
+    """A run's config, as plain values, of any size."""
+    return copy.deepcopy(_plain(*overrides))
+
+
+def small_config(*overrides: str, model: str = "lstm", **changes: Any) -> dict[str, Any]:
+    """A small run's config; ``changes`` sets keys, with two underscores for each dot."""
+    config = config_of(f"model={model}", *SMALL, *overrides)
+    for key, value in changes.items():
+        set_value(config, key.replace("__", "."), value)
+    return config
+
+
+def set_value(config: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a value of a plain config by its dotted key, with the nodes that lead there."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        if not isinstance(config.get(parent), dict):
+            config[parent] = {}
+        config = config[parent]
+    config[name] = value
+
+
+def exact_log_probs(model: LanguageModel, ids: np.ndarray) -> Tensor:
+    """Of each token of a stream but the first, read at once in float64."""
+    model = copy.deepcopy(model).double().eval()
+    tokens = torch.from_numpy(ids).long()
+    with torch.no_grad():
+        log_probs = model.head.log_probs(model(tokens[:-1, None]).output)[:, 0]
+    return log_probs.gather(1, tokens[1:, None])[:, 0]
+
+
+@cache
+def _plain(*overrides: str) -> dict[str, Any]:
+    return plain_config(composed(*overrides))

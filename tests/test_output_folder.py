@@ -1,0 +1,149 @@
+"""What Hydra is to find in the place of its folder."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from lmbench.output_folder import OutputFolder, as_typed, register_resolvers
+
+register_resolvers()
+
+
+def config_of(folder: Path) -> DictConfig:
+    return OmegaConf.create({"hydra": {kind: {"dir": str(folder)} for kind in ("run", "sweep")}})
+
+
+@pytest.fixture(params=["run", "multirun"])
+def look(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    start = getattr(OutputFolder(), f"on_{request.param}_start")
+    return lambda folder: start(config=config_of(folder), config_name="train")
+
+
+def test_a_folder_is_made_once(tmp_path: Path, look: Callable[[Path], None]):
+    for _ in range(2):
+        look(tmp_path / "new/folder")
+    assert not list((tmp_path / "new/folder").iterdir())
+
+
+def test_a_folder_that_only_hydra_can_tell_is_left_to_it(look: Callable[[Path], None]):
+    look(Path("outputs/${hydra:runtime.choices.model}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("file", "File exists"),
+        ("file/below", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("of others", "Permission denied"),
+        ("full", "No space left"),
+    ],
+)
+def test_what_cannot_be_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable, name: str, problem: str
+):
+    (tmp_path / "file").write_text("of the user's")
+    write = Path.write_bytes
+
+    def refuse(path: Path, data: bytes) -> int:  # root, who may run the tests, may write anywhere
+        for parent, error in (
+            ("of others", PermissionError(13, problem)),
+            ("full", OSError(28, problem)),
+        ):
+            if path.parent.name == parent:
+                raise error
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(SystemExit) as ended:
+        look(tmp_path / name)
+    message = str(ended.value.code)
+    assert f"{tmp_path / name} cannot be the folder to write into: {problem}" in message
+    assert (tmp_path / "file").read_text() == "of the user's"
+
+
+@pytest.mark.parametrize("name", ["train.log", ".hydra", "multirun.yaml", "a/b/metrics.csv"])
+@pytest.mark.parametrize("target", ["bashrc", "elsewhere", "not there"])
+def test_a_link_that_leads_out_is_refused(
+    tmp_path: Path, look: Callable[[Path], None], name: str, target: str
+):
+    (tmp_path / "bashrc").touch()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "folder" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / target)
+    with pytest.raises(SystemExit) as ended:
+        look(tmp_path / "folder")
+    assert str(link) in str(ended.value.code)
+
+
+def test_a_link_that_stays_inside_is_as_good_as_a_file(tmp_path: Path, look: Callable):
+    (tmp_path / "folder/0").mkdir(parents=True)
+    (tmp_path / "folder/best").symlink_to("0")
+    (tmp_path / "link").symlink_to("folder")
+    for name in ("folder", "link"):
+        look(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hydra.run.dir={folder}"],
+        ["-m", "seed=1,2", "hydra.sweep.dir={folder}"],
+        ["resume={folder}"],
+    ],
+    ids=["run", "sweep", "resume"],
+)
+def test_hydra_writes_nothing_through_a_link(tmp_path: Path, arguments: list[str]):
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    outside.mkdir()
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    for name in ("train.log", "multirun.yaml", ".hydra"):
+        (folder / name).symlink_to(outside / name)
+    (outside / ".hydra").mkdir()
+    command = [sys.executable, "-m", "lmbench.train"]
+    command += [argument.format(folder=folder) for argument in arguments]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 1
+    assert "is a link that leads out of" in result.stderr
+    assert [path.name for path in outside.rglob("*")] == [".hydra"]
+
+
+def folder_of(resume: Any) -> str:
+    """Where Hydra writes, as conf/train.yaml has it."""
+    directory = "${lmbench.run_dir:${resume},new}"
+    return OmegaConf.create({"resume": resume, "directory": directory}).directory
+
+
+def test_a_resumed_run_is_written_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "0", "1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    assert [folder_of(resume) for resume in ("run", 0, 1)] == ["run", "0", "1"]  # as Hydra reads it
+    others = ("", None, "no run", 2, "x" * 300)
+    assert [folder_of(resume) for resume in others] == ["new"] * len(others)
+
+
+def test_overrides_refer_to_nothing_in_the_composed_config():
+    config = OmegaConf.create({"seed": 1, "overrides": ["data.seed=${seed}", "seed=2"]})
+    assert list(config.overrides) == ["data.seed=1", "seed=2"]
+    assert as_typed(config.overrides) == ["data.seed=${seed}", "seed=2"]
+
+
+def test_a_job_has_the_folder_of_its_overrides_in_any_order():
+    def folder_of_job(overrides: list[str]) -> str:
+        values = {"seed": 7, "overrides": overrides, "folder": "${lmbench.job_folder:${overrides}}"}
+        return OmegaConf.create(values).folder
+
+    assert folder_of_job(["seed=1", "model=lstm"]) == "model-lstm+seed-1"
+    assert folder_of_job(["model=lstm", "seed=1", "sweep_resume=true"]) == "model-lstm+seed-1"
+    assert folder_of_job(["data.seed=${seed}"]) != folder_of_job(["data.seed=7"])

@@ -1,0 +1,121 @@
+"""Corpora, models and trainers for trainings of a few steps on the CPU, and commands to run."""
+
+import os
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lmbench.data.corpus import Corpus
+from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.data.vocabulary import Vocabulary
+from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
+from lmbench.module import LanguageModelModule
+from lmbench.score import Score
+
+
+class Clock:
+    """In the place of the module ``time``: moves only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+class Scripted(LanguageModelModule):
+    """Validates and logs as ever; what decides is a score of our choice, if there is a script."""
+
+    script: Sequence[float] = ()
+
+    def _log_scores(self, stage: str) -> None:
+        super()._log_scores(stage)
+        if stage == "val" and self.script and self.trainer.state.fn == TrainerFn.FITTING:
+            index = min(self.current_epoch, len(self.script) - 1)
+            self.scores["val"] = Score(self.script[index], 1)
+
+
+def random_corpus(words: int, train: int, valid: int = 40, test: int = 40) -> Corpus:
+    """``words`` words in no order; the splits' lengths are in tokens."""
+    generator = np.random.default_rng(0)
+    ids = [generator.integers(0, words, length, dtype=np.int32) for length in (train, valid, test)]
+    return Corpus("text", Vocabulary(tuple(f"w{index}" for index in range(words))), *ids)
+
+
+def random_windows(words: int, *lengths: int, **options: Any) -> LanguageModelDataModule:
+    """Windows over a :func:`random_corpus`, of two columns if not told otherwise."""
+    defaults = {"batch_size": 2, "bptt": 10, "evaluation_columns": 1}
+    return LanguageModelDataModule(random_corpus(words, *lengths), **(defaults | options))
+
+
+def small_module(
+    words: int,
+    optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
+    kind: type[LanguageModelModule] = LanguageModelModule,
+) -> LanguageModelModule:
+    """An LSTM in training, always with the same weights; by plain SGD if not told otherwise."""
+    torch.manual_seed(0)
+    model = LanguageModel(Embedding(words, 4), LSTM(4, 4, num_layers=1), Softmax(4, words))
+    return kind(model, optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=0.125)))
+
+
+def quiet_trainer(*callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """As lmbench makes them, but without loggers and checkpoints if not told otherwise."""
+    defaults = {"logger": False, "enable_checkpointing": False}
+    defaults["reload_dataloaders_every_n_epochs"] = 1
+    return L.Trainer(
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **(defaults | options),
+    )
+
+
+def weights_of(module: L.LightningModule) -> dict[str, Tensor]:
+    """Copies of the model's weights, by their names."""
+    return {name: value.detach().clone() for name, value in module.model.named_parameters()}
+
+
+def start(
+    folder: Path, *arguments: str, command: str = "lmbench-train", **options: Any
+) -> "subprocess.Popen[str]":
+    """Starts a command in a folder, without settings of Hydra's that the user may have."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HYDRA_")}
+    pipe = subprocess.PIPE
+    defaults = {"env": inherited | {"OMP_NUM_THREADS": "1"}, "stdout": pipe, "stderr": pipe}
+    path = Path(sysconfig.get_path("scripts"), command)
+    return subprocess.Popen([path, *arguments], cwd=folder, text=True, **(defaults | options))
+
+
+def command(folder: Path, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Runs a command in a folder until it ends, which must not be with a traceback."""
+    with start(folder, *arguments, **options) as process:
+        stdout, stderr = process.communicate(timeout=300)
+    assert "Traceback" not in stderr
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+def refusal(folder: Path, *arguments: str, **options: Any) -> str:
+    """The one paragraph of a command that fails, beside Hydra's own first and last line."""
+    result = command(folder, *arguments, **options)
+    assert result.returncode == 1, result.stderr
+    first, *message, last = result.stderr.strip().splitlines()
+    assert first.startswith("Error executing job with overrides: ")
+    assert last.startswith("Set the environment variable HYDRA_FULL_ERROR=1")
+    lines = "\n".join(message).strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]

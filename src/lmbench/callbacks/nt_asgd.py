@@ -28,7 +28,7 @@ class NTASGD(L.Callback):
     this one is worse than the best of all but the last n of them. (The authors' code; the paper's
     formula has a misprint, as they say.) Then averaged SGD takes over from the current weights.
     While it runs, validation scores the averages, a checkpoint's ``state_dict`` holds them, with
-    the raw iterate kept in this callback's state, and training goes on from the raw iterate.
+    the raw iterate kept in this callback's state, and training continues from the raw iterate.
 
     With both options set, this is the authors' finetuning.
 
@@ -68,7 +68,7 @@ class NTASGD(L.Callback):
         self._ended = False
 
     def on_fit_start(self, trainer, pl_module) -> None:
-        """Puts plain SGD first; after a resume, lays the raw iterate where training goes on.
+        """Puts plain SGD first; after a resume, puts the raw iterate where training continues.
 
         Lightning restores the optimizer's state after this hook, and must find the optimizer whose
         state it was: averaged SGD after the switch, SGD before.

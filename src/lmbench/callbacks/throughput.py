@@ -81,7 +81,7 @@ class Throughput(L.Callback):
             pl_module.log("train/peak_memory_bytes", float(peak_memory_bytes(pl_module.device)))
 
     def on_validation_start(self, trainer, pl_module) -> None:
-        """Validation is no part of a training step."""
+        """Validation is not part of a training step."""
         self._step_start = None
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
@@ -90,7 +90,7 @@ class Throughput(L.Callback):
             pl_module.log("train/seconds", self._seconds_so_far(), sync_dist=True)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
-        """Saving is no part of a training step."""
+        """Saving is not part of a training step."""
         self._step_start = None
 
     def on_train_end(self, trainer, pl_module) -> None:

@@ -1,4 +1,4 @@
-"""Dynamic evaluation: the model goes on learning from what it has just been scored on.
+"""Dynamic evaluation: the model keeps learning from what it has just been scored on.
 
 Source: Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Models" (arXiv 1709.07432), and
 their published code.

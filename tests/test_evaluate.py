@@ -231,7 +231,7 @@ def test_the_files_are_those_of_the_last_results(
         ("data.path=/nowhere", r"^data.path=/nowhere: the run has no data.path"),
         ("device=tpu", r"^device=tpu cannot be used: "),
         ("float32_matmul_precision=fast", r"^float32_matmul_precision='fast'"),
-        ("+columns=1", r"^columns is read by nothing"),
+        ("+columns=1", r"^Nothing reads columns"),
         ("evaluation.tune=true", r"nothing to tune"),
         ("evaluation.tune=no", r"^evaluation.tune='no' has the wrong type"),
         ("evaluation.save_tokens=1", r"^evaluation.save_tokens=1 has the wrong type"),

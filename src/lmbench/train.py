@@ -126,7 +126,7 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
         The best perplexity on valid.
 
     Raises:
-        UserError: None was finite; or an option of the trainer does not go with the corpus.
+        UserError: None was finite; or an option of the trainer does not fit the corpus.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

@@ -207,7 +207,7 @@ def test_weights_go_to_no_other_model_or_corpus(run_dir: Path, tmp_path: Path):
     for change, message in (
         ("model.core.hidden_size=13", "do not fit the model"),
         ("+data.num_train_tokens=2100", "was trained on a corpus with sha256"),
-        ("model=lstm", "does not go with init_from"),
+        ("model=lstm", "cannot be combined with init_from"),
     ):
         assert message in refusal(tmp_path, *start, change)
 

@@ -76,19 +76,19 @@ def test_wikitext2_comes_with_its_place_on_the_hub_and_its_licence(make_run: Cal
 def test_the_recipe_is_the_runs_config_without_what_is_private(make_run: Callable[..., Path]):
     run_dir = make_run()
     config = values_of(run_dir)
-    config["data"] |= {"path": "/home/someone/private", "cache_dir": "/home/someone/cache"}
+    config["data"] |= {"path": "/secret/corpus", "cache_dir": "/secret/cache"}
     text = card(run_dir, config)
     recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert recipe["model"] == config["model"]
     assert recipe["optimizer"] == config["optimizer"]
     assert recipe["trainer"] == config["trainer"]
     assert recipe["data"] == values_of(run_dir)["data"]
-    assert "/home" not in text
-    change_results(run_dir, init_from="/home/someone/run", train={"epochs": 41.130434782608695})
+    assert "/secret" not in text
+    change_results(run_dir, init_from="/secret/run", train={"epochs": 41.130434782608695})
     text = card(run_dir)
     assert "from the weights of another run" in text
     assert "\n41.1 epochs, " in text
-    assert "/home" not in text
+    assert "/secret" not in text
 
 
 @pytest.mark.parametrize(

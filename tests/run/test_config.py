@@ -374,7 +374,7 @@ def test_a_start_from_nowhere_takes_over_nothing():
 def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
     folder = write_run(tmp_path / "run", "model=awd_lstm")
     config = composed("experiment=finetune", f"init_from={folder}")
-    with pytest.raises(UserError, match=rf"^{override} does not go with init_from="):
+    with pytest.raises(UserError, match=rf"^{override} cannot be combined with init_from="):
         apply_init_from(config, [override])
 
 

@@ -47,7 +47,7 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
     for key in (key for key in config if key != "scheduler"):
         if key not in _KEYS:
             raise UserError(
-                f"{key} is read by nothing. Options of the trainer are in trainer: "
+                f"Nothing reads {key}. Options of the trainer are in trainer: "
                 f"+trainer.{key}=…; lmbench-train --help lists the others."
             )
     known = ("protocol", "columns", "burn_in", "window")
@@ -161,8 +161,8 @@ def _require_training(options: Mapping[str, Any]) -> None:
         value = options.get(name)
         if value is not None and (type(value), value) != (type(only), only):  # 1 is not 1.0 there
             raise UserError(
-                f"trainer.{name}={value} does not go with lmbench, whose schedules take one step a "
-                "window and whose best checkpoint is that of an epoch's end. Set "
+                f"trainer.{name}={value} does not work with lmbench: its schedules take one step "
+                "per window, and its best checkpoint is that of an epoch's end. Set "
                 "batching.batch_size, or trainer.check_val_every_n_epoch."
             )
     strategy = str(options.get("strategy"))
@@ -218,7 +218,7 @@ def _loggers(config: Mapping[str, Any], run_dir: Path) -> list[Any]:
         if takes(node, "save_dir"):
             own["save_dir"] = run_dir
         if import_target(node["_target_"]) is TensorBoardLogger:
-            # Whose names are parts of a path too, in which it puts variables of the environment.
+            # Its name and version become folders too, with environment variables expanded.
             own |= {"save_dir": run_dir / "tensorboard", "name": "", "version": "", "sub_dir": None}
             together(f"logger.{name}", node, dict.fromkeys(("log_dir", "filename_suffix")))
         loggers.append(make(**own))
@@ -235,7 +235,7 @@ def _scheduler(config: Mapping[str, Any]) -> Callable[..., Any]:
         if not node["_target_"].endswith(".PhasedLR"):
             raise UserError(
                 f"scheduler: {node['_target_']} counts steps, and trainer.max_time would cut it "
-                "off. Take optimizer=adam scheduler=phases_awd_lstm, which follows the time, or "
+                "off. Use optimizer=adam scheduler=phases_awd_lstm, which follows the time, or "
                 "scheduler=constant."
             )
     elif options["max_epochs"] in (None, -1) and options["max_steps"] == -1:

@@ -137,8 +137,8 @@ class Dynamic:
                 for parameter, start, gradient, rate, decay in zip(
                     parameters, trained, gradients, rates, decays, strict=True
                 ):
-                    # Both terms of the rule see the θ of before: the way back comes first, and
-                    # what is subtracted then does not depend on θ.
+                    # Both terms of the rule use the θ from before the step: the decay comes
+                    # first, and the gradient's term, which follows, does not depend on θ.
                     parameter.lerp_(start, decay)
                     parameter.addcmul_(gradient, rate, value=-1.0)
 
@@ -206,7 +206,8 @@ def kept_statistics(evaluator: Evaluator, columns: int, segments: int | None) ->
     try:
         with safe_open(path, framework="pt") as file:
             if file.metadata() == made_from:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = file.keys()  # it cannot be iterated itself
+                return {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError):
         pass  # not there, or damaged
     statistics = gradient_statistics(evaluator, columns, segments)

@@ -194,9 +194,9 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
             continue
         if "." not in key or override.startswith("~"):
             raise UserError(
-                f"{override} does not go with init_from={config.init_from}, which brings its own "
-                f"{', '.join(OF_WEIGHTS)}. Leave it out; single values can be set: model.core.…=, "
-                "or +model.core.…= for what the default model does not have."
+                f"{override} cannot be combined with init_from={config.init_from}, which "
+                f"brings its own {', '.join(OF_WEIGHTS)}. Leave it out; single values "
+                "can be set: model.core.…=, or +model.core.…= for what the default model does not have."
             )
         values.append(override.lstrip("+"))
     of_run = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})

@@ -1,9 +1,8 @@
 """Changes the code in small ways, one at a time, and counts the changes that fast tests notice.
 
 A mutant has one operator or number changed, or one statement removed. It is caught if a test fails
-or takes far longer than before, and not caught if no test reaches it. Needs coverage (``pip
-install coverage``), which says what tests execute a line; it does not see into processes that they
-start.
+or takes far longer than before, and not caught if no test reaches it. Coverage says
+which tests execute a line; it does not see into processes that they start.
 
     python scripts/mutants.py                     200 mutants; takes about 40 minutes on one core
     python scripts/mutants.py --number 20 --seed 1 --output mutants.json

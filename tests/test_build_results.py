@@ -12,7 +12,7 @@ import yaml
 from build_results import RESULTS, page, read_rows
 from small import composed
 
-from lmbench.conf import ALLOWED_TARGETS_VARIABLE, flatten
+from lmbench.conf import flatten
 from lmbench.errors import UserError
 from lmbench.report.published import PUBLISHED
 from lmbench.run.config import apply_init_from, plain_config
@@ -88,18 +88,15 @@ def without_the_runs_own(config: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "row", yaml.safe_load((RESULTS / "recipes.yaml").read_text()), ids=lambda row: row["folder"]
 )
-def test_a_rows_command_still_gives_the_config_of_its_runs(
-    row: dict[str, str], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_rows_command_still_gives_the_config_of_its_runs(row: dict[str, str]):
     """Options have come and gone since; what both have is the same."""
-    monkeypatch.setenv(ALLOWED_TARGETS_VARIABLE, "lmbench.data.published.load_wikitext2")
     now = config_of(row["command"])
     configs = [*(RESULTS / row["folder"]).glob("**/config.yaml")]
     assert configs
     for path in configs:
         then = without_the_runs_own(yaml.safe_load(path.read_text("utf-8")))
         gone = {key for key in then.keys() - now.keys() if key.startswith("callbacks.")}
-        gone |= {key for key in then if key.startswith("logger.")} | {"data.verify"}
+        gone |= {key for key in then if key.startswith("logger.")}
         then = {key: value for key, value in then.items() if key not in gone}
         assert {key: now.get(key, "gone") for key in then} == then
 

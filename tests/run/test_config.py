@@ -299,7 +299,8 @@ def test_a_run_at_work_is_left_alone(run_dir: Path, tmp_path: Path):
 
 def test_an_override_can_be_typed_as_it_stands():
     assert as_override("resume", Path("outputs/a-1.b")) == "resume=outputs/a-1.b"
-    for name in ("a b", "x=1", "it's"):
+    assert as_override("resume", Path("sweep/a-1+b-2")) == "resume=sweep/a-1+b-2"
+    for name in ("sweep/a-1+b-2", "a b", "x=1", "it's"):
         typed = as_override("resume", Path(name))
         command = ["bash", "-c", f"printf %s {typed}"]
         shell = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -138,7 +138,6 @@ def cache_log_probs(
     """
     assert reading.outputs is not None
     num_targets = len(reading.targets)
-    num_targets = len(reading.targets)
     rising = sorted({min(window, num_targets) for window in windows})
     widest = rising[-1]
     # So many rows before the first entry that each query has as many entries before it.

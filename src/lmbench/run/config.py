@@ -196,7 +196,7 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
             raise UserError(
                 f"{override} cannot be combined with init_from={config.init_from}, which "
                 f"brings its own {', '.join(OF_WEIGHTS)}. Leave it out; single values "
-                "can be set: model.core.…=, or +model.core.…= for what the default model does not have."
+                "can be set: model.core.…=, or +model.core.…= for what the default model lacks."
             )
         values.append(override.lstrip("+"))
     of_run = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})

@@ -62,6 +62,6 @@ def clear_run(run_dir: Path) -> None:
 def as_override(key: str, path: Path) -> str:
     """``KEY=PATH`` as one types it: quoted for Hydra and for the shell where it must be."""
     text = str(path)
-    if not re.fullmatch(r"[\w./-]+", text, re.ASCII):
+    if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
         text = "'" + text.replace("'", r"\'") + "'"
     return shlex.quote(f"{key}={text}")

@@ -149,8 +149,9 @@ def work(
     from lmbench.callbacks.checkpoints import CheckpointIO
     from lmbench.callbacks.nt_asgd import NTASGD
     from lmbench.conf import conf_dir
+    from lmbench.run.changes import resumed_config
     from lmbench.run.choice import ChosenRun
-    from lmbench.run.config import plain_config, resumed_config
+    from lmbench.run.config import plain_config
     from lmbench.train import train
 
     torch.set_num_threads(1)

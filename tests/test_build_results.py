@@ -15,7 +15,8 @@ from small import composed
 from lmbench.conf import flatten
 from lmbench.errors import UserError
 from lmbench.report.published import PUBLISHED
-from lmbench.run.config import apply_init_from, plain_config
+from lmbench.run.changes import apply_init_from
+from lmbench.run.config import plain_config
 
 PAIR = r"\d+\.\d\d / \d+\.\d\d"
 RECIPES = """

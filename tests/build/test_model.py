@@ -24,7 +24,8 @@ from lmbench.files import read_json, read_yaml
 from lmbench.machine import device_of
 from lmbench.model import LSTM, AdaptiveSoftmax, LanguageModel
 from lmbench.model.contracts import CoreOutput
-from lmbench.run.config import read_run_config, resumed_config
+from lmbench.run.changes import resumed_config
+from lmbench.run.config import read_run_config
 from lmbench.saved.checkpoint import DATA, read_run_model
 from lmbench.saved.export import writing_export
 

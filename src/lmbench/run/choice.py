@@ -12,7 +12,8 @@ from omegaconf import DictConfig, ListConfig
 
 from lmbench.errors import UserError
 from lmbench.files import read_json
-from lmbench.run.config import OF_THE_MACHINE, apply_init_from, plain_config, resumed_config
+from lmbench.run.changes import apply_init_from, resumed_config
+from lmbench.run.config import OF_THE_MACHINE, plain_config
 from lmbench.run.directory import is_run
 
 LONGEST_NAME = 100

@@ -1,0 +1,132 @@
+"""What a command may change of the config of a run that it resumes or starts from."""
+
+import copy
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from lmbench.conf import takes
+from lmbench.errors import UserError
+from lmbench.run.config import OF_THE_MACHINE, OF_WEIGHTS, read_run_config, set_value
+from lmbench.run.directory import require_inside
+
+LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+
+RESUMABLE = (
+    *LENGTHS,
+    *OF_THE_MACHINE,
+    "trainer.accelerator",
+    "trainer.precision",
+    "float32_matmul_precision",
+    "trainer.log_every_n_steps",
+    "trainer.check_val_every_n_epoch",
+    "trainer.limit_test_batches",
+    "trainer.gradient_clip_val",
+    "callbacks.checkpoints.interval_minutes",
+    "callbacks.nt_asgd.non_monotone_interval",
+    "loss.ar_alpha",
+    "loss.tar_beta",
+    "evaluation.window",
+)
+"""All that a resume may change. Anything else would make it another run, or the optimizer's state
+and the best score so far belong to the value that the run has."""
+
+
+def resumed_config(
+    run_dir: Path, overrides: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The config with which a run continues: the one place that decides what may change.
+
+    Args:
+        run_dir: The run's directory.
+        overrides: The command line's.
+
+    Returns:
+        The config to continue with, and the config to write when that begins; None where nothing
+        is to be kept.
+
+    Raises:
+        UserError: See :func:`read_run_config`; an override is not one of :data:`RESUMABLE`; the
+            directory holds a link that leads out of it.
+    """
+    config = read_run_config(run_dir)
+    kept = copy.deepcopy(config)
+    require_inside(run_dir)
+    is_changed = False
+    for override in overrides:
+        key, equals, _ = override.lstrip("+").partition("=")
+        if key == "resume":
+            continue
+        if key not in RESUMABLE or not equals:
+            raise UserError(
+                f"{override} cannot be changed in a resume: it would make it another run. What can "
+                f"be: {', '.join(RESUMABLE)}. A new run can start from the weights of this one: "
+                "init_from=RUN_DIR."
+            )
+        if key in LENGTHS and config.get("scheduler") and takes(config["scheduler"], "total_steps"):
+            raise UserError(
+                f"{override} cannot be changed in a resume: the learning rate follows a schedule "
+                f"that was made for the whole run ({config['scheduler']['_target_']})."
+            )
+        value = _value_of(override)
+        set_value(config, override, key, value)
+        if key not in OF_THE_MACHINE:
+            set_value(kept, override, key, value)
+            is_changed = True
+    return config, kept if is_changed else None
+
+
+def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """Takes over what belongs to the weights of the run that ``config.init_from`` names, if any.
+
+    That is its data, model, batching, loss and evaluation, with the single values in them that
+    ``config.init_changes`` changes.
+
+    Args:
+        config: The composed config.
+        overrides: The command line's; those of values in these nodes still win.
+
+    Raises:
+        UserError: No folder is named, or it holds no run; an override chooses a node anew;
+            ``init_changes`` names other nodes, or there is nothing for it to change.
+    """
+    changes = config.init_changes
+    if not isinstance(changes, DictConfig) or not set(changes) <= set(OF_WEIGHTS):
+        raise UserError(
+            f"init_changes={changes}: it holds values of {', '.join(OF_WEIGHTS)}, which come with "
+            "init_from. Set others themselves."
+        )
+    if config.init_from is None:
+        if changes:
+            raise UserError(f"init_changes={changes} needs init_from=RUN_DIR, the run to change.")
+        return config
+    if config.init_from == "":
+        raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
+    config = config.copy()
+    config.init_from = str(config.init_from)  # the job of a sweep has a number for a name
+    run = read_run_config(config.init_from)
+    of_run = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
+    changed = OmegaConf.merge(of_run, changes)
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if re.split(r"[./@]", key)[0] not in OF_WEIGHTS:
+            continue
+        if "." not in key or override.startswith("~"):
+            raise UserError(
+                f"{override} cannot be combined with init_from={config.init_from}, which "
+                f"brings its own {', '.join(OF_WEIGHTS)}. Leave it out; single values "
+                "can be set: model.core.…=, or +model.core.…= for what the default model lacks."
+            )
+        OmegaConf.update(changed, key, _value_of(override), force_add=True)
+    for node, content in changed.items():
+        config[node] = content
+    return config
+
+
+def _value_of(override: str) -> Any:
+    """The value as Hydra reads it: not all of its grammar is YAML."""
+    return OverridesParser.create().parse_override(override).value()

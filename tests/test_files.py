@@ -76,6 +76,22 @@ def test_what_killed_writers_left_is_removed_after_an_hour(tmp_path: Path, age: 
     assert names(tmp_path) == sorted({"a", "b", "other.1.tmp"} | left)
 
 
+def test_what_a_killed_writer_of_the_same_process_id_left_is_no_hindrance(tmp_path: Path):
+    """A container numbers its processes alike after each start."""
+    (tmp_path / "a").write_text("old")
+    os.link(tmp_path / "a", tmp_path / f"a.{os.getpid()}.tmp")
+    replace_text(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text"
+    (tmp_path / "b").mkdir()
+    for end in ("new", "old"):
+        (tmp_path / f".b.{os.getpid()}.{end}").mkdir()
+        (tmp_path / f".b.{os.getpid()}.{end}/half").touch()
+    with replacing_folder(tmp_path / "b") as folder:
+        (folder / "file").touch()
+    assert names(tmp_path) == ["a", "b"]
+    assert names(tmp_path / "b") == ["file"]
+
+
 def test_a_folder_whose_writer_was_killed_between_the_names_is_there_again(tmp_path: Path):
     (tmp_path / ".b.1.old").mkdir()
     (tmp_path / ".b.1.old/whole").touch()

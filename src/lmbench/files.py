@@ -143,6 +143,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields another name to write under; at the end it takes the file's place, or is removed."""
     _remove_leftovers(path, f"{glob.escape(path.name)}.*.tmp")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # others may write it too
+    temporary.unlink(missing_ok=True)  # by a killed process that had the same number
     try:
         yield temporary
         flush_to_disk(temporary)  # or a loss of power may leave the new name with nothing in it
@@ -165,6 +166,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             old.rename(path)
     _remove_leftovers(path, f".{name}.*.new", f".{name}.*.old")
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    for folder in (new, old):  # by a killed process that had the same number
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         new.mkdir(parents=True)
         yield new

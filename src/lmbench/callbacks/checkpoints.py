@@ -111,8 +111,8 @@ class Checkpoints(Checkpoint):
         """After a resume, takes up what belongs to this process.
 
         Raises:
-            UserError: The run had another number of processes; or it has had as many steps as it
-                now may, and has not been validated since.
+            UserError: The run had another number of processes; or it has had more steps than it now
+                may, or as many and stopped within an epoch, before its validation.
         """
         self._saved_at = time.monotonic()
         if self._processes is None:

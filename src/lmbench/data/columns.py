@@ -189,7 +189,7 @@ def columns_by_protocol(
         return columns_for_evaluation(ids, columns, burn_in)
     if protocol == "awd_lstm_lm":
         return columns_as_awd_lstm_lm(ids, AWD_LSTM_LM_COLUMNS[split])
-    raise ValueError(f"evaluation_protocol must be standard or awd_lstm_lm, not {protocol!r}")
+    raise ValueError(f"evaluation_protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
 
 
 def _fold(ids: np.ndarray, columns: int) -> Columns:

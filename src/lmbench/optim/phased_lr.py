@@ -82,7 +82,7 @@ class PhasedLR(LRScheduler):
 
     @property
     def largest_dropout_factor(self) -> float:
-        """The largest :attr:`dropout_factor` of the run."""
+        """The largest :attr:`dropout_factor` that a phase names, 1 at least."""
         return max(1.0, *(max(phase.get("dropout_factor", (1.0,))) for phase in self.phases))
 
     def _value(self, key: str, before: float) -> float:

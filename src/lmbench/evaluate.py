@@ -14,7 +14,7 @@ from lmbench.conf import MODEL_PLACES, conf_dir
 from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
 from lmbench.printing import printing
-from lmbench.run.config import read_run_config, with_places
+from lmbench.run.config import read_run_config, set_value
 from lmbench.run.directory import require_inside
 
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
@@ -40,7 +40,10 @@ def evaluate(config: DictConfig, name: str) -> float:
     if config.split not in ("valid", "test"):
         raise UserError(f"split={config.split} must be valid or test.")
     run_dir = Path(str(config.run))  # the job of a sweep has a number for a name
-    run_config = with_places(read_run_config(run_dir, (*MODEL_PLACES, "data")), config.data)
+    run_config = read_run_config(run_dir, (*MODEL_PLACES, "data"))
+    for key, place in config.data.items():
+        if place is not None:
+            set_value(run_config, f"data.{key}={place}", f"data.{key}", place)
     require_inside(run_dir)
     if not os.access(run_dir, os.W_OK):
         raise UserError(

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench.conf import takes
 from lmbench.errors import UserError
 from lmbench.run.config import OF_THE_MACHINE, OF_WEIGHTS, read_run_config, set_value
-from lmbench.run.directory import require_inside
 
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
@@ -50,12 +49,10 @@ def resumed_config(
         is to be kept.
 
     Raises:
-        UserError: See :func:`read_run_config`; an override is not one of :data:`RESUMABLE`; the
-            directory holds a link that leads out of it.
+        UserError: See :func:`read_run_config`; or an override is not one of :data:`RESUMABLE`.
     """
     config = read_run_config(run_dir)
     kept = copy.deepcopy(config)
-    require_inside(run_dir)
     is_changed = False
     for override in overrides:
         key, equals, _ = override.lstrip("+").partition("=")
@@ -83,34 +80,23 @@ def resumed_config(
 def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     """Takes over what belongs to the weights of the run that ``config.init_from`` names, if any.
 
-    That is its data, model, batching, loss and evaluation, with the single values in them that
-    ``config.init_changes`` changes.
+    That is its data, model, batching, loss and evaluation.
 
     Args:
         config: The composed config.
         overrides: The command line's; those of values in these nodes still win.
 
     Raises:
-        UserError: No folder is named, or it holds no run; an override chooses a node anew;
-            ``init_changes`` names other nodes, or there is nothing for it to change.
+        UserError: No folder is named, or it holds no run; or an override chooses a node anew.
     """
-    changes = config.init_changes
-    if not isinstance(changes, DictConfig) or not set(changes) <= set(OF_WEIGHTS):
-        raise UserError(
-            f"init_changes={changes}: it holds values of {', '.join(OF_WEIGHTS)}, which come with "
-            "init_from. Set others themselves."
-        )
     if config.init_from is None:
-        if changes:
-            raise UserError(f"init_changes={changes} needs init_from=RUN_DIR, the run to change.")
         return config
     if config.init_from == "":
         raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
     config = config.copy()
     config.init_from = str(config.init_from)  # the job of a sweep has a number for a name
     run = read_run_config(config.init_from)
-    of_run = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
-    changed = OmegaConf.merge(of_run, changes)
+    taken = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if re.split(r"[./@]", key)[0] not in OF_WEIGHTS:
@@ -121,8 +107,8 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
                 f"brings its own {', '.join(OF_WEIGHTS)}. Leave it out; single values "
                 "can be set: model.core.…=, or +model.core.…= for what the default model lacks."
             )
-        OmegaConf.update(changed, key, _value_of(override), force_add=True)
-    for node, content in changed.items():
+        OmegaConf.update(taken, key, _value_of(override), force_add=True)
+    for node, content in taken.items():
         config[node] = content
     return config
 

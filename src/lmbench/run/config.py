@@ -1,6 +1,8 @@
 """The config in a run's directory, read as if it came from a stranger."""
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,25 +72,9 @@ def write_run_config(config: Mapping[str, Any], run_dir: Path, *, replace: bool 
 def plain_config(config: DictConfig) -> dict[str, Any]:
     """A composed config as plain values, without what says how its run begins."""
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    for key in ("resume", "sweep_resume", "init_changes"):
+    for key in ("resume", "sweep_resume"):
         plain.pop(key, None)
     return plain
-
-
-def with_places(config: dict[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config with the places of its data as they are on this machine.
-
-    Args:
-        config: What :func:`read_run_config` gave; it is changed.
-        places: ``path`` and ``cache_dir`` of the data; None leaves what the run has.
-
-    Raises:
-        UserError: The run's data has no such place.
-    """
-    for name, place in places.items():
-        if place is not None:
-            set_value(config, f"data.{name}={place}", f"data.{name}", place)
-    return config
 
 
 def set_value(config: dict[str, Any], override: str, key: str, value: Any) -> None:
@@ -104,11 +90,9 @@ def set_value(config: dict[str, Any], override: str, key: str, value: Any) -> No
         UserError: There is no such key.
     """
     *parents, name = key.split(".")
-    node: Any = config
-    for parent in parents:
-        node = node.get(parent)
-        if not isinstance(node, dict):
-            break
-    if not isinstance(node, dict) or name not in node:
-        raise UserError(f"{override}: the run has no {key}.")
+    try:
+        node = reduce(getitem, parents, config)
+        node[name]  # it must be there
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{override}: the run has no {key}.") from error
     node[name] = value

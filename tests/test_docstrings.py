@@ -11,7 +11,7 @@ import lmbench
 
 EXAMPLES = {
     "evaluation.sampling": ["filter_log_probs"],
-    "evaluation.text": ["encode_prompt", "pieces"],
+    "evaluation.text": ["encode_text", "pieces"],
     "loss.activation_penalty": ["activation_regularization", "temporal_activation_regularization"],
     "loss.linear_cross_entropy": ["linear_cross_entropy"],
     "run.choice": ["job_folder"],

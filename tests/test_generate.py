@@ -126,7 +126,7 @@ def test_a_text_is_scored(run_dir: Path, tmp_path: Path, run_main: Callable):
     text = f"{vocabulary.words[3]} Dog\n{vocabulary.words[7]}"
     path = tmp_path / "text.txt"
     path.write_text(text, "utf-8")
-    expected = describe(*score_text(model, vocabulary, [f"{text}\n".encode()]))
+    expected = describe(*score_text(model, vocabulary, text))
     ended = run_main(run_dir, "--score", path)
     assert ended == (0, f"{expected}\n", "")
     assert run_main(run_dir, "--score", "-", stdin=text.encode()) == ended

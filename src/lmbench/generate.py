@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import lmbench
 from lmbench.command import run_command
@@ -33,11 +33,12 @@ def generate(options: Namespace) -> None:
     from lmbench.evaluation.sampling import sample
 
     model, vocabulary = _load(options)
-    ids, unknown = text.encode_prompt(_prompt(options), vocabulary)
+    ids, unknown = text.encode_text(_prompt(options), vocabulary)
     prompt = torch.from_numpy(ids).to(model.device)
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        print(f"Read as {UNK}: {', '.join(map(text.shown, unknown[:20]))}{more}", file=sys.stderr)
+        names = ", ".join(map(text.shown, islice(unknown, 20)))
+        print(f"Read as {UNK}: {names}{more}", file=sys.stderr)
     suppressed = [] if options.allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
     if len(vocabulary) <= len(suppressed):
         raise UserError(f"{options.folder} has no word but {UNK}. Add --allow-unk.")
@@ -57,13 +58,11 @@ def generate(options: Namespace) -> None:
 
 def _prompt(options: Namespace) -> str:
     """The prompt of the options, else what stdin has to say if it is not a terminal."""
-    from lmbench.data.tokenization import read_blocks
-
     if options.prompt is not None:
         return options.prompt
     if sys.stdin is None or sys.stdin.isatty():
         return ""
-    return b"".join(read_blocks(sys.stdin.buffer, "stdin")).decode()
+    return _text(sys.stdin.buffer, "stdin")
 
 
 def score(options: Namespace) -> None:
@@ -73,7 +72,6 @@ def score(options: Namespace) -> None:
         UserError: The folder holds no model; the text is empty, not UTF-8 or cannot be read; there
             are unknown words and no ``<unk>`` for them.
     """
-    from lmbench.data.tokenization import read_blocks
     from lmbench.evaluation.text import describe, score_text
 
     from_stdin = options.score == "-"
@@ -81,11 +79,17 @@ def score(options: Namespace) -> None:
         raise UserError("stdin is closed: there is nothing to score.")
     file = sys.stdin.buffer if from_stdin else Path(options.score)
     name = "stdin" if from_stdin else str(file)
-    scored, unknown = score_text(*_load(options), read_blocks(file, name))
+    scored, unknown = score_text(*_load(options), _text(file, name))
     if scored is None:
         raise UserError(f"{name} is empty: there is nothing to score.")
     with printing(encoding="utf-8"):
         print(describe(scored, unknown))
+
+
+def _text(file: "Path | BinaryIO", name: str) -> str:
+    from lmbench.data.tokenization import read_blocks
+
+    return b"".join(read_blocks(file, name)).decode()
 
 
 def _load(options: Namespace) -> "Loaded":

@@ -1,6 +1,5 @@
 """Texts as words, and their scores against the whole of a text read at once in float64."""
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -8,10 +7,9 @@ from collections.abc import Callable
 import pytest
 from small import exact_log_probs
 
-from lmbench.data.tokenization import read_blocks
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.evaluation.text import WINDOW, describe, encode_prompt, pieces, score_text, shown
+from lmbench.evaluation.text import WINDOW, describe, encode_text, pieces, score_text, shown
 from lmbench.model import LanguageModel
 from lmbench.score import Score
 
@@ -31,15 +29,15 @@ VOCABULARY = Vocabulary(("<eos>", "a", "b", "<unk>", "c", "d", "é"))
     ],
 )
 def test_a_prompt_is_split_as_corpora_are(prompt: str, words: str, unknown: tuple[str, ...]):
-    ids, found = encode_prompt(prompt, VOCABULARY)
+    ids, found = encode_text(prompt, VOCABULARY)
     assert VOCABULARY.decode(ids) == words.split()
-    assert found == unknown
+    assert tuple(found) == unknown
 
 
 def test_text_is_the_inverse_of_a_prompt():
     for words, text in (("", ""), ("a b", "a b\n"), ("<eos> a <eos> <eos> b", "\na\n\nb\n")):
         assert "".join(pieces(words.split())) == text
-        assert encode_prompt(text, VOCABULARY)[1] == ()
+        assert encode_text(text, VOCABULARY)[1] == {}
     seen = pieces(iter(["a", "b"]))
     assert next(seen) == "a"  # as soon as it is drawn
 
@@ -58,11 +56,8 @@ def expected_nats(model: LanguageModel, text: str) -> tuple[float, int]:
     return -float(log_probs.sum()), len(log_probs)
 
 
-def score(
-    model: LanguageModel, text: str, block_bytes: int = 7
-) -> tuple[Score | None, Counter[str]]:
-    blocks = read_blocks(io.BytesIO(text.encode()), "it", block_bytes)
-    return score_text(model, VOCABULARY, blocks)
+def score(model: LanguageModel, text: str) -> tuple[Score | None, Counter[str]]:
+    return score_text(model, VOCABULARY, text)
 
 
 @pytest.mark.parametrize("head", ["softmax", "adaptive_softmax"])
@@ -80,12 +75,11 @@ def score(
 def test_each_token_is_scored_once(make_model: MakeModel, head: str, text: str):
     model = make_model(f"lstm-{head}", len(VOCABULARY))
     nats, num_tokens = expected_nats(model, text)
-    for block_bytes in (1, 7, 2**16):
-        found, _ = score(model, text, block_bytes)
-        assert found is not None
-        assert found.num_tokens == num_tokens
-        assert math.isclose(found.nats, nats, rel_tol=1e-6)
-        assert math.isclose(found.nll, nats / num_tokens, rel_tol=1e-6)
+    found, _ = score(model, text)
+    assert found is not None
+    assert found.num_tokens == num_tokens
+    assert math.isclose(found.nats, nats, rel_tol=1e-6)
+    assert math.isclose(found.nll, nats / num_tokens, rel_tol=1e-6)
 
 
 @pytest.mark.usefixtures("no_float64")
@@ -107,14 +101,13 @@ def test_unknown_words_are_counted(make_model: MakeModel):
 def test_unknown_words_without_a_word_for_them(make_model: MakeModel):
     known = Vocabulary(("<eos>", "a"))
     with pytest.raises(UserError, match=r"^'dog', 'cat': not among the 2 words"):
-        score_text(make_model(), known, [b"a dog a cat\n"])
+        score_text(make_model(), known, "a dog a cat\n")
     with pytest.raises(UserError, match=r"^'dog': not among the 2 words"):
-        encode_prompt("a dog", known)
+        encode_text("a dog", known)
 
 
-@pytest.mark.parametrize("text", ["", "\ufeff"])
-def test_an_empty_text_has_no_score(make_model: MakeModel, text: str):
-    assert score(make_model(), text) == (None, {})
+def test_an_empty_text_has_no_score(make_model: MakeModel):
+    assert score(make_model(), "") == (None, {})
 
 
 def test_a_score_for_people():

@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from lmbench.evaluation.text import WINDOW
 from lmbench.model import LanguageModel
 from lmbench.model.contracts import State
 
@@ -103,8 +102,5 @@ def _read(
     model: LanguageModel, tokens: Int[Tensor, " T"], state: State | None
 ) -> tuple[Float[Tensor, " V"], State]:
     """Log-probabilities of the word after ``tokens``, float64 on the CPU, and the state there."""
-    *windows, last = tokens.split(WINDOW)
-    for window in windows:
-        state = model(window[:, None], state).state
-    output, _, new_state = model(last[:, None], state)
+    output, _, new_state = model(tokens[:, None], state)
     return model.head.log_probs(output[-1, 0]).cpu().double(), new_state

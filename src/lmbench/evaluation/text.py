@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Int32
 
 from lmbench.data.columns import columns_for_evaluation
-from lmbench.data.tokenization import tokenize
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.reading import read_stream
 from lmbench.model import LanguageModel
@@ -18,22 +17,20 @@ WINDOW = 1024
 """Tokens that are read at a time; it moves memory and time, not results."""
 
 
-def encode_prompt(
-    prompt: str, vocabulary: Vocabulary
-) -> tuple[Int32[np.ndarray, " T"], tuple[str, ...]]:
-    r"""Ids of ``<eos>``, as before any line, and of the prompt's words, ``<eos>`` at its line ends.
+def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " T"], Counter[str]]:
+    r"""Ids of ``<eos>``, as before any line, and of the text's words, ``<eos>`` at its line ends.
 
     Returns:
-        The ids, and the words that are not in the vocabulary, each once.
+        The ids, and how often each word occurs that is not in the vocabulary.
 
     Raises:
         UserError: There are unknown words, and the vocabulary has no ``<unk>``.
 
-    >>> encode_prompt("b a\n", Vocabulary(("<eos>", "a", "b")))
-    (array([0, 2, 1, 0], dtype=int32), ())
+    >>> encode_text("b a\n", Vocabulary(("<eos>", "a", "b")))
+    (array([0, 2, 1, 0], dtype=int32), Counter())
     """
-    words = [EOS, *prompt.replace("\n", f" {EOS} ").split()]
-    unknown = tuple(dict.fromkeys(word for word in words if word not in vocabulary.ids))
+    words = [EOS, *text.replace("\n", f" {EOS} ").split()]
+    unknown = Counter(word for word in words if word not in vocabulary.ids)
     return vocabulary.encode(words), unknown
 
 
@@ -58,14 +55,14 @@ def shown(word: str) -> str:
 
 
 def score_text(
-    model: LanguageModel, vocabulary: Vocabulary, blocks: Iterable[bytes]
+    model: LanguageModel, vocabulary: Vocabulary, text: str
 ) -> tuple[Score | None, Counter[str]]:
     """Scores each token of a text once, the first one after ``<eos>`` and a zero state.
 
     Args:
         model: The model.
         vocabulary: The model's words.
-        blocks: The text as :func:`~lmbench.data.tokenization.read_blocks` gives it.
+        text: The text, whose last line need not have a line end.
 
     Returns:
         The score, None for an empty text; and how often each word occurs that is not in the
@@ -74,18 +71,12 @@ def score_text(
     Raises:
         UserError: There are unknown words, and the vocabulary has no ``<unk>``.
     """
-    ids = [vocabulary.encode([EOS])]
-    unknown: Counter[str] = Counter()
-    for block in blocks:
-        types, places = tokenize(block)
-        counts = np.bincount(places, minlength=len(types)).tolist()
-        of_types = zip(types, counts, strict=True)
-        unknown.update({word: count for word, count in of_types if word not in vocabulary.ids})
-        ids.append(vocabulary.encode(types)[places])
-    stream = np.concatenate(ids)
-    if len(stream) == 1:
+    if text and not text.endswith("\n"):
+        text += "\n"
+    ids, unknown = encode_text(text, vocabulary)
+    if len(ids) == 1:
         return None, unknown
-    columns = columns_for_evaluation(stream, columns=1, burn_in=0)
+    columns = columns_for_evaluation(ids, columns=1, burn_in=0)
     return read_stream(model, columns, window=WINDOW, phase="scoring").score, unknown
 
 

@@ -53,14 +53,6 @@ def test_failed_build_leaves_nothing(tmp_path):
     assert visible(tmp_path) == []
 
 
-def test_leftovers_of_a_killed_build_are_removed(tmp_path):
-    for name in (".key.1.a", ".key.2.b", ".other.1.a", "key2"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "content").write_text("half")
-    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path) == "built"
-    assert visible(tmp_path) == [".other.1.a", "key", "key2"]
-
-
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file/cache cannot be written: .*data\.cache_dir="):

@@ -145,19 +145,19 @@ def test_weights_of_another_format_with_a_hash_that_fits(folder: Path, data: byt
 
 
 @pytest.mark.parametrize(
-    ("dtype", "width", "name"),
+    ("dtype", "width", "part"),
     [
-        ("F8_E4M3", 32, "torch.float8_e4m3fn"),
-        ("F8_E5M2", 32, "torch.float8_e5m2"),
-        ("F8_E8M0", 32, "F8_E8M0"),
-        ("F4", 64, "F4"),
-        ("U32", 8, "torch.uint32"),
-        ("C64", 4, "torch.complex64"),
-        ("I32", 8, "torch.int32"),
-        ("BOOL", 32, "torch.bool"),
+        ("F8_E4M3", 32, "embedding.weight is of torch.float8_e4m3fn"),
+        ("F8_E5M2", 32, "embedding.weight is of torch.float8_e5m2"),
+        ("F8_E8M0", 32, "is damaged: 'F8_E8M0'"),
+        ("F4", 64, "is damaged: 'F4'"),
+        ("U32", 8, "embedding.weight is of torch.uint32"),
+        ("C64", 4, "embedding.weight is of torch.complex64"),
+        ("I32", 8, "embedding.weight is of torch.int32"),
+        ("BOOL", 32, "embedding.weight is of torch.bool"),
     ],
 )
-def test_weights_of_other_types(folder: Path, dtype: str, width: int, name: str):
+def test_weights_of_other_types(folder: Path, dtype: str, width: int, part: str):
     """The bytes of 41 · 8 float32, under another name; all are zero, and finite in each."""
     length = 41 * 8 * 4
     names = load_file(folder / "model.safetensors").keys()
@@ -166,7 +166,7 @@ def test_weights_of_other_types(folder: Path, dtype: str, width: int, name: str)
     header = {name: full if name == "embedding.weight" else empty for name in names}
     change(folder, "model.safetensors", with_header(header, length))
     found = refusal(folder)
-    assert f"embedding.weight is of {name}" in found
+    assert part in found
     assert str(folder / "model.safetensors") in found
 
 
@@ -188,7 +188,6 @@ def test_a_vocabulary_that_does_not_fit(folder: Path, change_words: Any, part: s
     ("key", "value", "part"),
     [
         ("format_version", 2, "format 2"),
-        ("format_version", "1", "it has no format_version"),
         ("corpus", [], "it has no corpus"),
         ("sha256", {}, "model.safetensors is damaged"),
     ],
@@ -232,7 +231,7 @@ def test_what_is_not_an_export_is_never_replaced(folder: Path, tmp_path: Path):
     of_others, file, link = (tmp_path / name for name in ("others", "file", "link"))
     of_others.mkdir()
     (of_others / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(UserError, match="not the config of an export"):
+    with pytest.raises(UserError, match="of format None"):
         read_export(of_others)
     file.touch()
     link.symlink_to(folder)

@@ -28,14 +28,10 @@ STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Writes checkpoint files whole or not at all, and hands on the one that was read already.
+    """Writes checkpoint files whole or not at all, and hands on the one that was read already."""
 
-    Args:
-        checkpoint: Content of the checkpoint that a run continues from; None for a new run.
-    """
-
-    def __init__(self, checkpoint: dict[str, Any] | None = None) -> None:
-        self.checkpoint = checkpoint
+    checkpoint: dict[str, Any] | None = None
+    """Content of the checkpoint that a run continues from; None for a new run."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         """Writes the file; it is on disk when this returns.
@@ -199,16 +195,13 @@ class Checkpoints(Checkpoint):
         """Tells the CSV files their rows; the rest waits for the start of the training.
 
         Raises:
-            UserError: The state of a callback is missing, which would start anew; or see
-                :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
+            KeyError: A state is missing that would start anew.
+            UserError: See :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
         """
+        checkpoint["loops"]["fit_loop"]
         for callback in trainer.callbacks:
-            # A resume may add a limit of time.
-            has_state = callback.state_dict() and not isinstance(callback, TimeLimit)
-            if has_state and callback.state_key not in checkpoint["callbacks"]:
-                raise UserError(
-                    f"{self._last} cannot be resumed: it has no state of {callback.state_key}."
-                )
+            if callback.state_dict() and not isinstance(callback, TimeLimit):  # a resume may add it
+                checkpoint["callbacks"][callback.state_key]
         self._processes = checkpoint["processes"]
         csv = (logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
         for logger, state in zip(csv, checkpoint["csv"], strict=False):

@@ -1,7 +1,6 @@
 """A folder of things that are slow to build: each is built once, and is either whole or absent."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -49,9 +48,6 @@ def load_or_build(
         with FileLock(root / f"{key}.lock"):
             entry = load(folder)
             if entry is None:
-                # Left by builds that were killed; the lock says that none is under way.
-                for leftover in root.glob(f".{key}.*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
                 with replacing_folder(folder) as new:
                     build(new)
                 entry = load(folder)

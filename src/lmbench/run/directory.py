@@ -44,8 +44,6 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     """
     try:
         with FileLock(run_dir / ".lock", timeout=0):
-            for leftover in run_dir.glob("checkpoints/*.tmp"):
-                leftover.unlink()  # of a process that was killed: nobody else writes there
             yield
     except Timeout as error:
         raise UserError(f"Another process is at work in {run_dir}. Stop it first.") from error

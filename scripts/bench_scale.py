@@ -155,11 +155,14 @@ def open_corpus(source: Path, cache: Path) -> dict[str, Any]:
 
 def read_windows(source: Path, cache: Path) -> dict[str, Any]:
     """One epoch of training windows, 80 columns by 70 steps."""
+    from lmbench.data.columns import EvaluationSettings
     from lmbench.data.corpus import load_text
     from lmbench.data.datamodule import LanguageModelDataModule
 
     corpus = load_text(source, cache_dir=cache)
-    datamodule = LanguageModelDataModule(corpus, batch_size=80, bptt=70)
+    datamodule = LanguageModelDataModule(
+        corpus, batch_size=80, bptt=70, evaluation=EvaluationSettings()
+    )
     num_scored = sum(batch.num_scored for batch in datamodule.train_dataloader())
     return {**file_pages(), "num_scored": num_scored}
 

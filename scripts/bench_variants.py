@@ -27,6 +27,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from lmbench.build import training as build
+from lmbench.build.model import build_model
 from lmbench.callbacks.throughput import peak_memory_bytes
 from lmbench.conf import conf_dir
 from lmbench.data.batching import Batch
@@ -146,7 +147,7 @@ def set_up(
     }
     vocabulary = Vocabulary(tuple(f"w{index}" for index in range(vocabulary_size)))
     datamodule = build.datamodule(plain, Corpus("random", vocabulary, **splits))
-    return config, build.model(plain, vocabulary_size), datamodule
+    return config, build_model(plain["model"], vocabulary_size), datamodule
 
 
 def flops_per_token(model: LanguageModel) -> int:

@@ -59,14 +59,17 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         import torch
 
         from lmbench.build import training as build
+        from lmbench.build.arguments import factory
+        from lmbench.build.model import build_model
         from lmbench.callbacks.checkpoints import CheckpointIO
         from lmbench.run.config import write_run_config
 
         sizes = [f"data.num_{split}_tokens=200" for split in ("train", "valid", "test")]
         config = config_of(*SMALL, *sizes, "evaluation.columns=1", *overrides)
-        corpus = build.corpus(config)
+        corpus = factory(config["data"], "data")()
         build.seed_everything(config)
-        module = build.module(config, build.model(config, len(corpus.vocabulary), corpus.train))
+        model = build_model(config["model"], len(corpus.vocabulary), corpus.train)
+        module = build.module(config, model)
         with torch.no_grad():  # as far from the start as training would bring them
             for weight in module.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.5)

@@ -16,6 +16,7 @@ from small import composed, config_of, set_value
 
 from lmbench import conf
 from lmbench.build import training as build
+from lmbench.build.model import build_model
 from lmbench.conf import (
     ALLOWED_TARGETS_VARIABLE,
     PLACES,
@@ -286,7 +287,7 @@ def test_experiments_set_nothing_that_is_not_read(experiment):
 
 def test_awd_lstm_has_the_published_number_of_parameters():
     with torch.device("meta"):
-        model = build.model(config_of("model=awd_lstm"), vocabulary_size=33_278)
+        model = build_model(config_of("model=awd_lstm")["model"], vocabulary_size=33_278)
     assert model.num_parameters == 33_556_078
 
 

@@ -74,7 +74,7 @@ class Rows(Logger):
 
 
 def make_datamodule(**options) -> LanguageModelDataModule:
-    defaults = {"batch_size": 3, "bptt": BPTT, "variable_windows": True, "evaluation_window": 10}
+    defaults = {"batch_size": 3, "bptt": BPTT, "variable_windows": True, "window": 10}
     return random_windows(WORDS, 211, 64, 49, **(defaults | options))
 
 
@@ -199,7 +199,7 @@ def test_one_column_scores_the_whole_stream_in_uneven_windows():
 
 def test_columns_with_burn_in_score_each_target_once_from_a_warm_state():
     """63 targets in 3 columns of 25: the first scores 25; the others read 6 first and score 19."""
-    datamodule, module = make_datamodule(evaluation_columns=3, burn_in=6), make_module()
+    datamodule, module = make_datamodule(columns=3, burn_in=6), make_module()
     make_trainer().validate(module, datamodule=datamodule, verbose=False)
     ids = datamodule.corpus.valid
     later = [stream_nats(module, ids[start : start + 26])[6:] for start in (19, 38)]
@@ -211,7 +211,7 @@ def test_columns_with_burn_in_score_each_target_once_from_a_warm_state():
 
 def test_the_published_protocol_divides_the_nats_within_columns_by_the_tokens():
     """64 tokens are 10 columns of 6 with 5 targets each; the last 4 tokens are left out."""
-    datamodule = make_datamodule(evaluation_protocol="awd_lstm_lm", evaluation_window=2)
+    datamodule = make_datamodule(protocol="awd_lstm_lm", window=2)
     module, trainer = make_module(), make_trainer()
     (logged,) = trainer.validate(module, datamodule=datamodule, verbose=False)
     ids = datamodule.corpus.valid

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
@@ -53,10 +55,17 @@ def random_corpus(words: int, train: int, valid: int = 40, test: int = 40) -> Co
     return Corpus("text", Vocabulary(tuple(f"w{index}" for index in range(words))), *ids)
 
 
+def windows_of(corpus: Corpus, **options: Any) -> LanguageModelDataModule:
+    """Windows of a corpus; the options are those of EvaluationSettings too."""
+    names = [field.name for field in fields(EvaluationSettings) if field.name in options]
+    evaluation = EvaluationSettings(**{name: options.pop(name) for name in names})
+    return LanguageModelDataModule(corpus, **options, evaluation=evaluation)
+
+
 def random_windows(words: int, *lengths: int, **options: Any) -> LanguageModelDataModule:
     """Windows over a :func:`random_corpus`, of two columns if not told otherwise."""
-    defaults = {"batch_size": 2, "bptt": 10, "evaluation_columns": 1}
-    return LanguageModelDataModule(random_corpus(words, *lengths), **(defaults | options))
+    defaults = {"batch_size": 2, "bptt": 10, "columns": 1}
+    return windows_of(random_corpus(words, *lengths), **(defaults | options))
 
 
 def small_module(

@@ -53,11 +53,13 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.build import training as build
+    from lmbench.build.arguments import factory
+    from lmbench.build.model import build_model
     from lmbench.callbacks.checkpoints import CheckpointIO
     from lmbench.callbacks.resumed import Resumed
     from lmbench.callbacks.stop_on_signal import StopOnSignal
     from lmbench.lightning_internals import processes_ending_together
-    from lmbench.saved.checkpoint import corpus_of, load_weights
+    from lmbench.saved.checkpoint import DATA, load_weights
 
     build.require_known_keys(config)
     build.seed_everything(config)
@@ -68,12 +70,12 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     is_first = trainer.is_global_zero
     with alone_in(run_dir) if is_first else nullcontext():
         path, checkpoint = _first_checkpoint(config, run_dir, resumes=run.resumes)
-        corpus = build.corpus(config)
+        corpus = factory(config["data"], "data")()
         datamodule = build.datamodule(config, corpus)
-        model = build.model(config, len(corpus.vocabulary), corpus.train)
+        model = build_model(config["model"], len(corpus.vocabulary), corpus.train)
         module = build.module(config, model)
         if checkpoint is not None:
-            corpus.require_sha256(corpus_of(path, checkpoint)["sha256"])
+            corpus.require_sha256(checkpoint[DATA]["sha256"])
             load_weights(path, checkpoint, module)
         continues = checkpoint is not None and path.parents[1] == run_dir
         if is_first:
@@ -84,14 +86,15 @@ def train(run: ChosenRun, run_dir: Path) -> float:
             num_parameters = f"{model.num_parameters:,}"
             name = printable(str(config["model"].get("name")))
             log.info("%s, %s parameters, into %s", name, num_parameters, run_dir)
-        if continues and checkpoint is not None:
-            checkpoint_io.checkpoint = checkpoint  # Lightning drops it once it has been read
-            resumed.first_step = checkpoint["global_step"]
-            if is_first:
-                log.info("continuing after step %s", f"{resumed.first_step:,}")
-        del checkpoint
-        with stop, processes_ending_together(trainer), _damage_named(resumed, path):
-            return _fit_and_test(trainer, module, datamodule, path if continues else None)
+        last = path if continues else None
+        with stop, processes_ending_together(trainer), _damage_named(resumed, last):
+            if continues and checkpoint is not None:
+                checkpoint_io.checkpoint = checkpoint  # Lightning drops it once it has been read
+                resumed.first_step = checkpoint["global_step"]
+                if is_first:
+                    log.info("continuing after step %s", f"{resumed.first_step:,}")
+            del checkpoint
+            return _fit_and_test(trainer, module, datamodule, last)
 
 
 def _first_checkpoint(
@@ -100,11 +103,11 @@ def _first_checkpoint(
     """The checkpoint with whose weights a run begins, and its path; None from scratch.
 
     Raises:
-        UserError: It cannot be read, does not fit the config, or lacks what a resume needs; or it
-            is missing though there was one before.
+        UserError: It cannot be read, or does not fit the config; or it is missing though there was
+            one before.
     """
     from lmbench.build.model import require_fit
-    from lmbench.saved.checkpoint import of_checkpoint, read_checkpoint, require_resumable
+    from lmbench.saved.checkpoint import of_checkpoint, read_checkpoint
 
     path = run_dir / "checkpoints/last.ckpt"
     continues = resumes and (path.exists() or path.with_name("previous.ckpt").exists())
@@ -113,8 +116,6 @@ def _first_checkpoint(
     if not continues:
         path = Path(config["init_from"], "checkpoints/best.ckpt")
     checkpoint = read_checkpoint(path)
-    if continues:
-        require_resumable(path, checkpoint)
     require_fit(of_checkpoint(run_dir / "config.yaml", config["model"], path, checkpoint))
     return path, checkpoint
 
@@ -149,12 +150,12 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
 
 
 @contextmanager
-def _damage_named(resumed: "Resumed", last: Path) -> Iterator[None]:
+def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
     """Says of an error while a checkpoint is taken up which file made it."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if not resumed.first_step or resumed.has_begun:
+        if last is None or resumed.has_begun:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{last} cannot be resumed ({reason}).") from error

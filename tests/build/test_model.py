@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import lmbench
 from lmbench.build import training as build
+from lmbench.build.arguments import factory
 from lmbench.build.model import build_model, build_saved
 from lmbench.conf import ALLOWED_TARGETS_VARIABLE
 from lmbench.errors import UserError
@@ -108,8 +109,8 @@ def test_a_run_gives_its_model(make_run: Callable[..., Path], overrides: str):
     """As the LightningModule of the run's own config gives it, to the last bit."""
     run_dir = make_run(*overrides.split())
     config = read_run_config(run_dir)
-    corpus = build.corpus(config)
-    module = build.module(config, build.model(config, len(corpus.vocabulary)))
+    corpus = factory(config["data"], "data")()
+    module = build.module(config, build_model(config["model"], len(corpus.vocabulary)))
     checkpoint = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
     module.eval()

@@ -7,6 +7,7 @@ import pytest
 from small import small_config
 
 from lmbench.build import training as build
+from lmbench.build.model import build_model
 from lmbench.errors import UserError
 
 ENDLESS = {"trainer__max_epochs": -1, "trainer__max_steps": -1, "trainer__max_time": None}
@@ -18,7 +19,7 @@ def module_with(schedule: str, **limits: Any) -> object:
         f"scheduler={schedule}",
         **ENDLESS | {f"trainer__{name}": value for name, value in limits.items()},
     )
-    return build.module(config, build.model(config, 41))
+    return build.module(config, build_model(config["model"], 41))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from trainings import Scripted, quiet_trainer, random_corpus, small_module
+from trainings import Scripted, quiet_trainer, random_corpus, small_module, windows_of
 
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.results import Results, _table
 from lmbench.callbacks.throughput import Throughput
-from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.optim import ASGD
 
@@ -43,7 +42,7 @@ def run(
     module = small_module(WORDS, lambda parameters: ASGD(parameters, lr=0.1), Scripted)
     module.script = NLLS
     corpus = dataclasses.replace(random_corpus(WORDS, 81), perplexity_floor=floor)
-    datamodule = LanguageModelDataModule(corpus, batch_size=2, bptt=10, evaluation_columns=1)
+    datamodule = windows_of(corpus, batch_size=2, bptt=10, columns=1)
     config = CONFIG | {"model": {"name": name}}
     defaults = {"max_epochs": 3, "log_every_n_steps": 1}
     trainer = quiet_trainer(*callbacks, Results(folder, config), **(defaults | options))

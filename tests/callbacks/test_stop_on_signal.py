@@ -45,7 +45,7 @@ class Sender(L.Callback):
 def run(folder: Path, stop: StopOnSignal, *callbacks: L.Callback) -> None:
     """Two epochs of eight windows, and a test of two."""
     module = small_module(WORDS)
-    datamodule = random_windows(WORDS, 162, evaluation_window=20)
+    datamodule = random_windows(WORDS, 162, window=20)
     more = {"plugins": [CheckpointIO()], "enable_checkpointing": True, "max_epochs": 2}
     trainer = quiet_trainer(*callbacks, Checkpoints(folder), stop, **more)
     with stop:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
+from trainings import windows_of
 
 from lmbench.data.batching import TrainingWindows
 from lmbench.data.columns import AWD_LSTM_LM_COLUMNS, IGNORE_INDEX, columns_for_training
 from lmbench.data.corpus import Corpus
-from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
@@ -35,10 +35,10 @@ def cases(draw) -> tuple[dict[str, int], dict[str, Any], int]:
         "variable_windows": draw(st.booleans()),
         "scale_lr": draw(st.booleans()),
         "partial_shuffle": draw(st.booleans()),
-        "evaluation_protocol": draw(st.sampled_from(["standard", "standard", "awd_lstm_lm"])),
-        "evaluation_columns": draw(columns),
+        "protocol": draw(st.sampled_from(["standard", "standard", "awd_lstm_lm"])),
+        "columns": draw(columns),
         "burn_in": burn_in,
-        "evaluation_window": draw(st.integers(1, 80)),
+        "window": draw(st.integers(1, 80)),
         "seed": draw(st.integers(0, 2**32 - 1)),
     }
     return lengths, options, num_processes
@@ -56,14 +56,14 @@ def columns_of(split: str, lengths: dict[str, int], options: dict) -> int:
     """In how many columns a split is read."""
     if split == "train":
         return options["batch_size"]
-    if options["evaluation_protocol"] == "awd_lstm_lm":
+    if options["protocol"] == "awd_lstm_lm":
         return AWD_LSTM_LM_COLUMNS[split]
     short = lengths[split] - 1 <= options["burn_in"]
-    return 1 if short else options["evaluation_columns"]
+    return 1 if short else options["columns"]
 
 
 def is_too_short(lengths: dict[str, int], options: dict) -> bool:
-    columns = 1 if options["evaluation_protocol"] == "standard" else AWD_LSTM_LM_COLUMNS["valid"]
+    columns = 1 if options["protocol"] == "standard" else AWD_LSTM_LM_COLUMNS["valid"]
     least = {"train": 3 * options["batch_size"], "valid": 2 * columns, "test": 2}
     return any(lengths[split] < least[split] for split in least)
 
@@ -71,7 +71,7 @@ def is_too_short(lengths: dict[str, int], options: dict) -> bool:
 def expected_targets(split: str, lengths: dict[str, int], options: dict) -> list[int]:
     """Those that are scored: all, or without those at which the published columns begin."""
     length, start = lengths[split], STARTS[split]
-    if options["evaluation_protocol"] == "standard":
+    if options["protocol"] == "standard":
         return list(range(start + 1, start + length))
     columns = AWD_LSTM_LM_COLUMNS[split]
     rows = length // columns
@@ -137,11 +137,11 @@ def test_all_is_read_as_documented_or_refused(case, epoch):
     if is_too_short(lengths, options):
         event("refused: too short")
         with pytest.raises(UserError):
-            LanguageModelDataModule(corpus, **options)
+            windows_of(corpus, **options)
         return
     processes = []
     for rank in range(num_processes):
-        datamodule = LanguageModelDataModule(corpus, **options)
+        datamodule = windows_of(corpus, **options)
         datamodule.trainer = SimpleNamespace(
             world_size=num_processes, global_rank=rank, current_epoch=epoch
         )
@@ -151,12 +151,12 @@ def test_all_is_read_as_documented_or_refused(case, epoch):
         with pytest.raises(UserError, match="cannot be shared out"):
             processes[0].setup("fit")
         return
-    event(f"read by {num_processes}, {options['evaluation_protocol']}")
+    event(f"read by {num_processes}, {options['protocol']}")
     processes[0].setup("fit")
     read = joined([datamodule.train_dataloader() for datamodule in processes])
     assert read[0].shape[1] == options["batch_size"]
     check_training(*read, lengths["train"], options)
-    burn_in = options["burn_in"] if options["evaluation_protocol"] == "standard" else 0
+    burn_in = options["burn_in"] if options["protocol"] == "standard" else 0
     for split in ("valid", "test"):
         name = "val_dataloader" if split == "valid" else "test_dataloader"
         tokens, targets, _ = joined([getattr(datamodule, name)() for datamodule in processes])

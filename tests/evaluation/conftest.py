@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, Vocabulary
 from lmbench.evaluation import dynamic, reading
@@ -74,7 +75,9 @@ def make_evaluator(
     def make(model: LanguageModel | None = None, **options: Any) -> Evaluator:
         words = Vocabulary((EOS, *map(str, range(1, NUM_WORDS))))
         corpus = Corpus("text", words, ids, ids, ids)
-        return Evaluator(model or make_model(), corpus, tmp_path, **options)
+        modes = options.pop("modes", ())
+        settings = EvaluationSettings(**options)
+        return Evaluator(model or make_model(), corpus, tmp_path, settings, modes)
 
     return make
 

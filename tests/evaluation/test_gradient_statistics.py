@@ -95,7 +95,7 @@ def test_a_file_made_from_anything_else_is_made_anew(
         corpus = evaluator.corpus
         evaluator = replace(evaluator, corpus=replace(corpus, train=corpus.train[:-1]))
     elif change == "window":
-        evaluator = replace(evaluator, window=7)
+        evaluator = replace(evaluator, settings=replace(evaluator.settings, window=7))
     arguments = {"columns": (8, None), "segments": (4, 3)}.get(change, (4, None))
     assert kept_statistics(evaluator, *arguments) == computed[1]
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.cache import Cache
@@ -32,7 +33,8 @@ def evaluator(tmp_path: Path) -> Evaluator:
     arrays = [np.array(ids, dtype=np.int32) for ids in SPLITS.values()]
     size = len(WORDS)
     model = LanguageModel(Embedding(size, 3), LSTM(3, 3, num_layers=1), Softmax(3, size)).eval()
-    return Evaluator(model, Corpus("text", Vocabulary(WORDS), *arrays), tmp_path, columns=1)
+    corpus = Corpus("text", Vocabulary(WORDS), *arrays)
+    return Evaluator(model, corpus, tmp_path, EvaluationSettings(columns=1))
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])

@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.trainer.connectors.logger_connector import result
 from torch import nn
 from torch.testing import assert_close
+from trainings import windows_of
 
 from lmbench.callbacks.throughput import Throughput
 from lmbench.data.corpus import Corpus
-from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 from lmbench.model.core.stack import run_lstm
@@ -95,7 +95,7 @@ def test_steps_do_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result, "convert_tensors_to_scalars", convert)
     ids = np.random.default_rng(0).integers(0, 9, 808, dtype=np.int32)
     corpus = Corpus("text", Vocabulary(tuple("abcdefghi")), ids, ids[:40], ids[40:])
-    datamodule = LanguageModelDataModule(corpus, batch_size=4, bptt=10, evaluation_columns=1)
+    datamodule = windows_of(corpus, batch_size=4, bptt=10, columns=1)
     model = LanguageModel(Embedding(9, 4), LSTM(4, 4), Softmax(4, 9))
     trainer = L.Trainer(
         accelerator="cuda",

@@ -21,6 +21,7 @@ from torch.nn import functional
 from trainings import weights_of
 
 from lmbench.build import training as build
+from lmbench.build.model import build_model
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import Vocabulary
@@ -274,7 +275,7 @@ def train_by_lmbench(config: dict, corpus: Corpus, run_dir: Path) -> tuple[Weigh
     """The initial weights, and what was made of them."""
     build.seed_everything(config)
     datamodule = build.datamodule(config, corpus)
-    module = build.module(config, build.model(config, WORDS))
+    module = build.module(config, build_model(config["model"], WORDS))
     trainer = build.trainer(config, run_dir)
     recorder = Recorder()
     (nt_asgd,) = (c for c in trainer.callbacks if isinstance(c, NTASGD))

@@ -15,6 +15,8 @@ from torch.testing import assert_close
 from trainings import command, refusal
 
 from lmbench.build import training as build
+from lmbench.build.arguments import factory
+from lmbench.build.model import build_model
 from lmbench.run.choice import ChosenRun
 from lmbench.run.config import read_run_config
 from lmbench.train import train
@@ -91,11 +93,11 @@ def test_the_config_is_resolved_and_builds_the_same_objects(run_dir: Path, tmp_p
 def test_results_are_those_of_the_config_and_its_best_checkpoint(run_dir: Path):
     """The keys of the file are those of callbacks/test_results.py."""
     results, config = results_of(run_dir), read_run_config(run_dir)
-    corpus = build.corpus(config)
+    corpus = factory(config["data"], "data")()
     checkpoint = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
     saved = checkpoint["LanguageModelDataModule"]
     assert (saved["sha256"], tuple(saved["words"])) == (corpus.sha256, corpus.vocabulary.words)
-    module = build.module(config, build.model(config, 41))
+    module = build.module(config, build_model(config["model"], 41))
     module.load_state_dict(checkpoint["state_dict"])
     assert results["weights_sha256"] == module.model.weights_sha256()
     assert (results["num_parameters"], results["seed"]) == (NUM_PARAMETERS, 3)

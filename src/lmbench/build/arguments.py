@@ -11,13 +11,7 @@ from lmbench.errors import UserError
 
 # Arguments that the config has under another key than their node's.
 _KNOWN_AS = {
-    "batching.evaluation_protocol": "evaluation.protocol",
-    "batching.evaluation_columns": "evaluation.columns",
-    "batching.burn_in": "evaluation.burn_in",
-    "batching.evaluation_window": "evaluation.window",
     "batching.seed": "seed",
-    "evaluation.statistics_columns": "evaluation.dynamic.statistics.columns",
-    "evaluation.statistics_segments": "evaluation.dynamic.statistics.segments",
     "model.dropout": "model.embedding_dropout",
     "model.core.input_size": "model.embedding_size",
 }
@@ -100,7 +94,7 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
         RuntimeError,
         IndexError,
         ImportError,
-        OverflowError,
+        ArithmeticError,
         MemoryError,
     ) as error:
         argument, _, rest = str(error).partition(" ")
@@ -115,9 +109,9 @@ def require_type(key: str, value: Any, hint: Any) -> None:
         UserError: Naming the key, the type and what it should be.
     """
     if not _fits(value, hint):
+        wanted = hint.__name__ if inspect.isclass(hint) else hint
         raise UserError(
-            f"{key}={value!r} has the wrong type: {type(value).__name__} instead of "
-            f"{_describe(hint)}."
+            f"{key}={value!r} has the wrong type: {type(value).__name__} instead of {wanted}."
         )
 
 
@@ -166,17 +160,6 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, list) and kind is tuple:  # YAML has no tuples
         return True
     return isinstance(value, kind)
-
-
-def _describe(hint: Any) -> str:
-    if _is_union(hint):
-        # Sorted: typing takes unions for equal, and keeps the order of whichever came first.
-        options = [_describe(option) for option in typing.get_args(hint)]
-        options.sort(key=lambda option: (option == "None", option.lower()))
-        return " or ".join(options)
-    if hint is types.NoneType:
-        return "None"
-    return hint.__name__ if inspect.isclass(hint) else str(hint)
 
 
 def _is_union(hint: Any) -> bool:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lmbench.build.arguments import factory
+from lmbench.build.arguments import call, factory
+from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.model import LanguageModel
@@ -24,10 +25,11 @@ def build_evaluator(
     Raises:
         UserError: A value is missing, or of a wrong type or size.
     """
-    modes, others = [], {"_target_": f"{Evaluator.__module__}.{Evaluator.__name__}"}
+    modes, others = [], {}
     for name, value in node.items():
         if isinstance(value, dict):
             modes.append(factory(value, f"evaluation.{name}")())
         elif value is not None and name not in ("tune", "save_tokens"):
             others[name] = value
-    return factory(others, "evaluation")(model, corpus, folder, modes=modes)
+    settings = call(EvaluationSettings, "evaluation", **others)
+    return Evaluator(model, corpus, folder, settings, modes)

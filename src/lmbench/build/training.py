@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.optim import Optimizer
 
 from lmbench.build.arguments import call, factory, require_type, together
-from lmbench.build.model import build_model
 from lmbench.callbacks.checkpoints import CheckpointIO, Checkpoints
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.conf import import_target, takes
+from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
@@ -50,13 +48,6 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
                 f"Nothing reads {key}. Options of the trainer are in trainer: "
                 f"+trainer.{key}=…; lmbench-train --help lists the others."
             )
-    known = ("protocol", "columns", "burn_in", "window")
-    for key in config["evaluation"]:
-        if key not in known:
-            raise UserError(
-                f"evaluation.{key} does nothing in a training, which reads {', '.join(known)}. It "
-                "may be for lmbench-evaluate, once the model is trained."
-            )
 
 
 def seed_everything(config: Mapping[str, Any]) -> None:
@@ -68,31 +59,12 @@ def seed_everything(config: Mapping[str, Any]) -> None:
         raise UserError(f"seed: {error}") from error
 
 
-def corpus(config: Mapping[str, Any]) -> Corpus:
-    """The corpus of ``config.data``."""
-    return factory(config["data"], "data")()
-
-
 def datamodule(config: Mapping[str, Any], corpus: Corpus) -> LanguageModelDataModule:
     """Windows over a corpus, from ``config.batching`` and ``config.evaluation``."""
-    evaluation = config["evaluation"]
-    own = {
-        "corpus": corpus,
-        "evaluation_protocol": evaluation["protocol"],
-        "evaluation_columns": evaluation["columns"],
-        "burn_in": evaluation["burn_in"],
-        "evaluation_window": evaluation["window"],
-        "seed": config["seed"],
-    }
+    evaluation = call(EvaluationSettings, "evaluation", **config["evaluation"])
+    own = {"corpus": corpus, "evaluation": evaluation, "seed": config["seed"]}
     arguments = together("batching", config["batching"], own)
     return call(LanguageModelDataModule, "batching", **arguments)
-
-
-def model(
-    config: Mapping[str, Any], vocabulary_size: int, train_ids: np.ndarray | None = None
-) -> LanguageModel:
-    """The language model of ``config.model``; see :func:`lmbench.build.model.build_model`."""
-    return build_model(config["model"], vocabulary_size, train_ids)
 
 
 def module(config: Mapping[str, Any], model: LanguageModel) -> LanguageModelModule:
@@ -243,14 +215,4 @@ def _scheduler(config: Mapping[str, Any]) -> Callable[..., Any]:
             "scheduler: the learning rate changes over the whole run, and nothing says when it "
             "ends. Set trainer.max_epochs, max_steps or max_time."
         )
-
-    def make_for(optimizer: Optimizer, total_steps: int | None) -> Any:
-        try:
-            return make(optimizer, total_steps=total_steps)
-        except ZeroDivisionError as error:  # OneCycleLR whose rise is a single step
-            raise UserError(
-                f"scheduler: of {total_steps} steps, the rise of the learning rate would be a "
-                "single one. Set scheduler.pct_start=0.0, or another number of steps."
-            ) from error
-
-    return make_for
+    return make

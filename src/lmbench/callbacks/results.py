@@ -95,7 +95,7 @@ class Results(L.Callback):
             },
             "best_epoch": module.best.epoch if module.best else None,
             "weights_sha256": module.model.weights_sha256(),
-            "evaluation": dict(datamodule.evaluation),
+            "evaluation": datamodule.plain_evaluation,
             "val": module.best.score.plain() if module.best else None,
             "test": module.scores["test"].plain() if "test" in module.scores else None,
             "nt_asgd": {"triggered_epoch": nt_asgd.triggered_epoch if nt_asgd else None},

@@ -3,7 +3,9 @@
 Shape letters: T time steps of a window, B columns, L tokens of a column, N tokens of a split.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ IGNORE_INDEX = -100
 """Target of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
 
 PROTOCOLS = ("standard", "awd_lstm_lm")
-"""Ways of reading valid and test: see :func:`columns_by_protocol`."""
+"""Ways of reading valid and test: see :class:`EvaluationSettings`."""
 
 AWD_LSTM_LM_COLUMNS = {"valid": 10, "test": 1}
 """Columns in which salesforce/awd-lstm-lm evaluates (main.py)."""
@@ -168,28 +170,49 @@ def columns_as_awd_lstm_lm(ids: np.ndarray, columns: int) -> Columns:
     return replace(_fold(ids, columns), extra_divisor=columns)
 
 
-def columns_by_protocol(
-    ids: np.ndarray, split: str, *, protocol: str, columns: int, burn_in: int
-) -> Columns:
-    """Arranges valid or test as a protocol reads it.
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How valid and test are read: what ``evaluation`` of a config says of it.
 
     Args:
-        ids: (N,) token ids.
-        split: ``valid`` or ``test``.
         protocol: ``standard`` is :func:`columns_for_evaluation`; ``awd_lstm_lm`` is
             :func:`columns_as_awd_lstm_lm`, which leaves the next two unused.
-        columns: See :func:`columns_for_evaluation`.
-        burn_in: See there.
+        columns: B at most; 1 is the exact evaluation.
+        burn_in: Unscored tokens at the start of each column but the first.
+        window: Time steps that are read at once. It changes memory and time, and results only in
+            modes of lmbench-evaluate that say so.
 
     Raises:
-        ValueError: The protocol is unknown.
-        UserError: The split is too short.
+        ValueError: The protocol is unknown, or a number is out of its range.
     """
-    if protocol == "standard":
-        return columns_for_evaluation(ids, columns, burn_in)
-    if protocol == "awd_lstm_lm":
+
+    protocol: str = "standard"
+    columns: int = 64
+    burn_in: int = 512
+    window: int = 70
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            known = ", ".join(PROTOCOLS)
+            raise ValueError(f"protocol must be one of {known}, not {self.protocol!r}")
+        for name, least in (("columns", 1), ("burn_in", 0), ("window", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+    def arrange(self, ids: np.ndarray, split: str) -> Columns:
+        """Arranges the ids, (N,), of ``valid`` or ``test``.
+
+        Raises:
+            UserError: The split is too short.
+        """
+        if self.protocol == "standard":
+            return columns_for_evaluation(ids, self.columns, self.burn_in)
         return columns_as_awd_lstm_lm(ids, AWD_LSTM_LM_COLUMNS[split])
-    raise ValueError(f"evaluation_protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+
+    def plain(self, columns: int | Mapping[str, int]) -> dict[str, Any]:
+        """What results say of the reading, with the columns that there were."""
+        burn_in = self.burn_in if self.protocol == "standard" else 0
+        return {"protocol": self.protocol, "columns": columns, "burn_in": burn_in}
 
 
 def _fold(ids: np.ndarray, columns: int) -> Columns:

@@ -1,13 +1,11 @@
 """A corpus as BPTT windows for Lightning."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import lightning as L
 
 from lmbench.data.batching import EvaluationWindows, TrainingWindows
-from lmbench.data.columns import Columns, columns_by_protocol, columns_for_training
+from lmbench.data.columns import Columns, EvaluationSettings, columns_for_training
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 
@@ -25,15 +23,12 @@ class LanguageModelDataModule(L.LightningDataModule):
         variable_windows: See ``TrainingWindows``, as ``variable``.
         scale_lr: See ``TrainingWindows``.
         partial_shuffle: Whether an epoch reads the columns ``partially_shuffled``.
-        evaluation_protocol: See ``columns_by_protocol``, as for the next two.
-        evaluation_columns: Columns in which valid and test are read; 1 is the exact evaluation.
-        burn_in: Unscored tokens at the start of each evaluation column but the first.
-        evaluation_window: Length of an evaluation window; it changes memory and time, not results.
+        evaluation: How valid and test are read.
         seed: Seed of the window lengths and of the partial shuffle.
 
     Attributes:
-        evaluation: How valid and test are read, for a run's results; ``columns`` is by split where
-            they differ, as under awd_lstm_lm or where one split is too short for as many.
+        plain_evaluation: How valid and test are read, for a run's results; ``columns`` is by split
+            where they differ, as under awd_lstm_lm or where one split is too short for as many.
         extra_divisor: Stage → what the protocol adds to the number of targets to divide by.
     """
 
@@ -46,45 +41,28 @@ class LanguageModelDataModule(L.LightningDataModule):
         variable_windows: bool = False,
         scale_lr: bool = True,
         partial_shuffle: bool = False,
-        evaluation_protocol: str = "standard",
-        evaluation_columns: int = 64,
-        burn_in: int = 512,
-        evaluation_window: int = 70,
+        evaluation: EvaluationSettings,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("bptt", bptt, 1),
-            ("evaluation_columns", evaluation_columns, 1),
-            ("burn_in", burn_in, 0),
-            ("evaluation_window", evaluation_window, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+        for name, value in (("batch_size", batch_size), ("bptt", bptt)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         self.corpus = corpus
         self._training_windows = partial(
             TrainingWindows, bptt=bptt, variable=variable_windows, seed=seed, scale_lr=scale_lr
         )
         self._partial_shuffle = partial_shuffle
-        self._evaluation_window = evaluation_window
+        self._evaluation_window = evaluation.window
         self._seed = seed
         self._training = columns_for_training(corpus.train, batch_size)
-        arrange = partial(
-            columns_by_protocol,
-            protocol=evaluation_protocol,
-            columns=evaluation_columns,
-            burn_in=burn_in,
-        )
-        valid, test = arrange(corpus.valid, "valid"), arrange(corpus.test, "test")
+        valid = evaluation.arrange(corpus.valid, "valid")
+        test = evaluation.arrange(corpus.test, "test")
         self._evaluation = {"valid": valid, "test": test}
         self.extra_divisor = {"val": valid.extra_divisor, "test": test.extra_divisor}
         used = {"valid": valid.num_columns, "test": test.num_columns}
-        self.evaluation: Mapping[str, Any] = {
-            "protocol": evaluation_protocol,
-            "columns": used if used["valid"] != used["test"] else used["valid"],
-            "burn_in": 0 if evaluation_protocol == "awd_lstm_lm" else burn_in,
-        }
+        is_one = used["valid"] == used["test"]
+        self.plain_evaluation = evaluation.plain(used["valid"] if is_one else used)
 
     def num_training_steps(
         self, max_epochs: int, limit_train_batches: float | None = None, max_steps: int = -1
@@ -144,10 +122,6 @@ class LanguageModelDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint must know to be read by itself: the words and the corpus's hash."""
         return {"sha256": self.corpus.sha256, "words": list(self.corpus.vocabulary.words)}
-
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Refuses a checkpoint of another corpus by :meth:`Corpus.require_sha256`."""
-        self.corpus.require_sha256(state_dict["sha256"])
 
     def _of_this_process(self, split: str, epoch: int = 0) -> Columns:
         columns = self._training if split == "train" else self._evaluation[split]

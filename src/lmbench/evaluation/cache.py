@@ -84,7 +84,7 @@ class Cache:
         """The reading with the cache mixed in."""
         device = evaluator.model.device
         (cache,) = cache_log_probs(reading, [self.window], [self.theta], device).values()
-        return self._mixed(reading, cache, evaluator.window)
+        return self._mixed(reading, cache, evaluator.settings.window)
 
     def tune(self, reading: Reading, evaluator: Evaluator) -> list[dict[str, Any]]:
         """Takes the best settings of the whole grid, in one pass over the hidden states."""
@@ -95,7 +95,7 @@ class Cache:
         tried = []
         for (window, theta), interpolation in product(by_setting, grid["interpolation"]):
             cache = replace(self, window=window, theta=theta, interpolation=interpolation)
-            mixed = cache._mixed(reading, by_setting[window, theta], evaluator.window)
+            mixed = cache._mixed(reading, by_setting[window, theta], evaluator.settings.window)
             tried.append(trial(cache, mixed.score))
         take_best(self, tried)
         return tried

@@ -164,7 +164,7 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
     Raises:
         UserError: The training split is too short for so many columns.
     """
-    model, window, train_ids = evaluator.model, evaluator.window, evaluator.corpus.train
+    model, window, train_ids = evaluator.model, evaluator.settings.window, evaluator.corpus.train
     if columns > len(train_ids) // 3:
         raise UserError(
             f"evaluation.dynamic.statistics.columns={columns} are too many for a training split "
@@ -199,7 +199,7 @@ def kept_statistics(evaluator: Evaluator, columns: int, segments: int | None) ->
     made_from = {
         "weights": evaluator.model.weights_sha256(),
         "corpus": evaluator.corpus.sha256,
-        "window": str(evaluator.window),
+        "window": str(evaluator.settings.window),
         "columns": str(columns),
         "segments": str(segments),
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from lmbench.data.columns import PROTOCOLS, Columns, columns_by_protocol
+from lmbench.data.columns import Columns, EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 from lmbench.evaluation.reading import Learn, Reading, read_stream
@@ -85,48 +85,31 @@ class Evaluator:
         model: The trained model.
         corpus: The corpus that it was trained on.
         folder: Keeps what modes compute for the next evaluation.
-        protocol: See :func:`~lmbench.data.columns.columns_by_protocol`, as for the next two.
-        columns: B at most.
-        burn_in: Unscored tokens at the start of each column but the first.
-        window: Time steps that are read at once. It moves results in some modes only.
+        settings: How the splits are read.
         modes: What is done beyond the standard evaluation. Those that change the reading come
             before those that rescore it, whatever their order here.
 
     Attributes:
         reading_modes: The modes that change the reading, in order.
         rescoring_modes: The modes that rescore it, in order.
-
-    Raises:
-        ValueError: The protocol is unknown, or a number is out of its range.
     """
 
     model: LanguageModel
     corpus: Corpus
     folder: Path
-    protocol: str = "standard"
-    columns: int = 64
-    burn_in: int = 512
-    window: int = 70
+    settings: EvaluationSettings
     modes: Sequence[ReadingMode | RescoringMode] = ()
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            names = ", ".join(PROTOCOLS)
-            raise ValueError(f"protocol must be one of {names}, not {self.protocol!r}")
-        for name, least in (("columns", 1), ("burn_in", 0), ("window", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         self.reading_modes = [mode for mode in self.modes if isinstance(mode, ReadingMode)]
         # One that lacks a member of a ReadingMode fails where it is to rescore.
         self.rescoring_modes = [mode for mode in self.modes if not isinstance(mode, ReadingMode)]
 
-    def settings(self, split: str) -> dict[str, Any]:
+    def plain_settings(self, split: str) -> dict[str, Any]:
         """How a split is evaluated, in plain values."""
         settings = {
-            "protocol": self.protocol,
-            "columns": self._columns_of(split).num_columns,
-            "burn_in": 0 if self.protocol == "awd_lstm_lm" else self.burn_in,
-            "window": self.window,
+            **self.settings.plain(self._columns_of(split).num_columns),
+            "window": self.settings.window,
             **dict.fromkeys(("cache", "dynamic", "statistics")),  # in every file, null if not used
         }
         for mode in self.modes:
@@ -155,7 +138,7 @@ class Evaluator:
             return read_stream(
                 self.model,
                 columns,
-                window=self.window,
+                window=self.settings.window,
                 keep_outputs=bool(self.rescoring_modes),
                 learn=learn,
                 phase=name,
@@ -193,13 +176,7 @@ class Evaluator:
         return {"num_tokens": num_tokens, **tried}
 
     def _columns_of(self, split: str, num_tokens: int | None = None) -> Columns:
-        columns = columns_by_protocol(
-            getattr(self.corpus, split)[:num_tokens],
-            split,
-            protocol=self.protocol,
-            columns=self.columns,
-            burn_in=self.burn_in,
-        )
+        columns = self.settings.arrange(getattr(self.corpus, split)[:num_tokens], split)
         for mode in self.modes:
             mode.require_columns(columns.num_columns)
         return columns

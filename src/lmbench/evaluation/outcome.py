@@ -77,7 +77,7 @@ def evaluate(
     results = {
         "lmbench_version": version("lmbench"),
         **of_run,
-        "evaluation": {"name": name, **evaluator.settings(split)},
+        "evaluation": {"name": name, **evaluator.plain_settings(split)},
         "split": split,
         "corpus_sha256": corpus.sha256,
         "tuned": tuned,

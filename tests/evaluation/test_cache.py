@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lmbench.errors import UserError
 from lmbench.evaluation import cache as module
 from lmbench.evaluation.cache import Cache, cache_log_probs
 from lmbench.evaluation.evaluator import Evaluator
@@ -101,7 +102,10 @@ def test_warmup_reproduces_the_published_script(
             expected.append(p)
         history = history[-window:]
     evaluator = make_evaluator(window=steps)
-    mixed = Cache(window, theta, interpolation, warmup=True).rescored(reading, evaluator)
+    cache = Cache(window, theta, interpolation, warmup=True)
+    with pytest.raises(UserError, match="not in 2"):
+        cache.require_columns(2)
+    mixed = cache.rescored(reading, evaluator)
     exact = torch.tensor(expected, dtype=torch.float64)
     assert_close(mixed.log_probs.exp(), exact, rtol=1e-5, atol=0.0)
     without = Cache(window, theta, interpolation).rescored(reading, evaluator)

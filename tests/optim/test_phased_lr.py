@@ -149,6 +149,7 @@ def test_a_phase_that_lacks_a_key_is_named(key: str) -> None:
 def test_other_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="total_steps"):
         PhasedLR(adam(), 0, [PHASE])
+    PhasedLR(adam(), 1, [PHASE])
     with pytest.raises(ValueError, match="phases"):
         PhasedLR(adam(), 10, [])
     without_betas = SGD([nn.Parameter(torch.zeros(1))], 0.1)

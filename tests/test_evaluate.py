@@ -267,16 +267,6 @@ def test_a_run_that_is_named_by_a_number_is_found(
     assert results_of(Path("0"), "standard")["split"] == "test"
 
 
-def test_a_run_that_cannot_be_written_is_refused_before_the_work(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (run / "checkpoints/best.ckpt").unlink()  # which would be told later
-    access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: path != run and access(path, mode))
-    with pytest.raises(UserError, match=r"cannot be written.* Copy the run to a folder of your"):
-        results_of(run, "standard")
-
-
 def test_results_are_shown_or_written_where_the_other_fails(
     run: Path, capsys: pytest.CaptureFixture[str], full_stdout: Callable
 ) -> None:

@@ -168,24 +168,6 @@ def test_what_cannot_be_shared_out_is_found_before_the_training(options: dict, m
     in_process(0).setup("fit")
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_a_limit_that_leaves_nothing_of_a_split_is_found_before_the_training(split: str):
-    datamodule = make_datamodule(window=5)
-    num_windows = len(getattr(datamodule, f"{split}_dataloader")())
-    assert num_windows > 2
-
-    def set_up(limit: float) -> None:
-        name = f"limit_{split}_batches"
-        bare = {"world_size": 1, "global_rank": 0, "current_epoch": 0}
-        datamodule.trainer = SimpleNamespace(**bare, **{name: limit})
-        datamodule.setup("fit")
-
-    with pytest.raises(UserError, match=rf"^trainer\.limit_{split}_batches=0.01 is less than one"):
-        set_up(0.01)
-    for limit in (0.0, 0, 1, 1 / num_windows, 1.0):
-        set_up(limit)
-
-
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(ValueError, match=r"protocol must be .*, not 'exact'"):
         make_datamodule(protocol="exact")

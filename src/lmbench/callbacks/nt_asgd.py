@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -130,10 +129,6 @@ class NTASGD(L.Callback):
         )
         if trainer.is_global_zero:
             log.info(message)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                # As metrics count, from 0: a resume drops the steps its checkpoint has not seen.
-                logger.experiment.add_text("nt_asgd", message, trainer.global_step - 1)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         """Lets ``state_dict`` hold the weights to evaluate."""

@@ -90,21 +90,10 @@ class LanguageModelDataModule(L.LightningDataModule):
         """Finds out before the training, rather than after it, whether all splits can be read.
 
         Raises:
-            UserError: A split's columns do not divide by the number of processes; or the trainer's
-                limit leaves nothing of a split.
+            UserError: A split's columns do not divide by the number of processes.
         """
-        windows = {
-            "train": self.train_dataloader(),
-            "val": self.val_dataloader(),
-            "test": self.test_dataloader(),
-        }
-        for split, loader in windows.items():
-            limit = getattr(self.trainer, f"limit_{split}_batches", None)
-            if isinstance(limit, float) and 0 < limit * len(loader) < 1:
-                raise UserError(
-                    f"trainer.limit_{split}_batches={limit:g} is less than one of {len(loader)} "
-                    "window(s). Set it to a whole number of windows."
-                )
+        for split in ("train", *self._evaluation):
+            self._of_this_process(split)
 
     def train_dataloader(self) -> TrainingWindows:
         """The windows of the trainer's current epoch, in this process's columns."""

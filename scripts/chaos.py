@@ -246,7 +246,8 @@ def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """Tag → steps and values, as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
+    (folder,) = (run_dir / "tensorboard").iterdir()
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -28,6 +29,7 @@ from lmbench.conf import (
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.evaluation.dynamic import Dynamic
+from lmbench.files import read_yaml
 from lmbench.module import LanguageModelModule
 
 # Group → options, as a user sees them; hydra/ configures Hydra itself, and so does hparams_search/.
@@ -381,4 +383,17 @@ def test_conf_is_found_in_a_wheel_and_in_a_checkout(tmp_path, monkeypatch):
 
 def test_flatten_gives_dotted_keys():
     nested = {"a": {"b": 1, "c": {"d": [2, 3]}}, "e": None}
-    assert flatten(nested) == {"a.b": 1, "a.c.d": [2, 3], "e": None}
+    assert flatten(nested) == {"a.b": 1, "a.c.d[0]": 2, "a.c.d[1]": 3, "e": None}
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
+def test_an_experiment_is_called_by_its_own_name(path: Path):
+    """Others by their model's."""
+    assert composed(f"experiment={path.stem}").name == path.stem
+    assert composed("model=awd_lstm").name == "awd_lstm"
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "hparams_search").glob("*.yaml")))
+def test_a_search_does_not_look_at_test(path: Path):
+    """Read as it stands: Optuna is an extra."""
+    assert read_yaml(path)["trainer"] == {"limit_test_batches": 0}

@@ -43,7 +43,7 @@ def run(
     module.script = NLLS
     corpus = dataclasses.replace(random_corpus(WORDS, 81), perplexity_floor=floor)
     datamodule = windows_of(corpus, batch_size=2, bptt=10, columns=1)
-    config = CONFIG | {"model": {"name": name}}
+    config = CONFIG | {"model": {"name": name}, "name": "mine"}
     defaults = {"max_epochs": 3, "log_every_n_steps": 1}
     trainer = quiet_trainer(*callbacks, Results(folder, config), **(defaults | options))
     trainer.fit(module, datamodule=datamodule)
@@ -85,6 +85,7 @@ def test_the_file_is_as_agreed(tmp_path: Path):
     assert device == f"cpu ({os.cpu_count()} cores)"
     assert results == {
         "lmbench_version": version("lmbench"),
+        "name": "mine",
         "model": "lstm",
         # Embedding, LSTM (four gates: two weights and two biases each), softmax with bias.
         "num_parameters": 9 * 4 + 4 * (4 * 4 + 4 * 4 + 4 + 4) + (9 * 4 + 9),
@@ -213,6 +214,9 @@ def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(
             logged.append((params, metrics))
 
     board = Board(tmp_path, name="", version="")
+    (tmp_path / ".hydra").mkdir()
+    noted = "- model=lstm\n- '+optimizer.lr=0.1'\n- seed=17\n"
+    (tmp_path / ".hydra/overrides.yaml").write_text(noted)
     trainer = run(tmp_path, logger=board)
     nats, num_tokens, _ = trainer.lightning_module.scores["test"]
     expected = {
@@ -220,10 +224,13 @@ def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(
         "best/test_ppl": pytest.approx(math.exp(nats / num_tokens)),
     }
     hyperparameters = {
-        "seed": 17,
-        "init_from": None,
         "model.name": "lstm",
+        "name": "mine",
+        "seed": 17,
         "optimizer.lr": 0.1,
+        "init_from": None,
         "callbacks.nt_asgd.non_monotone_interval": 5,
     }
-    assert [entry for entry in logged if entry[1]] == [(hyperparameters, expected)]
+    (entry,) = [entry for entry in logged if entry[1]]
+    assert entry == (hyperparameters, expected)
+    assert list(entry[0]) == list(hyperparameters)  # what the command has set comes first

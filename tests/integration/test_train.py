@@ -140,7 +140,9 @@ def test_metrics_and_timing_are_apart(run_dir: Path):
 
 @pytest.mark.slow
 def test_tensorboard_has_scalars_and_hyperparameters(run_dir: Path):
-    events = EventAccumulator(str(run_dir / "tensorboard"))
+    (folder,) = (run_dir / "tensorboard").iterdir()
+    assert folder.name == "lstm_seed_3"
+    events = EventAccumulator(str(folder))
     events.Reload()
     scalars = {"train/nll", "val/ppl", "test/ppl", "lr", "train/tokens_per_second"}
     assert scalars <= set(events.Tags()["scalars"])

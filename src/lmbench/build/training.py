@@ -1,6 +1,7 @@
 """All that a training is made of, from a run's config."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,7 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
         is_node = isinstance(config.get(key), dict)
         if key not in config or (key in _NODES and not is_node):
             raise UserError(f"{key} is missing, or has no values. Leave it as it is.")
-    for key in (key for key in config if key != "scheduler"):
+    for key in (key for key in config if key not in ("name", "scheduler")):
         if key not in _KEYS:
             raise UserError(
                 f"Nothing reads {key}. Options of the trainer are in trainer: "
@@ -190,8 +191,10 @@ def _loggers(config: Mapping[str, Any], run_dir: Path) -> list[Any]:
         if takes(node, "save_dir"):
             own["save_dir"] = run_dir
         if import_target(node["_target_"]) is TensorBoardLogger:
-            # Its name and version become folders too, with environment variables expanded.
-            own |= {"save_dir": run_dir / "tensorboard", "name": "", "version": "", "sub_dir": None}
+            # TensorBoard calls the run by its folder, in which environment variables are expanded.
+            folder = re.sub(r"[^\w.+-]+", "-", f"{config.get('name')}_seed_{config['seed']}")
+            own |= {"save_dir": run_dir / "tensorboard", "name": "", "version": folder}
+            own["sub_dir"] = None
             together(f"logger.{name}", node, dict.fromkeys(("log_dir", "filename_suffix")))
         loggers.append(make(**own))
     return loggers

@@ -81,6 +81,7 @@ class Results(L.Callback):
         floor = corpus.perplexity_floor
         return {
             "lmbench_version": version("lmbench"),
+            "name": self._config.get("name"),
             "model": self._config["model"]["name"],
             "num_parameters": module.model.num_parameters,
             "seed": self._config["seed"],
@@ -124,9 +125,15 @@ class Results(L.Callback):
         }
         moving = {node: values for node, values in self._config.items() if node != "logger"}
         moving["callbacks"] = {k: v for k, v in moving["callbacks"].items() if k == "nt_asgd"}
+        values, overrides = flatten(moving), self._path.with_name(".hydra") / "overrides.yaml"
+        # What a reader of many runs looks for comes first: also what the command line has set.
+        noted = overrides.read_text("utf-8").splitlines() if overrides.is_file() else []
+        set_there = (line.lstrip("- +'\"").partition("=")[0] for line in noted)
+        first = ("model.name", "name", "seed", *set_there)
+        ordered = {key: values[key] for key in (*first, *values) if key in values}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(flatten(moving), metrics, step=self._num_steps)
+                logger.log_hyperparams(ordered, metrics, step=self._num_steps)
 
 
 def _callback(trainer: Any, kind: type) -> Any:

@@ -6,27 +6,21 @@ A new row takes a folder with the run's ``results.json``, ``config.yaml``, ``met
 ``evaluation-*.json``, and an entry in ``results/recipes.yaml``.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import yaml
-from plot_curves import draw_curves, lineage, num_epochs
 
 from lmbench.errors import UserError
 from lmbench.files import read_json
-from lmbench.report.published import PUBLISHED, Published
-from lmbench.report.scores import (
-    SPLITS,
-    MeasuredScore,
-    Score,
-    evaluation_files,
-    measured_scores,
-    read_results,
-)
+from lmbench.report.groups import group_runs
+from lmbench.report.literature import PUBLISHED
+from lmbench.report.plots import draw_plots
+from lmbench.report.runs import SPLITS, Run, read_run
 from lmbench.report.statistics import estimate
-from lmbench.report.summary import estimate_text
+from lmbench.report.tables import estimate_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 EVALUATIONS = ("", "cache", "dynamic", "dynamic_cache")
@@ -56,59 +50,12 @@ well.
 """
 
 
-@dataclass(frozen=True)
-class Row:
-    """A recipe and what it came to.
+class Row(NamedTuple):
+    """An entry of ``recipes.yaml``, its runs by seed, and those that each of them started from."""
 
-    Attributes:
-        folder: Name of its folder in ``results/``.
-        recipe: The recipe in words.
-        command: The command that trains it.
-        hardware: The machine in words.
-        published: Somebody else's result of the model in full; None if there is none.
-        lineages: ``results.json`` of each seed, after those of the runs that it started from.
-        scores: The scores of each seed.
-    """
-
-    folder: str
-    recipe: str
-    command: str
-    hardware: str
-    published: Published | None
-    lineages: Sequence[Sequence[dict[str, Any]]]
-    scores: Sequence[Sequence[MeasuredScore]]
-
-    @property
-    def results(self) -> list[dict[str, Any]]:
-        """``results.json`` of each seed."""
-        return [results for *_, results in self.lineages]
-
-    @property
-    def parts(self) -> list[tuple[dict[str, Any], ...]]:
-        """``results.json`` of all seeds, for each run of a lineage."""
-        return [*zip(*self.lineages, strict=True)]
-
-    @property
-    def corpus(self) -> str:
-        """Its name."""
-        return self.results[0]["data"]["name"]
-
-    def perplexities(self, evaluation: str) -> str:
-        """Valid and test; empty where nothing was evaluated so."""
-        found = {
-            split: [
-                score.score.ppl
-                for of_run in self.scores
-                for score in of_run
-                if (score.evaluation, score.split) == (evaluation, split)
-            ]
-            for split in SPLITS
-        }
-        if not any(found.values()):
-            return ""
-        if {len(values) for values in found.values()} - {0, len(self.results)}:
-            raise UserError(f"{self.folder}: not every seed was evaluated ({evaluation}).")
-        return " / ".join(_perplexity(values) for values in found.values())
+    entry: Mapping[str, str]
+    runs: Sequence[Run]
+    lineages: Sequence[Sequence[Run]]
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -122,107 +69,106 @@ def read_rows(folder: Path) -> list[Row]:
         own = folder / entry["folder"]
         is_one = (own / "results.json").exists()
         run_dirs = [own] if is_one else sorted(path for path in own.iterdir() if path.is_dir())
-        results = [read_results(run_dir) for run_dir in run_dirs]
-        published = entry.pop("published", None)
-        rows.append(
-            Row(
-                **entry,
-                published=PUBLISHED[published] if published else None,
-                lineages=[lineage(run_dir) for run_dir in run_dirs],
-                scores=[
-                    [*measured_scores(run_dir, of_run), *_dynamic_alone(run_dir)]
-                    for run_dir, of_run in zip(run_dirs, results, strict=True)
-                ],
-            )
-        )
+        lineages = [lineage(run_dir, entry["folder"]) for run_dir in run_dirs]
+        rows.append(Row(entry, [runs[-1] for runs in lineages], lineages))
     return rows
 
 
-def _dynamic_alone(run_dir: Path) -> Iterator[MeasuredScore]:
-    """What dynamic evaluation came to before the cache was laid over it, if nothing else tells."""
-    for path, name, split in evaluation_files(run_dir):
-        if name == "dynamic_cache" and not (run_dir / f"evaluation-dynamic-{split}.json").exists():
-            yield MeasuredScore(split, "dynamic", Score(**read_json(path)["without_cache"]))
+def lineage(run_dir: Path, name: str) -> list[Run]:
+    """A run, after those whose weights it started from; these lie beside it."""
+    run = read_run(run_dir, name)
+    start = run.results.get("init_from")
+    return [*(lineage(run_dir.parent / start, start) if start else ()), run]
 
 
 def page(rows: Sequence[Row]) -> str:
     """The whole README."""
-    corpora = dict.fromkeys(row.corpus for row in rows)
-    return "\n".join([HEAD, *(_section([row for row in rows if row.corpus == c]) for c in corpora)])
+    corpora = dict.fromkeys(row.runs[0].corpus.name for row in rows)
+    sections = ([row for row in rows if row.runs[0].corpus.name == corpus] for corpus in corpora)
+    return "\n".join([HEAD, *map(_section, sections)])
 
 
 def _section(rows: Sequence[Row]) -> str:
-    evaluated = [name for name in EVALUATIONS if any(row.perplexities(name) for row in rows)]
-    names = [name.replace("_", " and ") or "perplexity" for name in evaluated]
-    columns = ["recipe", "seeds", *names, "parameters", "epochs", "minutes", "hardware"]
-    cells = [
-        [
-            row.recipe,
-            str(len(row.results)),
-            *(row.perplexities(name) or "—" for name in evaluated),
-            f"{row.results[0]['num_parameters']:,}",
-            " + ".join(f"{_mean([*map(num_epochs, part)]):.3g}" for part in row.parts),
-            " + ".join(f"{_mean([*map(_minutes, part)]):.1f}" for part in row.parts),
-            row.hardware,
-        ]
-        for row in rows
+    corpus = rows[0].runs[0].corpus
+    evaluated = [name for name in EVALUATIONS if any(_perplexities(row, name) for row in rows)]
+    table: dict[str, list[str]] = {
+        "recipe": [row.entry["recipe"] for row in rows],
+        "seeds": [str(len(row.runs)) for row in rows],
+    }
+    for name in evaluated:
+        title = name.replace("_", " and ") or "perplexity"
+        table[title] = [_perplexities(row, name) or "—" for row in rows]
+    table["parameters"] = [f"{row.runs[0].number('num_parameters'):,}" for row in rows]
+    table["epochs"] = [_sums(row, "{:.3g}", _epochs) for row in rows]
+    table["minutes"] = [_sums(row, "{:.1f}", _minutes) for row in rows]
+    table["hardware"] = [row.entry["hardware"] for row in rows]
+    published = {name: PUBLISHED[name] for row in rows if (name := row.entry.get("published"))}
+    if published:
+        texts = {name: f"{' / '.join(x.standard)} ({x.model})" for name, x in published.items()}
+        table["published"] = [texts.get(row.entry.get("published", ""), "—") for row in rows]
+    lines = [table, ["---"] * len(table), *zip(*table.values(), strict=True)]
+    text = [f"## {TITLES.get(corpus.name, corpus.name)}", ""]
+    text += [f"| {' | '.join(line)} |" for line in lines]
+    if floor := corpus.perplexity_floor:
+        text += ["", f"The perplexity floor is {floor['valid']:.2f} / {floor['test']:.2f}."]
+    if corpus.name in PICTURES:
+        text += ["", f"![Valid perplexity by epoch]({PICTURES[corpus.name]})"]
+    text += [
+        "",
+        *(
+            f"- **{e['recipe']}**, [`{e['folder']}`]({e['folder']}): `{e['command']}`"
+            for e, *_ in rows
+        ),
     ]
-    if any(row.published for row in rows):
-        columns.append("published")
-        for row, cell in zip(rows, cells, strict=True):
-            cell.append(_published(row.published) if row.published else "—")
-    floor = rows[0].results[0]["data"].get("perplexity_floor")
-    corpus = rows[0].corpus
-    title = TITLES.get(corpus, corpus)
-    lines = [f"## {title}", "", _line(columns), _line(["---"] * len(columns))]
-    lines += [_line(cell) for cell in cells]
-    if floor:
-        lines += ["", f"The perplexity floor is {floor['valid']:.2f} / {floor['test']:.2f}."]
-    has_picture = corpus in PICTURES
-    lines += [f"\n![Valid perplexity by epoch]({PICTURES[corpus]})\n" if has_picture else ""]
-    lines += [
-        f"- **{row.recipe}**, [`{row.folder}`]({row.folder}): `{row.command}`" for row in rows
-    ]
-    sources = {row.published.model: row.published.source for row in rows if row.published}
-    if sources:
-        named = "; ".join(f"{model}: {source}" for model, source in sources.items())
-        lines += ["", f"Published: {named}."]
-    return "\n".join(lines).rstrip() + "\n"
+    if published:
+        named = "; ".join(f"{one.model}: {one.source}" for one in published.values())
+        text += ["", f"Published: {named}."]
+    return "\n".join(text) + "\n"
 
 
-def _published(result: Published) -> str:
-    return f"{' / '.join(result.scores['standard'])} ({result.model})"
+def _perplexities(row: Row, evaluation: str) -> str:
+    """Valid and test; empty where nothing was evaluated so."""
+    found = {split: [_perplexity(run, evaluation, split) for run in row.runs] for split in SPLITS}
+    known = {split: [ppl for ppl in of if ppl is not None] for split, of in found.items()}
+    if not any(known.values()):
+        return ""
+    if any(of and len(of) < len(row.runs) for of in known.values()):
+        raise UserError(f"{row.entry['folder']}: not every seed was evaluated ({evaluation}).")
+    return " / ".join(estimate_text(estimate(of)) if of else "—" for of in known.values())
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _perplexity(run: Run, evaluation: str, split: str) -> float | None:
+    if not evaluation:
+        return run.scores[split].ppl if split in run.scores else None
+    found = run.evaluations.get((evaluation, split))
+    path = run.run_dir / f"evaluation-dynamic_cache-{split}.json"
+    if found is None and evaluation == "dynamic" and path.exists():
+        return read_json(path)["without_cache"]["ppl"]  # before the cache was laid over it
+    return None if found is None else found.score.ppl
 
 
-def _perplexity(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return estimate_text(estimate(values)) if values else "—"
+def _sums(row: Row, form: str, value: Any) -> str:
+    """Means over seeds, of each run of their lineages."""
+    return " + ".join(form.format(fmean(map(value, of))) for of in zip(*row.lineages, strict=True))
 
 
-def _minutes(results: dict[str, Any]) -> float:
-    return results["train"]["seconds"] / 60
+def _epochs(run: Run) -> float:
+    """By tokens: older results count an epoch in which time ran out as a whole one."""
+    return run.results["train"]["tokens"] / run.results["data"]["num_tokens"]["train"]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _minutes(run: Run) -> float:
+    return run.results["train"]["seconds"] / 60
 
 
 def main() -> None:
     """Writes the page and the pictures."""
     rows = read_rows(RESULTS)
     (RESULTS / "README.md").write_text(page(rows), "utf-8")
-    for corpus, picture in PICTURES.items():
-        run_dirs = [
-            min((RESULTS / row.folder).rglob("results.json")).parent  # the first seed
-            for row in rows
-            if row.corpus == corpus
-        ]
-        draw_curves(RESULTS / picture, run_dirs, TITLES[corpus])
+    for section in group_runs([run for row in rows for run in row.runs])[0]:
+        for plot in draw_plots(section, ()):
+            if plot.name == "curves_epochs":
+                (RESULTS / PICTURES[section.corpus.name]).write_bytes(plot.png)
 
 
 if __name__ == "__main__":

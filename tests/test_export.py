@@ -65,14 +65,12 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path], run
     run_dir = make_run()
     path = run_dir / "results.json"
     results = json.loads(path.read_text("utf-8"))
-    for value, part in (("0" * 64, "is of other weights than"), (7, "weights_sha256")):
-        path.write_text(json.dumps(results | {"weights_sha256": value}), "utf-8")
-        code, out, err = run_main(run_dir)
-        assert (code, out) == (1, "")
-        assert err.startswith(str(path))
-        assert part in err
-        assert len(err.splitlines()) == 1
-        assert not (run_dir / "export").exists()
+    path.write_text(json.dumps(results | {"weights_sha256": "0" * 64}), "utf-8")
+    code, out, err = run_main(run_dir)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"{path} is of other weights than")
+    assert len(err.splitlines()) == 1
+    assert not (run_dir / "export").exists()
 
 
 def test_a_name_with_half_a_letter_is_written_out(

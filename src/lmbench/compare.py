@@ -2,10 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from lmbench.command import run_command
-from lmbench.printing import printing
-from lmbench.report.published import PUBLISHED, choose_published
+from lmbench.printing import printable, printing
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -17,49 +17,67 @@ def main(arguments: list[str] | None = None) -> None:
 def _compare(options: argparse.Namespace) -> None:
     # Slow imports stay out of ``--help``.
     from rich.console import Console
+    from rich.text import Text
 
     from lmbench.report.comparison import compare
-    from lmbench.report.output import write_report
-    from lmbench.report.terminal import show
+    from lmbench.report.literature import choose_published
+    from lmbench.report.page import write_report
+    from lmbench.report.tables import print_table
 
-    published = choose_published(options.published)
-    report = compare(options.run_dirs, split=options.split, published=published)
+    report = compare(
+        options.paths,
+        split=options.split,
+        group_by=options.group_by,
+        published=choose_published(options.published),
+        ensembles=options.ensemble,
+        output=options.output,
+    )
     files = write_report(report, options.output) if options.output else []
+    console = Console()
     with printing(f" The files are in {options.output}." if files else ""):
-        show(report, Console())
+        for chapter in report.chapters:
+            for table in chapter.tables:
+                print_table(table, console)
+            for sentence in chapter.verdict:
+                console.print(Text(printable(sentence.text)))
+                if sentence.command:
+                    console.print(Text(f"    {printable(sentence.command)}"), soft_wrap=True)
+            console.print()
+        for item in report.skipped:
+            console.print(Text(printable(f"Left out: {item.path}: {item.reason}")))
         for file in files:
             print(file)
+
+
+def _labelled(text: str) -> tuple[str | None, Path]:
+    """``DIR``, or ``NAME=DIR`` if there is no folder that is called so."""
+    name, equals, folder = text.partition("=")
+    is_plain = not equals or not name or Path(text).exists()
+    return (None, Path(text)) if is_plain else (name, Path(folder))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lmbench-compare",
-        description="Compare runs: a table of means over seeds and, with --output, a page with "
-        "plots and tests of significance, and the tables as Markdown, CSV and LaTeX.",
+        description="Compare runs: a table of means over seeds, which is better and how surely; "
+        "with --output a page with plots, and the tables as Markdown, CSV and LaTeX.",
     )
-    parser.add_argument(
-        "run_dirs",
-        metavar="RUN_DIR",
-        nargs="+",
-        type=Path,
-        help="a run, a multirun, or a folder that holds some",
+    add = parser.add_argument
+    help_paths = "a run, a multirun, or a folder that holds some; NAME is what its runs are called"
+    add("paths", metavar="[NAME=]DIR", nargs="+", type=_labelled, help=help_paths)
+    add("--output", type=Path, metavar="DIR", help="write page, tables and plots")
+    add("--split", choices=["test", "valid"], default="test", help="what is tested (test)")
+    lists: dict[str, Any] = {"action": "append", "default": []}
+    add("--group-by", metavar="KEY", help="group runs by a key of their configs", **lists)
+    help_ensemble = (
+        "average the probabilities of these runs (of evaluation.save_tokens=true, valid and test), "
+        "or of folders with a valid.txt and a test.txt, a probability for each target"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write page, tables and plots")
-    parser.add_argument(
-        "--split",
-        choices=["test", "valid"],
-        default="test",
-        help="the split that is tested for significance (default: test)",
-    )
-    parser.add_argument(
-        "--published",
-        nargs="?",
-        const="all",
-        metavar="NAME,…",
-        type=lambda names: names.split(","),
-        help="set published results on WikiText-2 beside the measured ones; all, or of "
-        + ", ".join(PUBLISHED),
-    )
+    lists |= {"nargs": "+", "type": _labelled}
+    add("--ensemble", metavar="[NAME=]DIR", help=help_ensemble, **lists)
+    published: dict[str, Any] = {"nargs": "?", "const": "all", "type": lambda x: x.split(",")}
+    help_published = "set published results on WikiText-2 beside the measured ones: all, or some"
+    add("--published", metavar="NAME,…", help=help_published, **published)
     return parser
 
 

@@ -76,13 +76,15 @@ def takes(node: Mapping[str, Any], argument: str) -> bool:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a nested plain config under their dotted keys."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
+    """Single values of a nested config by dotted keys; items of lists by ``key[0]`` and so on."""
+    if isinstance(config, dict):
+        inner = {f"{prefix}.{key}" if prefix else str(key): config[key] for key in config}
+    elif isinstance(config, list) and config:
+        inner = {f"{prefix}[{index}]": item for index, item in enumerate(config)}
+    else:
+        is_plain = config is None or isinstance(config, (str, bool, int, float))
+        return {prefix: config if is_plain else str(config)}
+    return {key: leaf for name, node in inner.items() for key, leaf in flatten(node, name).items()}
 
 
 def _objects(place: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

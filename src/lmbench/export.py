@@ -21,8 +21,7 @@ def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
     """
     # Slow imports stay out of ``--help``.
     from lmbench.build.model import build_saved
-    from lmbench.report.model_card import model_card
-    from lmbench.report.scores import read_results, require_weights
+    from lmbench.report.card import model_card
     from lmbench.run.config import read_run_config
     from lmbench.saved.checkpoint import read_run_model
     from lmbench.saved.export import CARD, require_free, writing_export
@@ -30,10 +29,7 @@ def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
     require_free(output, overwrite=overwrite)
     saved = read_run_model(run_dir)
     model = build_saved(saved)
-    results = read_results(run_dir)
-    require_weights(run_dir, results, model.weights_sha256())
-    card = model_card(run_dir, read_run_config(run_dir, ()), results)
-    name = results["data"]["name"]
+    name, card = model_card(run_dir, read_run_config(run_dir, ()), model.weights_sha256())
     with writing_export(output, saved, model, corpus_name=name, overwrite=overwrite) as folder:
         # JSON has a way of writing halves of letters, which UTF-8 has not.
         (folder / CARD).write_text(card, "utf-8", "backslashreplace")

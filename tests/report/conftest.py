@@ -50,7 +50,7 @@ def section_of() -> Callable[[Path], Section]:
     """Reads the runs in a folder, which are all on one corpus."""
 
     def read(folder: Path) -> Section:
-        (section,) = group_runs(read_runs([folder])[0])[0]
+        (section,) = group_runs(read_runs([(None, folder)])[0])[0]
         return section
 
     return read
@@ -88,5 +88,5 @@ def section(
         if seed < 2:
             write_evaluation(run_dir, "cache", ppl=90.0 + seed)
     write_run(tmp_path / "b", model="awd_lstm", valid=200.0, test=None, results=floor)
-    (found,) = group_runs(read_runs([tmp_path])[0])[0]
+    (found,) = group_runs(read_runs([(None, tmp_path)])[0])[0]
     return found

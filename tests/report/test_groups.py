@@ -3,21 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from lmbench.report.folders import LeftOut
 from lmbench.report.groups import Section, group_runs
-from lmbench.report.runs import read_runs
+from lmbench.report.runs import Skipped, read_runs
 
 Write = Callable[..., Path]
 
 
-def grouped(folder: Path) -> tuple[list[Section], list[LeftOut]]:
-    runs, _ = read_runs([folder])
+def grouped(folder: Path) -> tuple[list[Section], list[Skipped]]:
+    runs, _ = read_runs([(None, folder)])
     return group_runs(runs)
 
 
 def labels(folder: Path) -> list[str]:
     (section,), _ = grouped(folder)
-    return [group.label for group in section.groups]
+    return [group.name for group in section.groups]
 
 
 def test_seeds_and_places_make_no_difference(tmp_path: Path, write_run: Write):
@@ -27,7 +26,7 @@ def test_seeds_and_places_make_no_difference(tmp_path: Path, write_run: Write):
     (section,), left_out = grouped(tmp_path)
     (group,) = section.groups
     assert [run.seed for run in group.runs] == [1, 2, 3]
-    assert group.label == "lstm"
+    assert group.name == "lstm"
     assert not left_out
     assert not section.differences
 
@@ -48,12 +47,12 @@ def test_groups_of_a_model_are_told_apart_by_as_few_keys_as_possible(
     write_run(tmp_path / "other", model="awd_lstm", valid=90)
     assert labels(tmp_path) == [
         "awd_lstm",
-        "lstm model.core.dropout=0.2",
-        "lstm model.core.dropout=0.4",
-        "lstm model.core.dropout=0.5",
+        "lstm, dropout=0.2",
+        "lstm, dropout=0.4",
+        "lstm, dropout=0.5",
     ]
     (section,), _ = grouped(tmp_path)
-    assert section.differences["optimizer.lr"] == ("30", "30", "30", "1")
+    assert section.differences["optimizer.lr"] == ("30.0", "30.0", "30.0", "1.0")
 
 
 def test_a_grid_takes_both_keys(tmp_path: Path, write_run: Write):
@@ -61,9 +60,7 @@ def test_a_grid_takes_both_keys(tmp_path: Path, write_run: Write):
         config = {"optimizer.lr": 1 + number // 2, "model.core.hidden_size": 200 + number % 2}
         write_run(tmp_path / str(number), valid=100 + number, config=config)
     assert labels(tmp_path) == [
-        f"lstm optimizer.lr={lr} model.core.hidden_size={size}"
-        for lr in (1, 2)
-        for size in (200, 201)
+        f"lstm, lr={lr}, hidden_size={size}" for lr in (1, 2) for size in (200, 201)
     ]
 
 
@@ -79,25 +76,25 @@ def test_a_random_search_over_many_keys(tmp_path: Path, write_run: Write):
 def test_what_one_of_them_lacks(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "0", valid=100)
     write_run(tmp_path / "1", valid=101, config={"model.core.new": None})
-    assert labels(tmp_path) == ["lstm model.core.new=(not set)", "lstm model.core.new=null"]
+    assert labels(tmp_path) == ["lstm, new=(not set)", "lstm, new=null"]
 
 
 @pytest.mark.parametrize(
     ("values", "texts"),
     [
-        ([30.0, 1.0], ["30", "1"]),
-        ([0.1 + 0.2, 0.25], ["0.3", "0.25"]),
+        ([30.0, 1.0], ["30.0", "1.0"]),
+        ([0.1 + 0.2, 0.25], ["0.30000000000000004", "0.25"]),
         ([1.2e-6, 5], ["1.2e-06", "5"]),
         ([0.12345678, 0.12345679], ["0.12345678", "0.12345679"]),
         ([True, None], ["true", "null"]),
     ],
 )
-def test_numbers_are_as_long_as_needed(
+def test_values_are_told_as_they_are(
     tmp_path: Path, write_run: Write, values: list, texts: list[str]
 ):
     for number, value in enumerate(values):
         write_run(tmp_path / str(number), valid=100 + number, config={"x.y": value})
-    assert labels(tmp_path) == [f"lstm x.y={text}" for text in texts]
+    assert labels(tmp_path) == [f"lstm, y={text}" for text in texts]
 
 
 def test_long_values_that_look_alike_when_cut(tmp_path: Path, write_run: Write):
@@ -109,14 +106,38 @@ def test_long_values_that_look_alike_when_cut(tmp_path: Path, write_run: Write):
     assert max(len(first), len(second)) < 80
 
 
-def test_short_labels_keep_the_number(tmp_path: Path, write_run: Write):
+def test_keys_of_one_last_name_are_told_in_full_and_long_names_by_a_number(
+    tmp_path: Path, write_run: Write
+):
     write_run(tmp_path / "0", valid=100, config={"a.b": 1, "c.b": 1})
     write_run(tmp_path / "1", valid=101, config={"a.b": 2, "c.b": 1})
-    write_run(tmp_path / "2", valid=102, config={"a.b": 2, "c.b": 2, "d": "z" * 60})
-    (section,), _ = grouped(tmp_path)
-    assert section.groups[0].short_label(99) == "1 lstm a.b=1 c.b=1"
-    assert [len(group.short_label(9)) for group in section.groups] == [9, 9, 9]
-    assert section.groups[2].short_label(9) == "3 lstm a…"
+    write_run(tmp_path / "2", valid=102, config={"a.b": 2, "c.b": 2})
+    assert labels(tmp_path) == ["lstm, a.b=1, c.b=1", "lstm, a.b=2, c.b=1", "lstm, a.b=2, c.b=2"]
+    for number in range(2):
+        config = {"d": number, "a.b": 1, "c.b": 1, "name": "x" * 60}
+        write_run(tmp_path / f"long{number}", valid=90 + number, config=config)
+    assert labels(tmp_path)[:2] == [f"{'x' * 47}… (1)", f"{'x' * 47}… (2)"]
+
+
+def test_names_tell_groups_apart_even_of_one_config(tmp_path: Path, write_run: Write):
+    for name, seed in (("before", 1), ("before", 2), ("after", 1)):
+        write_run(tmp_path / f"{name}{seed}", seed=seed, config={"name": name})
+    assert sorted(labels(tmp_path)) == ["after", "before"]
+    runs, _ = read_runs([("all", tmp_path / "before1"), ("all", tmp_path / "before2")])
+    (section,), _ = group_runs(runs)
+    assert [(group.name, len(group.runs)) for group in section.groups] == [("all", 2)]
+
+
+def test_groups_by_a_key_alone(tmp_path: Path, write_run: Write):
+    """Each run counts, also those that share a seed; a repetition does not."""
+    for number, (lr, layers) in enumerate([(1, 2), (2, 2), (1, 3), (1, 3)]):
+        config = {"optimizer.lr": lr, "model.core.num_layers": layers}
+        write_run(tmp_path / str(number), valid=100 + number, config=config)
+    runs, _ = read_runs([(None, tmp_path)])
+    (section,), (item,) = group_runs(runs, ["model.core.num_layers"])
+    found = {group.name: len(group.runs) for group in section.groups}
+    assert found == {"lstm, num_layers=2": 2, "lstm, num_layers=3": 1}
+    assert item.path == tmp_path / "3"
 
 
 def test_one_window_of_an_epoch_is_not_all_of_it(tmp_path: Path, write_run: Write):
@@ -152,10 +173,7 @@ def test_groups_come_in_the_order_of_their_mean_valid_perplexity(tmp_path: Path,
             config = {"optimizer.lr": lr}
             write_run(tmp_path / f"{lr}_{seed}", seed=seed, valid=valid, config=config)
     (section,), _ = grouped(tmp_path)
-    assert [group.settings for group in section.groups] == [
-        {"optimizer.lr": "2"},
-        {"optimizer.lr": "1"},
-    ]
+    assert [group.name for group in section.groups] == ["lstm, lr=2.0", "lstm, lr=1.0"]
     assert [group.number for group in section.groups] == [1, 2]
     assert section.groups[1].best_run.scores["valid"].ppl == 90
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lmbench.report.comparison import Report, compare
-from lmbench.report.page import render_page
+from lmbench.report.literature import choose_published
+from lmbench.report.page import difference_matrix, render_page
 from lmbench.report.plots import Plot, draw_plots
-from lmbench.report.published import choose_published
 
 Write = Callable[..., Path]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -38,7 +38,7 @@ class Page(HTMLParser):
             self.text += " "
 
     def handle_data(self, data) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.text += data
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
@@ -60,16 +60,17 @@ def folder(tmp_path: Path, write_run: Write) -> Path:
 
 
 def test_names_are_text_and_not_markup(folder: Path):
-    page = page_of(compare([folder], split="test", published=[]))
+    page = page_of(compare([(None, folder)]))
     assert "<b>a</b>" in page.text
     assert "b & 'c' \"d\"" in page.text
     assert not page.all("b")
-    assert not page.all("script")
+    assert len(page.all("script")) == 1  # its own
+    assert "alert" not in page.text.replace("<script>alert(1)</script>", "")
     assert not page.all("i")
 
 
 def test_the_page_needs_nothing_else(folder: Path):
-    report = compare([folder], split="test", published=[])
+    report = compare([(None, folder)])
     plots = {"": [Plot("curves", "", "", b"", b"<svg/>")]}
     page = Page(render_page(report, plots))
     sources = [
@@ -87,18 +88,18 @@ def test_the_page_needs_nothing_else(folder: Path):
 
 
 def test_pictures_are_the_plots_and_say_what_they_show(folder: Path):
-    report = compare([folder], split="test", published=[])
+    report = compare([(None, folder)])
     page = Page(render_page(report, {"": draw_plots(report.chapters[0].section, [])}))
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 3
     for image in page.all("img"):
         kind, _, data = (image["src"] or "").partition(",")
         assert kind == "data:image/svg+xml;base64"
         assert ET.fromstring(base64.b64decode(data)).tag.endswith("svg")
-        assert "2 b & 'c'" in (image["alt"] or "")
+        assert "b & 'c'" in (image["alt"] or "")
 
 
 def test_tables_can_be_listened_to(folder: Path):
-    page = page_of(compare([folder], split="test", published=[]))
+    page = page_of(compare([(None, folder)]))
     assert page.all("table")
     assert all(header.get("scope") in ("col", "row") for header in page.all("th"))
     regions = [one for one in page.all("div") if one.get("role") == "region"]
@@ -110,46 +111,40 @@ def test_tables_can_be_listened_to(folder: Path):
 
 
 def test_what_was_left_out_is_named_with_the_reason(folder: Path):
-    page = page_of(compare([folder], split="test", published=[]))
+    page = page_of(compare([(None, folder)]))
     assert "1 left out" in page.text
     assert f"{folder}/a2" in page.text
     assert "results.json is damaged: Expecting value" in page.text
 
 
-def test_it_says_how_to_make_records(folder: Path):
-    page = page_of(compare([folder], split="valid", published=[]))
-    command = "lmbench-evaluate run=RUN_DIR split=valid evaluation.save_tokens=true"
-    assert re.search(rf"Groups 1, 2 have no records .* {re.escape(command)}", page.text)
+def test_the_first_sentence_and_the_command_for_what_is_missing(three_models: Path):
+    page = page_of(compare([(None, three_models)]))
+    assert page.all("p")[0]["class"] == "verdict"
+    assert page.text.index("a is better than b: 16.7% lower test perplexity") < 400
+    for path in three_models.glob("*/evaluation-*"):
+        path.unlink()
+    assert "lmbench-evaluate -m run=" in page_of(compare([(None, three_models)])).text
 
 
-def test_the_tests_of_significance_stand_under_what_they_are_about(three_models: Path):
-    text = " ".join(page_of(compare([three_models], split="test", published=[])).text.split())
-    _, over_text = text.split("Over the test text, for these trained models groups")
-    over_text, over_seeds = over_text.split("Over seeds, on test, by each run's own score groups")
-    over_seeds, _ = over_seeds.split("Runs group")
-    for part, mine, other in ((over_text, "standard", "seeds,"), (over_seeds, "seeds", "standard")):
-        for pair in ("1 and 2", "1 and 3", "2 and 3"):
-            assert f"{pair} {mine} 2 and 2" in part
-        assert f" {other} " not in part
-    assert "30 articles" in over_text
-    assert "30 articles" not in over_seeds
-    assert "Two tests speak about two things." in text
+def test_the_matrix_has_each_difference_and_whether_it_holds(three_models: Path):
+    """b is worse than a by a factor of 1.2 in test perplexity, and c by 1.3 over seeds alone."""
+    (chapter,) = compare([(None, three_models)]).chapters
+    rows = dict(difference_matrix(chapter))
+    texts = {name: [cell["text"] for cell in cells] for name, cells in rows.items()}
+    minus = "\N{MINUS SIGN}"
+    assert texts["a"] == ["", f"{minus}16.7%", f"{minus}23.1%"]
+    assert texts["b"] == ["+20.0%", "", f"{minus}7.7%"]
+    kinds = {name: [cell["kind"] for cell in cells] for name, cells in rows.items()}
+    assert kinds["a"] == ["untested", "better", "open"]  # the text does not tell c from a
+    assert kinds["b"][0] == "worse"
+    assert re.fullmatch(r"Welch: p 0\.\d{3}; bootstrap: p 0\.\d{3}", rows["a"][2]["title"])
 
 
-def test_the_differences_of_configs_have_a_column_for_each_group(tmp_path: Path, write_run: Write):
-    for number, lr in enumerate((30, 20)):
-        write_run(tmp_path / str(number), valid=100 + number, config={"optimizer.lr": lr})
-    text = " ".join(page_of(compare([tmp_path], split="test", published=[])).text.split())
-    assert "key group 1 group 2 optimizer.lr 30 20" in text
-
-
-def test_records_of_a_cache_do_not_stand_for_the_models_own(three_models: Path):
-    for path in three_models.glob("a*/evaluation-standard-*"):
-        path.rename(path.with_name(path.name.replace("standard", "cache")))
-    page = page_of(compare([three_models], split="test", published=[]))
-    assert (
-        "Groups 1 have no records of their own predictions, token by token, on test." in page.text
-    )
+def test_a_single_group_has_no_matrix(tmp_path: Path, write_run: Write):
+    write_run(tmp_path / "0")
+    report = compare([(None, tmp_path)])
+    assert difference_matrix(report.chapters[0]) == []
+    assert "Differences" not in page_of(report).text
 
 
 def test_each_corpus_has_a_part_and_published_results_go_where_they_belong(
@@ -157,7 +152,7 @@ def test_each_corpus_has_a_part_and_published_results_go_where_they_belong(
 ):
     write_run(tmp_path / "0", results={"data": {"name": "wikitext2", "sha256": "aa"}})
     write_run(tmp_path / "1", results={"data": {"name": "text", "sha256": "bb"}})
-    report = compare([tmp_path], split="test", published=choose_published(["mos"]))
+    report = compare([(None, tmp_path)], published=choose_published(["mos"]))
     assert [len(chapter.published) for chapter in report.chapters] == [0, 1]
     assert [chapter.suffix for chapter in report.chapters] == ["_text_bb", "_wikitext2_aa"]
     page = page_of(report)
@@ -168,7 +163,7 @@ def test_each_corpus_has_a_part_and_published_results_go_where_they_belong(
 
 def test_a_folder_name_that_would_turn_the_writing(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "a\u202eb")
-    page = page_of(compare([tmp_path], split="test", published=[]))
+    page = page_of(compare([(None, tmp_path)]))
     assert "a\\u202eb" in page.text
     assert "\u202e" not in page.text
 
@@ -181,7 +176,7 @@ def luminance(color: str) -> float:
 
 
 def test_text_stands_out_from_its_ground_by_day_and_by_night(folder: Path):
-    report = compare([folder], split="test", published=[])
+    report = compare([(None, folder)])
     html = render_page(report, {"": []})
     schemes = [
         dict(re.findall(r"--(\w+): (#\w{6})", scheme))

@@ -1,10 +1,8 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmbench.errors import UserError
-from lmbench.report.protocols import protocol_text
+from lmbench.report.runs import protocol_text
 
 READING = {"name": "any", "protocol": "standard", "columns": 1, "burn_in": 512, "window": 70}
 CACHE = {"window": 3785, "theta": 0.662, "interpolation": 0.1279, "warmup": False}
@@ -14,7 +12,7 @@ READ = "protocol standard, columns 1, burn-in 512"
 
 
 def text(tuned: dict[str, Any] | None = None, **evaluation: Any) -> str:
-    return protocol_text({"evaluation": READING | evaluation, "tuned": tuned}, Path("x.json"))
+    return protocol_text({"evaluation": READING | evaluation, "tuned": tuned})
 
 
 def grid(settings: dict[str, Any], **tried: list[Any]) -> list[dict[str, Any]]:
@@ -33,13 +31,6 @@ def test_what_moves_results_is_said_and_the_window_of_a_plain_reading_does_not()
 
 def test_a_mode_of_any_name_is_said():
     assert text(temperature={"value": 1.5}) == f"{READ}, temperature (value 1.5)"
-
-
-def test_before_there_was_a_second_protocol_all_was_standard():
-    of_old = {"evaluation": {"columns": 64, "burn_in": 512}}
-    of_new = {"evaluation": {"protocol": "standard", "columns": 64, "burn_in": 512}}
-    assert protocol_text(of_old, Path("x.json")) == protocol_text(of_new, Path("x.json"))
-    assert protocol_text({"evaluation": {}}, Path("x.json")) == ""
 
 
 def test_settings_that_were_given():
@@ -82,17 +73,3 @@ def test_settings_that_the_grid_left_as_they_were_may_not():
         f"{READ}, window 5, dynamic (tuned on the first 20,000 tokens of valid, rule rms, epsilon "
         "2e-05), cache (tuned on the first 20,000 tokens of valid, interpolation 0.1279)"
     )
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"cache": 3}, {"cache": [CACHE]}, {"columns": [1]}, {"dynamic": {"lr": {"a": {}}}}],
-)
-def test_damage_is_named(changes: dict[str, Any]):
-    with pytest.raises(UserError, match=r"^x\.json is damaged"):
-        text(**changes)
-
-
-@pytest.mark.parametrize("tried", [3, None, [], [3, "x", {}]])
-def test_a_damaged_grid_is_no_other_error(tried: Any):
-    assert "tuned on valid" in text(cache=CACHE, tuned={"cache": tried})

@@ -10,8 +10,7 @@ import pytest
 
 from lmbench.errors import UserError
 from lmbench.report.comparison import compare
-from lmbench.report.runs import read_run, read_runs
-from lmbench.report.scores import Score
+from lmbench.report.runs import Curve, Score, Skipped, find_run_dirs, read_run, read_runs
 
 Write = Callable[..., Path]
 
@@ -25,17 +24,27 @@ def test_a_run_as_it_was_written(tmp_path: Path, write_run: Write):
         results={"data.perplexity_floor": {"valid": 101.5, "test": 99.5}},
     )
     run = read_run(run_dir)
-    assert (run.model, run.seed, run.num_parameters) == ("lstm", 7, 1_234_567)
+    assert (run.name, run.model, run.seed) == ("lstm", "lstm", 7)
     assert run.scores == {
         "valid": Score(math.log(120), 120.0, 99),
         "test": Score(math.log(110), 110.0, 99),
     }
     assert run.corpus.perplexity_floor == {"valid": 101.5, "test": 99.5}
     assert run.protocol == "protocol standard, columns 64, burn-in 512"
-    assert (run.num_epochs, run.best_epoch, run.seconds) == (3, 2, 90.0)
+    keys = (("num_parameters",), ("train", "epochs"), ("best_epoch",), ("train", "seconds"))
+    assert [run.number(*of) for of in keys] == [1_234_567, 3, 2, 90.0]
+    assert run.number("train", "nothing") is run.number("model") is run.number("train") is None
+    assert run.config["optimizer.betas[1]"] == 0.99
     assert run.curve is not None
     assert run.curve.perplexities[-1] == 120.0
-    assert run.left_out == ()
+    assert run.skipped == []
+
+
+def test_a_run_is_called_by_its_label_its_name_or_its_model(tmp_path: Path, write_run: Write):
+    named = write_run(tmp_path / "named", config={"name": "mine"})
+    assert read_run(named).name == "mine"
+    assert read_run(named, "theirs").name == "theirs"
+    assert read_runs([("theirs", tmp_path)])[0][0].name == "theirs"
 
 
 def test_a_run_that_was_not_tested(tmp_path: Path, write_run: Write):
@@ -46,9 +55,9 @@ def test_a_run_that_was_not_tested(tmp_path: Path, write_run: Write):
     ("valid", "test", "told"),
     [
         (101, None, ""),
-        (1_000, 100, ", only 99 of the 999 targets of valid"),
+        (1_000, 100, ", only 99 targets of valid"),
         (100, 101, ""),  # the published protocol leaves out a few
-        (100, 120, ", only 99 of the 119 targets of test"),
+        (100, 120, ", only 99 targets of test"),
     ],
 )
 def test_what_was_scored_in_part_is_told(
@@ -75,10 +84,33 @@ def test_evaluations_are_read_with_their_records(
     own = run.evaluations["my-own-test", "test"]
     assert own.records == run_dir / "evaluation-my-own-test-test.parquet"
     assert own.score.num_tokens == 2
-    assert [item.path.name for item in run.left_out] == [
+    assert [item.path.name for item in run.skipped] == [
         "evaluation-cut-test.json",
         "evaluation-of_another_corpus-test.json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "weights", "part"),
+    [
+        ({"weights_sha256": "1"}, "1", None),
+        ({"weights_sha256": "1"}, None, None),
+        ({"weights_sha256": "1"}, "2", "weights it no longer has"),
+        ({"weights_sha256": []}, "2", "damaged"),
+        ({"split": "valid"}, None, "another split"),
+        ({"ppl": 0.5}, None, "0.5 is not the perplexity"),
+        ({"evaluation": {"cache": [1]}}, None, "damaged"),
+    ],
+)
+def test_an_evaluation_belongs_to_its_name_and_the_weights_of_the_results(
+    tmp_path: Path, write_run: Write, write_evaluation: Write, evaluation: dict, weights, part
+):
+    run_dir = write_run(tmp_path / "run", results={"weights_sha256": weights})
+    path = write_evaluation(run_dir, "cache", "test", ppl=54.0)
+    path.write_text(json.dumps(json.loads(path.read_text()) | evaluation))
+    run = read_run(run_dir)
+    assert len(run.evaluations) == (part is None)
+    assert [part in item.reason for item in run.skipped] == ([] if part is None else [True])
 
 
 def damage(run_dir: Path, name: str, content: str | None) -> None:
@@ -89,10 +121,10 @@ def damage(run_dir: Path, name: str, content: str | None) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("results.json", None, "Did not finish: it has no results.json. To go on: lmbench-train"),
+        ("results.json", None, "Did not finish: it has no results.json. To resume: lmbench-train"),
         ("results.json", '{"model": ', "results.json is damaged: Expecting value"),
-        ("results.json", '{"model": "lstm"}', "results.json is damaged: data.name is missing"),
-        ("config.yaml", None, "Has no config.yaml"),
+        ("results.json", '{"model": "lstm"}', "results.json is damaged: KeyError 'data'"),
+        ("config.yaml", None, "config.yaml cannot be read: No such file"),
         ("config.yaml", "a: [", "config.yaml is damaged"),
     ],
 )
@@ -102,7 +134,7 @@ def test_what_cannot_be_read_is_named_and_does_not_lose_the_others(
     good = write_run(tmp_path / "good")
     bad = write_run(tmp_path / "bad")
     damage(bad, name, content)
-    runs, left_out = read_runs([tmp_path])
+    runs, left_out = read_runs([(None, tmp_path)])
     assert [run.run_dir for run in runs] == [good]
     assert [item.path for item in left_out] == [bad]
     assert reason in left_out[0].reason
@@ -128,10 +160,10 @@ def test_a_file_that_would_hold_up_or_end_a_comparison(
     bad = write_run(tmp_path / "bad", seed=2)
     (bad / name).unlink()
     make(bad / name)
-    report = compare([tmp_path], split="test", published=[])
-    (item,) = report.left_out
-    assert item.path == bad
+    report = compare([(None, tmp_path)])
+    (item,) = report.skipped
     is_curve = name.endswith(".csv")  # without which it counts
+    assert item.path == (bad / name if is_curve else bad)
     assert sum(len(g.runs) for g in report.chapters[0].section.groups) == 1 + is_curve
 
 
@@ -142,7 +174,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("val.ppl", 0.5), ("val.nll", -1.0), ("val", None), ("val.ppl", "9"), ("seed", 1.5)],
+    [("val.ppl", 0.5), ("val.nll", -1.0), ("val", None), ("val.ppl", "nine"), ("seed", "one")],
 )
 def test_values_that_cannot_be(tmp_path: Path, write_run: Write, key: str, value: object):
     run_dir = write_run(tmp_path / "run", results={key: value})
@@ -154,53 +186,193 @@ def test_a_run_that_diverged_is_left_out(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "good")
     write_run(tmp_path / "large", seed=2, valid=9e99, test=9e99)
     write_run(tmp_path / "larger", seed=3, test=1e307)
-    runs, (item,) = read_runs([tmp_path])
+    runs, (item,) = read_runs([(None, tmp_path)])
     assert [run.run_dir.name for run in runs] == ["good", "large"]
-    assert "a perplexity of 1e+307 is that of a run that diverged" in item.reason
+    assert "1e+307 is not the perplexity of a run, unless one that diverged" in item.reason
 
 
 def test_a_run_without_its_curve_still_counts(tmp_path: Path, write_run: Write):
     run_dir = write_run(tmp_path / "run")
     damage(run_dir, "metrics.csv", "step,epoch,val/ppl\n9,0,1")
-    (run,), (item,) = read_runs([run_dir])
+    (run,), (item,) = read_runs([(None, run_dir)])
     assert run.curve is None
     assert run.scores["test"].ppl == 110
-    assert item.reason.startswith("Counts, but without its curve.")
-
-
-@pytest.mark.parametrize(
-    ("row", "is_new"),
-    [
-        ("39,3,,4.0,54.6", True),  # an epoch more
-        ("34,2,,4.0,54.6", True),  # the first results were those of half an epoch
-        ("30,3,4.0,,", False),  # the test, which is logged last
-    ],
-)
-def test_a_run_that_was_trained_on_after_its_results_is_left_out(
-    tmp_path: Path, write_run: Write, row: str, is_new: bool
-):
-    write_run(tmp_path / "good")
-    run_dir = write_run(tmp_path / "trained_on", seed=2)
-    with (run_dir / "metrics.csv").open("a") as file:
-        file.write(f"{row}\n")
-    runs, left_out = read_runs([tmp_path])
-    assert len(runs) == (1 if is_new else 2)
-    assert [item.path for item in left_out] == ([run_dir] if is_new else [])
-    if is_new:
-        assert left_out[0].reason.startswith("Has been trained on since its results.json")
-        assert left_out[0].reason.endswith(f"lmbench-train resume={run_dir}")
+    assert item.reason.startswith("The run counts without this file.")
 
 
 def test_no_usable_run_is_an_error_that_says_why(tmp_path: Path, write_run: Write):
     for number in range(5):
         damage(write_run(tmp_path / str(number)), "results.json", None)
-    with pytest.raises(UserError, match=r"no finished run .*/0: Did not finish.* And 2 more\.$"):
-        read_runs([tmp_path])
+    with pytest.raises(UserError, match=r"no finished run .*/0: Did not finish"):
+        read_runs([(None, tmp_path)])
 
 
 def test_names_cannot_move_the_cursor(tmp_path: Path, write_run: Write):
     run = read_run(write_run(tmp_path / "run", model="\x1b[2J", results={"data.name": "\u202ex"}))
     assert (run.model, run.corpus.name) == ("\\x1b[2J", "\\u202ex")
+
+
+def found_in(*folders: Path) -> tuple[list[Path], list[Skipped]]:
+    skipped: list[Skipped] = []
+    return [run_dir for folder in folders for run_dir in find_run_dirs(folder, skipped)], skipped
+
+
+def test_runs_are_found_at_any_depth_in_numerical_order(tmp_path: Path, write_run: Write):
+    jobs = [write_run(tmp_path / f"multirun/2026-01-02/03-04-05/{n}") for n in (10, 9, 0)]
+    single = write_run(tmp_path / "outputs/2026-01-01/00-00-00")
+    (single / "checkpoints").mkdir()
+    (single / ".hydra").mkdir()
+    (single / ".hydra/config.yaml").write_text("")
+    found, left_out = found_in(tmp_path)
+    assert found == [*reversed(jobs), single]
+    assert left_out == []
+
+
+def test_a_run_named_twice_counts_once(tmp_path: Path, write_run: Write):
+    run = write_run(tmp_path / "sweep/0")
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    assert len(read_runs([(None, x) for x in (run, tmp_path / "sweep", link, tmp_path)])[0]) == 1
+
+
+def test_a_link_that_is_not_followed_is_named(tmp_path: Path, write_run: Write):
+    run = write_run(tmp_path / "elsewhere/run")
+    other = write_run(tmp_path / "folder/run")
+    for name, target in (("link", run), ("latest", other), (".hidden", run)):
+        (tmp_path / "folder" / name).symlink_to(target)
+    found, left_out = found_in(tmp_path / "folder")
+    assert found == [other]
+    assert [(item.path, item.reason) for item in left_out] == [
+        (tmp_path / "folder/link", "Is a link, and is not followed: name it itself.")
+    ]
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "elsewhere/run"])
+def test_a_link_that_is_named_itself_is_followed(tmp_path: Path, write_run: Write, target: str):
+    run = write_run(tmp_path / "elsewhere/run")
+    link = tmp_path / "folder/link"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / target)
+    found, _ = found_in(link, tmp_path / "folder")
+    assert [path.resolve() for path in found] == [run]
+
+
+def test_a_job_that_failed_before_it_began_is_found(tmp_path: Path):
+    (tmp_path / "3/.hydra").mkdir(parents=True)
+    assert found_in(tmp_path)[0] == [tmp_path / "3"]
+
+
+def test_runs_in_the_folder_of_a_run_are_found(tmp_path: Path, write_run: Write):
+    outer = write_run(tmp_path / "exp")
+    jobs = [write_run(outer / str(number)) for number in range(2)]
+    write_run(outer / "checkpoints/copy")
+    (tmp_path / "failed/.hydra").mkdir(parents=True)
+    inner = write_run(tmp_path / "failed/run")
+    assert found_in(tmp_path)[0] == [outer, *jobs, tmp_path / "failed", inner]
+
+
+def test_hidden_folders_are_not_looked_into(tmp_path: Path, write_run: Write):
+    run = write_run(tmp_path / "run")
+    write_run(tmp_path / ".trash/run")
+    assert found_in(tmp_path)[0] == [run]
+
+
+def test_results_alone_are_a_run(tmp_path: Path):
+    (tmp_path / "results.json").write_text("{}")
+    assert found_in(tmp_path)[0] == [tmp_path]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path, write_run: Write):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    run = write_run(tmp_path / "run")
+    found, left_out = found_in(empty, run)
+    assert found == [run]
+    assert [(item.path, item.reason) for item in left_out] == [(empty, "Holds no run.")]
+
+
+def test_what_is_not_a_folder_is_an_error(tmp_path: Path):
+    for path in (tmp_path / "nowhere", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match=r"is not a folder\. Name run directories"):
+            find_run_dirs(path, [])
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, write_run: Write, monkeypatch: pytest.MonkeyPatch
+):
+    run, scandir = write_run(tmp_path / "run"), os.scandir
+    (tmp_path / "closed").mkdir()
+
+    def refuse(path: str):
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found, (item,) = found_in(tmp_path)
+    assert (found, item.path) == ([run], tmp_path / "closed")
+
+
+def curve_of(run_dir: Path) -> Curve:
+    curve = read_run(run_dir).curve
+    assert curve is not None
+    return curve
+
+
+def test_validations_against_epochs_and_minutes(tmp_path: Path, write_run: Write):
+    """The last epoch was cut short."""
+    results = {"nt_asgd.triggered_epoch": 1, "train.epochs": 2.25}
+    curve = curve_of(write_run(tmp_path / "run", curve=[400.0, 200.0, 150.0], results=results))
+    assert curve.perplexities == (400.0, 200.0, 150.0)
+    assert curve.epochs == (1, 2, 2.25)
+    assert curve.minutes == (0.5, 1.0, 1.5)
+    assert curve.switch == 1
+
+
+@pytest.mark.parametrize("timing", ["no column", "no file", "a gap", "empty"])
+def test_a_run_that_has_not_recorded_the_time(tmp_path: Path, write_run: Write, timing: str):
+    run_dir = write_run(tmp_path / "run", with_seconds=timing != "no column")
+    path = run_dir / "timing.csv"
+    if timing == "no file":
+        path.unlink()
+    elif timing == "a gap":
+        path.write_text(path.read_text().replace("19,1,,60.0\n", ""))
+    elif timing == "empty":
+        path.write_text("step,epoch\n")
+    assert curve_of(run_dir).minutes is None
+
+
+def test_perplexities_that_are_not_finite_are_gaps(tmp_path: Path, write_run: Write):
+    run_dir = write_run(tmp_path / "run")
+    (run_dir / "metrics.csv").write_text("step,epoch,val/ppl\n4,0,inf\n9,1,nan\n14,2,50.0\n")
+    first, second, last = curve_of(run_dir).perplexities
+    assert math.isnan(first)
+    assert math.isnan(second)
+    assert last == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda text: text[:-3], "is cut"),
+        (lambda text: text.replace(",,", ",", 1), "as many fields"),
+        (lambda text: text.replace("9,0,,", "9,x,,"), "invalid literal"),
+        (lambda text: text.replace("epoch", "echo"), "KeyError 'epoch'"),
+        (lambda text: text.replace("val/ppl", "val/x"), "holds no validation"),
+        (lambda text: "", "holds no validation"),
+        (lambda text: text + '"' * 9 + "\n", "damaged"),
+    ],
+    ids=["cut", "fields", "text", "no epoch", "no validation", "empty", "quotes"],
+)
+def test_damaged_curves_are_named(
+    tmp_path: Path, write_run: Write, change: Callable[[str], str], part: str
+):
+    run_dir = write_run(tmp_path / "run")
+    path = run_dir / "metrics.csv"
+    path.write_text(change(path.read_text()))
+    (item,) = read_run(run_dir).skipped
+    assert f"{path} is damaged" in item.reason
+    assert part in item.reason
 
 
 TOKENS = (b"null", b"[]", b"-1", b"1e999", b"NaN", b"\x00", b"\xff", b"${a}", b"*a", b"<<: ", b'"')
@@ -225,8 +397,8 @@ def test_fuzz_whatever_is_damaged_only_errors_for_users_arise(
             place = rng.randrange(len(content) + 1)
             content[place : place + rng.choice((0, 1, 9, 10_000))] = rng.choice(TOKENS)
         path.write_bytes(content)
-        report = compare([tmp_path], split="test", published=[])
+        report = compare([(None, tmp_path)])
         num_runs = sum(len(g.runs) for c in report.chapters for g in c.section.groups)
-        assert num_runs + len(report.left_out) >= 2
+        assert num_runs + len(report.skipped) >= 2
         path.write_bytes(files[path])
     assert json.loads((run_dir / "results.json").read_text())["seed"] == 2

@@ -14,8 +14,7 @@ from lmbench.report.statistics import (
     bootstrap_test,
     estimate,
     holm,
-    paired_test,
-    welch_test,
+    t_test,
 )
 
 
@@ -57,7 +56,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 def test_welch_is_scipys(sizes: tuple[int, int]):
     rng = np.random.default_rng(sum(sizes))
     first, second = rng.normal(4.7, 0.01, sizes[0]), rng.normal(4.72, 0.03, sizes[1])
-    found = welch_test(first.tolist(), second.tolist())
+    found = t_test(first.tolist(), second.tolist(), is_paired=False)
     expected = stats.ttest_ind(second, first, equal_var=False)
     interval = expected.confidence_interval(0.95)
     assert found is not None
@@ -67,19 +66,19 @@ def test_welch_is_scipys(sizes: tuple[int, int]):
 
 
 def test_welch_needs_two_values_a_side_that_differ():
-    assert welch_test([1.0], [2.0, 3.0]) is None
-    assert welch_test([1.0, 2.0], []) is None
-    assert welch_test([1.0, 1.0], [2.0, 2.0]) is None
-    assert welch_test([1.0, 1.0], [2.0, 3.0]) is not None
+    assert t_test([1.0], [2.0, 3.0], is_paired=False) is None
+    assert t_test([1.0, 2.0], [], is_paired=False) is None
+    assert t_test([1.0, 1.0], [2.0, 2.0], is_paired=False) is None
+    assert t_test([1.0, 1.0], [2.0, 3.0], is_paired=False) is not None
 
 
 @pytest.mark.parametrize("size", [3, 6, 7, 10])
 def test_equal_values_do_not_vary_however_their_mean_is_rounded(size: int):
-    assert welch_test([0.1] * size, [0.3] * size) is None
+    assert t_test([0.1] * size, [0.3] * size, is_paired=False) is None
     # With one side fixed, Welch's test is the other side's own against that value.
     varying = [0.1, 0.4, 0.3, 0.6]
     for fixed in ([0.1] * size, [0.3] * size):
-        found = welch_test(fixed, varying)
+        found = t_test(fixed, varying, is_paired=False)
         assert found is not None
         assert found.p == pytest.approx(stats.ttest_1samp(varying, fixed[0]).pvalue, rel=1e-9)
 
@@ -89,7 +88,7 @@ def test_the_paired_test_is_scipys(size: int):
     rng = np.random.default_rng(size)
     first = rng.normal(4.7, 0.1, size)
     second = first + rng.normal(0.02, 0.01, size)
-    found = paired_test(first.tolist(), second.tolist())
+    found = t_test(first.tolist(), second.tolist(), is_paired=True)
     expected = stats.ttest_rel(second, first)
     interval = expected.confidence_interval(0.95)
     assert found is not None
@@ -99,9 +98,9 @@ def test_the_paired_test_is_scipys(size: int):
 
 
 def test_the_paired_test_needs_two_pairs_whose_differences_differ():
-    assert paired_test([1.0], [2.0]) is None
-    assert paired_test([0.1, 0.4, 0.3], [0.1 + 0.2, 0.4 + 0.2, 0.3 + 0.2]) is None
-    assert paired_test([0.1, 0.4, 0.3], [0.3, 0.6, 0.5 + 1e-9]) is not None
+    assert t_test([1.0], [2.0], is_paired=True) is None
+    assert t_test([0.1, 0.4, 0.3], [0.1 + 0.2, 0.4 + 0.2, 0.3 + 0.2], is_paired=True) is None
+    assert t_test([0.1, 0.4, 0.3], [0.3, 0.6, 0.5 + 1e-9], is_paired=True) is not None
 
 
 @pytest.mark.parametrize("values_at_once", [10**9, 60])

@@ -4,17 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmbench.report.conclusions import conclusions
-from lmbench.report.folders import LeftOut
-from lmbench.report.groups import Group, Section, group_runs
-from lmbench.report.published import CORPUS, Published
-from lmbench.report.runs import read_runs
-from lmbench.report.significance import (
-    OWN_PREDICTIONS,
-    Comparison,
-    compare_over_seeds,
-    compare_over_text,
-)
+from lmbench.report.ensemble import build_ensemble
+from lmbench.report.groups import Section, group_runs
+from lmbench.report.literature import CORPUS, Published, published_table
+from lmbench.report.runs import Skipped, read_runs
+from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
+from lmbench.report.tables import Table, group_table
+from lmbench.report.verdict import Sentence, verdict
 
 
 @dataclass(frozen=True)
@@ -25,8 +21,8 @@ class Chapter:
         section: The groups of these runs.
         over_text: Comparisons for this text.
         over_seeds: Comparisons for other seeds.
-        conclusions: Sentences.
-        without_records: Groups whose own predictions cannot be compared over the text.
+        verdict: What it says.
+        tables: The groups; members of ensembles; what others have published.
         published: Results of others on this corpus.
         suffix: What the names of its files end in, if there are other corpora.
     """
@@ -34,8 +30,8 @@ class Chapter:
     section: Section
     over_text: Sequence[Comparison]
     over_seeds: Sequence[Comparison]
-    conclusions: Sequence[str]
-    without_records: Sequence[Group]
+    verdict: Sequence[Sentence]
+    tables: Sequence[Table]
     published: Sequence[Published]
     suffix: str
 
@@ -46,59 +42,62 @@ class Report:
 
     Attributes:
         chapters: One for each corpus.
-        left_out: What was found and does not count, with the reasons.
+        skipped: What was found and does not count, with the reasons.
         split: The split that the tests are about.
     """
 
     chapters: Sequence[Chapter]
-    left_out: Sequence[LeftOut]
+    skipped: Sequence[Skipped]
     split: str
 
 
-def compare(run_dirs: Iterable[Path], *, split: str, published: Sequence[Published]) -> Report:
+def compare(
+    paths: Iterable[tuple[str | None, Path]],
+    *,
+    split: str = "test",
+    group_by: Sequence[str] = (),
+    published: Sequence[Published] = (),
+    ensembles: Iterable[Sequence[tuple[str | None, Path]]] = (),
+    output: Path | None = None,
+) -> Report:
     """Compares runs.
 
     Args:
-        run_dirs: Run directories, or folders that hold some.
+        paths: Run directories, or folders that hold some, each after a name for its runs, or None.
         split: "test" or "valid", for the tests of significance.
+        group_by: See :func:`~lmbench.report.groups.group_runs`.
         published: Results to set beside those on the corpus that they belong to.
+        ensembles: The members of each; an ensemble is called what the first of them is.
+        output: Where the records of ensembles go; None for nowhere.
 
     Raises:
-        UserError: There is no finished run.
+        UserError: There is no finished run; or members cannot be one ensemble.
     """
-    runs, left_out = read_runs(run_dirs)
-    sections, repeated = group_runs(runs)
-    left_out += repeated
+    runs, skipped = read_runs(paths)
+    built = [build_ensemble([x for _, x in of], of[0][0], output) for of in ensembles]
+    runs += [run for run, _ in built]
+    sections, repeated = group_runs(runs, group_by)
+    skipped += repeated
     chapters = []
     for section in sections:
         over_text, unusable = compare_over_text(section, split)
-        left_out += unusable
+        skipped += unusable
         over_seeds = compare_over_seeds(section, split)
+        corpus = f"{section.corpus.name[:30]}_{section.corpus.sha256[:8]}"
+        plain = "".join(x if x.isascii() and x.isalnum() else "_" for x in corpus)
+        of_corpus = published if section.corpus.name == CORPUS else ()
+        tables = [group_table(section)]
+        tables += [members for run, members in built if run.corpus == section.corpus]
+        tables += [published_table(of_corpus)] if of_corpus else []
         chapters.append(
             Chapter(
                 section,
                 over_text,
                 over_seeds,
-                conclusions(section, over_text, over_seeds, split),
-                [group for group in section.groups if not _has_records(group, split)],
-                published if section.corpus.name == CORPUS else (),
-                f"_{_plain(section)}" if len(sections) > 1 else "",
+                verdict(section, over_text, over_seeds, split),
+                tables,
+                of_corpus,
+                f"_{plain}" if len(sections) > 1 else "",
             )
         )
-    return Report(chapters, left_out, split)
-
-
-def _has_records(group: Group, split: str) -> bool:
-    return any(
-        evaluation.records is not None
-        for run in group.runs
-        for (name, of), evaluation in run.evaluations.items()
-        if name in OWN_PREDICTIONS and of == split
-    )
-
-
-def _plain(section: Section) -> str:
-    """Name and start of the hash, as a part of a file's name."""
-    corpus = section.corpus
-    text = f"{corpus.name[:30]}_{corpus.sha256[:8]}"
-    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in text)
+    return Report(chapters, skipped, split)

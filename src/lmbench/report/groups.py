@@ -1,71 +1,60 @@
-"""Runs that differ in nothing but their seed, as groups with readable names."""
+"""Runs that differ in nothing but their seed, as groups with short names."""
 
+import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmbench.report.differences import differing_values, telling_keys
-from lmbench.report.folders import LeftOut
-from lmbench.report.runs import Corpus, Run
-from lmbench.report.scores import Evaluation
+from lmbench.printing import printable
+from lmbench.report.runs import Corpus, Evaluation, Run, Skipped
 from lmbench.report.statistics import Estimate, estimate
 from lmbench.run.config import OF_THE_MACHINE
 
-_MOST_ANCESTORS = 9
+LONGEST_NAME = 48
+NOT_SET = "(not set)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Runs of one config, whose weights were each drawn by another seed.
 
     Attributes:
         number: Its place by mean valid perplexity, from 1 on.
-        model: Name of the model.
-        settings: The dotted keys that tell it from the other groups of that model → their values.
+        name: What it is called; no other group of the section is called the same.
         runs: Its runs, by seed.
         origins: For each of them, what its weights go back to, through all runs that are compared:
             a config and its seed. Runs of several groups may have the same.
     """
 
     number: int
-    model: str
-    settings: Mapping[str, str]
+    name: str
     runs: tuple[Run, ...]
     origins: tuple[Hashable, ...]
 
-    @property
-    def label(self) -> str:
-        """The model and its settings."""
-        return " ".join([self.model, *(f"{key}={value}" for key, value in self.settings.items())])
+    def perplexity(self, split: str, evaluation: str | None = None) -> Estimate | None:
+        """Mean over its seeds.
 
-    def short_label(self, length: int) -> str:
-        """Number, model and settings by the last names of their keys, in so many characters."""
-        last = Counter(key.rpartition(".")[2] for key in self.settings)
-        settings = [
-            f"{name if last[name] == 1 else key}={value}"
-            for key, value in self.settings.items()
-            for name in [key.rpartition(".")[2]]
-        ]
-        text = " ".join([str(self.number), self.model, *settings])
-        return text if len(text) <= length else f"{text[: length - 1]}…"
+        Args:
+            split: "valid" or "test".
+            evaluation: Name of an evaluation; None for that of the training run.
 
-    def perplexity(self, split: str) -> Estimate | None:
-        """Mean over the seeds that were scored on a split; None if none was."""
-        values = [run.scores[split].ppl for run in self.runs if split in run.scores]
+        Returns:
+            None if no run was evaluated so, or not all alike.
+        """
+        if evaluation is None:
+            values = [run.scores[split].ppl for run in self.runs if split in run.scores]
+        else:
+            found = self.evaluations(evaluation, split)
+            alike = len({one.protocol for one in found}) == 1
+            values = [one.score.ppl for one in found] if alike else []
         return estimate(values) if values else None
 
     def evaluations(self, name: str, split: str) -> list[Evaluation]:
         """The evaluations of that name, of those of its runs that have one."""
         found = (run.evaluations.get((name, split)) for run in self.runs)
         return [evaluation for evaluation in found if evaluation]
-
-    def evaluated_perplexity(self, name: str, split: str) -> Estimate | None:
-        """Mean over the seeds that were evaluated so; None if none was, or not all alike."""
-        found = self.evaluations(name, split)
-        alike = len(protocols_of(found)) == 1
-        return estimate([evaluation.score.ppl for evaluation in found]) if alike else None
 
     @property
     def protocol(self) -> str:
@@ -92,65 +81,76 @@ class Section:
     groups: tuple[Group, ...]
     differences: Mapping[str, tuple[str, ...]]
 
+    @property
+    def evaluation_names(self) -> list[str]:
+        """Names of all evaluations of its runs."""
+        return sorted({name for g in self.groups for run in g.runs for name, _ in run.evaluations})
 
-def protocols_of(evaluations: Iterable[Evaluation]) -> list[str]:
-    """How they were read; more than one if not all were read alike."""
-    return sorted({evaluation.protocol for evaluation in evaluations})
 
-
-def group_runs(runs: Sequence[Run]) -> tuple[list[Section], list[LeftOut]]:
+def group_runs(
+    runs: Sequence[Run], group_by: Sequence[str] = ()
+) -> tuple[list[Section], list[Skipped]]:
     """Groups runs by corpus and config.
 
     Configs are alike if they are equal but for the seed and for where things lie; a run that
     started from another one's weights counts as started from that one's group, if it is among the
-    runs. Of several runs of a group with the same seed, the first counts: a repetition is no
-    independent value. The seed of a run that started from another one's weights is that one's, as
-    two runs from the same weights are no independent values either.
+    runs. Of several runs of a group with the same seed, the first counts: a repetition is not an
+    independent value. The seed of a run that started from another one's weights is that one's.
+
+    Args:
+        runs: The runs.
+        group_by: Dotted keys of the config: runs with the same values of these are a group,
+            whatever else differs.
 
     Returns:
         The sections, and the runs that repeat a seed or start from the same weights.
     """
     places = {run.run_dir.resolve().parts: run for run in runs}
-    corpora: dict[Corpus, dict[Hashable, dict[int | str, Run]]] = {}
-    left_out = []
+    corpora: dict[Corpus, dict[Hashable, dict[Hashable, Run]]] = {}
+    skipped = []
     for run in runs:
-        group = corpora.setdefault(run.corpus, {}).setdefault(_kind(run, places), {})
-        origin = _origin(run, places)
+        lineage = _lineage(run, places)
+        kind, origin = _kind(lineage), _origin(lineage)
+        if group_by:
+            origin = (kind, origin)
+            kind = (*(run.config.get(key, NOT_SET) for key in group_by), run.protocol)
+        group = corpora.setdefault(run.corpus, {}).setdefault(kind, {})
         if origin in group:
             repeats = "Starts from the same weights as"
             if run.config.get("init_from") is None:
                 repeats = f"Repeats seed {run.seed} of"
             reason = f"{repeats} {group[origin].run_dir}, and is not counted."
-            left_out.append(LeftOut(run.run_dir, reason))
+            skipped.append(Skipped(run.run_dir, reason))
         else:
             group[origin] = run
     ordered = sorted(corpora.items(), key=lambda item: (item[0].name, item[0].sha256))
-    sections = [_section(corpus, groups.values(), places) for corpus, groups in ordered]
-    return sections, left_out
+    sections = [_section(corpus, of.values(), places, group_by) for corpus, of in ordered]
+    return sections, skipped
 
 
-def _kind(run: Run, places: Mapping[tuple[str, ...], Run], depth: int = 0) -> Hashable:
-    settings = _settings(run)
-    parent = _parent(run, places) if depth < _MOST_ANCESTORS else None
-    if parent is not None:
-        settings["init_from"] = _kind(parent, places, depth + 1)
-    return frozenset(settings.items()), run.protocol
+def _lineage(run: Run, places: Mapping[tuple[str, ...], Run]) -> list[Run]:
+    """The run, and those that it goes back to by ``init_from``, if they are among the runs."""
+    found = [run]
+    while len(found) < 9 and (parent := _parent(found[-1], places)):
+        found.append(parent)
+    return found
 
 
-def _origin(run: Run, places: Mapping[tuple[str, ...], Run]) -> int | str:
-    """The seed that drew its first weights, or the folder they came from if that is not known."""
-    root = _root(run, places)
-    start = root.config.get("init_from")
-    return root.seed if start is None else str(start)
+def _kind(lineage: Sequence[Run]) -> Hashable:
+    """All that the first run's numbers follow from, but for the seed; and its name."""
+    kinds = []
+    for run in lineage:
+        settings = _settings(run)
+        if run is not lineage[-1]:  # the path is not what matters
+            del settings["init_from"]
+        kinds.append((run.name, run.protocol, frozenset(settings.items())))
+    return tuple(kinds)
 
 
-def _root(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run:
-    for _ in range(_MOST_ANCESTORS):
-        parent = _parent(run, places)
-        if parent is None:
-            break
-        run = parent
-    return run
+def _origin(lineage: Sequence[Run]) -> Hashable:
+    """The seed that drew the first weights, or the folder they came from if that is not known."""
+    start = lineage[-1].config.get("init_from")
+    return lineage[-1].seed if start is None else str(start)
 
 
 def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
@@ -165,9 +165,8 @@ def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    settings = {
-        key: value for key, value in run.config.items() if key not in ("seed", *OF_THE_MACHINE)
-    }
+    left_out = ("name", "seed", *OF_THE_MACHINE)
+    settings = {key: value for key, value in run.config.items() if key not in left_out}
     for key, value in settings.items():
         if key.startswith(("trainer.limit_", "trainer.overfit_")) and type(value) in (int, float):
             settings[key] = repr(value)  # 1 is one window, and equals 1.0, which is all of them
@@ -176,30 +175,97 @@ def _settings(run: Run) -> dict[str, Any]:
 
 def _section(
     corpus: Corpus,
-    by_origin: Iterable[dict[int | str, Run]],
+    by_origin: Iterable[Mapping[Hashable, Run]],
     places: Mapping[tuple[str, ...], Run],
+    group_by: Sequence[str],
 ) -> Section:
-    # In a group all origins are seeds, or there is but one: a folder is part of the config.
-    runs = [tuple(run for _, run in sorted(group.items())) for group in by_origin]
-    runs.sort(key=lambda group: estimate([run.scores["valid"].ppl for run in group]).mean)
-    configs = [_settings(group[0]) for group in runs]
+    members = [tuple(sorted(group.values(), key=lambda run: run.seed)) for group in by_origin]
+    members.sort(key=lambda group: estimate([run.scores["valid"].ppl for run in group]).mean)
+    configs = [_settings(group[0]) for group in members]
+    if group_by:
+        configs = [{key: group[0].config.get(key) for key in group_by} for group in members]
     differences = differing_values(configs)
-    models = [group[0].model for group in runs]
-    settings: list[dict[str, str]] = [{} for _ in runs]
-    for model in set(models):
-        members = [index for index, name in enumerate(models) if name == model]
-        columns = {key: [texts[index] for index in members] for key, texts in differences.items()}
-        for key in telling_keys(columns):
-            for index in members:
-                settings[index][key] = differences[key][index]
+    names = _names([group[0].name for group in members], differences)
     groups = [
         Group(
             number,
-            group[0].model,
-            own,
+            name,
             group,
-            tuple((_kind(_root(run, places), places), _origin(run, places)) for run in group),
+            tuple((_kind(of[-1:]), _origin(of)) for of in (_lineage(r, places) for r in group)),
         )
-        for number, (group, own) in enumerate(zip(runs, settings, strict=True), start=1)
+        for number, (group, name) in enumerate(zip(members, names, strict=True), start=1)
     ]
     return Section(corpus, tuple(groups), differences)
+
+
+def _names(names: Sequence[str], differences: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of groups that are all different: with settings where they coincide, cut if long."""
+    found = list(names)
+    for name in set(names):
+        same = [index for index, other in enumerate(names) if other == name]
+        columns = {key: [values[index] for index in same] for key, values in differences.items()}
+        keys = telling_keys(columns)
+        last = Counter(key.rpartition(".")[2] for key in keys)
+        for index in same:
+            for key in keys:
+                short = key.rpartition(".")[2]
+                longer = f"{found[index]}, {short if last[short] == 1 else key}="
+                longer += differences[key][index]
+                if len(longer) > LONGEST_NAME:  # then a number tells them apart
+                    break
+                found[index] = longer
+    found = [n if len(n) <= LONGEST_NAME else f"{n[: LONGEST_NAME - 1]}…" for n in found]
+    return [
+        name if found.count(name) == 1 else f"{name} ({found[: index + 1].count(name)})"
+        for index, name in enumerate(found)
+    ]
+
+
+def differing_values(configs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """The values that are not the same in all configs, as short texts.
+
+    Args:
+        configs: Dotted key → value, of each config.
+
+    Returns:
+        Dotted key, short ones first → its text in each config; :data:`NOT_SET` without the key.
+    """
+    keys = sorted({key for config in configs for key in config}, key=lambda key: (len(key), key))
+    columns = {key: [config.get(key, NOT_SET) for config in configs] for key in keys}
+    return {k: tuple(map(_text, values)) for k, values in columns.items() if len(set(values)) > 1}
+
+
+def telling_keys(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """A small set of keys whose values together tell configs apart as far as all keys do.
+
+    Args:
+        columns: Dotted key → its value in each config.
+
+    Returns:
+        What a greedy choice finds, a single key if one is enough; readable ones before others.
+    """
+
+    def unreadable(key: str) -> tuple[bool, bool, bool, int, str]:
+        return key.endswith("_target_"), "[" in key, NOT_SET in columns[key], len(key), key
+
+    def parts(kinds: Iterable[tuple[int, ...]]) -> int:
+        return len(set(zip(*kinds, strict=True)))
+
+    candidates: dict[tuple[int, ...], str] = {}  # one key of those that part the configs alike
+    for key in sorted(columns, key=unreadable):
+        kinds = tuple(map(columns[key].index, columns[key]))
+        if any(kinds):
+            candidates.setdefault(kinds, key)
+    if not candidates:
+        return ()
+    most = parts(candidates)
+    greedy: list[tuple[int, ...]] = []
+    while not greedy or parts(greedy) < most:
+        greedy.append(max(candidates, key=lambda kinds: parts([*greedy, kinds])))
+    return tuple(candidates[kinds] for kinds in greedy)
+
+
+def _text(value: Any) -> str:
+    is_word = value is None or isinstance(value, bool)
+    text = json.dumps(value) if is_word else printable(str(value))
+    return text if len(text) <= LONGEST_NAME else f"{text[:24]}…{text[-23:]}"

@@ -1,4 +1,4 @@
-"""One page that needs nothing else: no network, no script, no other file."""
+"""The files of a comparison: a page that needs nothing else, tables and plots."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,65 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lmbench.printing import printable
+from lmbench.errors import UserError
+from lmbench.files import replacing
 from lmbench.report.comparison import Chapter, Report
-from lmbench.report.conclusions import TWO_KINDS
-from lmbench.report.groups import Section
-from lmbench.report.plots import Plot
-from lmbench.report.published import published_table
-from lmbench.report.significance_tables import significance_table
-from lmbench.report.summary import perplexity_text, summary_table
-from lmbench.report.table import Table
+from lmbench.report.groups import Group
+from lmbench.report.plots import Plot, draw_plots
+from lmbench.report.significance import MOST_GROUPS, OWN_PREDICTIONS, Comparison
+from lmbench.report.tables import (
+    csv_text,
+    difference_table,
+    group_table,
+    latex,
+    markdown,
+    p_text,
+    pair_table,
+    run_table,
+    skipped_table,
+)
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Writes page, tables and plots, when all of them have been made.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: The folder cannot be made, or cannot be written.
+    """
+    chapters = report.chapters
+    plots = {chapter.suffix: draw_plots(chapter.section, chapter.published) for chapter in chapters}
+    tables = [table for chapter in chapters for table in chapter.tables]
+    skipped = [skipped_table(report.skipped)] if report.skipped else []
+    pairs = (pair_table("", [*c.over_text, *c.over_seeds], report.split) for c in chapters)
+    texts = {
+        "index.html": render_page(report, plots),
+        "table.md": "\n".join(markdown(table) for table in [*tables, *skipped]),
+        "table.tex": "\n".join(latex(table) for table in tables),
+        "table.csv": csv_text(group_table(chapter.section) for chapter in chapters),
+        "runs.csv": csv_text(run_table(chapter.section) for chapter in chapters),
+        "significance.csv": csv_text(pairs),
+    }
+    contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+    for suffix, drawn in plots.items():
+        for plot in drawn:
+            contents[f"{plot.name}{suffix}.png"] = plot.png
+            contents[f"{plot.name}{suffix}.svg"] = plot.svg
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            with replacing(folder / name) as temporary:
+                temporary.write_bytes(content)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} cannot be written: {error.strerror}. Make room, or name "
+            "another folder with --output."
+        ) from error
+    return [folder / name for name in contents]
 
 
 def render_page(report: Report, plots: Mapping[str, Sequence[Plot]]) -> str:
@@ -32,77 +80,58 @@ def render_page(report: Report, plots: Mapping[str, Sequence[Plot]]) -> str:
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     return template.render(
         title=f"Comparison on {', '.join(c.section.corpus.name for c in report.chapters)}",
-        chapters=[
-            _chapter(chapter, plots[chapter.suffix], report.split) for chapter in report.chapters
-        ],
+        chapters=[_chapter(c, plots[c.suffix], report.split) for c in report.chapters],
         split=report.split,
-        two_kinds=TWO_KINDS,
-        left_out=report.left_out,
-        left_out_table=left_out_table(report),
+        skipped=skipped_table(report.skipped),
         version=version("lmbench"),
     )
 
 
-def left_out_table(report: Report) -> Table:
-    """What was found and does not count."""
-    rows = [[printable(str(item.path)), printable(item.reason)] for item in report.left_out]
-    return Table("Left out", ["folder or file", "reason"], rows, num_texts=2)
-
-
 def _chapter(chapter: Chapter, plots: Sequence[Plot], split: str) -> dict[str, Any]:
     section = chapter.section
-    runs = [run for group in section.groups for run in group.runs]
+    pairs = (("other text of this kind", chapter.over_text), ("other seeds", chapter.over_seeds))
     return {
         "name": section.corpus.name,
-        "sentence": (
-            f"Runs: {len(runs):,}. Groups: {len(section.groups):,}. SHA-256 of the corpus: "
-            f"{section.corpus.sha256[:12]}…"
-        ),
-        "conclusions": chapter.conclusions,
-        "table": summary_table(section),
-        "published": published_table(chapter.published) if chapter.published else None,
+        "sha256": section.corpus.sha256,
+        "verdict": chapter.verdict,
+        "tables": chapter.tables,
         "plots": [
             {"data": b64encode(plot.svg).decode(), "alt": plot.alt, "caption": plot.caption}
             for plot in plots
         ],
-        "significance": [
-            significance_table(
-                section, chapter.over_text, f"Over the {split} text, for these trained models"
-            ),
-            significance_table(
-                section, chapter.over_seeds, f"Over seeds, on {split}, by each run's own score"
-            ),
+        "matrix": difference_matrix(chapter),
+        "pairs": [
+            pair_table(f"Would they differ on {what}?", of, split) for what, of in pairs if of
         ],
-        "without_records": ", ".join(str(group.number) for group in chapter.without_records),
-        "num_groups": len(section.groups),
-        "num_runs": len(runs),
-        "runs": _runs_table(section),
-        "differences": _differences_table(section),
+        "runs": run_table(section),
+        "differences": difference_table(section),
     }
 
 
-def _runs_table(section: Section) -> Table:
-    rows = [
-        [
-            str(group.number),
-            printable(str(run.run_dir)),
-            str(run.seed),
-            *(
-                perplexity_text(run.scores[split].ppl) if split in run.scores else "—"
-                for split in ("valid", "test")
-            ),
-            "—" if run.best_epoch is None else str(run.best_epoch),
-            "—" if run.seconds is None else f"{run.seconds / 60:,.1f}",
-            run.device,
-        ]
-        for group in section.groups
-        for run in group.runs
-    ]
-    columns = ["group", "run", "seed", "valid", "test", "best epoch, from 0", "minutes", "device"]
-    return Table("Runs", columns, rows, num_texts=2, name_column=1)
+def difference_matrix(chapter: Chapter) -> list[tuple[str, list[dict[str, str]]]]:
+    """By how much the perplexity of a row's group is lower or higher than a column's.
 
+    Returns:
+        For each group its name and its cells, each with ``text``, ``kind`` (better, worse, open or
+        untested) and ``title``, what the tests say. Empty where nothing was tested.
+    """
+    tests: dict[tuple[Group, Group], list[Comparison]] = {}
+    for one in (*chapter.over_seeds, *chapter.over_text):
+        if one.evaluation in (None, *OWN_PREDICTIONS):
+            tests.setdefault((one.first, one.second), []).append(one)
+    named = {group for pair in tests for group in pair}
+    groups = [group for group in chapter.section.groups if group in named][:MOST_GROUPS]
 
-def _differences_table(section: Section) -> Table:
-    columns = ["key", *(f"group {group.number}" for group in section.groups)]
-    rows = [[key, *values] for key, values in section.differences.items()]
-    return Table("Config differences", columns, rows, num_texts=1)
+    def cell(row: Group, column: Group) -> dict[str, str]:
+        found = tests.get((row, column)) or tests.get((column, row))
+        if not found:
+            return {"text": "", "kind": "untested", "title": ""}
+        ratio = 1 / found[0].ratio if found[0].first == row else found[0].ratio
+        signs = {one.test.difference > 0 for one in found}
+        holds = all(one.holds for one in found) and len(signs) == 1
+        kind = ("worse" if ratio > 1 else "better") if holds else "open"
+        title = "; ".join(f"{one.test_name}: p {p_text(one.adjusted_p)}" for one in found)
+        text = f"{100 * (ratio - 1):+.1f}%".replace("-", "\N{MINUS SIGN}")
+        return {"text": text, "kind": kind, "title": title}
+
+    return [(row.name, [cell(row, column) for column in groups]) for row in groups]

@@ -1,34 +1,46 @@
-"""Plots of a section: learning curves and test perplexities, as PNG and as SVG."""
+"""Plots of a section: perplexities with their intervals, and learning curves, as PNG and SVG."""
 
 import io
+import math
+import textwrap
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from string import ascii_lowercase
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmbench.report.bar_plots import draw_bars
-from lmbench.report.curve_plots import AXES, curve_alt, curve_caption, curves_of, draw_curves
-from lmbench.report.groups import Section
-from lmbench.report.published import Published
-from lmbench.report.summary import estimate_text, protocol_marks
+import numpy as np
+
+from lmbench.report.groups import Group, Section
+from lmbench.report.literature import Published
+from lmbench.report.runs import Curve
+from lmbench.report.statistics import Estimate
+from lmbench.report.tables import estimate_text, perplexity_text
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_GROUPS = 12
+MOST_GROUPS = 14
+AXES = {"epochs": "epochs", "minutes": "wall-clock time of the training (minutes)"}
+"""What perplexity is drawn against, as fields of a curve, and what the axis says."""
+
+GREY = "#666666"
+_WIDTH = 4.8  # inches: what is drawn can be read on a phone
+_STYLE: Any = {
+    "font.size": 9,
+    "text.parse_math": False,  # names are not formulas
+    "svg.hashsalt": "lmbench",  # the same runs, the same file
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+# Okabe and Ito 2008, told apart by the colour-blind; without yellow, too pale for a line on white.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", "-.")
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A picture.
-
-    Attributes:
-        name: Name of its files, without their ending.
-        alt: What it shows, in words.
-        caption: What is to be read beneath it.
-        png: The file.
-        svg: The file.
-    """
+class Plot(NamedTuple):
+    """A picture: name of its files, what it shows in words, what is to be read beneath it."""
 
     name: str
     alt: str
@@ -38,10 +50,10 @@ class Plot:
 
 
 def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
-    """The learning curves against epochs, tokens and time, and the bars of test perplexity.
+    """Test perplexities, and learning curves against epochs and time.
 
-    At most twelve groups are drawn, those with the lowest valid perplexity. What no run has
-    recorded is left out: the time, or a curve.
+    At most fourteen groups are drawn, those with the lowest valid perplexity. What no run has
+    recorded is left out.
 
     Args:
         section: The groups.
@@ -49,38 +61,44 @@ def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
     """
     import matplotlib as mpl
 
-    style: Any = {
-        "font.size": 9,
-        "text.parse_math": False,  # names are no formulas
-        "svg.hashsalt": "lmbench",  # the same runs, the same file
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
     groups = section.groups[:MOST_GROUPS]
-    more = len(section.groups) - len(groups)
-    first = f" Only the first {MOST_GROUPS} groups are drawn." if more else ""
-    plots = []
-    with mpl.rc_context(style), warnings.catch_warnings():
+    more = (
+        f" Only the first {MOST_GROUPS} groups are drawn."
+        if len(section.groups) > MOST_GROUPS
+        else ""
+    )
+    corpus, plots = section.corpus.name, []
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a box stands for it
-        for quantity in AXES:
-            drawn = [group for group in groups if curves_of(group, quantity)]
-            if drawn:
-                figure = draw_curves(section, drawn, quantity, published)
-                alt = curve_alt(section, drawn, quantity)
-                caption = curve_caption(groups, quantity) + first
-                plots.append(_plot(figure, f"curves_{quantity}", alt, caption))
-        tested = [group for group in groups if group.perplexity("test")]
-        if tested:
-            figure = draw_bars(section, tested, published)
-            alt = f"Bars of test perplexity on {section.corpus.name}: " + "; ".join(
-                f"{group.short_label(80)}: {estimate_text(group.perplexity('test'))}"
-                for group in tested
+        values = {group: value for group in groups if (value := group.perplexity("test"))}
+        if values:
+            figure = _draw_dots(values, _references(section, published, "test"))
+            said = "; ".join(f"{group.name}: {estimate_text(x)}" for group, x in values.items())
+            caption = "Test perplexity: mean over seeds with 95% interval; small dots are seeds."
+            alt = f"Test perplexity on {corpus}: {said}"
+            plots.append(_plot(figure, "test_perplexity", alt, caption + more))
+        for quantity, words in AXES.items():
+            curves = {group: found for group in groups if (found := curves_of(group, quantity))}
+            if not curves:
+                continue
+            figure = _draw_curves(curves, quantity, _references(section, published, "valid"))
+            ends = {
+                g.name: fmean(curve.perplexities[-1] for curve in of) for g, of in curves.items()
+            }
+            said = "; ".join(f"{name} ends at {perplexity_text(x)}" for name, x in ends.items())
+            caption = (
+                f"Valid perplexity against {words}, the whole and its end: mean over seeds, and "
+                "from the lowest seed to the highest. What is far above the rest is cut off."
             )
-            caption = "Test perplexity: mean over seeds, with its 95% interval." + first
-            if len(protocol_marks(section.groups)) > 1:
-                caption += " Groups with different marks were not evaluated alike."
-            plots.append(_plot(figure, "test_perplexity", alt, caption))
+            alt = f"Valid perplexity on {corpus} against {words}: {said}"
+            plots.append(_plot(figure, f"curves_{quantity}", alt, caption + more))
     return plots
+
+
+def curves_of(group: Group, quantity: str) -> list[Curve]:
+    """Curves of those runs that have recorded the quantity."""
+    curves = [run.curve for run in group.runs if run.curve]
+    return [curve for curve in curves if getattr(curve, quantity) is not None]
 
 
 def _plot(figure: "Figure", name: str, alt: str, caption: str) -> Plot:
@@ -88,3 +106,123 @@ def _plot(figure: "Figure", name: str, alt: str, caption: str) -> Plot:
     figure.savefig(png, format="png", dpi=200)
     figure.savefig(svg, format="svg", metadata={"Date": None})
     return Plot(name, alt, caption, png.getvalue(), svg.getvalue())
+
+
+def _color(group: Group) -> str:
+    return _COLORS[(group.number - 1) % len(_COLORS)]
+
+
+def _references(
+    section: Section, published: Sequence[Published], split: str
+) -> list[tuple[str, str, float]]:
+    """What is drawn as lines, the lowest first: a mark, what it stands for, and a perplexity."""
+    lines = [(one.model, float(one.standard[split == "test"])) for one in published]
+    lines.sort(key=lambda line: line[1])
+    marked = [
+        (letter, f"{letter}  {name} {ppl:g}", ppl)
+        for letter, (name, ppl) in zip(ascii_lowercase, lines, strict=False)
+    ]
+    floor = section.corpus.perplexity_floor.get(split)
+    return [("floor", f"floor {floor:.5g}", floor), *marked] if floor else marked
+
+
+def _draw_dots(
+    values: Mapping[Group, Estimate], references: Sequence[tuple[str, str, float]]
+) -> "Figure":
+    """A row for each group, the best first, on an axis on which their differences can be seen."""
+    from matplotlib.figure import Figure
+
+    rows = sorted(values.items(), key=lambda row: row[1].mean)
+    best = rows[0][1].mean
+    # Groups far behind, or of a wide interval, would flatten the rest.
+    ends = [
+        x.mean + s * (x.half_width or 0) for _, x in rows if x.mean <= 2 * best for s in (-1, 1)
+    ]
+    low, high = max(min(ends), 0.8 * best), min(max(ends), 2 * best)
+    reach = 2 * max(high - low, 0.01 * low)
+    near = [ppl for *_, ppl in references if low - reach <= ppl <= high + reach]
+    left, right = min([low, *near]), max([high, *near])
+    margin = max(0.06 * (right - left), 0.005 * left)
+    figure = Figure(figsize=(_WIDTH, 1 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(left - margin, right + margin), ylim=(len(rows) - 0.4, -1.3), yticks=[])
+    for place, (group, value) in enumerate(rows):
+        color, scores = _color(group), [run.scores.get("test") for run in group.runs]
+        for score in filter(None, scores):
+            axes.plot(score.ppl, place, ".", color=color, alpha=0.5, markersize=5)
+        axes.errorbar(value.mean, place, xerr=value.half_width, fmt="o", color=color, capsize=4)
+        text = f"{group.name}  {estimate_text(value)}{'  →' if value.mean > right else ''}"
+        where: Any = {"transform": axes.get_yaxis_transform(), "fontsize": 8}
+        axes.text(
+            0.005, place - 0.24, text, bbox={"facecolor": "white", "lw": 0, "pad": 0.5}, **where
+        )
+    for index, (mark, _, ppl) in enumerate(references):
+        if ppl in near:
+            axes.axvline(ppl, color=GREY, linewidth=1, linestyle=":", zorder=0)
+            axes.text(ppl, -0.7 - 0.2 * (index % 3), f" {mark}", fontsize=7, color=GREY)
+    legend = textwrap.fill(", ".join(text for _, text, _ in references), 68)
+    axes.set_xlabel(f"test perplexity\n{legend}" if legend else "test perplexity", fontsize=8)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    return figure
+
+
+def _draw_curves(
+    curves: Mapping[Group, Sequence[Curve]],
+    quantity: str,
+    references: Sequence[tuple[str, str, float]],
+) -> "Figure":
+    """Two panels: the whole training, and its end, each with limits of its own."""
+    from matplotlib.figure import Figure
+
+    height = 3.9 + 0.19 * (len(curves) + len(references) + 1)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    whole, end = figure.subplots(2, 1, height_ratios=(1, 1.1))
+    tails: list[float] = []
+    starts: list[float] = []
+    for group, of_group in curves.items():
+        _draw_group(whole, group, of_group, quantity)
+        xs, ys = _draw_group(end, group, of_group, quantity)
+        begin = xs.shape[1] * 2 // 3
+        starts.append(float(xs[:, begin].mean()))
+        tails += [ppl for ppl in ys[:, begin:].flat if math.isfinite(ppl)]
+    tails = sorted(tails) or [1.0, 10.0]
+    lowest, top = tails[0], min(tails[int(0.9 * (len(tails) - 1))], 3 * tails[0])
+    floors = [ppl for mark, _, ppl in references if mark == "floor"]
+    low = min([lowest, *(ppl for ppl in floors if lowest - ppl < 2 * (top - lowest) + 0.04 * ppl)])
+    margin = 0.08 * max(top - low, 0.01 * lowest)
+    bottom = 0.97 * min([lowest, *(line[2] for line in references)])
+    whole.set(yscale="log", ylim=(bottom, 6 * lowest))
+    end.set(xlim=(min(starts), None), ylim=(low - margin, top + 2 * margin), xlabel=AXES[quantity])
+    for axes in (whole, end):
+        for mark, text, ppl in references:
+            style = "-" if mark == "floor" else ":"
+            axes.axhline(ppl, color=GREY, zorder=1, linewidth=1, linestyle=style, label=text)
+        axes.set_ylabel("valid perplexity")
+        axes.yaxis.set_major_formatter("{x:.4g}")
+        axes.yaxis.set_minor_formatter("{x:.4g}" if axes is whole else "")
+        axes.tick_params(axis="y", which="minor", labelsize=7)
+        axes.grid(alpha=0.25)
+    handles, labels = whole.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_group(
+    axes: "Axes", group: Group, curves: Sequence[Curve], quantity: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns places and perplexities, ``(seeds, validations)``, up to where a first seed ends."""
+    length = min(len(curve.perplexities) for curve in curves)
+    xs = np.array([getattr(curve, quantity)[:length] for curve in curves], float)
+    ys = np.array([curve.perplexities[:length] for curve in curves], float)
+    color, x = _color(group), xs.mean(axis=0)
+    dash = _DASHES[(group.number - 1) // len(_COLORS) % len(_DASHES)]
+    marker = "." if length < 40 else ""
+    axes.plot(x, ys.mean(axis=0), color=color, linestyle=dash, marker=marker, label=group.name)
+    if len(ys) > 1:
+        axes.fill_between(x, ys.min(axis=0), ys.max(axis=0), color=color, alpha=0.2, linewidth=0)
+    for curve in curves:
+        if curve.switch is not None:  # to averaged SGD
+            point = (getattr(curve, of)[curve.switch] for of in (quantity, "perplexities"))
+            axes.plot(*point, "o", color=color, fillstyle="none", markersize=8)
+    return xs, ys

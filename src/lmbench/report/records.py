@@ -4,7 +4,6 @@ Shape letter: A articles or blocks of a text.
 """
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,6 @@ BLOCK = 1_000
 
 _TYPES = {"position": "int64", "target": "int32", "log_probability": "float", "article": "int32"}
 """Types of the columns, by Arrow's names: its float has 32 bits."""
-
-_TOLERANCE = 1e-6
-"""Relative, of a mean: rounding to 32 bits moves it by less than a tenth of that."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +35,15 @@ class Records:
     num_tokens: np.ndarray
 
 
-def read_records(path: Path, num_tokens: int, nll: float | None) -> Records:
-    """Reads an ``evaluation-NAME-SPLIT.parquet``.
+def read_columns(path: Path, num_tokens: int) -> dict[str, np.ndarray]:
+    """The columns of an ``evaluation-NAME-SPLIT.parquet``, without ``article`` if it is empty.
 
     Args:
         path: The file.
         num_tokens: Targets that the evaluation scored; the file has a row for each.
-        nll: What it came to, in nats per token; None where that is not the mean over the targets.
 
     Raises:
-        UserError: The file is damaged, holds something else, or is of another evaluation.
+        UserError: The file is damaged, or holds something else.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -60,31 +55,32 @@ def read_records(path: Path, num_tokens: int, nll: float | None) -> Records:
             types = {name: str(file.schema_arrow.field(name).type) for name in _TYPES}
             if types != _TYPES:
                 raise ValueError(f"its columns are {types}, not {_TYPES}")
-            columns = file.read(list(_TYPES))
-        has_articles = columns["article"].null_count < num_tokens
-        for name in [*_TYPES][: 3 + has_articles]:
-            if columns[name].null_count:
-                raise ValueError(f"{name} has gaps")
-        position, target, nats = (columns[name].to_numpy() for name in [*_TYPES][:3])
-        if not (np.diff(position) > 0).all():
+            table = file.read(list(_TYPES))
+        if table["article"].null_count == num_tokens:
+            table = table.drop_columns(["article"])
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a column has gaps")
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+        if not (np.diff(columns["position"]) > 0).all():
             raise ValueError("position does not ascend")
+        nats = columns["log_probability"]
         if not (np.isfinite(nats) & (nats <= 0)).all():
             raise ValueError("log_probability is not finite, or above 0")
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise UserError(
             f"{path} is damaged: {error}. Make it again with lmbench-evaluate."
         ) from error
-    unit = "article" if has_articles else "block"
-    of_token = columns["article"].to_numpy() if has_articles else (position - 1) // BLOCK
+    return columns
+
+
+def read_records(path: Path, num_tokens: int) -> Records:
+    """The same as sums over articles."""
+    columns = read_columns(path, num_tokens)
+    unit = "article" if "article" in columns else "block"
+    of_token = columns.get("article", (columns["position"] - 1) // BLOCK)
     digest = hashlib.sha256(unit.encode())
-    for values in (position, target, of_token):
+    for values in (columns["position"], columns["target"], of_token):
         digest.update(values.tobytes())
     _, place = np.unique(of_token, return_inverse=True)
-    sums = np.bincount(place, weights=nats)
-    mean = -float(sums.sum()) / num_tokens
-    if nll is not None and not math.isclose(mean, nll, rel_tol=_TOLERANCE):
-        raise UserError(
-            f"{path} does not belong to the evaluation beside it, which came to {nll:.6f} nats per "
-            f"token, and not to {mean:.6f}. Make both again with lmbench-evaluate."
-        )
+    sums = np.bincount(place, weights=columns["log_probability"])
     return Records(text=digest.hexdigest(), unit=unit, sums=sums, num_tokens=np.bincount(place))

@@ -1,33 +1,52 @@
-"""What runs left behind, read without torch."""
+"""What runs left behind, read without torch and as if it came from strangers."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import csv
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from lmbench.conf import flatten
 from lmbench.errors import UserError
+from lmbench.files import read_json, read_small, read_yaml
 from lmbench.printing import printable
-from lmbench.report import folders
-from lmbench.report.configs import read_config
-from lmbench.report.curves import LARGEST_PERPLEXITY, Curve, read_curve
-from lmbench.report.folders import LeftOut, find_run_dirs, optional_field
-from lmbench.report.protocols import protocol_text
-from lmbench.report.scores import (
-    Evaluation,
-    Score,
-    evaluation_files,
-    read_evaluation,
-    read_results,
-    read_scores,
-    told_in_part,
-)
 from lmbench.run.directory import as_override
+
+SPLITS = {"valid": "val", "test": "test"}
+"""The splits that are scored, and what ``results.json`` calls them."""
+
+LARGEST_PERPLEXITY = 1e100
+"""A perplexity above this is that of a run that diverged, and its square need not be finite."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What was found and does not count.
+
+    Attributes:
+        path: The run's folder, or the file in it.
+        reason: What was wrong, and what to do.
+    """
+
+    path: Path
+    reason: str
+
+
+class Score(NamedTuple):
+    """Nats per token, perplexity, and the number of scored targets of a split."""
+
+    nll: float
+    ppl: float
+    num_tokens: int
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a run was trained on; the same one where the content is the same.
+    """What a run was trained on; two are equal where their content is.
 
     Attributes:
         name: Name of the corpus.
@@ -37,7 +56,41 @@ class Corpus:
 
     name: str = field(compare=False)
     sha256: str
-    perplexity_floor: Mapping[str, float] = field(compare=False)
+    perplexity_floor: Mapping[str, float] = field(compare=False, default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An ``evaluation-NAME-SPLIT.json``.
+
+    Attributes:
+        score: What it found.
+        protocol: How the split was read, in words that are equal where it was read alike.
+        is_tuned: Whether its settings were chosen on valid.
+        records: The Parquet file with each target's log-probability; None if there is none.
+    """
+
+    score: Score
+    protocol: str
+    is_tuned: bool
+    records: Path | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The validations of a run, in their order.
+
+    Attributes:
+        epochs: Passes over the training stream at each of them.
+        minutes: Wall-clock time of the fit at each; None if the run has not recorded it.
+        perplexities: Those of valid; nan where the run had diverged.
+        switch: Index of the validation that the switch to averaged SGD followed, if there was one.
+    """
+
+    epochs: tuple[float, ...]
+    minutes: tuple[float, ...] | None
+    perplexities: tuple[float, ...]
+    switch: int | None
 
 
 @dataclass(frozen=True)
@@ -46,145 +99,279 @@ class Run:
 
     Attributes:
         run_dir: Its folder.
-        config: Its resolved config, with what resumes have changed, by dotted keys.
+        name: What its group is called.
+        config: Its config by dotted keys.
+        results: Its ``results.json``.
         model: Name of the model.
         seed: The seed that it was trained with.
-        num_parameters: The model's number of parameters.
         corpus: The corpus that it was trained on.
         protocol: How valid and test were read, and how much of them if not all.
         scores: Split → score of the best checkpoint; test is missing if it was not scored.
-        num_epochs: Epochs that it trained; the last one may have been cut short.
-        best_epoch: The one with the best validation, counted from 0.
-        seconds: Wall-clock time of the fit.
-        tokens_per_second: Median over training steps.
-        peak_memory_bytes: Peak memory of the device or the process.
-        device: The device that it ran on.
         curve: Its validations; None if they cannot be read.
         evaluations: (name, split) → what ``lmbench-evaluate`` found.
-        left_out: Its files that cannot be read.
+        skipped: Its files that cannot be read.
     """
 
     run_dir: Path
+    name: str
     config: Mapping[str, Any]
+    results: Mapping[str, Any]
     model: str
     seed: int
-    num_parameters: int
     corpus: Corpus
     protocol: str
     scores: Mapping[str, Score]
-    num_epochs: float
-    best_epoch: int | None
-    seconds: float | None
-    tokens_per_second: float | None
-    peak_memory_bytes: float | None
-    device: str
     curve: Curve | None
     evaluations: Mapping[tuple[str, str], Evaluation]
-    left_out: tuple[LeftOut, ...]
+    skipped: Sequence[Skipped] = ()
+
+    def number(self, *keys: str) -> float | None:
+        """A number of ``results.json`` by its keys; None where it is missing or not a number."""
+        value: Any = self.results
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return value if is_number and abs(value) < LARGEST_PERPLEXITY else None
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
+def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list[Skipped]]:
     """The finished runs at or under some folders, and what was found there besides.
 
+    Args:
+        paths: The folders, each with a name for its runs; None for their own.
+
     Raises:
-        UserError: A path is no folder, or no run among them can be read.
+        UserError: A path is not a folder, or no run among them can be read.
     """
-    run_dirs, left_out = find_run_dirs(paths)
+    skipped: list[Skipped] = []
+    named: dict[Path, tuple[str | None, Path]] = {}
+    for name, folder in paths:
+        for run_dir in find_run_dirs(folder, skipped):
+            named.setdefault(run_dir.resolve(), (name, run_dir))
     runs: list[Run] = []
-    for run_dir in run_dirs:
+    for name, run_dir in named.values():
         try:
-            runs.append(read_run(run_dir))
-            left_out += runs[-1].left_out
-        except UserError as error:
-            left_out.append(LeftOut(run_dir, str(error)))
-        except OSError as error:
-            left_out.append(LeftOut(run_dir, f"Cannot be read: {error}."))
+            runs.append(read_run(run_dir, name))
+            skipped += runs[-1].skipped
+        except (UserError, OSError) as error:
+            skipped.append(Skipped(run_dir, str(error)))
     if not runs:
-        reasons = " ".join(f"{item.path}: {item.reason}" for item in left_out[:3])
-        more = f" And {len(left_out) - 3:,} more." if len(left_out) > 3 else ""
-        raise UserError(f"There is no finished run to compare. {reasons}{more}")
-    return runs, left_out
+        reasons = " ".join(f"{item.path}: {item.reason}" for item in skipped[:3])
+        raise UserError(f"There is no finished run to compare. {reasons}")
+    return runs, skipped
 
 
-def read_run(run_dir: Path) -> Run:
+def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
+    """The run directories at or under a folder, jobs of a sweep in the order of their numbers.
+
+    A run directory holds ``config.yaml`` or ``results.json``, or at least Hydra's own ``.hydra``:
+    then the run failed before it began.
+
+    Args:
+        folder: Where to look.
+        skipped: Gets what cannot be looked at, and links.
+
+    Raises:
+        UserError: It is not a folder.
+    """
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(Skipped(Path(error.filename), f"Cannot be read: {error.strerror}."))
+
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path's raises at a name that is too long
+        raise UserError(f"{folder} is not a folder. Name run directories, or folders of them.")
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        if "config.yaml" in files or "results.json" in files or ".hydra" in folders:
+            found.append(Path(parent))
+            # The rest may hold runs too, as where a sweep was put into the folder of a run.
+            folders[:] = [name for name in folders if name not in ("checkpoints", "tensorboard")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in (path for name in folders if (path := Path(parent, name)).is_symlink()):
+            if not link.resolve().is_relative_to(folder.resolve()):  # as "latest" is
+                skipped.append(Skipped(link, "Is a link, and is not followed: name it itself."))
+    if not found:
+        skipped.append(Skipped(folder, "Holds no run."))
+    return sorted(found, key=_by_number)
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def read_run(run_dir: Path, name: str | None = None) -> Run:
     """Reads one finished run.
 
+    Args:
+        run_dir: Its folder.
+        name: What its group is called; None for the name in its config, else that of its model.
+
     Raises:
-        UserError: The run did not finish, or was trained on since; or its config or results
-            are damaged.
+        UserError: The run has not finished, or its config or results are damaged.
     """
     path = run_dir / "results.json"
-    config, results = read_config(run_dir), read_results(run_dir)
-    value, optional = partial(folders.field, results), partial(optional_field, results)
-    floor = optional("data.perplexity_floor", dict, path) or {}
-    corpus = Corpus(
-        name=printable(value("data.name", str, path)),
-        sha256=printable(value("data.sha256", str, path)),
-        perplexity_floor={split: folders.field(floor, split, float, path) for split in floor},
-    )
-    left_out: list[LeftOut] = []
-    curve = None
-    try:
-        curve = read_curve(
-            run_dir,
-            num_epochs=value("train.epochs", float, path),
-            num_steps=value("train.steps", int, path),
-            num_tokens=optional("train.tokens", int, path),
-            switch_epoch=optional("nt_asgd.triggered_epoch", int, path),
-        )
-    except UserError as error:
-        left_out.append(LeftOut(run_dir, f"Counts, but without its curve. {error}"))
-    if curve is not None and curve.goes_on:
-        raise UserError(
-            "Has been trained on since its results.json was written, which speaks of other weights "
-            "than it has now. Let it finish: lmbench-train "
-            f"{printable(as_override('resume', run_dir))}"
-        )
-    scores = read_scores(results, path)
-    for score in scores.values():
-        _require_no_divergence(score, path)
-    return Run(
-        run_dir=run_dir,
-        config=config,
-        model=printable(value("model", str, path)),
-        seed=value("seed", int, path),
-        num_parameters=value("num_parameters", int, path),
-        corpus=corpus,
-        protocol=", ".join([protocol_text(results, path), *_parts(results, scores, path)]),
-        scores=scores,
-        num_epochs=value("train.epochs", float, path),
-        best_epoch=optional("best_epoch", int, path),
-        seconds=optional("train.seconds", float, path),
-        tokens_per_second=optional("train.tokens_per_second", float, path),
-        peak_memory_bytes=optional("train.peak_memory_bytes", float, path),
-        device=printable(optional("environment.device", str, path) or ""),
-        curve=curve,
-        evaluations=dict(_read_evaluations(run_dir, results, left_out)),
-        left_out=tuple(left_out),
-    )
+    if not path.exists():
+        how = printable(as_override("resume", run_dir))
+        raise UserError(f"Did not finish: it has no results.json. To resume: lmbench-train {how}")
+    config, results, skipped = flatten(read_yaml(run_dir / "config.yaml")), read_json(path), []
 
-
-def _parts(results: Mapping[str, Any], scores: Mapping[str, Score], path: Path) -> Iterator[str]:
-    """The splits that were scored in part, as by ``trainer.limit_test_batches``."""
-    for split, score in scores.items():
-        num_tokens = optional_field(results, f"data.num_tokens.{split}", int, path)
-        if num_tokens is not None and (part := told_in_part(score, split, num_tokens)):
-            yield part
-
-
-def _read_evaluations(
-    run_dir: Path, results: Mapping[str, Any], left_out: list[LeftOut]
-) -> Iterator[tuple[tuple[str, str], Evaluation]]:
-    for path, name, split in evaluation_files(run_dir):
+    def unless_damaged(read: Callable[..., Any], path: Path, *args: Any) -> Any:
         try:
-            evaluation = read_evaluation(path, split, results)
-            _require_no_divergence(evaluation.score, path)
-        except UserError as error:
-            left_out.append(LeftOut(path, f"This evaluation is left out. {error}"))
+            return read(path, *args)
+        except (UserError, OSError) as error:
+            skipped.append(Skipped(path, f"The run counts without this file. {error}"))
+            return None
+
+    with _damage_named(path):
+        data = results["data"]
+        scores = {
+            split: _score(results[key])
+            for split, key in SPLITS.items()
+            if split == "valid" or results.get(key) is not None
+        }
+        num_tokens = data.get("num_tokens", {})
+        parts = [
+            f"only {score.num_tokens:,} targets of {split}"
+            for split, score in scores.items()
+            if score.num_tokens < 0.98 * num_tokens.get(split, 0)
+        ]
+        floor = {split: float(ppl) for split, ppl in (data.get("perplexity_floor") or {}).items()}
+        evaluations = {
+            (printable(match[1]), match[2]): unless_damaged(
+                _read_evaluation, file, match[2], results
+            )
+            for file in sorted(run_dir.glob("evaluation-*.json"))
+            if (match := re.fullmatch(r"evaluation-(.+)-(valid|test)\.json", file.name))
+        }
+        return Run(
+            run_dir=run_dir,
+            name=printable(str(name or config.get("name") or results["model"])),
+            config=config,
+            results=results,
+            model=printable(str(results["model"])),
+            seed=int(results["seed"]),
+            corpus=Corpus(printable(str(data["name"])), printable(str(data["sha256"])), floor),
+            protocol=", ".join([protocol_text(results), *parts]),
+            scores=scores,
+            curve=unless_damaged(_read_curve, run_dir / "metrics.csv", results),
+            evaluations={key: found for key, found in evaluations.items() if found},
+            skipped=skipped,
+        )
+
+
+def _read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Evaluation:
+    values = read_json(path)
+    with _damage_named(path):
+        weights = {values.get("weights_sha256"), results.get("weights_sha256")}
+        if values["corpus_sha256"] != results["data"]["sha256"] or len(weights - {None}) > 1:
+            raise ValueError("it is of another corpus than the run, or of weights it no longer has")
+        if values["split"] != split:
+            raise ValueError("it is of another split than its name says")
+        records = path.with_suffix(".parquet")
+        return Evaluation(
+            score=_score(values),
+            protocol=protocol_text(values),
+            is_tuned=values.get("tuned") is not None,
+            records=records if records.is_file() else None,
+        )
+
+
+def protocol_text(values: Mapping[str, Any]) -> str:
+    """Describes the reading behind the scores of a file, in equal words where it was alike.
+
+    Settings that were tuned may differ from seed to seed, and are still those of one recipe: of
+    them it says what they were tuned on.
+
+    Args:
+        values: The content of ``results.json`` or of an ``evaluation-NAME-SPLIT.json``.
+
+    Raises:
+        KeyError, TypeError, ValueError: The file is damaged.
+    """
+    settings, tuned = values["evaluation"], values.get("tuned") or {}
+    words = {"protocol": "protocol", "columns": "columns", "burn_in": "burn-in"}
+    parts = [f"{word} {_plain(settings[key])}" for key, word in words.items() if key in settings]
+    modes = {name: settings.get(name) for name in ("dynamic", "statistics", "cache")}
+    modes |= {k: x for k, x in settings.items() if isinstance(x, dict) and k not in words}
+    # Elsewhere it moves memory and time, not results.
+    if modes["dynamic"] or (modes["cache"] and modes["cache"].get("warmup")):
+        parts.append(f"window {_plain(settings.get('window'))}")
+    for name, mode in modes.items():
+        if not mode:
             continue
-        yield (name, split), evaluation
+        said = []
+        if name in tuned:
+            some = tuned.get("num_tokens")
+            said.append(f"tuned on {f'the first {some:,} tokens of ' if some else ''}valid")
+        tried = [row for row in tuned.get(name) or [] if isinstance(row, dict)]
+        said += [
+            f"{key} {_plain(value)}"
+            for key, value in mode.items()
+            if value is not None and value is not False
+            # Not what tuning has chosen among several values.
+            if all(row.get(key) == value for row in tried)
+        ]
+        parts.append(f"{name} ({', '.join(said)})")
+    return printable(", ".join(parts))
 
 
-def _require_no_divergence(score: Score, path: Path) -> None:
-    if score.ppl > LARGEST_PERPLEXITY:
-        raise UserError(f"{path}: a perplexity of {score.ppl:.0e} is that of a run that diverged.")
+def _read_curve(path: Path, results: Mapping[str, Any]) -> Curve:
+    timing = path.with_name("timing.csv")
+    rows = [row for row in _rows(path) if row.get("val/ppl")]
+    seconds = {
+        row["step"]: row["train/seconds"]
+        for row in (_rows(timing) if timing.exists() else ())
+        if row.get("train/seconds")
+    }
+    with _damage_named(path):
+        num_epochs, epochs = (
+            float(results["train"]["epochs"]),
+            [int(row["epoch"]) for row in rows],
+        )
+        if not rows:
+            raise ValueError("it holds no validation")
+        perplexities = [float(row["val/ppl"]) for row in rows]
+        switch = (results.get("nt_asgd") or {}).get("triggered_epoch")
+        return Curve(
+            epochs=tuple(min(epoch + 1, num_epochs) for epoch in epochs),
+            minutes=tuple(float(seconds[row["step"]]) / 60 for row in rows)
+            if all(row["step"] in seconds for row in rows)
+            else None,
+            perplexities=tuple(x if 0 < x < LARGEST_PERPLEXITY else math.nan for x in perplexities),
+            switch=epochs.index(switch) if switch in epochs else None,
+        )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    text = read_small(path)
+    with _damage_named(path):
+        rows = list(csv.DictReader(text.splitlines(), strict=True))
+        is_cut = bool(text) and not text.endswith("\n")
+        if is_cut or any(None in row or None in row.values() for row in rows):
+            raise ValueError("a row does not have as many fields as there are columns, or is cut")
+        return rows
+
+
+def _score(values: Mapping[str, Any]) -> Score:
+    score = Score(float(values["nll"]), float(values["ppl"]), int(values["num_tokens"]))
+    if not (score.nll >= 0 and 1 <= score.ppl <= LARGEST_PERPLEXITY):
+        raise ValueError(f"{score.ppl:g} is not the perplexity of a run, unless one that diverged")
+    return score
+
+
+def _plain(value: Any) -> str:
+    """A setting: numbers that are equal, as 1 and 1.0, in equal words; a dict is by split."""
+    if isinstance(value, dict):
+        return " and ".join(f"{_plain(item)} ({split})" for split, item in value.items())
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turns what a damaged file makes Python raise into a sentence."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, csv.Error) as error:
+        what = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path} is damaged: {what}. Copy it again, or run again.") from error

@@ -8,16 +8,15 @@ from itertools import combinations
 import numpy as np
 
 from lmbench.errors import UserError
-from lmbench.report.folders import LeftOut
-from lmbench.report.groups import Group, Section, protocols_of
+from lmbench.report.groups import Group, Section
 from lmbench.report.records import Records, read_records
+from lmbench.report.runs import Skipped
 from lmbench.report.statistics import (
     Difference,
     bootstrap_means,
     bootstrap_test,
     holm,
-    paired_test,
-    welch_test,
+    t_test,
 )
 
 LEVEL = 0.05
@@ -41,36 +40,34 @@ class Comparison:
     Attributes:
         first: The group with the lower valid perplexity.
         second: The other; the difference is this one's nats per token minus the first one's.
-        test: The difference, its interval and p-value; the interval is infinite and p is 1 where
-            there are too few units.
-        adjusted_p: p for all pairs together (Holm), without those of too few units.
-        evaluation: The evaluation whose records were compared; None for the test over seeds.
-        num_units: Articles or blocks that were drawn from; None for the test over seeds.
-        unit: "article", "block" or "seed".
+        test: The difference, its interval and p-value.
+        test_name: "Welch", "paired t" or "bootstrap".
         num_seeds: Numbers of seeds of the first group and of the second.
-        is_paired: Whether the runs of the two groups go back to the same ones, each to another, or
-            to ones of the same config and seed.
+        unit: What is drawn: "seed", "article" or "block".
+        num_units: Articles or blocks that were drawn from; None for the test over seeds.
+        evaluation: The evaluation whose records were compared; None for the test over seeds.
+        adjusted_p: p for all pairs together (Holm).
     """
 
     first: Group
     second: Group
     test: Difference
-    unit: str
+    test_name: str
     num_seeds: tuple[int, int]
-    is_paired: bool = False
-    evaluation: str | None = None
+    unit: str = "seed"
     num_units: int | None = None
+    evaluation: str | None = None
     adjusted_p: float = 1.0
 
     @property
-    def has_too_few_units(self) -> bool:
-        """Whether there is no verdict, as the text has too few articles or blocks."""
-        return self.num_units is not None and self.num_units < LEAST_UNITS
+    def ratio(self) -> float:
+        """The second group's perplexity over the first one's."""
+        return math.exp(min(self.test.difference, 700.0))
 
     @property
     def holds(self) -> bool:
         """Whether it differs from zero, all pairs considered."""
-        return not self.has_too_few_units and self.adjusted_p < LEVEL
+        return self.adjusted_p < LEVEL
 
 
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
@@ -89,16 +86,14 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     comparisons = []
     for groups in read_alike.values():
         for first, second in combinations(groups[:MOST_GROUPS], 2):
-            better, worse = _nats(first, split), _nats(second, split)
-            common = [origin for origin in better if origin in worse]
-            if common:
-                better, worse = (
-                    {origin: of[origin] for origin in common} for of in (better, worse)
-                )
-            test = (paired_test if common else welch_test)([*better.values()], [*worse.values()])
+            sides = _nats(first, split), _nats(second, split)
+            common = [origin for origin in sides[0] if origin in sides[1]]
+            values = [[side[origin] for origin in common or side] for side in sides]
+            test = t_test(*values, is_paired=bool(common))
             if test is not None:
-                num_seeds = len(better), len(worse)
-                comparisons.append(Comparison(first, second, test, "seed", num_seeds, bool(common)))
+                name = "paired t" if common else "Welch"
+                num_seeds = len(values[0]), len(values[1])
+                comparisons.append(Comparison(first, second, test, name, num_seeds))
     comparisons.sort(key=lambda one: (one.first.number, one.second.number))
     return _adjusted(comparisons)
 
@@ -112,13 +107,12 @@ def _nats(group: Group, split: str) -> dict[Hashable, float]:
     }
 
 
-def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], list[LeftOut]]:
+def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], list[Skipped]]:
     """The bootstrap over articles, for each pair of groups with records of the same tokens.
 
     Records are compared if their evaluations have the same name and were read alike; of more than
-    :data:`MOST_GROUPS` groups with such records, those of the best ones.
-
-    What is compared is the mean over a group's seeds of each token's log-probability.
+    :data:`MOST_GROUPS` groups with such records, those of the best ones. What is compared is the
+    mean over a group's seeds of each token's log-probability.
 
     Args:
         section: The groups.
@@ -127,82 +121,62 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
     Returns:
         The comparisons, and the records that cannot be used.
     """
-    left_out: list[LeftOut] = []
-    texts: dict[tuple[str, str, str], list[tuple[Group, list[Records]]]] = {}
-    for group in section.groups:
-        for name, protocol, records in _records(group, split, left_out):
-            texts.setdefault((name, protocol, records[0].text), []).append((group, records))
-    comparisons = []
-    for name in sorted({name for name, _, _ in texts}):
-        of_name = [
-            comparison
-            for (other, _, _), members in texts.items()
-            if other == name
-            for comparison in _compare(name, members)
-        ]
-        comparisons += _adjusted(of_name)
-    return comparisons, left_out
+    skipped: list[Skipped] = []
+    comparisons: list[Comparison] = []
+    for name in section.evaluation_names:
+        texts: dict[tuple[str, str], list[tuple[Group, list[Records]]]] = {}
+        for group in section.groups:
+            if records := list(_records(group, name, split, skipped)):
+                protocol = group.evaluations(name, split)[0].protocol
+                texts.setdefault((protocol, records[0].text), []).append((group, records))
+        found = [one for members in texts.values() for one in _compare(name, members)]
+        comparisons += _adjusted(found)
+    return comparisons, skipped
 
 
-def _records(
-    group: Group, split: str, left_out: list[LeftOut]
-) -> Iterator[tuple[str, str, list[Records]]]:
-    """Name, protocol and records of each evaluation that all of a group's runs were read alike in.
-
-    The records of the first run say which tokens count.
-    """
-    names = sorted({name for run in group.runs for name, of in run.evaluations if of == split})
-    for name in names:
-        found: list[Records] = []
-        evaluations = group.evaluations(name, split)
-        protocol, *others = protocols_of(evaluations)
-        if others:  # the table of perplexities says so
+def _records(group: Group, name: str, split: str, skipped: list[Skipped]) -> Iterator[Records]:
+    """The records of the runs that were read alike; the first run's say which tokens count."""
+    evaluations = group.evaluations(name, split)
+    if len({evaluation.protocol for evaluation in evaluations}) > 1:
+        return  # the table of perplexities says so
+    text = None
+    for evaluation in evaluations:
+        path = evaluation.records
+        if path is None:
             continue
-        for evaluation in evaluations:
-            if evaluation.records is None:
-                continue
-            score = evaluation.score
-            nll = score.nll if evaluation.is_mean else None
-            try:
-                records = read_records(evaluation.records, score.num_tokens, nll)
-                if found and records.text != found[0].text:
-                    raise UserError("Its tokens are not those of the other seeds' records.")
-                found.append(records)
-            except UserError as error:
-                left_out.append(LeftOut(evaluation.records, str(error)))
-        if found:
-            yield name, protocol, found
+        try:
+            records = read_records(path, evaluation.score.num_tokens)
+            text = text or records.text
+            if records.text != text:
+                raise UserError("Its tokens are not those of the other seeds' records.")
+            if len(records.num_tokens) < LEAST_UNITS:
+                raise UserError(
+                    f"A test over the text draws {records.unit}s, and takes at least {LEAST_UNITS} "
+                    f"of them; here are {len(records.num_tokens)}."
+                )
+            yield records
+        except UserError as error:
+            skipped.append(Skipped(path, str(error)))
 
 
 def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Iterator[Comparison]:
     members = members[:MOST_GROUPS]
-    any_records = members[0][1][0]
-    num_tokens = any_records.num_tokens
     if len(members) < 2:
         return
+    any_records = members[0][1][0]
+    num_tokens, num_units = any_records.num_tokens, len(any_records.num_tokens)
     sums = np.stack([np.mean([one.sums for one in records], axis=0) for _, records in members])
     means = sums.sum(axis=1) / num_tokens.sum()
-    is_enough = len(num_tokens) >= LEAST_UNITS
-    resampled = bootstrap_means(sums, num_tokens) if is_enough else None
+    resampled = bootstrap_means(sums, num_tokens)
     for (i, (first, of_first)), (j, (second, of_second)) in combinations(enumerate(members), 2):
         difference = float(means[i] - means[j])
-        if resampled is None:
-            test = Difference(difference, -math.inf, math.inf, 1.0)
-        else:
-            test = bootstrap_test(difference, resampled[i] - resampled[j], len(num_tokens))
+        test = bootstrap_test(difference, resampled[i] - resampled[j], num_units)
         num_seeds = len(of_first), len(of_second)
-        unit = any_records.unit
         yield Comparison(
-            first, second, test, unit, num_seeds, evaluation=name, num_units=len(num_tokens)
+            first, second, test, "bootstrap", num_seeds, any_records.unit, num_units, name
         )
 
 
 def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    tests = [comparison.test.p for comparison in comparisons if not comparison.has_too_few_units]
-    adjusted = iter(holm(tests))
-    return [
-        comparison
-        if comparison.has_too_few_units
-        else replace(comparison, adjusted_p=next(adjusted))
-        for comparison in comparisons
-    ]
+    adjusted = holm([comparison.test.p for comparison in comparisons])
+    return [replace(one, adjusted_p=p) for one, p in zip(comparisons, adjusted, strict=True)]

@@ -4,8 +4,9 @@ Shape letters: G groups, A articles or blocks of a text, P pairs, R resamples.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +20,10 @@ SEED = 20_170_807
 _VALUES_AT_ONCE = 2**20  # what stays in a processor's cache is counted fastest
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds.
+class Estimate(NamedTuple):
+    """A mean over seeds; half the width of its 95% interval, None where a single value gives none.
 
-    Attributes:
-        mean: Mean of the values.
-        half_width: Half the width of its 95% interval; None where a single value gives none.
-        num_values: Number of values.
+    The last is the number of values.
     """
 
     mean: float
@@ -34,8 +31,7 @@ class Estimate:
     num_values: int
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A difference, with its 95% interval and the two-sided p-value of its being zero."""
 
     difference: float
@@ -50,7 +46,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     Args:
         values: Values of independent seeds, at least one.
     """
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     array, half_width = np.asarray(values, np.float64), None
     if len(array) > 1:
@@ -59,60 +55,39 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(float(array.mean()), half_width, len(array))
 
 
-def welch_test(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """Mean of the second minus mean of the first, whose variances may differ (Welch 1947).
-
-    The degrees of freedom are Welch's (1947) and Satterthwaite's (1946).
+def t_test(
+    first: Sequence[float], second: Sequence[float], *, is_paired: bool
+) -> Difference | None:
+    """Mean of the second minus mean of the first: Welch's test (1947), or Student's for pairs.
 
     Args:
         first: Values of independent seeds.
-        second: Likewise.
+        second: Those of others, or those that belong to the first ones, in the same order.
+        is_paired: Whether they do.
 
     Returns:
-        None if a side has fewer than two values, or no value differs from its side's others.
+        None if there are fewer than two values on a side, or nothing varies: no value on its side,
+        or no difference of a pair.
     """
-    from scipy.special import stdtr, stdtrit
+    from scipy import stats
 
-    if min(len(first), len(second)) < 2:
-        return None
     sides = [np.asarray(side, np.float64) for side in (first, second)]
-    # Of the means' standard errors. Rounding gives equal values a variance that is not quite zero.
-    squares = [side.var(ddof=1) / len(side) if np.ptp(side) else 0.0 for side in sides]
-    variance = sum(squares)
-    if not variance:
+    if min(map(len, sides)) < 2:
         return None
-    freedom = variance**2 / sum(
-        square**2 / (len(side) - 1) for square, side in zip(squares, sides, strict=True)
-    )
+    # Rounding gives equal values a variance that is not quite zero.
+    varying = [sides[1] - sides[0]] if is_paired else sides
+    if all(np.ptp(values) <= 1e-12 * np.abs(sides[0]).max() for values in varying):
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss occurred")  # where one side is constant
+        test: Any = (
+            stats.ttest_rel(sides[1], sides[0])
+            if is_paired
+            else stats.ttest_ind(sides[1], sides[0], equal_var=False)
+        )
+    interval = test.confidence_interval(CONFIDENCE)
     difference = sides[1].mean() - sides[0].mean()
-    half_width = stdtrit(freedom, (1 + CONFIDENCE) / 2) * math.sqrt(variance)
-    p = 2 * stdtr(freedom, -abs(difference) / math.sqrt(variance))
-    return Difference(
-        float(difference), float(difference - half_width), float(difference + half_width), float(p)
-    )
-
-
-def paired_test(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """Mean of the second minus mean of the first, whose values belong together (Student 1908).
-
-    Args:
-        first: Values of independent pairs.
-        second: Those that belong to them, in the same order.
-
-    Returns:
-        None if there are fewer than two pairs, or all differ alike.
-    """
-    from scipy.special import stdtr, stdtrit
-
-    differences = np.asarray(second, np.float64) - np.asarray(first, np.float64)
-    # Rounding gives equal differences a variance that is not quite zero.
-    if len(differences) < 2 or np.ptp(differences) <= 1e-12 * np.abs(first).max():
-        return None
-    mean, freedom = float(differences.mean()), len(differences) - 1
-    standard_error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    half_width = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * standard_error
-    p = 2 * float(stdtr(freedom, -abs(mean) / standard_error))
-    return Difference(mean, mean - half_width, mean + half_width, p)
+    return Difference(*map(float, (difference, interval.low, interval.high, test.pvalue)))
 
 
 def bootstrap_means(sums: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
@@ -158,7 +133,7 @@ def bootstrap_test(difference: float, resampled: np.ndarray, num_units: int) -> 
         resampled: ``(R,)`` those of the resampled texts.
         num_units: Articles or blocks that were drawn from, n; at least 2.
     """
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
     t = stdtrit(num_units - 1, (1 + CONFIDENCE) / 2)
     outside = ndtr(-math.sqrt(num_units / (num_units - 1)) * t)
@@ -166,25 +141,9 @@ def bootstrap_test(difference: float, resampled: np.ndarray, num_units: int) -> 
     low, high = np.quantile(np.sort(resampled), [outside, 1 - outside])
     rarer = int(min(np.count_nonzero(resampled <= 0), np.count_nonzero(resampled >= 0)))
     # The text itself counts as one more resample: no p-value is zero (Davison, Hinkley 1997, 4.2.1)
-    p = _expanded_p((rarer + 1) / (len(resampled) + 1), num_units)
+    z = math.sqrt((num_units - 1) / num_units) * ndtri((rarer + 1) / (len(resampled) + 1))
+    p = min(1.0, 2 * float(stdtr(num_units - 1, z)))
     return Difference(difference, float(low), float(high), p)
-
-
-def smallest_bootstrap_p(num_units: int) -> float:
-    """The p-value of a difference of which all resamples have the same sign.
-
-    Args:
-        num_units: Articles or blocks that were drawn from; at least 2.
-    """
-    return _expanded_p(1 / (NUM_RESAMPLES + 1), num_units)
-
-
-def _expanded_p(tail: float, num_units: int) -> float:
-    """The two-sided p-value of the share of resamples in the smaller tail."""
-    from scipy.special import ndtri, stdtr
-
-    z = math.sqrt((num_units - 1) / num_units) * ndtri(tail)
-    return min(1.0, 2 * float(stdtr(num_units - 1, z)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -196,9 +155,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Returns:
         The adjusted ones, in the same order.
     """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    ascending = sorted(range(len(p_values)), key=p_values.__getitem__)
-    for rank, index in enumerate(ascending):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    p = np.array(p_values, np.float64)
+    order = np.argsort(p, kind="stable")
+    p[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
+    return p.tolist()

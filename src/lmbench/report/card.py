@@ -1,0 +1,105 @@
+"""The README of an exported model, in the form of the Hugging Face hub's model cards."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmbench.errors import UserError
+from lmbench.report.runs import read_run
+from lmbench.run.config import OF_THE_MACHINE
+
+RECIPE = ("name", "seed", "data", "model", "batching", "loss", "optimizer", "scheduler", "trainer")
+RECIPE += ("callbacks", "evaluation", "float32_matmul_precision")
+
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
+DATA_SETS = {
+    "wikitext2": "WikiText-2 (Merity et al. 2016, arXiv 1609.07843): good and featured articles of "
+    "the English Wikipedia, under the Creative Commons licence with share-alike (CC BY-SA).",
+    "penn_treebank": "The Penn Treebank as Mikolov et al. 2010 prepared it: Wall Street Journal "
+    "text of 1989. Its text is licensed by the Linguistic Data Consortium, and not free.",
+    "synthetic": "lmbench's embedded corpus: text drawn from a hidden Markov grammar. Its words "
+    "are numbered, and mean nothing; it serves to calibrate models.",
+    "text": "A text of the user's own. They know what may be done with it, and with the model.",
+}
+
+
+def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) -> tuple[str, str]:
+    """The name of a finished run's corpus, and its model card.
+
+    Args:
+        run_dir: The run's directory, perhaps with ``evaluation-*.json`` of lmbench-evaluate.
+        config: The run's config, in plain values.
+        weights_sha256: Hash of the weights that are exported.
+
+    Raises:
+        UserError: One of its files is damaged, or does not belong to the run.
+    """
+    import yaml
+    from huggingface_hub import EvalResult, ModelCardData
+    from jinja2 import Environment, StrictUndefined, UndefinedError
+
+    run = read_run(run_dir)
+    for item in run.skipped:
+        if item.path.name.startswith("evaluation-"):
+            raise UserError(item.reason)
+    if run.results.get("weights_sha256") not in (None, weights_sha256):
+        raise UserError(
+            f"{run_dir / 'results.json'} is of other weights than checkpoints/best.ckpt. Let the "
+            "run finish, which writes it again."
+        )
+    name, results = run.corpus.name, run.results
+    scores = [(split, "", score) for split, score in run.scores.items()]
+    scores += [(split, of, one.score) for (of, split), one in run.evaluations.items()]
+    title = f"{run.model} on {name}"
+    on_hub = {"wikitext2": ("Salesforce/wikitext", "wikitext-2-v1")}.get(name, (name, None))
+    evaluated = [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Language modelling",
+            dataset_type=on_hub[0],
+            dataset_name=name,
+            dataset_config=on_hub[1],
+            dataset_split={"valid": "validation"}.get(split, split),
+            metric_type="perplexity",
+            metric_name=f"{split} perplexity by word{f' ({of})' if of else ''}",
+            metric_value=round(score.ppl, 2),
+        )
+        for split, of, score in scores
+    ]
+    data = ModelCardData(
+        model_name=title,
+        eval_results=evaluated,
+        library_name="lmbench",
+        pipeline_tag="text-generation",
+        tags=["language-modeling", "lstm", "word-level"],
+        metrics=["perplexity"],
+        language=["en"] if name in ("wikitext2", "penn_treebank") else None,
+        datasets=[on_hub[0]] if on_hub[1] else None,
+    )
+    recipe = {key: config[key] for key in RECIPE if key in config}
+    # Where it lay on the machine of the run is nobody's business.
+    recipe["data"] = {k: x for k, x in config["data"].items() if f"data.{k}" not in OF_THE_MACHINE}
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    template = environment.from_string(_TEMPLATE.read_text("utf-8"))
+    targets = [config["model"][part]["_target_"] for part in ("core", "head")]
+    try:
+        card = template.render(
+            card_data=data.to_yaml(),
+            name=title,
+            config=config,
+            results=results,
+            scores=scores,
+            protocol=run.protocol,
+            tuned=[
+                of
+                for (of, split), one in run.evaluations.items()
+                if one.is_tuned and split == "valid"
+            ],
+            targets=targets,
+            foreign=[target for target in targets if not target.startswith("lmbench.")],
+            about_data=DATA_SETS.get(name, DATA_SETS["text"]),
+            recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+        )
+    except (UndefinedError, TypeError, ValueError) as error:
+        raise UserError(f"{run_dir / 'results.json'} is damaged: {error}.") from error
+    return name, card

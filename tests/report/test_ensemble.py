@@ -1,0 +1,142 @@
+"""Ensembles, against ten lines of NumPy."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.optimize import minimize_scalar
+
+from lmbench.errors import UserError
+from lmbench.report.comparison import compare
+from lmbench.report.ensemble import build_ensemble, mixture_weights
+from lmbench.report.records import read_records
+from lmbench.report.runs import SPLITS
+
+Write = Callable[..., Path]
+NUM_TARGETS = 900
+
+
+def draw(seed: int) -> np.ndarray:
+    """Log-probabilities, as float32 as records have them."""
+    return -np.random.default_rng(seed).gamma(2, 2, NUM_TARGETS).astype(np.float32)
+
+
+@pytest.fixture
+def members(tmp_path: Path, write_run: Write, write_evaluation: Write) -> list[Path]:
+    """Two runs with records of both splits, and a folder of probabilities of another model."""
+    run_dirs = []
+    for seed in (1, 2):
+        run_dir = write_run(tmp_path / f"runs/{seed}", seed=seed, valid=100 + seed)
+        for index, split in enumerate(SPLITS):
+            nats, articles = draw(10 * seed + index), np.arange(NUM_TARGETS) // 30
+            write_evaluation(run_dir, split=split, log_probabilities=nats, articles=articles)
+        run_dirs.append(run_dir)
+    other = tmp_path / "other"
+    other.mkdir()
+    for index, split in enumerate(SPLITS):
+        lines = (f"{p!r}\n" for p in np.exp(draw(30 + index).astype(float)).tolist())
+        (other / f"{split}.txt").write_text("".join(lines))
+    return [*run_dirs, other]
+
+
+def by_hand(seeds: tuple[int, ...]) -> tuple[np.ndarray, dict[str, float]]:
+    """Weights and perplexities in ten lines, with as many rounds as it takes."""
+    valid, test = (np.exp([draw(seed + k).astype(float) for seed in seeds]) for k in (0, 1))
+    w = np.ones(len(seeds)) / len(seeds)
+    for _ in range(3000):
+        w = w * (valid / (w @ valid)).mean(axis=1)
+    mixed = {"valid": w @ valid, "test": w @ test}
+    return w, {split: float(np.exp(-np.log(p).mean())) for split, p in mixed.items()}
+
+
+def test_weights_are_those_of_the_largest_likelihood():
+    p = np.exp([draw(1).astype(float), draw(2).astype(float)])
+    best = minimize_scalar(lambda w: -np.log(w * p[0] + (1 - w) * p[1]).sum(), bounds=(0, 1))
+    assert mixture_weights(p)[0] == pytest.approx(best.x, abs=1e-5)
+    assert mixture_weights(p).sum() == pytest.approx(1.0)
+    assert mixture_weights(np.stack([p[0], p[0] / 2])) == pytest.approx([1.0, 0.0], abs=1e-3)
+
+
+def test_perplexities_and_weights_are_those_of_ten_lines(members: list[Path], tmp_path: Path):
+    run, table = build_ensemble(members, "mine", None)
+    weights, perplexities = by_hand((10, 20, 30))
+    titles, rows, _ = table.shown()
+    assert titles == ["member", "weight", "valid", "test"]
+    assert [row[0] for row in rows] == ["lstm, seed 1", "lstm, seed 2", str(tmp_path / "other")]
+    assert [float(row[1]) for row in rows] == pytest.approx(weights, abs=1e-4)
+    for split in SPLITS:
+        assert run.scores[split].ppl == pytest.approx(perplexities[split], rel=1e-6)
+        assert run.scores[split].num_tokens == NUM_TARGETS
+    assert run.number("num_parameters") == 2 * 1_234_567
+
+
+def test_it_stands_in_the_tables_and_its_records_are_compared(members: list[Path], tmp_path: Path):
+    output = tmp_path / "compared"
+    ensembles = [[("both seeds", members[0]), (None, members[1])]]
+    report = compare([(None, tmp_path / "runs")], ensembles=ensembles, output=output)
+    (chapter,) = report.chapters
+    assert [group.name for group in chapter.section.groups] == ["both seeds", "lstm"]
+    assert chapter.tables[1].title == "Members of both seeds"
+    assert chapter.verdict[0].text.startswith("lstm has a perplexity of ")  # nothing to compare
+    assert [one.test_name for one in chapter.over_text] == ["bootstrap"]
+    path = output / "both_seeds-test.parquet"
+    assert read_records(path, NUM_TARGETS).unit == "article"
+    nats = pq.read_table(path)["log_probability"].to_numpy()
+    perplexity = by_hand((10, 20))[1]["test"]
+    assert np.exp(-nats.mean(dtype="f8")) == pytest.approx(perplexity, rel=1e-6)
+    lines = (output / "both_seeds-test.txt").read_text().splitlines()
+    np.testing.assert_allclose([float(line) for line in lines], np.exp(nats), rtol=1e-6)
+
+
+def test_its_own_text_can_be_a_member_again(members: list[Path], tmp_path: Path):
+    build_ensemble(members[:2], "x", tmp_path)
+    again = tmp_path / "again"
+    again.mkdir()
+    for split in SPLITS:
+        (tmp_path / f"x-{split}.txt").rename(again / f"{split}.txt")
+    first, _ = build_ensemble(members[:2], None, None)
+    second, _ = build_ensemble([*members[:2], again], None, None)
+    assert second.scores["valid"].ppl <= first.scores["valid"].ppl * (1 + 1e-6)
+    assert second.name == "ensemble of 3"
+
+
+def test_members_that_do_not_belong_together(
+    members: list[Path], tmp_path: Path, write_run: Write, write_evaluation: Write
+):
+    def refused(*folders: Path) -> str:
+        with pytest.raises(UserError) as error:
+            build_ensemble(folders, None, None)
+        return str(error.value)
+
+    assert "two members or more" in refused(members[0])
+    assert "at least one of them a run" in refused(members[2], members[2])
+    without = write_run(tmp_path / "without", seed=3)
+    assert f"lmbench-evaluate run={without} split=valid evaluation.save_tokens=true" in refused(
+        members[0], without
+    )
+    for name, results, size in (("corpus", {"data.sha256": "bb"}, 900), ("tokens", {}, 899)):
+        run_dir = write_run(tmp_path / name, seed=4, results=results)
+        sha256 = {"sha256": "bb"} if results else {}
+        nats = draw(5)[:size]
+        write_evaluation(run_dir, split="valid", log_probabilities=nats, **sha256)
+        assert f"{run_dir} is of another corpus" in refused(members[0], run_dir)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (None, "cannot be read"),
+        ("0.5\n" * 899, "must have 900 lines, each with a probability above 0; it has 899"),
+        ("0.5\n" * 899 + "0.0\n", "it has 900"),
+        ("0.5\n" * 899 + "nan\n", "it has 900"),
+        ("0.5\n" * 899 + "1.1\n", "it has 900"),
+        ("0.5\n" * 899 + "half\n", "is not a list of probabilities"),
+    ],
+)
+def test_others_probabilities_that_cannot_be(members: list[Path], text: str | None, part: str):
+    path = members[2] / "test.txt"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(UserError, match=part):
+        build_ensemble(members, None, None)

@@ -1,0 +1,189 @@
+"""Tables in all their formats."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lmbench.report.groups import Section
+from lmbench.report.significance import compare_over_seeds
+from lmbench.report.statistics import Estimate
+from lmbench.report.tables import (
+    Cell,
+    Table,
+    csv_text,
+    difference_table,
+    estimate_text,
+    group_table,
+    latex,
+    markdown,
+    pair_table,
+    perplexity_text,
+    print_table,
+    run_table,
+)
+
+Write = Callable[..., Path]
+HOSTILE = "a_b & 5% #1 {x} ~ ^ \\ <b> | `c` [d](e) *f*"
+ROWS = [
+    {
+        "name": Cell(HOSTILE, "na_me"),
+        "ppl": Cell(Estimate(1234.5, 0.25, 3), "ppl", estimate_text),
+        "empty": Cell(None, "empty"),
+        "wide": Cell(7, "wide", is_wide=True),
+        "hidden": Cell(0.1),
+    },
+    {
+        "name": Cell("\x1b[2J", "na_me"),
+        "ppl": Cell(Estimate(2.0, None, 1), "ppl", estimate_text),
+        "empty": Cell(None, "empty"),
+        "wide": Cell(None, "wide", is_wide=True),
+        "hidden": Cell(None),
+    },
+]
+TABLE = Table("Ti_tle", ROWS, ["A note."])
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_what_is_shown_and_what_is_not():
+    titles, rows, numbers = TABLE.shown()
+    assert titles == ["na_me", "ppl", "wide"]
+    assert rows == [[HOSTILE, "1,234.50 ± 0.25", "7"], ["\\x1b[2J", "2.00", ""]]
+    assert numbers == [False, True, True]
+    assert TABLE.shown(narrow=True)[0] == ["na_me", "ppl"]
+    assert Table("none", []).shown() == ([], [], [])
+
+
+def test_all_digits_in_csv():
+    first, second = rows_of(csv_text([TABLE]))
+    assert list(first) == ["name", "ppl_mean", "ppl_half_width", "empty", "wide", "hidden"]
+    assert [first[key] for key in list(first)[1:3]] == ["1234.5", "0.25"]
+    assert first["hidden"] == "0.1"
+    assert (second["ppl_half_width"], second["hidden"]) == ("", "")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
+def test_a_text_is_not_a_formula(text: str):
+    rows = [{text: Cell(text), "number": Cell(-1.5)}]
+    (found,) = rows_of(csv_text([Table("", rows)]))
+    assert found == {f"'{text}": f"'{text}", "number": "-1.5"}
+
+
+def test_markdown_keeps_its_columns_and_marks_nothing():
+    lines = markdown(TABLE).splitlines()
+    assert lines[0] == r"## Ti\_tle"
+    assert lines[3] == "| --- | ---: | ---: |"
+    assert lines[4].replace("\\|", "").count("|") == 4
+    assert r"\<b\>" in lines[4]
+    assert r"\[d\](e) \*f\*" in lines[4]
+    assert lines[-1] == "A note."
+
+
+def test_latex_escapes_what_commands_it():
+    text = latex(TABLE)
+    assert "\\toprule" in text
+    assert "\\begin{tabular}{lr}" in text
+    assert r"a\_b \& 5\% \#1 \{x\}" in text
+    assert r"1,234.50 $\pm$ 0.25" in text
+    assert r"\caption{Ti tle}" in text
+
+
+def test_the_terminal_shows_brackets_as_they_are_and_fits(section: Section):
+    console = Console(width=80, file=io.StringIO(), record=True)
+    print_table(TABLE, console)
+    print_table(group_table(section), console)
+    lines = console.export_text().splitlines()
+    assert "[d](e)" in "".join(lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_perplexities_for_people():
+    assert [perplexity_text(x) for x in (9.876, 1234.5, 1e7)] == ["9.88", "1,234.50", "1.0e+07"]
+
+
+def test_groups_with_their_means_and_notes(section: Section):
+    """Three seeds of one model, of which two were evaluated with a cache, and one of another."""
+    table = group_table(section)
+    titles, rows, _ = table.shown()
+    by_title = dict(zip(titles, zip(*rows, strict=True), strict=True))
+    assert by_title["name"] == ("lstm", "awd_lstm")
+    assert by_title["seeds"] == ("3", "1")
+    # Student's t of 2 degrees of freedom is 4.3027; the deviation of 120, 121, 125 is 2.6458.
+    assert by_title["valid"] == ("122.00 ± 6.57", "200.00")
+    assert by_title["test"] == ("112.00 ± 6.57", "")
+    assert by_title["cache, test"] == ("90.50 ± 6.35", "")
+    assert "cache, valid" not in titles
+    assert by_title["epochs"] == ("4", "3")
+    assert by_title["GiB"] == ("1.50", "1.00")
+    assert table.notes == [
+        "Mean over seeds ± 95% interval (Student's t).",
+        "Perplexity floor, valid / test: 101.50 / 99.25.",
+        "cache, test: 2 of 3 seeds of lstm.",
+    ]
+    first, second = rows_of(csv_text([table]))
+    assert float(first["valid_ppl_mean"]) == 122.0
+    assert float(first["valid_ppl_half_width"]) == pytest.approx(6.5724, abs=1e-4)
+    assert (second["test_ppl_mean"], second["best_test_ppl"]) == ("", "")
+    assert first["floor_test_ppl"] == "99.25"
+
+
+def test_what_cannot_be_compared_is_told(
+    tmp_path: Path, write_run: Write, write_evaluation: Write, section_of: Callable
+):
+    for number, columns in enumerate((64, 64, 1)):
+        config, results = {"name": f"n{number}"}, {"evaluation.columns": columns}
+        run_dir = write_run(
+            tmp_path / str(number), valid=100 + number, config=config, results=results
+        )
+        tuned = {"num_tokens": None} if number == 0 else None
+        write_evaluation(run_dir, "cache", "valid", ppl=90.0, columns=number, tuned=tuned)
+    usual, *notes = group_table(section_of(tmp_path)).notes
+    assert usual.startswith("Not read like the others (protocol standard, columns 64, burn-in 512)")
+    assert usual.endswith("n2 (protocol standard, columns 1, burn-in 512).")
+    assert notes[0].startswith(
+        "cache, valid: not all were read alike (protocol standard, columns 0"
+    )
+    assert notes[1] == "cache was tuned on valid: only its test figures are fair."
+
+
+def test_each_run_has_a_row(section: Section):
+    rows = rows_of(csv_text([run_table(section)]))
+    assert [row["seed"] for row in rows] == ["0", "1", "2", "1"]
+    assert [row["label"] for row in rows] == ["lstm"] * 3 + ["awd_lstm"]
+    assert float(rows[0]["valid_nll"]) == math.log(120)
+    assert rows[3]["test_ppl"] == ""
+    assert [row["cache_test_ppl"] for row in rows] == ["90.0", "91.0", "", ""]
+    assert rows[0]["cache_test_protocol"] == "protocol standard, columns 64, burn-in 512"
+    titles, shown, _ = run_table(section).shown()
+    assert titles[:5] == ["name", "seed", "run", "valid", "test"]
+    assert titles[5:] == ["best epoch, from 0", "minutes", "device"]
+    assert shown[0][-2:] == ["1.5", "cpu (2 cores)"]
+
+
+def test_pairs_with_all_digits(three_models: Path, section_of: Callable):
+    comparisons = compare_over_seeds(section_of(three_models), "test")
+    rows = rows_of(csv_text([pair_table("", comparisons, "test")]))
+    assert [row["first_label"] + row["second_label"] for row in rows] == ["ab", "ac", "bc"]
+    for row, one in zip(rows, comparisons, strict=True):
+        assert float(row["difference_nats_per_token"]) == one.test.difference
+        assert float(row["perplexity_ratio"]) == pytest.approx(math.exp(one.test.difference))
+        assert (float(row["p"]), float(row["p_holm"])) == (one.test.p, one.adjusted_p)
+        assert row["verdict"] == ("holds" if one.holds else "does not hold")
+        assert (row["test"], row["num_drawn"]) == ("Welch", "")
+
+
+def test_differences_have_a_column_for_each_group(
+    tmp_path: Path, write_run: Write, section_of: Callable
+):
+    for number, lr in enumerate((30, 20)):
+        write_run(tmp_path / str(number), valid=100 + number, config={"optimizer.lr": lr})
+    titles, rows, _ = difference_table(section_of(tmp_path)).shown()
+    assert titles == ["key", "lstm, lr=30", "lstm, lr=20"]
+    assert rows == [["optimizer.lr", "30", "20"]]

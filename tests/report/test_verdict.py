@@ -1,0 +1,115 @@
+"""What a comparison says first, and what it says is missing."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from scipy import stats
+
+from lmbench.report.groups import Section
+from lmbench.report.significance import compare_over_seeds, compare_over_text
+from lmbench.report.verdict import Sentence, verdict
+
+Write = Callable[..., Path]
+Read = Callable[[Path], Section]
+
+
+def said(section: Section, split: str = "test") -> list[Sentence]:
+    over_text, _ = compare_over_text(section, split)
+    return verdict(section, over_text, compare_over_seeds(section, split), split)
+
+
+def test_the_better_one_by_how_much_and_how_surely(three_models: Path, section_of: Read):
+    """Two seeds each; SciPy has the interval of the difference in nats."""
+    first, second = ([math.log(ppl * (1 + 0.01 * s)) for s in (1, 2)] for ppl in (100, 120))
+    interval = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
+    low, high = (100 * (1 - math.exp(-end)) for end in interval)
+    sentence, more = said(section_of(three_models))
+    expected = (
+        f"16.7% lower test perplexity, 95% interval {low:.1f} to {high:.1f}%, two seeds each."
+    )
+    assert sentence == Sentence(f"a is better than b: {expected}")
+    assert more.text == "Over seeds, a is better than 2 of the 2 other groups."
+
+
+def test_without_records_it_is_about_seeds_and_the_command_makes_them(
+    three_models: Path, section_of: Read
+):
+    for path in three_models.glob("*/evaluation-*"):
+        path.unlink()
+    first, second, _ = said(section_of(three_models))
+    assert first.text.startswith("a is better than b: ")
+    runs = ",".join(str(three_models / name) for name in ("a1", "a2", "b1", "b2"))
+    options = f"run={runs} split=test evaluation.save_tokens=true"
+    assert second.command == f"lmbench-evaluate -m {options}"
+
+
+def test_a_cache_says_nothing_of_the_models_themselves(three_models: Path, section_of: Read):
+    for path in three_models.glob("*/evaluation-standard-*"):
+        path.rename(path.with_name(path.name.replace("standard", "cache")))
+    assert "evaluation.save_tokens=true" in (said(section_of(three_models))[1].command or "")
+
+
+def test_a_difference_that_other_seeds_may_not_have(
+    tmp_path: Path, write_run: Write, write_records: Write, section_of: Read
+):
+    """Clear over the text, but the seeds of a group lie further apart than the groups."""
+    for model, shift, tests in (("a", 0.0, (90.0, 120.0)), ("b", 0.1, (100.0, 130.0))):
+        for seed, test in enumerate(tests, start=1):
+            run_dir = write_run(
+                tmp_path / f"{model}{seed}", model=model, seed=seed, valid=100 + shift, test=test
+            )
+            write_records(run_dir, shift, seed)
+    first, second = said(section_of(tmp_path))
+    assert first.text.startswith("It is not shown whether a or b is better: a has 8.9% lower test")
+    assert "interval \N{MINUS SIGN}" in first.text
+    assert second == Sentence("More seeds would tell:", "lmbench-train -m … seed=3,4")
+
+
+def test_articles_that_do_not_agree(three_models: Path, write_records: Write, section_of: Read):
+    for run_dir in three_models.glob("a*"):
+        write_records(run_dir, 0.5, 3)
+    first, second, _ = said(section_of(three_models))
+    assert first.text.startswith("It is not shown whether a or b is better: a has 16.7% lower")
+    assert second.text.startswith("Other text of this kind might not agree")
+
+
+def test_one_seed_each_says_nothing_and_the_command_trains_more(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    for seed, name in ((1, "a"), (2, "b")):
+        run_dir = write_run(tmp_path / name, model=name, seed=seed, valid=100 + seed)
+        (run_dir / ".hydra").mkdir()
+        overrides = ["model=lstm", f"seed={seed}", "optimizer={lr: 1}"]
+        text = "".join(f"- {override}\n" for override in overrides)
+        (run_dir / ".hydra/overrides.yaml").write_text(text)
+    first, second = said(section_of(tmp_path))
+    assert first.text == (
+        "It is not shown whether a or b is better: they have 110.00 and 110.00 on test, "
+        "one seed each."
+    )
+    assert second.command == "lmbench-train -m model=lstm 'optimizer={lr: 1}' seed=2,3"
+    OverridesParser.create().parse_overrides(["model=lstm", "optimizer={lr: 1}", "seed=2,3"])
+
+
+def test_a_group_alone(tmp_path: Path, write_run: Write, section_of: Read):
+    write_run(tmp_path / "0", test=None)
+    assert said(section_of(tmp_path)) == [
+        Sentence(
+            "lstm has a perplexity of 120.00 on valid, one seed. There is nothing to compare it "
+            "with."
+        )
+    ]
+
+
+@pytest.mark.parametrize("key", ["evaluation.columns", "test.num_tokens"])
+def test_only_what_was_read_alike_is_compared(
+    tmp_path: Path, write_run: Write, section_of: Read, key: str
+):
+    for number, value in enumerate((64, 64, 50)):
+        results = {key: value, "data.num_tokens": {"valid": 64, "test": 64}}
+        config = {"name": f"n{number}"}
+        write_run(tmp_path / str(number), valid=100 - number, config=config, results=results)
+    assert said(section_of(tmp_path))[0].text.startswith("n2 has a perplexity of 110.00 on test")

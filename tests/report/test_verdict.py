@@ -31,7 +31,7 @@ def test_the_better_one_by_how_much_and_how_surely(three_models: Path, section_o
         f"16.7% lower test perplexity, 95% interval {low:.1f} to {high:.1f}%, two seeds each."
     )
     assert sentence == Sentence(f"a is better than b: {expected}")
-    assert more.text == "Over seeds, a is better than 2 of the 2 other groups."
+    assert more.text == "Over seeds, a is better than 2 of the 2 groups tested with it."
 
 
 def test_without_records_it_is_about_seeds_and_the_command_makes_them(

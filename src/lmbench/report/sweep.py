@@ -49,8 +49,7 @@ def show_sweep(sweep_dir: Path) -> None:
     runs, skipped = read_runs([(None, sweep_dir)])
     for section in group_runs(runs)[0]:
         print_table(group_table(section), Console())
-    finished = {run.run_dir for run in runs}
-    if unfinished := [item.path.name for item in skipped if item.path not in finished]:
+    if unfinished := [item.path.name for item in skipped if item.path.parent == sweep_dir]:
         how = f"{as_override('hydra.sweep.dir', sweep_dir)} sweep_resume=true"
         names = printable(", ".join(unfinished))
         print(f"Not finished: {names}. To resume: the same command with {how}")

@@ -44,13 +44,14 @@ def verdict(
     best, *others = groups or section.groups
     others = [group for group in others if group.protocol == best.protocol]
     if not others:
-        about = f"{best.name} has a perplexity of {_scores([best], split)}."
-        return [Sentence(f"{about} There is nothing to compare it with.")]
+        of_best = f"a perplexity of {_scores([best], split)}"
+        return [Sentence(f"{best.name} has {of_best}. There is nothing to compare it with.")]
     sentences = list(_about_pair(best, others[0], over_text, over_seeds, split))
-    beaten = [one for one in over_seeds if one.first == best and one.holds and one.ratio > 1]
-    if beaten and len(others) > 1:
-        text = f"{best.name} is better than {len(beaten)} of the {len(others)} other groups."
-        sentences.append(Sentence(f"Over seeds, {text}"))
+    tested = [one for one in over_seeds if one.first == best]
+    beaten = sum(one.holds and one.ratio > 1 for one in tested)
+    if beaten and len(tested) > 1:
+        text = f"better than {beaten} of the {len(tested)} groups tested with it."
+        sentences.append(Sentence(f"Over seeds, {best.name} is {text}"))
     return sentences
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +21,7 @@ from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
 from lmbench.run.config import write_run_config
-from lmbench.run.directory import alone_in, clear_run, require_inside
+from lmbench.run.directory import alone_in, as_override, clear_run, require_inside, shown
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -83,9 +84,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
                 write_run_config(config, run_dir)
             elif not continues:
                 clear_run(run_dir)
-            num_parameters = f"{model.num_parameters:,}"
-            name = printable(str(config["model"].get("name")))
-            log.info("%s, %s parameters, into %s", name, num_parameters, run_dir)
+            log.info("%s, into %s", printable(str(config.get("name"))), shown(run_dir))
         last = path if continues else None
         with stop, processes_ending_together(trainer), _damage_named(resumed, last):
             if continues and checkpoint is not None:
@@ -176,7 +175,21 @@ def main(config: DictConfig) -> float:
         if run.perplexity is not None:
             log.info("done already, with valid ppl %.2f, in %s", run.perplexity, run_dir)
             return run.perplexity
-        return train(run, run_dir)
+        perplexity = train(run, run_dir)
+    if not is_sweep:  # which ends with a table of its jobs, and its own words
+        _say_what_next(run_dir)
+    return perplexity
+
+
+def _say_what_next(run_dir: Path) -> None:
+    folder = shlex.quote(shown(run_dir))
+    commands = (
+        f"lmbench-generate {folder}",
+        f"lmbench-evaluate {as_override('run', Path(shown(run_dir)))} evaluation=cache",
+        f"lmbench-compare {folder} OTHER_RUN_DIR --output comparison",
+        f"tensorboard --logdir {folder}",
+    )
+    log.info("What you can do next:\n%s", "\n".join(f"  {command}" for command in commands))
 
 
 if __name__ == "__main__":

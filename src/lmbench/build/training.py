@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -117,7 +116,7 @@ def trainer(
             "plugins": [checkpoint_io or CheckpointIO()],
             "logger": _loggers(config, run_dir),
             "default_root_dir": run_dir,
-            "enable_progress_bar": sys.stdout is not None and sys.stdout.isatty(),
+            "enable_progress_bar": False,  # callbacks.progress has a better one
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
             "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows

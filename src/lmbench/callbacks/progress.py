@@ -1,29 +1,229 @@
-"""A line per validation, for the console and train.log."""
+"""How far a training is and how long it will take: a live line in a terminal, lines in the log."""
 
 import logging
+import sys
+import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from lmbench.callbacks.time_limit import TimeLimit
+from lmbench.printing import printable
 
 log = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_LINES = 60
+SECONDS_BETWEEN_REFRESHES = 0.5
+SECONDS_OF_WARM_UP = 5
+"""Seconds of training before the time left is estimated."""
+
 
 class Progress(L.Callback):
-    """Logs the figures that matter after each validation; a terminal's bar is Lightning's own."""
+    """Says what is being done, and a line after each validation.
 
-    def on_validation_end(self, trainer, pl_module: Any) -> None:
-        """Logs step, perplexities, speed and time."""
+    In a terminal, a live line stands below those of the log. Elsewhere there is a line at least
+    every minute.
+    """
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._doing = ""
+        self._figures: list[str] = []
+        self._share: float | None = None
+        self._start_share = 0.0
+        self._start = 0.0
+        self._last_line = 0.0
+        self._next_look = 0.0
+        self._has_said_how_long = False
+        self._num_steps: int | None = None
+        self._limit: TimeLimit | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Starts the clock and the live line."""
+        limits = [callback for callback in trainer.callbacks if isinstance(callback, TimeLimit)]
+        self._limit = limits[0] if limits else None
+        self._num_steps = pl_module.num_steps
+        if trainer.is_global_zero:
+            _say_what_begins(trainer, pl_module)
+        self._begin(trainer, "training")
+        self._start_share = self._share_of_training(trainer) or 0.0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        """Notes how far the training is."""
+        if time.monotonic() < self._next_look:  # gathering the figures takes time
+            return
+        self._next_look = time.monotonic() + SECONDS_BETWEEN_REFRESHES
+        self._share = self._share_of_training(trainer)
+        if trainer.is_global_zero and self._limit is None and not self._has_said_how_long:
+            self._say_how_long(trainer)
+        of_how_many = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
+        metrics = trainer.callback_metrics
+        figures = [f"epoch {trainer.current_epoch + 1}{of_how_many}", self._left()]
+        if "train/ppl" in metrics:
+            figures.append(f"train ppl {metrics['train/ppl']:.1f}")
+        if pl_module.best is not None:
+            figures.append(f"best valid {pl_module.best.score.ppl:.2f}")
+        if "train/tokens_per_second" in metrics:
+            figures.append(f"{metrics['train/tokens_per_second']:,.0f} tokens/s")
+        self._show(trainer, figures)
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        """Notes how far the validation is."""
+        num_batches = sum(trainer.num_val_batches)
+        self._show(trainer, [f"validation {(batch_idx + 1) / num_batches:.0%}", self._left()])
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Logs the perplexities, the speed and the time left."""
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         is_best = pl_module.best is not None and pl_module.best.epoch == trainer.current_epoch
-        line = [f"epoch {trainer.current_epoch}", f"step {trainer.global_step:,}"]
+        of_how_many = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
+        line = []
         if "train/ppl" in metrics:
             line.append(f"train ppl {metrics['train/ppl']:.1f}")
-        line.append(f"valid ppl {metrics['val/ppl']:.2f}{' (best)' if is_best else ''}")
+        line.append(f"valid {metrics['val/ppl']:.2f}{' (best)' if is_best else ''}")
         if "train/tokens_per_second" in metrics:
             line.append(f"{metrics['train/tokens_per_second']:,.0f} tokens/s")
-        if "train/seconds" in metrics:
-            line.append(f"{metrics['train/seconds'] / 60:.1f} min")
-        log.info(" | ".join(line))
+        if self._live is None and self._left():
+            line.append(self._left())
+        log.info("epoch %d%s: %s", trainer.current_epoch + 1, of_how_many, ", ".join(line))
+        self._last_line = time.monotonic()
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """Starts anew for the test."""
+        self._begin(trainer, "test")
+        self._start_share = 0.0
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        """Notes how far the test is."""
+        self._share = (batch_idx + 1) / sum(trainer.num_test_batches)
+        self._show(trainer, [f"test of the best epoch {self._share:.0%}", self._left()])
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Takes the live line away."""
+        self._end()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Takes the live line away."""
+        self._end()
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Takes the live line away, before the table of results."""
+        self._end()
+
+    def _begin(self, trainer: Any, doing: str) -> None:
+        self._end()
+        self._start = self._last_line = time.monotonic()
+        self._share, self._figures = None, [doing]
+        console = Console()
+        if not (trainer.is_global_zero and console.is_terminal):
+            return
+        self._live = Live(
+            console=console,
+            get_renderable=self._line,
+            refresh_per_second=1 / SECONDS_BETWEEN_REFRESHES,
+            transient=True,
+            redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
+        )
+        self._live.start()
+        console.show_cursor()  # a second Ctrl-C ends the process without a chance to do it
+
+    def _end(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _show(self, trainer: Any, figures: list[str]) -> None:
+        self._figures = [figure for figure in figures if figure]
+        now = time.monotonic()
+        late = self._live is None and now - self._last_line >= SECONDS_BETWEEN_LINES
+        if late and trainer.is_global_zero:
+            self._last_line = now
+            log.info(", ".join(self._figures))
+
+    def _say_how_long(self, trainer: Any) -> None:
+        seconds = self._seconds_left()
+        if seconds is None:
+            return
+        self._has_said_how_long = True
+        log.info("This will take about %s.", duration(seconds))
+        if seconds > 86400 and trainer.strategy.root_device.type == "cpu":
+            log.info(
+                "For WikiText-2 on a CPU there are experiment=cpu_hour and experiment=cpu_night."
+            )
+
+    def _line(self) -> Table:
+        """The live line: the figures that fit, the first ones first, and a bar in what is left."""
+        width, figures = (self._live or Live()).console.width, self._figures
+        while len(figures) > 1 and len("  ".join(figures)) > width:
+            figures = figures[:-1]
+        grid = Table.grid(padding=(0, 2))
+        cells: list[Any] = ["  ".join(figures)]
+        room = width - len(cells[0]) - 3
+        if self._share is not None and room >= 5:
+            cells.append(ProgressBar(total=1.0, completed=self._share, width=min(room, 40)))
+        grid.add_row(*cells)
+        return grid
+
+    def _share_of_training(self, trainer: Any) -> float | None:
+        """How much of the run is done, in steps or in time; None where it has no end."""
+        shares = []
+        if self._num_steps:
+            shares.append(trainer.global_step / self._num_steps)
+        if self._limit is not None:
+            shares.append(self._limit.share)
+        return min(1.0, max(shares)) if shares else None
+
+    def _left(self) -> str:
+        seconds = self._seconds_left()
+        return "" if seconds is None else f"{duration(seconds)} left"
+
+    def _seconds_left(self) -> float | None:
+        """Seconds until what has begun is done, at its pace so far; None while unknown."""
+        seconds = time.monotonic() - self._start
+        if self._share is None or seconds < SECONDS_OF_WARM_UP or self._share <= self._start_share:
+            return None
+        return seconds * (1 - self._share) / (self._share - self._start_share)
+
+
+def _say_what_begins(trainer: Any, module: Any) -> None:
+    corpus, device = trainer.datamodule.corpus, trainer.strategy.root_device
+    tokens = ", ".join(f"{number:,} {split}" for split, number in corpus.num_tokens.items())
+    words = len(corpus.vocabulary)
+    log.info("%s: tokens %s; %s words", printable(corpus.name), tokens, f"{words:,}")
+    threads = f" (threads: {torch.get_num_threads()})" if device.type == "cpu" else ""
+    log.info(
+        "%s parameters on %s%s, %s; %s steps an epoch",
+        f"{module.model.num_parameters:,}",
+        torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads,
+        trainer.precision,
+        f"{trainer.num_training_batches:,}",
+    )
+
+
+def duration(seconds: float) -> str:
+    """A duration in the one or two units that matter.
+
+    >>> [duration(seconds) for seconds in (42.4, 750, 7500, 900_000)]
+    ['42 s', '12 min', '2 h 05 min', '10.4 days']
+    """
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{seconds / 86400:.1f} days"

@@ -1,9 +1,11 @@
 """The run's outcome: ``results.json`` for programs, a table for people, hparams for TensorBoard."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.files import replace_text
 from lmbench.lightning_internals import num_windows_done
 from lmbench.module import LanguageModelModule
-from lmbench.printing import printable, printing
+from lmbench.printing import printable
+
+log = logging.getLogger(__name__)
 
 
 class Results(L.Callback):
@@ -56,18 +60,16 @@ class Results(L.Callback):
         self._num_epochs, self._num_steps = state_dict["num_epochs"], state_dict["num_steps"]
 
     def teardown(self, trainer, pl_module: Any, stage) -> None:
-        """Writes and shows the results after the test, even if it had no batches.
-
-        Raises:
-            UserError: Stdout cannot be written; the file is there.
-        """
+        """Writes and shows the results after the test, even if it had no batches."""
         if stage != "test" or not trainer.is_global_zero:
             return
         results = self._collect(trainer, pl_module)
         replace_text(self._path, json.dumps(results, indent=2, allow_nan=False) + "\n")
         self._log_hyperparameters(trainer, results)
-        with printing(f" The run has finished: its results are in {self._path}."):
-            Console().print(_table(results))
+        text = StringIO()  # for train.log too, so without colors
+        Console(file=text, width=Console().width).print(_table(results))
+        lines = (line.rstrip() for line in text.getvalue().splitlines())
+        log.info("results.json is written.\n%s", "\n".join(lines))
 
     # Any: Lightning's connectors give a trainer attributes that its class does not declare.
     def _collect(self, trainer: Any, module: LanguageModelModule) -> dict[str, Any]:
@@ -154,7 +156,7 @@ def _table(results: Mapping[str, Any]) -> Table:
         table.add_row(*cells, *([f"{floor[name]:.2f}"] if floor else []))
     caption = [f"{results['num_parameters']:,} parameters"]
     if results["best_epoch"] is not None:
-        caption.append(f"best epoch {results['best_epoch']}")
+        caption.append(f"best after epoch {results['best_epoch'] + 1}")
     caption.append(f"{train['steps']:,} steps")
     if train["tokens_per_second"]:
         caption.append(f"{train['tokens_per_second']:,.0f} tokens/s")
@@ -162,6 +164,6 @@ def _table(results: Mapping[str, Any]) -> Table:
         caption.append(f"{train['seconds'] / 60:.1f} min")
     caption.append(f"peak memory {train['peak_memory_bytes'] / 2**30:.2f} GiB")
     if results["nt_asgd"]["triggered_epoch"] is not None:
-        caption.append(f"averaged SGD after epoch {results['nt_asgd']['triggered_epoch']}")
+        caption.append(f"averaged SGD after epoch {results['nt_asgd']['triggered_epoch'] + 1}")
     table.caption = ", ".join(caption)
     return table

@@ -16,11 +16,12 @@ from lmbench.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")  # Windows lacks the last two
+SIGNALS = tuple(signal.Signals[name] for name in NAMES if hasattr(signal, name))
 
 
 class StopOnSignal(L.Callback):
-    """Ends the run by ``Interrupted`` after SIGINT, SIGTERM or SIGUSR1.
+    """Ends the run by ``Interrupted`` after SIGINT, SIGTERM, SIGUSR1 or SIGHUP.
 
     As a context manager it answers the signals: the first one is noted, a second one ends the
     process at once, with exit code 128 + its number. One that comes when there is nothing left to
@@ -81,7 +82,9 @@ class StopOnSignal(L.Callback):
     def _answer(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():  # Python allows no other
             return {}
-        return {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        ignored = [signum for signum in SIGNALS if signal.getsignal(signum) is signal.SIG_IGN]
+        answered = [signum for signum in SIGNALS if signum not in ignored]  # as nohup wants it
+        return {signum: signal.signal(signum, self._note) for signum in answered}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None:

@@ -36,6 +36,11 @@ class TimeLimit(Timer):
         if not self._limit_seconds > 0:
             raise ValueError(f"max_time must be above zero, not {max_time}")
 
+    @property
+    def share(self) -> float:
+        """How much of the time has passed, from 0 to 1."""
+        return min(1.0, self.time_elapsed() / self._limit_seconds)
+
     def on_fit_start(self, trainer, *args: Any, **kwargs: Any) -> None:
         """Stops nothing yet: Lightning would leave the last epoch uncounted."""
 
@@ -52,8 +57,7 @@ class TimeLimit(Timer):
         """Tells the schedule how much of the time has passed."""
         scheduler = pl_module.lr_schedulers()
         if isinstance(scheduler, PhasedLR):
-            share = min(1.0, self.time_elapsed() / self._limit_seconds)
-            scheduler.progress = trainer.strategy.broadcast(share)
+            scheduler.progress = trainer.strategy.broadcast(self.share)
 
     def on_validation_end(self, trainer, pl_module) -> None:
         """Ends a run whose time was over during the validation, before it takes another step."""

@@ -1,6 +1,7 @@
 """How far an evaluation has come, with the perplexity so far."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,10 @@ def progress_of(phase: str, num_targets: int) -> Iterator[Callable[[int, float],
 
     console = Console(stderr=True)
     hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    both = sys.stdout is not None and sys.stdout.isatty()  # else what is printed is not for it
+    with Progress(
+        *columns, console=console, transient=True, disable=hidden, redirect_stdout=both
+    ) as progress:
         task = progress.add_task(phase, total=num_targets, figures="")
 
         def on_window(num_scored: int, nats: float) -> None:

@@ -57,6 +57,12 @@ def clear_run(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
+def shown(path: Path) -> str:
+    """The path as short as it can be typed: relative to the present folder, where it is in it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def as_override(key: str, path: Path) -> str:
     """``KEY=PATH`` as one types it: quoted for Hydra and for the shell where it must be."""
     text = str(path)

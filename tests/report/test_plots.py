@@ -118,7 +118,7 @@ def test_a_first_epoch_that_is_far_off_does_not_flatten_the_rest(section: Sectio
 def test_the_floor_is_a_grey_line(section: Section):
     axes = curves(section).axes[0]
     (floor,) = [line for line in axes.lines if list(line.get_ydata()) == [100.5, 100.5]]
-    assert (floor.get_color(), floor.get_label()) == (GREY, "floor 100.5")
+    assert (floor.get_color(), floor.get_label()) == (GREY, " floor 100.5")
     marks = [text.get_text().strip() for text in dots(section).axes[0].texts]
     assert "floor" in marks
 

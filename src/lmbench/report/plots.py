@@ -190,7 +190,7 @@ def _draw_curves(
     for axes in (whole, end):
         for mark, text, ppl in references:
             style = "-" if mark == "floor" else ":"
-            axes.axhline(ppl, color=GREY, zorder=1, linewidth=1, linestyle=style, label=text)
+            axes.axhline(ppl, color=GREY, zorder=1, linewidth=1, linestyle=style, label=f" {text}")
         axes.set_ylabel("valid perplexity")
         axes.yaxis.set_major_formatter("{x:.4g}")
         axes.yaxis.set_minor_formatter("{x:.4g}" if axes is whole else "")

@@ -1,6 +1,7 @@
 """``lmbench-compare``: groups runs over seeds, and tells which is better and how surely."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _labelled(text: str) -> tuple[str | None, Path]:
     """``DIR``, or ``NAME=DIR`` if there is no folder that is called so."""
     name, equals, folder = text.partition("=")
-    is_plain = not equals or not name or Path(text).exists()
+    is_plain = not equals or not name or os.path.exists(text)  # noqa: PTH110 - Path's may raise
     return (None, Path(text)) if is_plain else (name, Path(folder))
 
 

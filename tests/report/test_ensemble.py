@@ -65,7 +65,8 @@ def test_perplexities_and_weights_are_those_of_ten_lines(members: list[Path], tm
     titles, rows, _ = table.shown()
     assert titles == ["member", "weight", "valid", "test"]
     assert [row[0] for row in rows] == ["lstm, seed 1", "lstm, seed 2", str(tmp_path / "other")]
-    assert [float(row[1]) for row in rows] == pytest.approx(weights, abs=1e-4)
+    assert [row["weight"].value for row in table.rows] == pytest.approx(weights, abs=1e-4)
+    assert [row[1] for row in rows] == [f"{weight:.3f}" for weight in weights]
     for split in SPLITS:
         assert run.scores[split].ppl == pytest.approx(perplexities[split], rel=1e-6)
         assert run.scores[split].num_tokens == NUM_TARGETS
@@ -78,16 +79,54 @@ def test_it_stands_in_the_tables_and_its_records_are_compared(members: list[Path
     report = compare([(None, tmp_path / "runs")], ensembles=ensembles, output=output)
     (chapter,) = report.chapters
     assert [group.name for group in chapter.section.groups] == ["both seeds", "lstm"]
+    group = chapter.section.groups[0]
     assert chapter.tables[1].title == "Members of both seeds"
     assert chapter.verdict[0].text.startswith("lstm has a perplexity of ")  # nothing to compare
-    assert [one.test_name for one in chapter.over_text] == ["bootstrap"]
+    assert [one.test_name for one in chapter.comparisons] == ["bootstrap"]
     path = output / "both_seeds-test.parquet"
-    assert read_records(path, NUM_TARGETS).unit == "article"
+    assert read_records(path, group.runs[0].scores["test"]).unit == "article"
     nats = pq.read_table(path)["log_probability"].to_numpy()
     perplexity = by_hand((10, 20))[1]["test"]
     assert np.exp(-nats.mean(dtype="f8")) == pytest.approx(perplexity, rel=1e-6)
     lines = (output / "both_seeds-test.txt").read_text().splitlines()
     np.testing.assert_allclose([float(line) for line in lines], np.exp(nats), rtol=1e-6)
+
+
+def test_each_has_a_name_and_files_of_its_own(members: list[Path], tmp_path: Path):
+    """By number where none is given; a name may be one that no file can have."""
+    first, second = ([(None, folder) for folder in members[k:]] for k in (0, 1))
+    runs = [(None, tmp_path / "runs")]
+    output = tmp_path / "compared"
+    (chapter,) = compare(runs, ensembles=[first, second], output=output).chapters
+    assert {"ensemble 1", "ensemble 2"} < {group.name for group in chapter.section.groups}
+    scores = {
+        pq.read_table(output / f"{name}-test.parquet")["log_probability"].to_numpy().mean()
+        for name in ("ensemble_1", "ensemble_2")
+    }
+    assert len(scores) == 2
+    (chapter,) = compare(
+        runs, group_by=["model.name"], ensembles=[first, [("../a/\udcff", members[0]), *second]]
+    ).chapters
+    names = {group.name: len(group.runs) for group in chapter.section.groups}
+    assert names == {"ensemble 1": 1, "../a/\\udcff": 1, "name=lstm": 2}
+    for labels in (("a b", "a_b"), ("a", None)):
+        named = [[(label, members[0]), (None, members[1])] for label in labels]
+        named[1][1] = ("a", members[1])
+        with pytest.raises(UserError, match="An ensemble has one name"):
+            compare(runs, ensembles=named)
+
+
+def test_targets_to_which_no_member_gives_more_than_a_float_holds(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+):
+    run_dirs = []
+    for seed, nats in ((1, [-800.0, -1, -1, -1]), (2, [-801.0, -1, -1, -1])):
+        run_dirs.append(write_run(tmp_path / str(seed), seed=seed))
+        for split in SPLITS:
+            write_evaluation(run_dirs[-1], split=split, log_probabilities=np.array(nats))
+    run, _ = build_ensemble(run_dirs, "x", None)
+    # Both are right about the rest, so that the first has all of the weight.
+    assert run.scores["test"].nll == pytest.approx((800 + 3) / 4, rel=1e-6)
 
 
 def test_its_own_text_can_be_a_member_again(members: list[Path], tmp_path: Path):
@@ -96,10 +135,9 @@ def test_its_own_text_can_be_a_member_again(members: list[Path], tmp_path: Path)
     again.mkdir()
     for split in SPLITS:
         (tmp_path / f"x-{split}.txt").rename(again / f"{split}.txt")
-    first, _ = build_ensemble(members[:2], None, None)
-    second, _ = build_ensemble([*members[:2], again], None, None)
+    first, _ = build_ensemble(members[:2], "x", None)
+    second, _ = build_ensemble([*members[:2], again], "y", None)
     assert second.scores["valid"].ppl <= first.scores["valid"].ppl * (1 + 1e-6)
-    assert second.name == "ensemble of 3"
 
 
 def test_members_that_do_not_belong_together(
@@ -107,7 +145,7 @@ def test_members_that_do_not_belong_together(
 ):
     def refused(*folders: Path) -> str:
         with pytest.raises(UserError) as error:
-            build_ensemble(folders, None, None)
+            build_ensemble(folders, "x", None)
         return str(error.value)
 
     assert "two members or more" in refused(members[0])
@@ -122,16 +160,22 @@ def test_members_that_do_not_belong_together(
         nats = draw(5)[:size]
         write_evaluation(run_dir, split="valid", log_probabilities=nats, **sha256)
         assert f"{run_dir} is of another corpus" in refused(members[0], run_dir)
+    otherwise = write_run(tmp_path / "otherwise", seed=5)
+    write_evaluation(otherwise, split="valid", log_probabilities=draw(5), columns=1)
+    assert "valid was read otherwise" in refused(members[0], otherwise)
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         (None, "cannot be read"),
-        ("0.5\n" * 899, "must have 900 lines, each with a probability above 0; it has 899"),
-        ("0.5\n" * 899 + "0.0\n", "it has 900"),
-        ("0.5\n" * 899 + "nan\n", "it has 900"),
-        ("0.5\n" * 899 + "1.1\n", "it has 900"),
+        (
+            "0.5\n" * 899,
+            "must have 900 lines, each with a probability above 0 and up to 1. It has 899",
+        ),
+        ("0.5\n" * 899 + "0.0\n", "It has 900"),
+        ("0.5\n" * 899 + "nan\n", "It has 900"),
+        ("0.5\n" * 899 + "1.1\n", "It has 900"),
         ("0.5\n" * 899 + "half\n", "is not a list of probabilities"),
     ],
 )
@@ -139,4 +183,4 @@ def test_others_probabilities_that_cannot_be(members: list[Path], text: str | No
     path = members[2] / "test.txt"
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(UserError, match=part):
-        build_ensemble(members, None, None)
+        build_ensemble(members, "x", None)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from lmbench.errors import UserError
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.runs import Skipped, read_runs
 
@@ -136,8 +137,11 @@ def test_groups_by_a_key_alone(tmp_path: Path, write_run: Write):
     runs, _ = read_runs([(None, tmp_path)])
     (section,), (item,) = group_runs(runs, ["model.core.num_layers"])
     found = {group.name: len(group.runs) for group in section.groups}
-    assert found == {"lstm, num_layers=2": 2, "lstm, num_layers=3": 1}
+    assert found == {"num_layers=2": 2, "num_layers=3": 1}
+    assert section.groups[0].unit == "run"
     assert item.path == tmp_path / "3"
+    with pytest.raises(UserError, match=r"--group-by num_layers: no run's config\.yaml has"):
+        group_runs(runs, ["num_layers"])
 
 
 def test_one_window_of_an_epoch_is_not_all_of_it(tmp_path: Path, write_run: Write):

@@ -1,6 +1,7 @@
 import io
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_all_plots_are_whole_pictures(section: Section):
         height, width, _ = imread(io.BytesIO(plot.png)).shape
         assert min(height, width) > 200
         assert ET.fromstring(plot.svg).tag == "{http://www.w3.org/2000/svg}svg"
-        assert "a: 101.50 ± " in plot.alt or "a ends at 152.25" in plot.alt
+        assert "a: 101.50 ± " in plot.alt or plot.alt.endswith(": a, b")
         assert plot.caption
 
 
@@ -77,6 +78,12 @@ def test_the_same_runs_give_the_same_files(section: Section, monkeypatch: pytest
     monkeypatch.setattr("lmbench.report.plots.AXES", {"epochs": "epochs"})
     first, second = draw_plots(section, []), draw_plots(section, [])
     assert [plot.svg for plot in first] == [plot.svg for plot in second]
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend(section: Section):
+    hidden = replace(section.groups[0], name="_a")
+    figure = curves(replace(section, groups=(hidden, *section.groups[1:])))
+    assert " _a" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_a_line_is_the_mean_over_seeds_and_a_band_their_range(section: Section):
@@ -111,7 +118,7 @@ def test_a_first_epoch_that_is_far_off_does_not_flatten_the_rest(section: Sectio
 def test_the_floor_is_a_grey_line(section: Section):
     axes = curves(section).axes[0]
     (floor,) = [line for line in axes.lines if list(line.get_ydata()) == [100.5, 100.5]]
-    assert (floor.get_color(), floor.get_label()) == (GREY, "floor 100.5")
+    assert (floor.get_color(), floor.get_label()) == (GREY, " floor 100.5")
     marks = [text.get_text().strip() for text in dots(section).axes[0].texts]
     assert "floor" in marks
 

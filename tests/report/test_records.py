@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,15 +9,25 @@ import pytest
 
 from lmbench.errors import UserError
 from lmbench.report.records import BLOCK, read_records
+from lmbench.report.runs import Score
 
 Write = Callable[..., Path]
 NATS = -np.random.default_rng(1).gamma(2, 2, 2_500)
 
 
+SCORE = Score(1.0, math.e, 3)
+"""Of the file that :func:`write` writes."""
+
+
+def score_of(nats: np.ndarray) -> Score:
+    nll = -float(nats.mean())
+    return Score(nll, math.exp(nll), len(nats))
+
+
 def test_sums_over_articles_are_those_of_a_plain_loop(tmp_path: Path, write_evaluation: Write):
     articles = np.repeat([0, 2, 3], [700, 1, 1799])
     path = write_evaluation(tmp_path, log_probabilities=NATS, articles=articles)
-    records = read_records(path.with_suffix(".parquet"), 2_500)
+    records = read_records(path.with_suffix(".parquet"), score_of(NATS))
     assert records.unit == "article"
     assert records.num_tokens.tolist() == [700, 1, 1799]
     for article, found in zip((0, 2, 3), records.sums, strict=True):
@@ -30,7 +41,7 @@ def test_blocks_of_a_thousand_tokens_where_there_are_no_articles(
     tmp_path: Path, write_evaluation: Write
 ):
     path = write_evaluation(tmp_path, log_probabilities=NATS)
-    records = read_records(path.with_suffix(".parquet"), 2_500)
+    records = read_records(path.with_suffix(".parquet"), score_of(NATS))
     assert records.unit == "block"
     assert records.num_tokens.tolist() == [BLOCK, BLOCK, 500]
     assert records.sums[2] == pytest.approx(NATS[2_000:].astype(np.float32).sum(dtype="f8"))
@@ -45,7 +56,7 @@ def test_the_text_is_what_was_scored_not_how_well(tmp_path: Path, write_evaluati
         ("d", NATS[:-1], None),
     ):
         path = write_evaluation(tmp_path, name, log_probabilities=nats, articles=articles)
-        texts.append(read_records(path.with_suffix(".parquet"), len(nats)).text)
+        texts.append(read_records(path.with_suffix(".parquet"), score_of(nats)).text)
     assert texts[0] == texts[1]
     assert len(set(texts)) == 3
 
@@ -62,7 +73,20 @@ def write(path: Path, **changes: pa.Array | None) -> Path:
 
 
 def test_the_file_of_the_tests_below_is_whole(tmp_path: Path):
-    assert read_records(write(tmp_path / "x.parquet"), 3).sums.tolist() == [-3.0, 0.0]
+    assert read_records(write(tmp_path / "x.parquet"), SCORE).sums.tolist() == [
+        -3.0,
+        0.0,
+    ]
+
+
+@pytest.mark.parametrize("factor", [0.95, 1.0001])
+def test_records_of_another_evaluation(tmp_path: Path, write_evaluation: Write, factor: float):
+    """Its mean may be above the score's by as much as the published code's divisor makes it."""
+    path = write_evaluation(tmp_path, log_probabilities=NATS).with_suffix(".parquet")
+    for allowed in (1.0, 2_500 / 2_510):
+        read_records(path, score_of(allowed * NATS))
+    with pytest.raises(UserError, match=r"its mean is .* nats, not "):
+        read_records(path, score_of(factor * NATS))
 
 
 @pytest.mark.parametrize(
@@ -83,15 +107,15 @@ def test_the_file_of_the_tests_below_is_whole(tmp_path: Path):
 def test_damaged_records_are_named(tmp_path: Path, changes: dict, part: str):
     path = write(tmp_path / "x.parquet", **changes)
     with pytest.raises(UserError, match=rf"x\.parquet is damaged: .*{part}.*Make it again"):
-        read_records(path, 3)
+        read_records(path, SCORE)
 
 
 def test_other_files(tmp_path: Path):
     path = write(tmp_path / "x.parquet")
     with pytest.raises(UserError, match="it has 3 rows, not 4"):
-        read_records(path, 4)
+        read_records(path, Score(1.0, math.e, 4))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"x\.parquet is damaged"):
-        read_records(path, 3)
+        read_records(path, SCORE)
     with pytest.raises(UserError, match=r"y\.parquet is damaged"):
-        read_records(tmp_path / "y.parquet", 3)
+        read_records(tmp_path / "y.parquet", SCORE)

@@ -99,6 +99,8 @@ def test_evaluations_are_read_with_their_records(
         ({"weights_sha256": []}, "2", "damaged"),
         ({"split": "valid"}, None, "another split"),
         ({"ppl": 0.5}, None, "0.5 is not the perplexity"),
+        ({"nll": 900.0}, None, "54 is not the perplexity of 900 nats"),
+        ({"nll": math.inf}, None, "54 is not the perplexity of inf nats"),
         ({"evaluation": {"cache": [1]}}, None, "damaged"),
     ],
 )
@@ -126,6 +128,8 @@ def damage(run_dir: Path, name: str, content: str | None) -> None:
         ("results.json", '{"model": "lstm"}', "results.json is damaged: KeyError 'data'"),
         ("config.yaml", None, "config.yaml cannot be read: No such file"),
         ("config.yaml", "a: [", "config.yaml is damaged"),
+        ("config.yaml", "{}", "config.yaml is empty"),
+        ("config.yaml", "{a: " * 600 + "1" + "}" * 600, "recursion"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_does_not_lose_the_others(
@@ -373,6 +377,13 @@ def test_damaged_curves_are_named(
     (item,) = read_run(run_dir).skipped
     assert f"{path} is damaged" in item.reason
     assert part in item.reason
+
+
+def test_a_damaged_timing_costs_the_curve_and_not_the_run(tmp_path: Path, write_run: Write):
+    run_dir = write_run(tmp_path / "run")
+    (run_dir / "timing.csv").write_text("train/seconds\n1.0\n")
+    (item,) = read_run(run_dir).skipped
+    assert "timing.csv is damaged: KeyError 'step'" in item.reason
 
 
 TOKENS = (b"null", b"[]", b"-1", b"1e999", b"NaN", b"\x00", b"\xff", b"${a}", b"*a", b"<<: ", b'"')

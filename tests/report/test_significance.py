@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmbench.report.groups import Section
+from lmbench.report.groups import Section, group_runs
+from lmbench.report.runs import read_runs
 from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
 from lmbench.report.statistics import NUM_RESAMPLES, SEED
 
@@ -96,6 +97,37 @@ def test_finetuned_runs_are_paired_with_those_they_started_from(
             expected = stats.ttest_rel(nats[second], nats[first])
         assert comparison.test.p == pytest.approx(expected.pvalue, rel=1e-6)
         assert comparison.num_seeds == (3, 3 if second else 2)
+
+
+def test_runs_of_one_config_and_seed_are_paired_whatever_they_are_called(
+    tmp_path: Path, write_run: Write
+):
+    tests = {"old": [100.0, 120.0, 140.0], "new": [99.0, 118.0, 139.0]}
+    for name, ppls in tests.items():
+        for seed, ppl in enumerate(ppls, start=1):
+            write_run(tmp_path / name / str(seed), seed=seed, valid=ppl, test=ppl)
+    (section,), _ = group_runs(read_runs([(name, tmp_path / name) for name in tests])[0])
+    (comparison,) = compare_over_seeds(section, "test")
+    assert comparison.test_name == "paired t"
+    expected = stats.ttest_rel(np.log(tests["old"]), np.log(tests["new"]))
+    assert comparison.test.p == pytest.approx(expected.pvalue, rel=1e-6)
+
+
+def test_runs_that_go_back_to_the_same_weights_are_one_value(tmp_path: Path, write_run: Write):
+    """Two seeds, each finetuned, all in one group by its key, beside three runs of another."""
+    for seed in (1, 2):
+        write_run(tmp_path / f"p{seed}", seed=seed, test=100.0 + seed)
+        config = {"init_from": f"p{seed}"}
+        write_run(tmp_path / f"f{seed}", seed=seed, test=90.0 + seed, config=config)
+    for seed in (1, 2, 3):
+        config = {"optimizer.lr": 9}
+        write_run(tmp_path / f"o{seed}", seed=seed, valid=200, test=120.0 + seed, config=config)
+    (section,), _ = group_runs(read_runs([(None, tmp_path)])[0], ["optimizer.lr"])
+    (comparison,) = compare_over_seeds(section, "test")
+    assert comparison.num_seeds == (2, 3)
+    nats = [np.log([(100.0 + seed), (90.0 + seed)]).mean() for seed in (1, 2)]
+    expected = np.log([121, 122, 123]).mean() - np.mean(nats)
+    assert comparison.test.difference == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("starts", [("p1", "p2", "p3"), ("q1", "q2", "q3"), ("p1", "q2", "q3")])

@@ -51,6 +51,13 @@ def test_means_over_seeds_and_what_comes_next(
     assert not err
 
 
+def test_of_a_sweep_whose_jobs_all_failed_their_errors_are_enough(
+    tmp_path: Path, job: Callable, capsys: pytest.CaptureFixture[str]
+):
+    job("a", is_done=False)
+    assert shown(tmp_path, capsys) == ("", "")
+
+
 def test_damage_is_named(tmp_path: Path, job: Callable, capsys: pytest.CaptureFixture[str]):
     (job("a-1") / "results.json").write_text('{"val": null}')
     out, err = shown(tmp_path, capsys)

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ ROWS = [
         "hidden": Cell(None),
     },
 ]
+ESTIMATE = ("ppl_mean", "ppl_half_width", "ppl_num_values")
 TABLE = Table("Ti_tle", ROWS, ["A note."])
 
 
@@ -63,9 +65,9 @@ def test_what_is_shown_and_what_is_not():
 
 def test_all_digits_in_csv():
     first, second = rows_of(csv_text([TABLE]))
-    assert list(first) == ["name", "ppl_mean", "ppl_half_width", "empty", "wide", "hidden"]
-    assert [first[key] for key in list(first)[1:3]] == ["1234.5", "0.25"]
-    assert first["hidden"] == "0.1"
+    assert list(first) == ["name", *ESTIMATE, "empty", "wide", "hidden"]
+    assert [first[key] for key in ESTIMATE] == ["1234.5", "0.25", "3"]
+    assert (first["wide"], first["hidden"]) == ("7", "0.1")
     assert (second["ppl_half_width"], second["hidden"]) == ("", "")
 
 
@@ -95,13 +97,29 @@ def test_latex_escapes_what_commands_it():
     assert r"\caption{Ti tle}" in text
 
 
-def test_the_terminal_shows_brackets_as_they_are_and_fits(section: Section):
+def test_the_terminal_shows_brackets_as_they_are_and_obeys_none():
     console = Console(width=80, file=io.StringIO(), record=True)
-    print_table(TABLE, console)
-    print_table(group_table(section), console)
-    lines = console.export_text().splitlines()
-    assert "[d](e)" in "".join(lines)
-    assert max(map(len, lines)) <= 80
+    print_table(replace(TABLE, title="\x1b[2J", notes=["\x1b[31m"]), console)
+    text = console.export_text()
+    assert "[d](e)" in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_terminal_loses_no_figure(width: int):
+    """Columns that do not fit stand below, after the names once more."""
+    rows = [
+        {"name": Cell(name, "name")}
+        | {f"c{k}": Cell(f"{name}{k} ± 1.23", f"c{k}") for k in range(9)}
+        for name in ("first", "second")
+    ]
+    console = Console(width=width, file=io.StringIO(), record=True)
+    print_table(Table("", rows), console)
+    text = console.export_text()
+    for row in rows:
+        for cell in row.values():
+            assert f" {cell.value} " in text
+    assert text.count(" first ") > 1
 
 
 def test_perplexities_for_people():
@@ -127,6 +145,8 @@ def test_groups_with_their_means_and_notes(section: Section):
         "Perplexity floor, valid / test: 101.50 / 99.25.",
         "cache, test: 2 of 3 seeds of lstm.",
     ]
+    del section.groups[0].runs[0].scores["test"]
+    assert "test: 2 of 3 seeds of lstm." in group_table(section).notes
     first, second = rows_of(csv_text([table]))
     assert float(first["valid_ppl_mean"]) == 122.0
     assert float(first["valid_ppl_half_width"]) == pytest.approx(6.5724, abs=1e-4)

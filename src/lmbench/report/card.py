@@ -12,15 +12,6 @@ RECIPE = ("name", "seed", "data", "model", "batching", "loss", "optimizer", "sch
 RECIPE += ("callbacks", "evaluation", "float32_matmul_precision")
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
-DATA_SETS = {
-    "wikitext2": "WikiText-2 (Merity et al. 2016, arXiv 1609.07843): good and featured articles of "
-    "the English Wikipedia, under the Creative Commons licence with share-alike (CC BY-SA).",
-    "penn_treebank": "The Penn Treebank as Mikolov et al. 2010 prepared it: Wall Street Journal "
-    "text of 1989. Its text is licensed by the Linguistic Data Consortium, and not free.",
-    "synthetic": "lmbench's embedded corpus: text drawn from a hidden Markov grammar. Its words "
-    "are numbered, and mean nothing; it serves to calibrate models.",
-    "text": "A text of the user's own. They know what may be done with it, and with the model.",
-}
 
 
 def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) -> tuple[str, str]:
@@ -89,15 +80,9 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
             config=config,
             results=results,
             scores=scores,
-            protocol=run.protocol,
-            tuned=[
-                of
-                for (of, split), one in run.evaluations.items()
-                if one.is_tuned and split == "valid"
-            ],
+            run=run,
             targets=targets,
             foreign=[target for target in targets if not target.startswith("lmbench.")],
-            about_data=DATA_SETS.get(name, DATA_SETS["text"]),
             recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         )
     except (UndefinedError, TypeError, ValueError) as error:

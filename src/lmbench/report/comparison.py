@@ -4,10 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmbench.report.ensemble import build_ensemble
+from lmbench.errors import UserError
+from lmbench.printing import printable
+from lmbench.report.ensemble import build_ensemble, file_stem
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import CORPUS, Published, published_table
-from lmbench.report.runs import Skipped, read_runs
+from lmbench.report.runs import Run, Skipped, read_runs
 from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
 from lmbench.report.tables import Table, group_table
 from lmbench.report.verdict import Sentence, verdict
@@ -19,8 +21,7 @@ class Chapter:
 
     Attributes:
         section: The groups of these runs.
-        over_text: Comparisons for this text.
-        over_seeds: Comparisons for other seeds.
+        comparisons: All tests, over the text and over seeds.
         verdict: What it says.
         tables: The groups; members of ensembles; what others have published.
         published: Results of others on this corpus.
@@ -28,8 +29,7 @@ class Chapter:
     """
 
     section: Section
-    over_text: Sequence[Comparison]
-    over_seeds: Sequence[Comparison]
+    comparisons: Sequence[Comparison]
     verdict: Sequence[Sentence]
     tables: Sequence[Table]
     published: Sequence[Published]
@@ -67,37 +67,34 @@ def compare(
         split: "test" or "valid", for the tests of significance.
         group_by: See :func:`~lmbench.report.groups.group_runs`.
         published: Results to set beside those on the corpus that they belong to.
-        ensembles: The members of each; an ensemble is called what the first of them is.
+        ensembles: The members of each; an ensemble is called what one of them is.
         output: Where the records of ensembles go; None for nowhere.
 
     Raises:
-        UserError: There is no finished run; or members cannot be one ensemble.
+        UserError: There is no finished run; members cannot be one ensemble; or two have one name.
     """
     runs, skipped = read_runs(paths)
-    built = [build_ensemble([x for _, x in of], of[0][0], output) for of in ensembles]
-    runs += [run for run, _ in built]
+    built: dict[str, tuple[Run, Table]] = {}
+    for number, members in enumerate(ensembles, start=1):
+        named = [printable(name) for name, _ in members if name] or [f"ensemble {number}"]
+        if len(named) > 1 or file_stem(named[0]) in built:
+            raise UserError(f"An ensemble has one name, and no other has the same: {named[-1]}.")
+        folders = [folder for _, folder in members]
+        built[file_stem(named[0])] = build_ensemble(folders, named[0], output)
+    runs += [run for run, _ in built.values()]
     sections, repeated = group_runs(runs, group_by)
     skipped += repeated
     chapters = []
     for section in sections:
         over_text, unusable = compare_over_text(section, split)
         skipped += unusable
-        over_seeds = compare_over_seeds(section, split)
+        comparisons = [*over_text, *compare_over_seeds(section, split)]
         corpus = f"{section.corpus.name[:30]}_{section.corpus.sha256[:8]}"
-        plain = "".join(x if x.isascii() and x.isalnum() else "_" for x in corpus)
         of_corpus = published if section.corpus.name == CORPUS else ()
         tables = [group_table(section)]
-        tables += [members for run, members in built if run.corpus == section.corpus]
+        tables += [members for run, members in built.values() if run.corpus == section.corpus]
         tables += [published_table(of_corpus)] if of_corpus else []
-        chapters.append(
-            Chapter(
-                section,
-                over_text,
-                over_seeds,
-                verdict(section, over_text, over_seeds, split),
-                tables,
-                of_corpus,
-                f"_{plain}" if len(sections) > 1 else "",
-            )
-        )
+        said = verdict(section, comparisons, split)
+        suffix = f"_{file_stem(corpus)}" if len(sections) > 1 else ""
+        chapters.append(Chapter(section, comparisons, said, tables, of_corpus, suffix))
     return Report(chapters, skipped, split)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmbench.errors import UserError
 from lmbench.printing import printable
 from lmbench.report.runs import Corpus, Evaluation, Run, Skipped
 from lmbench.report.statistics import Estimate, estimate
@@ -26,12 +27,14 @@ class Group:
         runs: Its runs, by seed.
         origins: For each of them, what its weights go back to, through all runs that are compared:
             a config and its seed. Runs of several groups may have the same.
+        unit: What they differ in: "seed", or "run" where they were grouped by a key.
     """
 
     number: int
     name: str
     runs: tuple[Run, ...]
     origins: tuple[Hashable, ...]
+    unit: str = "seed"
 
     def perplexity(self, split: str, evaluation: str | None = None) -> Estimate | None:
         """Mean over its seeds.
@@ -104,14 +107,20 @@ def group_runs(
 
     Returns:
         The sections, and the runs that repeat a seed or start from the same weights.
+
+    Raises:
+        UserError: No run has one of the keys.
     """
+    for key in group_by:
+        if not any(key in run.config for run in runs):
+            raise UserError(f"--group-by {key}: no run's config.yaml has this key.")
     places = {run.run_dir.resolve().parts: run for run in runs}
     corpora: dict[Corpus, dict[Hashable, dict[Hashable, Run]]] = {}
     skipped = []
     for run in runs:
         lineage = _lineage(run, places)
-        kind, origin = _kind(lineage), _origin(lineage)
-        if group_by:
+        kind, origin = (run.name, _kind(lineage)), _origin(lineage)
+        if group_by and run.model != "ensemble":
             origin = (kind, origin)
             kind = (*(run.config.get(key, NOT_SET) for key in group_by), run.protocol)
         group = corpora.setdefault(run.corpus, {}).setdefault(kind, {})
@@ -137,13 +146,13 @@ def _lineage(run: Run, places: Mapping[tuple[str, ...], Run]) -> list[Run]:
 
 
 def _kind(lineage: Sequence[Run]) -> Hashable:
-    """All that the first run's numbers follow from, but for the seed; and its name."""
+    """All that the first run's numbers follow from, but for the seed."""
     kinds = []
     for run in lineage:
         settings = _settings(run)
         if run is not lineage[-1]:  # the path is not what matters
             del settings["init_from"]
-        kinds.append((run.name, run.protocol, frozenset(settings.items())))
+        kinds.append((run.protocol, frozenset(settings.items())))
     return tuple(kinds)
 
 
@@ -185,16 +194,17 @@ def _section(
     if group_by:
         configs = [{key: group[0].config.get(key) for key in group_by} for group in members]
     differences = differing_values(configs)
-    names = _names([group[0].name for group in members], differences)
-    groups = [
-        Group(
-            number,
-            name,
-            group,
-            tuple((_kind(of[-1:]), _origin(of)) for of in (_lineage(r, places) for r in group)),
-        )
-        for number, (group, name) in enumerate(zip(members, names, strict=True), start=1)
-    ]
+    names = [group[0].name for group in members]
+    for index, (run, *_) in enumerate(members):
+        if group_by and run.model != "ensemble":
+            values = [(k.rpartition(".")[2], _text(run.config.get(k, NOT_SET))) for k in group_by]
+            names[index] = ", ".join(map("=".join, values))
+    names = _names(names, {} if group_by else differences)
+    unit, groups = "run" if group_by else "seed", []
+    for number, (name, runs) in enumerate(zip(names, members, strict=True), start=1):
+        lineages = [_lineage(run, places) for run in runs]
+        origins = tuple((_kind(lineage[-1:]), _origin(lineage)) for lineage in lineages)
+        groups.append(Group(number, name, runs, origins, unit))
     return Section(corpus, tuple(groups), differences)
 
 
@@ -248,21 +258,14 @@ def telling_keys(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     def unreadable(key: str) -> tuple[bool, bool, bool, int, str]:
         return key.endswith("_target_"), "[" in key, NOT_SET in columns[key], len(key), key
 
-    def parts(kinds: Iterable[tuple[int, ...]]) -> int:
-        return len(set(zip(*kinds, strict=True)))
+    def parts(keys: Sequence[str]) -> int:
+        return len(set(zip(*(columns[key] for key in keys), strict=True)))
 
-    candidates: dict[tuple[int, ...], str] = {}  # one key of those that part the configs alike
-    for key in sorted(columns, key=unreadable):
-        kinds = tuple(map(columns[key].index, columns[key]))
-        if any(kinds):
-            candidates.setdefault(kinds, key)
-    if not candidates:
-        return ()
-    most = parts(candidates)
-    greedy: list[tuple[int, ...]] = []
-    while not greedy or parts(greedy) < most:
-        greedy.append(max(candidates, key=lambda kinds: parts([*greedy, kinds])))
-    return tuple(candidates[kinds] for kinds in greedy)
+    candidates = sorted(columns, key=unreadable)
+    found: list[str] = []
+    while parts(found) < parts(candidates) > 1:
+        found.append(max(candidates, key=lambda key: parts([*found, key])))
+    return tuple(found)
 
 
 def _text(value: Any) -> str:

@@ -40,7 +40,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     plots = {chapter.suffix: draw_plots(chapter.section, chapter.published) for chapter in chapters}
     tables = [table for chapter in chapters for table in chapter.tables]
     skipped = [skipped_table(report.skipped)] if report.skipped else []
-    pairs = (pair_table("", [*c.over_text, *c.over_seeds], report.split) for c in chapters)
+    pairs = (pair_table("", chapter.comparisons, report.split) for chapter in chapters)
     texts = {
         "index.html": render_page(report, plots),
         "table.md": "\n".join(markdown(table) for table in [*tables, *skipped]),
@@ -89,16 +89,14 @@ def render_page(report: Report, plots: Mapping[str, Sequence[Plot]]) -> str:
 
 def _chapter(chapter: Chapter, plots: Sequence[Plot], split: str) -> dict[str, Any]:
     section = chapter.section
-    pairs = (("other text of this kind", chapter.over_text), ("other seeds", chapter.over_seeds))
+    over_seeds = [one for one in chapter.comparisons if one.evaluation is None]
+    over_text = [one for one in chapter.comparisons if one.evaluation is not None]
+    pairs = (("other text of this kind", over_text), ("other seeds", over_seeds))
     return {
-        "name": section.corpus.name,
-        "sha256": section.corpus.sha256,
+        "corpus": section.corpus,
         "verdict": chapter.verdict,
         "tables": chapter.tables,
-        "plots": [
-            {"data": b64encode(plot.svg).decode(), "alt": plot.alt, "caption": plot.caption}
-            for plot in plots
-        ],
+        "plots": [(b64encode(plot.svg).decode(), plot.alt, plot.caption) for plot in plots],
         "matrix": difference_matrix(chapter),
         "pairs": [
             pair_table(f"Would they differ on {what}?", of, split) for what, of in pairs if of
@@ -116,7 +114,7 @@ def difference_matrix(chapter: Chapter) -> list[tuple[str, list[dict[str, str]]]
         untested) and ``title``, what the tests say. Empty where nothing was tested.
     """
     tests: dict[tuple[Group, Group], list[Comparison]] = {}
-    for one in (*chapter.over_seeds, *chapter.over_text):
+    for one in sorted(chapter.comparisons, key=lambda one: one.evaluation is not None):
         if one.evaluation in (None, *OWN_PREDICTIONS):
             tests.setdefault((one.first, one.second), []).append(one)
     named = {group for pair in tests for group in pair}

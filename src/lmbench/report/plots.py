@@ -5,7 +5,6 @@ import math
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from lmbench.report.groups import Group, Section
 from lmbench.report.literature import Published
 from lmbench.report.runs import Curve
 from lmbench.report.statistics import Estimate
-from lmbench.report.tables import estimate_text, perplexity_text
+from lmbench.report.tables import estimate_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,11 +61,8 @@ def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
     import matplotlib as mpl
 
     groups = section.groups[:MOST_GROUPS]
-    more = (
-        f" Only the first {MOST_GROUPS} groups are drawn."
-        if len(section.groups) > MOST_GROUPS
-        else ""
-    )
+    is_cut = len(section.groups) > MOST_GROUPS
+    more = f" Only the first {MOST_GROUPS} groups are drawn." if is_cut else ""
     corpus, plots = section.corpus.name, []
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a box stands for it
@@ -82,10 +78,7 @@ def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
             if not curves:
                 continue
             figure = _draw_curves(curves, quantity, _references(section, published, "valid"))
-            ends = {
-                g.name: fmean(curve.perplexities[-1] for curve in of) for g, of in curves.items()
-            }
-            said = "; ".join(f"{name} ends at {perplexity_text(x)}" for name, x in ends.items())
+            said = ", ".join(group.name for group in curves)
             caption = (
                 f"Valid perplexity against {words}, the whole and its end: mean over seeds, and "
                 "from the lowest seed to the highest. What is far above the rest is cut off."
@@ -197,7 +190,7 @@ def _draw_curves(
     for axes in (whole, end):
         for mark, text, ppl in references:
             style = "-" if mark == "floor" else ":"
-            axes.axhline(ppl, color=GREY, zorder=1, linewidth=1, linestyle=style, label=text)
+            axes.axhline(ppl, color=GREY, zorder=1, linewidth=1, linestyle=style, label=f" {text}")
         axes.set_ylabel("valid perplexity")
         axes.yaxis.set_major_formatter("{x:.4g}")
         axes.yaxis.set_minor_formatter("{x:.4g}" if axes is whole else "")
@@ -218,7 +211,10 @@ def _draw_group(
     color, x = _color(group), xs.mean(axis=0)
     dash = _DASHES[(group.number - 1) // len(_COLORS) % len(_DASHES)]
     marker = "." if length < 40 else ""
-    axes.plot(x, ys.mean(axis=0), color=color, linestyle=dash, marker=marker, label=group.name)
+    # The space: matplotlib keeps a label that begins with "_" to itself.
+    axes.plot(
+        x, ys.mean(axis=0), color=color, linestyle=dash, marker=marker, label=f" {group.name}"
+    )
     if len(ys) > 1:
         axes.fill_between(x, ys.min(axis=0), ys.max(axis=0), color=color, alpha=0.2, linewidth=0)
     for curve in curves:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lmbench.errors import UserError
+from lmbench.report.runs import Score
 
 BLOCK = 1_000
 """Tokens in a block of a text without articles."""
@@ -35,19 +36,20 @@ class Records:
     num_tokens: np.ndarray
 
 
-def read_columns(path: Path, num_tokens: int) -> dict[str, np.ndarray]:
+def read_columns(path: Path, score: Score) -> dict[str, np.ndarray]:
     """The columns of an ``evaluation-NAME-SPLIT.parquet``, without ``article`` if it is empty.
 
     Args:
         path: The file.
-        num_tokens: Targets that the evaluation scored; the file has a row for each.
+        score: What the evaluation found.
 
     Raises:
-        UserError: The file is damaged, or holds something else.
+        UserError: The file is damaged, holds something else, or is of another evaluation.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    num_tokens = score.num_tokens
     try:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows != num_tokens or not num_tokens:
@@ -66,6 +68,10 @@ def read_columns(path: Path, num_tokens: int) -> dict[str, np.ndarray]:
         nats = columns["log_probability"]
         if not (np.isfinite(nats) & (nats <= 0)).all():
             raise ValueError("log_probability is not finite, or above 0")
+        nll = -nats.mean(dtype=np.float64)
+        # The divisor of awd-lstm-lm is up to 10 larger than the number of targets.
+        if not -1e-5 * nll <= nll - score.nll <= (1e-5 + 10 / num_tokens) * nll:
+            raise ValueError(f"its mean is {nll:.6f} nats, not {score.nll:.6f}")
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise UserError(
             f"{path} is damaged: {error}. Make it again with lmbench-evaluate."
@@ -73,9 +79,9 @@ def read_columns(path: Path, num_tokens: int) -> dict[str, np.ndarray]:
     return columns
 
 
-def read_records(path: Path, num_tokens: int) -> Records:
+def read_records(path: Path, score: Score) -> Records:
     """The same as sums over articles."""
-    columns = read_columns(path, num_tokens)
+    columns = read_columns(path, score)
     unit = "article" if "article" in columns else "block"
     of_token = columns.get("article", (columns["position"] - 1) // BLOCK)
     digest = hashlib.sha256(unit.encode())

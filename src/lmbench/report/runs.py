@@ -153,7 +153,7 @@ def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list
         try:
             runs.append(read_run(run_dir, name))
             skipped += runs[-1].skipped
-        except (UserError, OSError) as error:
+        except (UserError, OSError, RecursionError) as error:
             skipped.append(Skipped(run_dir, str(error)))
     if not runs:
         reasons = " ".join(f"{item.path}: {item.reason}" for item in skipped[:3])
@@ -214,12 +214,15 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
     if not path.exists():
         how = printable(as_override("resume", run_dir))
         raise UserError(f"Did not finish: it has no results.json. To resume: lmbench-train {how}")
-    config, results, skipped = flatten(read_yaml(run_dir / "config.yaml")), read_json(path), []
+    config = {printable(k): x for k, x in flatten(read_yaml(run_dir / "config.yaml")).items()}
+    results, skipped = read_json(path), []
+    if not config:
+        raise UserError(f"{run_dir / 'config.yaml'} is empty. Copy it again.")
 
     def unless_damaged(read: Callable[..., Any], path: Path, *args: Any) -> Any:
         try:
             return read(path, *args)
-        except (UserError, OSError) as error:
+        except (UserError, OSError, RecursionError) as error:
             skipped.append(Skipped(path, f"The run counts without this file. {error}"))
             return None
 
@@ -236,7 +239,8 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
             for split, score in scores.items()
             if score.num_tokens < 0.98 * num_tokens.get(split, 0)
         ]
-        floor = {split: float(ppl) for split, ppl in (data.get("perplexity_floor") or {}).items()}
+        floors = data.get("perplexity_floor") or {}
+        floor = {split: float(floors[split]) for split in SPLITS if split in floors}
         evaluations = {
             (printable(match[1]), match[2]): unless_damaged(
                 _read_evaluation, file, match[2], results
@@ -319,17 +323,12 @@ def protocol_text(values: Mapping[str, Any]) -> str:
 def _read_curve(path: Path, results: Mapping[str, Any]) -> Curve:
     timing = path.with_name("timing.csv")
     rows = [row for row in _rows(path) if row.get("val/ppl")]
-    seconds = {
-        row["step"]: row["train/seconds"]
-        for row in (_rows(timing) if timing.exists() else ())
-        if row.get("train/seconds")
-    }
+    timed = _rows(timing) if timing.exists() else []
+    with _damage_named(timing):
+        seconds = {row["step"]: row["train/seconds"] for row in timed if row.get("train/seconds")}
     with _damage_named(path):
-        num_epochs, epochs = (
-            float(results["train"]["epochs"]),
-            [int(row["epoch"]) for row in rows],
-        )
-        if not rows:
+        num_epochs, epochs = float(results["train"]["epochs"]), [int(row["epoch"]) for row in rows]
+        if not rows or not math.isfinite(num_epochs):
             raise ValueError("it holds no validation")
         perplexities = [float(row["val/ppl"]) for row in rows]
         switch = (results.get("nt_asgd") or {}).get("triggered_epoch")
@@ -357,6 +356,8 @@ def _score(values: Mapping[str, Any]) -> Score:
     score = Score(float(values["nll"]), float(values["ppl"]), int(values["num_tokens"]))
     if not (score.nll >= 0 and 1 <= score.ppl <= LARGEST_PERPLEXITY):
         raise ValueError(f"{score.ppl:g} is not the perplexity of a run, unless one that diverged")
+    if abs(math.log(score.ppl) - score.nll) > 0.01:
+        raise ValueError(f"{score.ppl:g} is not the perplexity of {score.nll:g} nats")
     return score
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 
@@ -99,12 +100,12 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
 
 
 def _nats(group: Group, split: str) -> dict[Hashable, float]:
-    """Per token, of the runs that were scored, by what their weights go back to."""
-    return {
-        origin: run.scores[split].nll
-        for origin, run in zip(group.origins, group.runs, strict=True)
-        if split in run.scores
-    }
+    """Per token, of the runs that were scored, by what their weights go back to: means of these."""
+    nats: dict[Hashable, list[float]] = {}
+    for origin, run in zip(group.origins, group.runs, strict=True):
+        if split in run.scores:
+            nats.setdefault(origin, []).append(run.scores[split].nll)
+    return {origin: fmean(values) for origin, values in nats.items()}
 
 
 def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], list[Skipped]]:
@@ -145,7 +146,7 @@ def _records(group: Group, name: str, split: str, skipped: list[Skipped]) -> Ite
         if path is None:
             continue
         try:
-            records = read_records(path, evaluation.score.num_tokens)
+            records = read_records(path, evaluation.score)
             text = text or records.text
             if records.text != text:
                 raise UserError("Its tokens are not those of the other seeds' records.")

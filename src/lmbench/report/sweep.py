@@ -33,19 +33,15 @@ def _show(sweep_dir: Path) -> None:
 
 
 def show_sweep(sweep_dir: Path) -> None:
-    """Prints the runs of a sweep as :func:`~lmbench.compare.main` does, in short.
-
-    Raises:
-        UserError: No run has finished.
-    """
+    """Prints the runs of a sweep as :func:`~lmbench.compare.main` does, in short."""
     from rich.console import Console
 
     from lmbench.report.groups import group_runs
     from lmbench.report.runs import read_runs
     from lmbench.report.tables import group_table, print_table
 
-    if not any(sweep_dir.glob("*/.hydra")):
-        return
+    if not any(sweep_dir.glob("*/results.json")):
+        return  # the jobs have told why
     runs, skipped = read_runs([(None, sweep_dir)])
     for section in group_runs(runs)[0]:
         print_table(group_table(section), Console())

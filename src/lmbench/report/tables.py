@@ -4,10 +4,13 @@ A column is added here, to a group's row or a run's, and is then in the terminal
 in the Markdown, LaTeX and CSV files.
 """
 
+import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -72,16 +75,15 @@ class Table:
 
 
 def csv_text(tables: Iterable[Table]) -> str:
-    """All digits of the rows of tables, as one CSV file; an estimate has two columns.
+    """All digits of the rows of tables, as one CSV file; an estimate has three columns.
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    import pandas as pd
 
     def values(row: Row) -> Iterator[tuple[str, Any]]:
         for key, (value, *_) in row.items():
             if isinstance(value, Estimate):
-                yield from ((f"{key}_mean", value.mean), (f"{key}_half_width", value.half_width))
+                yield from zip((f"{key}_{of}" for of in value._fields), value, strict=True)
             else:
                 yield key, value
 
@@ -89,9 +91,12 @@ def csv_text(tables: Iterable[Table]) -> str:
         is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t"))
         return f"'{value}" if is_formula else value
 
-    rows = [dict(values(row)) for table in tables for row in table.rows]
-    frame = pd.DataFrame(rows, dtype=object).rename(columns=as_text).map(as_text)
-    return frame.to_csv(index=False, lineterminator="\n")
+    rows = [{as_text(k): as_text(x) for k, x in values(row)} for of in tables for row in of.rows]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, dict.fromkeys(chain(*rows)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def markdown(table: Table) -> str:
@@ -121,21 +126,31 @@ def latex(table: Table) -> str:
 
 
 def print_table(table: Table, console: "Console") -> None:
-    """Prints the table in the terminal, with its notes."""
+    """Prints the table in the terminal, with its notes; below each other what is too wide."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
     titles, rows, numbers = table.shown(narrow=True)
-    shown = RichTable(title=Text(table.title), title_justify="left")
-    for index, (title, is_number) in enumerate(zip(titles, numbers, strict=True)):
-        longest = max((len(row[index]) for row in rows), default=0)
-        how: Any = {"justify": "right"} if is_number else {"overflow": "fold"}
-        shown.add_column(Text(title), min_width=min(longest, 18), **how)
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
+    columns = list(zip(titles, *rows, strict=True))
+    widths = [
+        min(max(map(len, column)), 40 if index else 24) for index, column in enumerate(columns)
+    ]
+    parts: list[list[int]] = [[]]
+    for index in range(len(titles)):
+        is_full = sum(widths[i] + 3 for i in (*parts[-1], index)) >= console.width
+        if is_full and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(index)
+    for part in parts:
+        shown = RichTable(title=Text(printable(table.title)), title_justify="left")
+        for index in part:
+            how: Any = {"justify": "right"} if numbers[index] else {"overflow": "fold"}
+            shown.add_column(Text(titles[index]), min_width=widths[index] * numbers[index], **how)
+        for row in rows:
+            shown.add_row(*(Text(row[index]) for index in part))
+        console.print(shown)
     for note in table.notes:
-        console.print(Text(note, "italic"))
+        console.print(Text(printable(note), "italic"))
 
 
 def group_table(section: Section) -> Table:
@@ -161,7 +176,7 @@ def _group_row(group: Group, section: Section) -> Row:
         "corpus_sha256": Cell(section.corpus.sha256),
         "group": Cell(group.number),
         "label": Cell(group.name, "name"),
-        "num_seeds": Cell(len(group.runs), "seeds"),
+        "num_seeds": Cell(len(group.runs), f"{group.unit}s"),
         **{f"{s}_ppl": Cell(group.perplexity(s), s, estimate_text) for s in SPLITS},
         **{
             f"{name}_{split}_ppl": evaluated(name, split)
@@ -171,7 +186,7 @@ def _group_row(group: Group, section: Section) -> Row:
         "best_run_dir": Cell(str(best.run_dir)),
         **{f"best_{s}_ppl": Cell(best.scores[s].ppl if s in best.scores else None) for s in SPLITS},
         "num_parameters": Cell(best.number("num_parameters"), "parameters", "{:,}".format, True),
-        "epochs": Cell(over_runs(fmean, "train", "epochs"), "epochs", "{:,.3g}".format, True),
+        "epochs": Cell(over_runs(fmean, "train", "epochs"), "epochs", _epochs_text, True),
         "seconds": Cell(over_runs(fmean, "train", "seconds"), "minutes", _minutes_text, True),
         "tokens_per_second": Cell(speed, "tokens/s", "{:,.0f}".format, True),
         "peak_memory_bytes": Cell(memory, "GiB", lambda x: f"{x / 2**30:.2f}", True),
@@ -285,6 +300,10 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _epochs_text(epochs: float) -> str:
+    return f"{epochs:,.2f}".removesuffix(".00")
+
+
 def _minutes_text(seconds: float) -> str:
     return f"{seconds / 60:,.1f}"
 
@@ -296,7 +315,7 @@ def _nats_text(nats: float) -> str:
 def _notes(section: Section) -> Iterator[str]:
     groups = section.groups
     if any(len(group.runs) > 1 for group in groups):
-        yield "Mean over seeds ± 95% interval (Student's t)."
+        yield f"Mean over {groups[0].unit}s ± 95% interval (Student's t)."
     if floor := section.corpus.perplexity_floor:
         values = " / ".join(f"{ppl:.2f}" for ppl in floor.values())
         yield f"Perplexity floor, {' / '.join(floor)}: {values}."
@@ -304,6 +323,9 @@ def _notes(section: Section) -> Iterator[str]:
     if others:
         names = [f"{g.name} ({g.protocol})" for g in groups if g.protocol != usual]
         yield f"Not read like the others ({usual}), and not to be compared: {'; '.join(names)}."
+    for split, group in product(SPLITS, groups):
+        if 0 < (number := sum(split in run.scores for run in group.runs)) < len(group.runs):
+            yield f"{split}: {number} of {len(group.runs)} {group.unit}s of {group.name}."
     for name in section.evaluation_names:
         for split in SPLITS:
             found = {group: group.evaluations(name, split) for group in groups}
@@ -314,4 +336,5 @@ def _notes(section: Section) -> Iterator[str]:
                 yield f"{name} was tuned on valid: only its test figures are fair."
             for group, of in found.items():
                 if 0 < len(of) < len(group.runs):
-                    yield f"{name}, {split}: {len(of)} of {len(group.runs)} seeds of {group.name}."
+                    which = f"{len(of)} of {len(group.runs)} {group.unit}s of {group.name}"
+                    yield f"{name}, {split}: {which}."

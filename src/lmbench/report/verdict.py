@@ -2,8 +2,11 @@
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import yaml
 
 from lmbench.errors import UserError
 from lmbench.files import read_small
@@ -24,8 +27,7 @@ class Sentence(NamedTuple):
 
 def verdict(
     section: Section,
-    over_text: Sequence[Comparison],
-    over_seeds: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
     split: str,
 ) -> list[Sentence]:
     """Which group is best, by how much, and whether that is more than chance.
@@ -35,34 +37,26 @@ def verdict(
 
     Args:
         section: The groups.
-        over_text: All comparisons over the text.
-        over_seeds: All comparisons over seeds.
+        comparisons: All tests of these.
         split: The split that was compared.
     """
     # An ensemble is better than its members as a matter of course.
-    groups = [group for group in section.groups if group.best_run.model != "ensemble"]
-    best, *others = groups or section.groups
-    others = [group for group in others if group.protocol == best.protocol]
+    groups = [g for g in section.groups if g.best_run.model != "ensemble"] or section.groups
+    ((usual, _),) = Counter(group.protocol for group in groups).most_common(1)
+    best, *others = [group for group in groups if group.protocol == usual]
     if not others:
         of_best = f"a perplexity of {_scores([best], split)}"
         return [Sentence(f"{best.name} has {of_best}. There is nothing to compare it with.")]
-    sentences = list(_about_pair(best, others[0], over_text, over_seeds, split))
-    tested = [one for one in over_seeds if one.first == best]
-    beaten = sum(one.holds and one.ratio > 1 for one in tested)
-    if beaten and len(tested) > 1:
-        text = f"better than {beaten} of the {len(tested)} groups tested with it."
-        sentences.append(Sentence(f"Over seeds, {best.name} is {text}"))
-    return sentences
+    return [*_about_pair(best, others[0], comparisons, split)]
 
 
 def _about_pair(
-    best: Group,
-    other: Group,
-    over_text: Sequence[Comparison],
-    over_seeds: Sequence[Comparison],
-    split: str,
+    best: Group, other: Group, comparisons: Sequence[Comparison], split: str
 ) -> Iterator[Sentence]:
-    seeds, text = (_own(comparisons, best, other) for comparisons in (over_seeds, over_text))
+    tests = {one.evaluation: one for one in comparisons if (one.first, one.second) == (best, other)}
+    seeds = tests.get(None)
+    # By the models' own predictions, without cache or learning.
+    text = next((tests[name] for name in OWN_PREDICTIONS if name in tests), None)
     known = seeds or text
     unclear = f"It is not shown whether {best.name} or {other.name} is better"
     if known is None:
@@ -76,20 +70,24 @@ def _about_pair(
         )
         how = (
             f"{percent:.1f}% lower {split} perplexity, 95% interval {min(ends):.1f} to "
-            f"{max(ends):.1f}%, {_seeds(*known.num_seeds)}"
+            f"{max(ends):.1f}%, {_number_of(best.unit, *known.num_seeds)}"
         ).replace("-", "\N{MINUS SIGN}")
         agree = text is None or (text.holds and text.test.difference * sign > 0)
         if seeds is not None and seeds.holds and agree:
             yield Sentence(f"{better.name} is better than {worse.name}: {how}.")
         else:
             yield Sentence(f"{unclear}: {better.name} has {how}.")
-        if not agree:
-            yield Sentence("Other text of this kind might not agree: articles differ too much.")
+        if text is not None and not agree:
+            why = "it is the other way round" if text.holds else "articles differ too much"
+            yield Sentence(f"For other text of this kind it is not shown: {why}.")
+    both = (best, other)
     if seeds is None or not seeds.holds:
-        few = min(best, other, key=lambda group: len(group.runs))
-        yield Sentence("More seeds would tell:", _more_seeds(few))
-    elif text is None:
-        runs = ",".join(str(run.run_dir) for group in (best, other) for run in group.runs)
+        few = [group for group in both if len(group.runs) < 2]
+        few = few or [min(both, key=lambda group: len(group.runs))]
+        commands = "; ".join(command for group in few if (command := _more_seeds(group)))
+        yield Sentence(f"More seeds would tell{':' if commands else '.'}", commands or None)
+    elif not any(e.records for g in both for n in OWN_PREDICTIONS for e in g.evaluations(n, split)):
+        runs = ",".join(str(run.run_dir) for group in both for run in group.runs)
         option = shlex.quote(f"run={printable(runs)}")
         yield Sentence(
             "This is about other seeds on this text. To test it for other text of this kind too:",
@@ -97,36 +95,34 @@ def _about_pair(
         )
 
 
-def _own(comparisons: Sequence[Comparison], first: Group, second: Group) -> Comparison | None:
-    """The comparison of the two by the models' own predictions, without cache or learning."""
-    own = {one.evaluation: one for one in comparisons if (one.first, one.second) == (first, second)}
-    return next((own[name] for name in (None, *OWN_PREDICTIONS) if name in own), None)
-
-
 def _scores(groups: Sequence[Group], split: str) -> str:
     split = split if all(group.perplexity(split) for group in groups) else "valid"
     values = [value for group in groups if (value := group.perplexity(split))]
     means = " and ".join(perplexity_text(value.mean) for value in values)
-    return f"{means} on {split}, {_seeds(*(value.num_values for value in values))}"
+    numbers = (value.num_values for value in values)
+    return f"{means} on {split}, {_number_of(groups[0].unit, *numbers)}"
 
 
-def _seeds(*numbers: int) -> str:
-    """In words: "three seeds each", "one and two seeds"."""
-    words = [_NUMBERS[number] if number < len(_NUMBERS) else str(number) for number in numbers]
+def _number_of(unit: str, *numbers: int) -> str:
+    """In words: "three seeds each", "one and two seeds", "13 and 1 runs"."""
+    has_words = max(numbers) < len(_NUMBERS)
+    words = [_NUMBERS[number] if has_words else str(number) for number in numbers]
     if len(set(words)) > 1:
-        return f"{' and '.join(words)} seeds"
-    return f"{words[0]} seed{'s' * (words[0] != 'one')}{' each' * (len(words) > 1)}"
+        return f"{' and '.join(words)} {unit}s"
+    return f"{words[0]} {unit}{'s' * (numbers[0] != 1)}{' each' * (len(words) > 1)}"
 
 
-def _more_seeds(group: Group) -> str:
-    """The command that trains a group's config with two seeds that it does not have."""
+def _more_seeds(group: Group) -> str | None:
+    """The command that trains a group's config with two seeds that it does not have, if known."""
     used = {run.seed for run in group.runs}
     free = [str(seed) for seed in range(1, len(used) + 3) if seed not in used]
-    seeds = f"seed={','.join(free[:2])}"
-    try:  # what Hydra has noted of the command line, a line for each override
-        noted = read_small(group.best_run.run_dir / ".hydra/overrides.yaml", 2**16).splitlines()
-    except UserError:
-        return f"lmbench-train -m … {seeds}"
-    overrides = [printable(line.removeprefix("- ").strip("'\"")) for line in noted]
-    kept = [one for one in overrides if not one.startswith("seed=") and one != "[]"]
-    return f"lmbench-train -m {shlex.join([*kept, seeds])}"
+    try:  # what Hydra has noted of the command line
+        noted = read_small(group.best_run.run_dir / ".hydra/overrides.yaml", 2**16)
+        overrides = [printable(str(override)) for override in yaml.safe_load(noted)]
+    except (UserError, yaml.YAMLError, TypeError):
+        return None
+    keys = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if keys & {"resume", "init_from"}:  # not what it was begun with; or other weights are wanted
+        return None
+    kept = [one for one in overrides if one.partition("=")[0] not in ("seed", "sweep_resume")]
+    return f"lmbench-train -m {shlex.join([*kept, 'seed=' + ','.join(free[:2])])}"

@@ -1,11 +1,13 @@
 """How a command ends when something goes wrong."""
 
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
@@ -13,6 +15,8 @@ from lmbench.printing import end_unread, printable, printing
 from lmbench.run.directory import as_override, is_run
 
 log = logging.getLogger(__name__)
+
+_FULL_ERROR, _CAUGHT = "HYDRA_FULL_ERROR", "LMBENCH_CATCHES_ERRORS"
 
 
 @contextmanager
@@ -50,9 +54,44 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
             print(printable(f"Stopped. To resume: {how}"), file=sys.stderr)
         sys.exit(128 + signum)
     message = _printable(message)
+    if not is_sweep and not _wants_traceback():
+        log.error(message)  # in train.log too
+        sys.exit(1)
     if is_sweep:
         log.error(message)
     raise CompactHydraException(message) from cause
+
+
+def run_hydra(main: Callable[[], object], config_name: str) -> None:
+    """Runs a command that Hydra composes the config of; what is wrong there is told in one line.
+
+    Args:
+        main: What :func:`hydra.main` has made.
+        config_name: Of the primary config, for the keys that there are.
+    """
+    if "--version" in sys.argv[1:]:
+        print(f"lmbench {version('lmbench')}")
+        return
+    if _wants_traceback():
+        main()
+        return
+    # Hydra then raises its errors, which it would print in a frame.
+    os.environ |= {_FULL_ERROR: "1", _CAUGHT: "1"}
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        from lmbench.suggestions import explain
+
+        print(_printable(explain(str(error), sys.argv[1:], config_name)), file=sys.stderr)
+        sys.exit(1)
+
+
+def _wants_traceback() -> bool:
+    """Whether the user has asked for it; processes that the command starts inherit both."""
+    return os.environ.get(_FULL_ERROR) == "1" and _CAUGHT not in os.environ
 
 
 def run_command(command: Callable[[], object]) -> None:

@@ -1,5 +1,7 @@
 """``lmbench-evaluate``: evaluate a run's best checkpoint in one of the published ways."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,13 +10,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.command import errors_for_users
+from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import MODEL_PLACES, conf_dir
 from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
 from lmbench.printing import printing
 from lmbench.run.config import read_run_config, set_value
-from lmbench.run.directory import require_inside
+from lmbench.run.directory import quoted, require_inside
 
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
 
@@ -81,8 +83,7 @@ def evaluate(config: DictConfig, name: str) -> float:
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="evaluate")
-def main(config: DictConfig) -> float:
-    """Entry point of the console script."""
+def _main(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     is_missing = config.run in (None, "")
     run_dir = Path("" if is_missing else str(config.run))
@@ -91,6 +92,21 @@ def main(config: DictConfig) -> float:
         if is_missing:
             raise UserError("Set run=RUN_DIR, the directory of the run to evaluate.")
         return evaluate(config, hydra_config.runtime.choices["evaluation"])
+
+
+def with_run(arguments: Sequence[str]) -> list[str]:
+    """The command line with run directories that stand alone made ``run=DIR``."""
+    folders = [text for text in arguments if not text.startswith("-") and "=" not in text]
+    if not folders:
+        return list(arguments)
+    others = [text for text in arguments if text not in folders]
+    return [*others, ",".join(["run=" + quoted(folders[0]), *map(quoted, folders[1:])])]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.argv[1:] = with_run(sys.argv[1:])
+    run_hydra(_main, "evaluate")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lmbench.command import errors_for_users
+from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import PLACES, conf_dir, require_known_targets
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator
@@ -161,8 +161,7 @@ def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
-def main(config: DictConfig) -> float:
-    """Entry point of the console script."""
+def _main(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     overrides, of_hydra = map(as_typed, (hydra_config.overrides.task, hydra_config.overrides.hydra))
@@ -190,6 +189,11 @@ def _say_what_next(run_dir: Path) -> None:
         f"tensorboard --logdir {folder}",
     )
     log.info("What you can do next:\n%s", "\n".join(f"  {command}" for command in commands))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_hydra(_main, "train")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,11 @@ def shown(path: Path) -> str:
 
 def as_override(key: str, path: Path) -> str:
     """``KEY=PATH`` as one types it: quoted for Hydra and for the shell where it must be."""
-    text = str(path)
-    if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
-        text = "'" + text.replace("'", r"\'") + "'"
-    return shlex.quote(f"{key}={text}")
+    return shlex.quote(f"{key}={quoted(str(path))}")
+
+
+def quoted(text: str) -> str:
+    """A value as Hydra takes it: in quotes where it must be."""
+    if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+        return text
+    return "'" + text.replace("'", r"\'") + "'"

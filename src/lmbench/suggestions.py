@@ -1,0 +1,60 @@
+"""What a mistyped key or option of a command line may have meant."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+from lmbench.conf import conf_dir, flatten
+
+
+def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
+    """Hydra's message in one sentence, with what may have been meant.
+
+    Args:
+        message: What Hydra says.
+        arguments: The command line's.
+        config_name: Name of the primary config.
+    """
+    if match := re.search(r"Could not override '([^']+)'", message):
+        key = match[1]
+        meant = similar(key, _keys(arguments, config_name))
+        other = f" To set a key that the config lacks: +{key}=…" if not meant else ""
+        return f"There is no key {key}.{_did_you_mean(meant)}{other}"
+    if match := re.search(
+        r"(?s)Could not find '([^']+)'\s+Available options in '([^']+)':(.*)", message
+    ):
+        options = [line.strip() for line in match[3].splitlines() if re.match(r"\t\w+$", line)]
+        group, name = match[2], match[1].removeprefix(f"{match[2]}/")
+        meant = difflib.get_close_matches(name, options, n=2)
+        return f"There is no {group}={name}.{_did_you_mean(meant)} There are {', '.join(options)}."
+    return message
+
+
+def similar(key: str, keys: Iterable[str]) -> list[str]:
+    """The keys that are spelled like one, or end like it, the likeliest first; three at most."""
+    last = key.rpartition(".")[2]
+    known = list(keys)
+    same_end = [other for other in known if other.rpartition(".")[2] == last]
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.8)
+    ends = {other.rpartition(".")[2]: other for other in reversed(known)}
+    close_ends = [ends[end] for end in difflib.get_close_matches(last, ends, n=2, cutoff=0.8)]
+    return (same_end or close or close_ends)[:3]
+
+
+def _did_you_mean(meant: Sequence[str]) -> str:
+    return f" Did you mean {' or '.join(meant)}?" if meant else ""
+
+
+def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
+    """All keys of the config that the command line's choices of groups give."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    groups = [text for text in arguments if re.fullmatch(r"[a-z_]+=[\w]+", text)]
+    folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    groups = [text for text in groups if text.partition("=")[0] in folders]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose(config_name, groups)
+    return list(flatten(OmegaConf.to_container(config, resolve=False)))

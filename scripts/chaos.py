@@ -246,7 +246,7 @@ def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """Tag → steps and values, as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (folder,) = (run_dir / "tensorboard").iterdir()
+    (folder,) = run_dir.glob("*_seed_*")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {

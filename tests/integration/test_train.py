@@ -76,7 +76,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_run_directory_holds_what_it_should(run_dir: Path):
     names = ("config.yaml", "metrics.csv", "timing.csv", "results.json", "train.log", ".lock")
-    folders = ("checkpoints", "tensorboard", ".hydra")
+    folders = ("checkpoints", "lstm_seed_3", ".hydra")
     assert {path.name for path in run_dir.iterdir()} == {*names, *folders}
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert str(run_dir) in (run_dir / "train.log").read_text("utf-8")
@@ -140,9 +140,7 @@ def test_metrics_and_timing_are_apart(run_dir: Path):
 
 @pytest.mark.slow
 def test_tensorboard_has_scalars_and_hyperparameters(run_dir: Path):
-    (folder,) = (run_dir / "tensorboard").iterdir()
-    assert folder.name == "lstm_seed_3"
-    events = EventAccumulator(str(folder))
+    events = EventAccumulator(str(run_dir / "lstm_seed_3"))
     events.Reload()
     scalars = {"train/nll", "val/ppl", "test/ppl", "lr", "train/tokens_per_second"}
     assert scalars <= set(events.Tags()["scalars"])

@@ -51,8 +51,8 @@ def alone_in(run_dir: Path) -> Iterator[None]:
 
 def clear_run(run_dir: Path) -> None:
     """Removes what a run has written that has no checkpoint to resume from."""
-    for folder in ("checkpoints", "tensorboard"):
-        shutil.rmtree(run_dir / folder, ignore_errors=True)
+    for folder in (run_dir / "checkpoints", *run_dir.glob("*_seed_*")):  # of TensorBoard
+        shutil.rmtree(folder, ignore_errors=True)
     for name in ("metrics.csv", "timing.csv", "results.json"):
         (run_dir / name).unlink(missing_ok=True)
 

@@ -35,7 +35,7 @@ def similar(key: str, keys: Iterable[str]) -> list[str]:
     last = key.rpartition(".")[2]
     known = list(keys)
     same_end = [other for other in known if other.rpartition(".")[2] == last]
-    close = difflib.get_close_matches(key, known, n=3, cutoff=0.8)
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.85)
     ends = {other.rpartition(".")[2]: other for other in reversed(known)}
     close_ends = [ends[end] for end in difflib.get_close_matches(last, ends, n=2, cutoff=0.8)]
     return (same_end or close or close_ends)[:3]

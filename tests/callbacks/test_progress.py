@@ -1,3 +1,4 @@
+import io
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -5,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.live import Live
 from trainings import Scripted, quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks import progress
@@ -17,7 +20,9 @@ from lmbench.score import Score
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines that the callback has logged so far."""
     messages: list[str] = []
-    monkeypatch.setattr(progress, "log", SimpleNamespace(info=messages.append))
+    monkeypatch.setattr(
+        progress, "log", SimpleNamespace(info=lambda text, *values: messages.append(text % values))
+    )
     return messages
 
 
@@ -28,7 +33,7 @@ def after_validation(*, is_global_zero: bool = True) -> Any:
         is_global_zero=is_global_zero,
         state=SimpleNamespace(fn=TrainerFn.FITTING),
         current_epoch=3,
-        global_step=12_345,
+        max_epochs=20,
         callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
     )
 
@@ -40,10 +45,7 @@ def test_a_line_names_what_matters(lines: list[str], best_epoch: int | None, mar
     module = small_module(9)
     module.best = None if best_epoch is None else Best(best_epoch, Score(4.0, 1))
     Progress().on_validation_end(after_validation(), module)
-    assert lines == [
-        f"epoch 3 | step 12,345 | train ppl 101.3 | valid ppl 98.77{mark} | 45,679 tokens/s"
-        " | 1.5 min"
-    ]
+    assert lines == [f"epoch 4/20: train ppl 101.3, valid 98.77{mark}, 45,679 tokens/s"]
 
 
 def test_only_the_first_of_several_processes_says_it(lines: list[str]):
@@ -51,7 +53,7 @@ def test_only_the_first_of_several_processes_says_it(lines: list[str]):
     assert lines == []
 
 
-def test_a_training_has_a_line_per_validation_and_a_test_none(lines: list[str]):
+def test_a_training_says_what_begins_and_has_a_line_per_validation(lines: list[str]):
     module, datamodule = small_module(9, kind=Scripted), random_windows(9, 80)
     module.script = [3.0, 3.0, 2.0]
     trainer = quiet_trainer(Progress(), max_epochs=3, log_every_n_steps=2)
@@ -59,8 +61,39 @@ def test_a_training_has_a_line_per_validation_and_a_test_none(lines: list[str]):
     ppl = float(trainer.callback_metrics["val/ppl"])
     trainer.validate(module, datamodule=datamodule, verbose=False)
     trainer.test(module, datamodule=datamodule, verbose=False)
-    assert [line.partition(" | train ppl ")[0] for line in lines] == [
-        f"epoch {epoch} | step {4 * epoch + 4}" for epoch in range(3)
-    ]
-    assert ["(best)" in line for line in lines] == [True, False, True]
-    assert f"valid ppl {ppl:.2f} (best)" in lines[2]
+    corpus, model, *epochs = lines
+    assert corpus.endswith(" 80 train, 40 valid, 40 test; 9 words")
+    assert model.startswith(f"{module.model.num_parameters:,} parameters on cpu (threads: ")
+    assert model.endswith(", 32-true; 4 steps an epoch")
+    assert [line.partition(":")[0] for line in epochs] == [f"epoch {k}/3" for k in (1, 2, 3)]
+    assert ["(best)" in line for line in epochs] == [True, False, True]
+    assert f"valid {ppl:.2f} (best)" in epochs[2]
+
+
+def test_without_a_terminal_there_is_a_line_every_minute(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Each look at the clock takes ten seconds, so the time left is known from the start."""
+    now = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    trainer = quiet_trainer(Progress(), max_epochs=2)
+    trainer.fit(small_module(9), datamodule=random_windows(9, 400))
+    assert any(line.startswith("This will take about ") for line in lines)
+    within = [line for line in lines if line.startswith("epoch 2/2, ")]
+    assert len(within) >= 2
+    assert all(" left" in line for line in within)
+
+
+@pytest.mark.parametrize("width", [30, 80, 200])
+def test_the_live_line_fits_and_begins_with_what_matters_most(width: int):
+    callback = Progress()
+    callback._figures = ["epoch 12/20", "2 h 05 min left", "train ppl 113.4", "30,120 tokens/s"]
+    callback._share = 0.6
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, record=True)
+    callback._live = Live(console=console)
+    console.print(callback._line())
+    (line,) = console.export_text().splitlines()
+    assert len(line.rstrip()) <= width
+    assert line.startswith("epoch 12/20  2 h 05 min left")
+    assert ("tokens/s" in line) == (width >= 80)
+    assert ("\N{BOX DRAWINGS HEAVY HORIZONTAL}" in line) == (width >= 80)

@@ -1,0 +1,45 @@
+import io
+import logging
+
+import pytest
+
+from lmbench.console import ConsoleHandler
+
+
+@pytest.fixture
+def log() -> logging.Logger:
+    """A logger that writes to the console as the job of number 3."""
+    logger = logging.Logger("any")
+    logger.addHandler(ConsoleHandler(3))
+    return logger
+
+
+def test_a_line_goes_to_what_stdout_is_at_the_moment(
+    log: logging.Logger, monkeypatch: pytest.MonkeyPatch
+):
+    """A live bar replaces it for as long as it stands there."""
+    first, second = io.StringIO(), io.StringIO()
+    for stream in (first, second):
+        monkeypatch.setattr("sys.stdout", stream)
+        log.info("some %s", "words")
+    assert first.getvalue() == second.getvalue()
+    date, time, *rest = first.getvalue().split(" ")
+    assert (len(date), len(time), rest) == (10, 8, ["#3", "some", "words\n"])
+
+
+def test_in_a_terminal_the_time_is_enough(log: logging.Logger, monkeypatch: pytest.MonkeyPatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", terminal)
+    log.warning("words")
+    assert terminal.getvalue()[8:] == " #3 Warning: words\n"
+
+
+def test_errors_go_to_stderr_as_they_are(log: logging.Logger, capsys: pytest.CaptureFixture[str]):
+    log.error("It is wrong.")
+    assert capsys.readouterr() == ("", "#3 It is wrong.\n")
+
+
+def test_a_closed_stdout_takes_nothing(log: logging.Logger, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdout", None)
+    log.info("words")

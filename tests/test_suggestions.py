@@ -1,0 +1,35 @@
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from lmbench.conf import conf_dir
+from lmbench.suggestions import explain, similar
+
+
+def test_the_same_last_word_comes_before_a_like_one():
+    keys = ["trainer.max_epochs", "trainer.max_steps", "optimizer.lr", "scheduler.lr"]
+    assert similar("lr", keys) == ["optimizer.lr", "scheduler.lr"]
+    assert similar("trainer.max_epoch", keys) == ["trainer.max_epochs"]
+    assert similar("max_step", keys) == ["trainer.max_steps"]
+    assert similar("bogus", keys) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trainer.max_epoch=3"], "There is no key trainer.max_epoch. Did you mean trainer.max_ep"),
+        (["model=awd_lstm", "lr=3"], "There is no key lr. Did you mean optimizer.lr?"),
+        (["bogus=1"], "There is no key bogus. To set a key that the config lacks: +bogus=…"),
+        (
+            ["model=awd_lst"],
+            "There is no model=awd_lst. Did you mean awd_lstm? There are awd_lstm, lstm.",
+        ),
+    ],
+)
+def test_what_hydra_refuses_is_explained(arguments: list[str], said: str):
+    with (
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        pytest.raises(HydraException) as error,
+    ):
+        compose("train", arguments)
+    assert explain(str(error.value), arguments, "train").startswith(said)

@@ -193,7 +193,7 @@ def _loggers(config: Mapping[str, Any], run_dir: Path) -> list[Any]:
         if import_target(node["_target_"]) is TensorBoardLogger:
             # TensorBoard calls the run by its folder, in which environment variables are expanded.
             folder = re.sub(r"[^\w.+-]+", "-", f"{config.get('name')}_seed_{config['seed']}")
-            own |= {"name": "", "version": folder, "sub_dir": None}
+            own |= {"name": folder, "version": "", "sub_dir": None}
             together(f"logger.{name}", node, dict.fromkeys(("log_dir", "filename_suffix")))
         loggers.append(make(**own))
     return loggers

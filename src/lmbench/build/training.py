@@ -164,8 +164,8 @@ def _callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
         callbacks.append(make(dirpath=run_dir / "checkpoints") if is_checkpoints else make())
     if not any(isinstance(callback, Checkpoints) for callback in callbacks):
         raise UserError(
-            "callbacks.checkpoints is missing: without checkpoints there is no best one to test, "
-            "and nothing to resume. To save less often: callbacks.checkpoints.interval_minutes=60."
+            "callbacks.checkpoints is missing. Without it, a run has nothing to test or to resume. "
+            "To save less often: callbacks.checkpoints.interval_minutes=60."
         )
     factory(config["optimizer"], "optimizer")  # refuses what is not one
     target = config["optimizer"]["_target_"]

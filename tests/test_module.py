@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.testing import assert_close
 from trainings import Scripted, quiet_trainer, random_windows, weights_of
 
@@ -173,9 +173,15 @@ def test_a_fused_optimizer_that_unscales_itself_is_not_clipped(monkeypatch: pyte
     monkeypatch.setattr(LanguageModelModule, "trainer", trainer)
     module = make_module().float()
     optimizer = torch.optim.SGD(module.parameters(), lr=LR, fused=True)
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
     module.configure_gradient_clipping(optimizer, None)
+    assert all((parameter.grad == 100).all() for parameter in module.parameters())
     with pytest.raises(UserError, match=r"16-mixed.*Set trainer\.precision=bf16-mixed"):
         module.configure_gradient_clipping(optimizer, 0.25)
+    module.configure_gradient_clipping(torch.optim.SGD(module.parameters(), lr=LR), 0.25)
+    gradients = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
+    assert gradients.norm().item() == pytest.approx(0.25, rel=1e-5)
 
 
 def test_one_column_scores_the_whole_stream_in_uneven_windows():
@@ -240,6 +246,17 @@ def test_train_nll_is_the_mean_over_the_tokens_since_the_last_log():
         assert row["train/ppl"] == pytest.approx(math.exp(expected), rel=1e-6)
         assert row["lr"] == LR  # before the scaling by a window's length
         assert expected != pytest.approx(np.mean(recorder.losses[part]), rel=1e-6)
+
+
+def test_the_logged_learning_rate_is_that_of_the_step():
+    def halving(optimizer, total_steps: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: 0.5**step)
+
+    rows = Rows()
+    trainer = make_trainer(logger=rows, max_steps=8, log_every_n_steps=4)
+    trainer.fit(make_module(halving), datamodule=make_datamodule(variable_windows=False))
+    logged = [row["lr"] for _, row in rows.rows if "lr" in row]
+    assert logged == pytest.approx([LR * 0.5**step for step in (3, 7)], rel=1e-12)
 
 
 @pytest.mark.parametrize(("interval", "logged_at"), [(4, [3, 7]), (0, [])])

@@ -151,6 +151,8 @@ def test_groups_with_their_means_and_notes(section: Section):
     assert float(first["valid_ppl_mean"]) == 122.0
     assert float(first["valid_ppl_half_width"]) == pytest.approx(6.5724, abs=1e-4)
     assert (second["test_ppl_mean"], second["best_test_ppl"]) == ("", "")
+    assert second["test_ppl_num_values"] == "0"
+    assert "test_ppl" not in second  # one of a mean's columns is enough to be empty
     assert first["floor_test_ppl"] == "99.25"
 
 

@@ -163,8 +163,8 @@ def _callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
         callbacks.append(make(dirpath=run_dir / "checkpoints") if is_checkpoints else make())
     if not any(isinstance(callback, Checkpoints) for callback in callbacks):
         raise UserError(
-            "callbacks.checkpoints is missing: without checkpoints there is no best one to test, "
-            "and nothing to resume. To save less often: callbacks.checkpoints.interval_minutes=60."
+            "callbacks.checkpoints is missing. Without it, a run has nothing to test or to resume. "
+            "To save less often: callbacks.checkpoints.interval_minutes=60."
         )
     factory(config["optimizer"], "optimizer")  # refuses what is not one
     target = config["optimizer"]["_target_"]
@@ -192,7 +192,7 @@ def _loggers(config: Mapping[str, Any], run_dir: Path) -> list[Any]:
         if import_target(node["_target_"]) is TensorBoardLogger:
             # TensorBoard calls the run by its folder, in which environment variables are expanded.
             folder = re.sub(r"[^\w.+-]+", "-", f"{config.get('name')}_seed_{config['seed']}")
-            own |= {"name": "", "version": folder, "sub_dir": None}
+            own |= {"name": folder, "version": "", "sub_dir": None}
             together(f"logger.{name}", node, dict.fromkeys(("log_dir", "filename_suffix")))
         loggers.append(make(**own))
     return loggers

@@ -70,9 +70,9 @@ def load_benchmark(
         cache_dir: See ``load_text``.
 
     Raises:
-        ValueError: There is no benchmark of that name.
-        UserError: As for ``load_text``; there is no path and the hub does not have the corpus or
-            cannot be reached; the corpus does not have the published numbers of tokens and types.
+        ValueError: ``name`` is not one of :data:`BENCHMARKS`.
+        UserError: As for ``load_text``; without a path, the hub lacks the corpus or cannot be
+            reached; the corpus does not have the published numbers of tokens and types.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"name must be one of {', '.join(BENCHMARKS)}, not {name!r}")

@@ -117,7 +117,7 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
                 log.info("%s, of an earlier evaluation, is removed", earlier)
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     path = path.with_name(f"{path.name}.json")
-    with suppress(OSError, ValueError, KeyError, TypeError):  # there are no results to read
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no earlier results, or damaged ones
         if json.loads(path.read_text("utf-8"))["evaluation"] != results["evaluation"]:
             log.warning("%s, of an evaluation with other settings, is replaced", path)
     replace_text(path, text)

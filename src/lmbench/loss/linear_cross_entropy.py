@@ -57,7 +57,7 @@ def linear_cross_entropy(
 
     Returns:
         Nats in float32, or float64 if ``weight`` is so. Without a single scored target the mean
-        is nan and the sum 0, as in ``F.cross_entropy``. There is no second derivative.
+        is nan and the sum 0, as in ``F.cross_entropy``. It has no second derivative.
 
     >>> input, weight = torch.zeros(5, 3), torch.zeros(10, 3)
     >>> loss = linear_cross_entropy(input, weight, None, torch.arange(5))

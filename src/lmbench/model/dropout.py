@@ -34,7 +34,7 @@ class Dropouts:
 
     @property
     def largest(self) -> float:
-        """The largest probability at a factor of 1; 0 if there is no dropout."""
+        """The largest probability at a factor of 1; 0 without dropouts."""
         return max((p for _, p in self._built), default=0.0)
 
     def scale(self, factor: float) -> None:

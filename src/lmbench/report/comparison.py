@@ -79,8 +79,7 @@ def compare(
         named = [printable(name) for name, _ in members if name] or [f"ensemble {number}"]
         if len(named) > 1 or file_stem(named[0]) in built:
             raise UserError(f"An ensemble has one name, and no other has the same: {named[-1]}.")
-        folders = [folder for _, folder in members]
-        built[file_stem(named[0])] = build_ensemble(folders, named[0], output)
+        built[file_stem(named[0])] = build_ensemble([x for _, x in members], named[0], output)
     runs += [run for run, _ in built.values()]
     sections, repeated = group_runs(runs, group_by)
     skipped += repeated

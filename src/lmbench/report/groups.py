@@ -120,7 +120,7 @@ def group_runs(
     for run in runs:
         lineage = _lineage(run, places)
         kind, origin = (run.name, _kind(lineage)), _origin(lineage)
-        if group_by and run.model != "ensemble":
+        if group_by and not run.is_ensemble:
             origin = (kind, origin)
             kind = (*(run.config.get(key, NOT_SET) for key in group_by), run.protocol)
         group = corpora.setdefault(run.corpus, {}).setdefault(kind, {})
@@ -196,7 +196,7 @@ def _section(
     differences = differing_values(configs)
     names = [group[0].name for group in members]
     for index, (run, *_) in enumerate(members):
-        if group_by and run.model != "ensemble":
+        if group_by and not run.is_ensemble:
             values = [(k.rpartition(".")[2], _text(run.config.get(k, NOT_SET))) for k in group_by]
             names[index] = ", ".join(map("=".join, values))
     names = _names(names, {} if group_by else differences)

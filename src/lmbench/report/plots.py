@@ -61,8 +61,7 @@ def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
     import matplotlib as mpl
 
     groups = section.groups[:MOST_GROUPS]
-    is_cut = len(section.groups) > MOST_GROUPS
-    more = f" Only the first {MOST_GROUPS} groups are drawn." if is_cut else ""
+    more = f" Only the first {MOST_GROUPS} groups are drawn." * (len(section.groups) > MOST_GROUPS)
     corpus, plots = section.corpus.name, []
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a box stands for it

@@ -125,6 +125,11 @@ class Run:
     evaluations: Mapping[tuple[str, str], Evaluation]
     skipped: Sequence[Skipped] = ()
 
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it was mixed of other runs, and not trained."""
+        return "ensemble" in self.config
+
     def number(self, *keys: str) -> float | None:
         """A number of ``results.json`` by its keys; None where it is missing or not a number."""
         value: Any = self.results

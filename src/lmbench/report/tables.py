@@ -79,11 +79,14 @@ def csv_text(tables: Iterable[Table]) -> str:
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
     """
+    given = [row for table in tables for row in table.rows]
+    means = {key for row in given for key in row if isinstance(row[key].value, Estimate)}
 
     def values(row: Row) -> Iterator[tuple[str, Any]]:
         for key, (value, *_) in row.items():
-            if isinstance(value, Estimate):
-                yield from zip((f"{key}_{of}" for of in value._fields), value, strict=True)
+            if key in means:
+                names = (f"{key}_{of}" for of in Estimate._fields)
+                yield from zip(names, value or (None, None, 0), strict=True)
             else:
                 yield key, value
 
@@ -91,7 +94,7 @@ def csv_text(tables: Iterable[Table]) -> str:
         is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t"))
         return f"'{value}" if is_formula else value
 
-    rows = [{as_text(k): as_text(x) for k, x in values(row)} for of in tables for row in of.rows]
+    rows = [{as_text(k): as_text(x) for k, x in values(row)} for row in given]
     file = io.StringIO()
     writer = csv.DictWriter(file, dict.fromkeys(chain(*rows)), lineterminator="\n")
     writer.writeheader()

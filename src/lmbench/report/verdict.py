@@ -25,11 +25,7 @@ class Sentence(NamedTuple):
     command: str | None = None
 
 
-def verdict(
-    section: Section,
-    comparisons: Sequence[Comparison],
-    split: str,
-) -> list[Sentence]:
+def verdict(section: Section, comparisons: Sequence[Comparison], split: str) -> list[Sentence]:
     """Which group is best, by how much, and whether that is more than chance.
 
     The first sentence is about the two groups with the lowest valid perplexity that were read
@@ -41,13 +37,13 @@ def verdict(
         split: The split that was compared.
     """
     # An ensemble is better than its members as a matter of course.
-    groups = [g for g in section.groups if g.best_run.model != "ensemble"] or section.groups
+    groups = [g for g in section.groups if not g.best_run.is_ensemble] or section.groups
     ((usual, _),) = Counter(group.protocol for group in groups).most_common(1)
     best, *others = [group for group in groups if group.protocol == usual]
     if not others:
         of_best = f"a perplexity of {_scores([best], split)}"
         return [Sentence(f"{best.name} has {of_best}. There is nothing to compare it with.")]
-    return [*_about_pair(best, others[0], comparisons, split)]
+    return list(_about_pair(best, others[0], comparisons, split))
 
 
 def _about_pair(
@@ -78,8 +74,8 @@ def _about_pair(
         else:
             yield Sentence(f"{unclear}: {better.name} has {how}.")
         if text is not None and not agree:
-            why = "it is the other way round" if text.holds else "articles differ too much"
-            yield Sentence(f"For other text of this kind it is not shown: {why}.")
+            why = "points the other way" if text.holds else "might not agree: articles differ much"
+            yield Sentence(f"Other text of this kind {why}.")
     both = (best, other)
     if seeds is None or not seeds.holds:
         few = [group for group in both if len(group.runs) < 2]
@@ -99,14 +95,12 @@ def _scores(groups: Sequence[Group], split: str) -> str:
     split = split if all(group.perplexity(split) for group in groups) else "valid"
     values = [value for group in groups if (value := group.perplexity(split))]
     means = " and ".join(perplexity_text(value.mean) for value in values)
-    numbers = (value.num_values for value in values)
-    return f"{means} on {split}, {_number_of(groups[0].unit, *numbers)}"
+    return f"{means} on {split}, {_number_of(groups[0].unit, *(x.num_values for x in values))}"
 
 
 def _number_of(unit: str, *numbers: int) -> str:
     """In words: "three seeds each", "one and two seeds", "13 and 1 runs"."""
-    has_words = max(numbers) < len(_NUMBERS)
-    words = [_NUMBERS[number] if has_words else str(number) for number in numbers]
+    words = [_NUMBERS[x] if max(numbers) < len(_NUMBERS) else str(x) for x in numbers]
     if len(set(words)) > 1:
         return f"{' and '.join(words)} {unit}s"
     return f"{words[0]} {unit}{'s' * (numbers[0] != 1)}{' each' * (len(words) > 1)}"

@@ -31,6 +31,11 @@ def test_log_probs_keep_their_digits_under_autocast() -> None:
     assert rounded.dtype == torch.float32
 
 
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match="kernel must be 'chunked' or 'liger', not 'fused'"):
+        Softmax(4, 9, kernel="fused")
+
+
 class OnCuda(torch.Tensor):
     device = torch.device("cuda")
 

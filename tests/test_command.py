@@ -58,15 +58,16 @@ def test_an_error_of_the_user_is_a_message(
     ids=repr,
 )
 def test_an_interruption_is_an_exit_code(
-    run_dir: Path, error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+    run_dir: Path, error: BaseException, code: int, caplog: pytest.LogCaptureFixture
 ):
-    def stop(is_training: bool = True) -> str:
+    def stop(is_training: bool = True) -> list[str]:
+        caplog.clear()
         with pytest.raises(SystemExit) as stopped:
             raise_in_command(error, run_dir, is_training=is_training)
         assert stopped.value.code == code
-        return capsys.readouterr().err
+        return caplog.messages
 
-    assert f"To resume: lmbench-train resume={run_dir}\n" in stop()
+    assert stop() == [f"Stopped. To resume: lmbench-train resume={run_dir}"]
     # Of an evaluation, a run that is done, and before there is one, there is nothing to resume.
     assert not stop(is_training=False)
     (run_dir / "results.json").touch()
@@ -89,18 +90,31 @@ def test_an_interruption_is_an_exit_code(
     ],
 )
 def test_the_command_to_resume_can_be_typed_as_it_stands(
-    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ):
     run_dir = tmp_path / name
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text("")
     with pytest.raises(SystemExit):
         raise_in_command(Interrupted(15), run_dir)
-    command = capsys.readouterr().err.strip().partition("To resume: ")[2]
+    command = caplog.messages[-1].partition("To resume: ")[2]
     _, argument = shlex.split(command)
     override = OverridesParser.create().parse_override(argument)
     assert override.key_or_group == "resume"
     assert override.value() == str(run_dir)
+
+
+@pytest.mark.parametrize("left", [".lock", "config.yaml", "mine.txt"])
+def test_a_failed_start_leaves_no_folder(tmp_path: Path, left: str):
+    """Unless it holds more than a start writes."""
+    run_dir = tmp_path / "day/time"
+    (run_dir / ".hydra").mkdir(parents=True)
+    for name in ("train.log", left):
+        (run_dir / name).touch()
+    with pytest.raises(SystemExit):
+        raise_in_command(UserError("no corpus"), run_dir)
+    assert run_dir.exists() == (left != ".lock")
+    assert run_dir.parent.exists() == run_dir.exists()
 
 
 @pytest.mark.parametrize("is_training", [True, False])

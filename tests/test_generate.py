@@ -87,7 +87,10 @@ def test_the_prompt_matters_and_comes_from_stdin_too(run_dir: Path, run_main: Ca
     prompt = f"{words[5]} {words[9]}"
     given = run_main(run_dir, "--prompt", prompt, *options)
     assert (given.code, given.err) == (0, "")
-    assert given.out != run_main(run_dir, *options).out
+    unprompted = run_main(run_dir, *options).out
+    assert given.out.startswith(f"{prompt} ")
+    assert not given.out.endswith(unprompted)
+    assert len(given.out.split()) == len(unprompted.split()) + 2
     assert run_main(run_dir, *options, stdin=prompt.encode()) == given
     line = run_main(run_dir, *options, stdin=f"{prompt}\n".encode())
     assert line == run_main(run_dir, "--prompt", f"{prompt} <eos>", *options)
@@ -97,15 +100,20 @@ def test_the_prompt_matters_and_comes_from_stdin_too(run_dir: Path, run_main: Ca
 def test_unknown_words_of_the_prompt_are_listed(run_dir: Path, run_main: Callable):
     options = ("--temperature", 0, "--num-tokens", 5)
     ended = run_main(run_dir, "--prompt", "Dog cat Dog", *options)
-    assert (ended.code, ended.err) == (0, "Read as <unk>: Dog, cat\n")
+    assert ended.code == 0
+    assert ended.err.startswith("Read as <unk>: Dog, cat. Words that it knows: ")
+    shown = ended.err.rstrip("\n").rpartition(": ")[2].split(", ")
+    assert set(shown) <= set(lmbench.load(run_dir).vocabulary.words)
+    of_few = run_main(run_dir, "--prompt", f"{shown[0]} {shown[1]} Dog", *options)
+    assert of_few.err == "Read as <unk>: Dog\n"
     assert ended.out == run_main(run_dir, "--prompt", "<unk> <unk> <unk>", *options).out
     many = run_main(run_dir, "--prompt", " ".join(f"W{n}" for n in range(25)), *options)
-    assert many.err.endswith("W19 and 5 more\n")
+    assert "W19 and 5 more. Words" in many.err
 
 
 def test_no_word_commands_the_terminal(run_dir: Path, run_main: Callable):
     ended = run_main(run_dir, "--prompt", "\x1b[31mred", "--temperature", 0)
-    assert ended.err == "Read as <unk>: \\x1b[31mred\n"
+    assert ended.err.startswith("Read as <unk>: \\x1b[31mred. ")
     change_words(run_dir, 2, "\x1b[2J")
     drawn = run_main(run_dir, "--num-tokens", 500, "--temperature", 5, "--seed", 1).out
     assert "\x1b" not in drawn

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
 from lmbench.printing import end_unread, printable, printing
-from lmbench.run.directory import as_override, is_run
+from lmbench.run.directory import as_override, is_run, remove_failed_start
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,13 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         is_done = not is_sweep and (run_dir / "results.json").is_file()
         if is_training and is_run(run_dir) and not is_done:
             how = _how_to_resume(run_dir, is_sweep)
-            print(printable(f"Stopped. To resume: {how}"), file=sys.stderr)
+            log.error(printable(f"Stopped. To resume: {how}"))
         sys.exit(128 + signum)
     message = _printable(message)
     if not is_sweep and not _wants_traceback():
         log.error(message)  # in train.log too
+        if is_training:
+            remove_failed_start(run_dir)
         sys.exit(1)
     if is_sweep:
         log.error(message)

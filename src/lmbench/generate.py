@@ -5,7 +5,7 @@ import secrets
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def generate(options: Namespace) -> None:
-    """Writes what the model draws to stdout, word by word.
+    """Writes the prompt and what the model draws to stdout, word by word.
 
     Raises:
         UserError: The folder holds no model; the prompt on stdin is not UTF-8; there are unknown
@@ -38,7 +38,10 @@ def generate(options: Namespace) -> None:
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         names = ", ".join(map(text.shown, islice(unknown, 20)))
-        print(f"Read as {UNK}: {names}{more}", file=sys.stderr)
+        known = (
+            f". Words that it knows: {vocabulary.examples}" if len(unknown) > len(ids) / 2 else ""
+        )
+        print(f"Read as {UNK}: {names}{more}{known}", file=sys.stderr)
     suppressed = [] if options.allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
     if len(vocabulary) <= len(suppressed):
         raise UserError(f"{options.folder} has no word but {UNK}. Add --allow-unk.")
@@ -51,8 +54,8 @@ def generate(options: Namespace) -> None:
             if options.num_samples > 1:
                 print(f"--- {number} of {options.num_samples}")
             drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
-            words = (vocabulary.words[word] for word in islice(drawn, options.num_tokens))
-            for piece in text.pieces(words):
+            new = (vocabulary.words[word] for word in islice(drawn, options.num_tokens))
+            for piece in text.pieces(chain(vocabulary.decode(ids[1:]), new)):
                 print(piece, end="", flush=True)
 
 

@@ -21,7 +21,7 @@ from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
 from lmbench.run.config import write_run_config
-from lmbench.run.directory import alone_in, as_override, clear_run, require_inside, shown
+from lmbench.run.directory import alone_in, clear_run, require_inside, shown
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -184,7 +184,7 @@ def _say_what_next(run_dir: Path) -> None:
     folder = shlex.quote(shown(run_dir))
     commands = (
         f"lmbench-generate {folder}",
-        f"lmbench-evaluate {as_override('run', Path(shown(run_dir)))} evaluation=cache",
+        f"lmbench-evaluate {folder} evaluation=cache",
         f"lmbench-compare {folder} OTHER_RUN_DIR --output comparison",
         f"tensorboard --logdir {folder}",
     )

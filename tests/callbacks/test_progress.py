@@ -1,4 +1,3 @@
-import io
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -6,8 +5,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.console import Console
-from rich.live import Live
 from trainings import Scripted, quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks import progress
@@ -82,18 +79,3 @@ def test_without_a_terminal_there_is_a_line_every_minute(
     within = [line for line in lines if line.startswith("epoch 2/2, ")]
     assert len(within) >= 2
     assert all(" left" in line for line in within)
-
-
-@pytest.mark.parametrize("width", [30, 80, 200])
-def test_the_live_line_fits_and_begins_with_what_matters_most(width: int):
-    callback = Progress()
-    callback._figures = ["epoch 12/20", "2 h 05 min left", "train ppl 113.4", "30,120 tokens/s"]
-    callback._share = 0.6
-    console = Console(width=width, file=io.StringIO(), force_terminal=True, record=True)
-    callback._live = Live(console=console)
-    console.print(callback._line())
-    (line,) = console.export_text().splitlines()
-    assert len(line.rstrip()) <= width
-    assert line.startswith("epoch 12/20  2 h 05 min left")
-    assert ("tokens/s" in line) == (width >= 80)
-    assert ("\N{BOX DRAWINGS HEAVY HORIZONTAL}" in line) == (width >= 80)

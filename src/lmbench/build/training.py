@@ -101,6 +101,8 @@ def trainer(
     # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
+    # It counts the steps of the epoch, but logs by those of the run.
+    warnings.filterwarnings("ignore", message="The number of training batches")
     options = dict(config["trainer"])
     max_time = options.pop("max_time", None)
     options["accelerator"] = require_devices(

@@ -1,25 +1,20 @@
 """How far a training is and how long it will take: a live line in a terminal, lines in the log."""
 
 import logging
-import sys
 import time
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
 from lmbench.callbacks.time_limit import TimeLimit
+from lmbench.live_line import SECONDS_BETWEEN_REFRESHES, LiveLine, duration
 from lmbench.printing import printable
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60
-SECONDS_BETWEEN_REFRESHES = 0.5
 SECONDS_OF_WARM_UP = 5
 """Seconds of training before the time left is estimated."""
 
@@ -32,9 +27,7 @@ class Progress(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._live: Live | None = None
-        self._doing = ""
-        self._figures: list[str] = []
+        self._line = LiveLine()
         self._share: float | None = None
         self._start_share = 0.0
         self._start = 0.0
@@ -54,7 +47,7 @@ class Progress(L.Callback):
         self._begin(trainer, "training")
         self._start_share = self._share_of_training(trainer) or 0.0
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs, batch, batch_idx) -> None:
         """Notes how far the training is."""
         if time.monotonic() < self._next_look:  # gathering the figures takes time
             return
@@ -93,7 +86,7 @@ class Progress(L.Callback):
         line.append(f"valid {metrics['val/ppl']:.2f}{' (best)' if is_best else ''}")
         if "train/tokens_per_second" in metrics:
             line.append(f"{metrics['train/tokens_per_second']:,.0f} tokens/s")
-        if self._live is None and self._left():
+        if not self._line.is_shown and self._left():
             line.append(self._left())
         log.info("epoch %d%s: %s", trainer.current_epoch + 1, of_how_many, ", ".join(line))
         self._last_line = time.monotonic()
@@ -112,45 +105,31 @@ class Progress(L.Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Takes the live line away."""
-        self._end()
+        self._line.stop()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Takes the live line away."""
-        self._end()
+        self._line.stop()
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """Takes the live line away, before the table of results."""
-        self._end()
+        self._line.stop()
 
     def _begin(self, trainer: Any, doing: str) -> None:
-        self._end()
         self._start = self._last_line = time.monotonic()
-        self._share, self._figures = None, [doing]
-        console = Console()
-        if not (trainer.is_global_zero and console.is_terminal):
-            return
-        self._live = Live(
-            console=console,
-            get_renderable=self._line,
-            refresh_per_second=1 / SECONDS_BETWEEN_REFRESHES,
-            transient=True,
-            redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
-        )
-        self._live.start()
-        console.show_cursor()  # a second Ctrl-C ends the process without a chance to do it
-
-    def _end(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._share = None
+        self._line = LiveLine()
+        self._line.figures = [doing]
+        if trainer.is_global_zero:
+            self._line.start()
 
     def _show(self, trainer: Any, figures: list[str]) -> None:
-        self._figures = [figure for figure in figures if figure]
+        self._line.figures, self._line.share = figures, self._share
         now = time.monotonic()
-        late = self._live is None and now - self._last_line >= SECONDS_BETWEEN_LINES
+        late = not self._line.is_shown and now - self._last_line >= SECONDS_BETWEEN_LINES
         if late and trainer.is_global_zero:
             self._last_line = now
-            log.info(", ".join(self._figures))
+            log.info(", ".join(filter(None, figures)))
 
     def _say_how_long(self, trainer: Any) -> None:
         seconds = self._seconds_left()
@@ -162,19 +141,6 @@ class Progress(L.Callback):
             log.info(
                 "For WikiText-2 on a CPU there are experiment=cpu_hour and experiment=cpu_night."
             )
-
-    def _line(self) -> Table:
-        """The live line: the figures that fit, the first ones first, and a bar in what is left."""
-        width, figures = (self._live or Live()).console.width, self._figures
-        while len(figures) > 1 and len("  ".join(figures)) > width:
-            figures = figures[:-1]
-        grid = Table.grid(padding=(0, 2))
-        cells: list[Any] = ["  ".join(figures)]
-        room = width - len(cells[0]) - 3
-        if self._share is not None and room >= 5:
-            cells.append(ProgressBar(total=1.0, completed=self._share, width=min(room, 40)))
-        grid.add_row(*cells)
-        return grid
 
     def _share_of_training(self, trainer: Any) -> float | None:
         """How much of the run is done, in steps or in time; None where it has no end."""
@@ -211,19 +177,3 @@ def _say_what_begins(trainer: Any, module: Any) -> None:
         trainer.precision,
         f"{trainer.num_training_batches:,}",
     )
-
-
-def duration(seconds: float) -> str:
-    """A duration in the one or two units that matter.
-
-    >>> [duration(seconds) for seconds in (42.4, 750, 7500, 900_000)]
-    ['42 s', '12 min', '2 h 05 min', '10.4 days']
-    """
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{seconds / 86400:.1f} days"

@@ -4,12 +4,14 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int, Int32
 
 from lmbench.errors import UserError
+from lmbench.printing import printable
 
 EOS = "<eos>"
 UNK = "<unk>"
@@ -42,6 +44,12 @@ class Vocabulary:
         """Id of ``<unk>``, or None where unknown words have no id."""
         return self.ids.get(UNK)
 
+    @property
+    def examples(self) -> str:
+        """A few words to show people what kind of words there are."""
+        regular = (word for word in self.words if word[0].isalpha())
+        return ", ".join(printable(word) for word in islice(regular, 8))
+
     def __len__(self) -> int:
         return len(self.words)
 
@@ -61,8 +69,8 @@ class Vocabulary:
         if unk_id is None and (unknown := [word for word in words if word not in self.ids]):
             names = ", ".join(map(reprlib.repr, unknown[:5]))  # a "word" can be a whole text
             raise UserError(
-                f"{names}: not among the {len(self):,} words of the vocabulary, "
-                f"which has no {UNK} to stand for unknown words. Use words that it has."
+                f"{names}: not among the {len(self):,} words of the vocabulary, which has no {UNK} "
+                f"to stand for unknown words. Use words that it has, such as {self.examples}."
             )
         return np.array([self.ids.get(word, unk_id) for word in words], dtype=np.int32)
 

@@ -1,14 +1,11 @@
 """How far an evaluation has come, with the perplexity so far."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+from lmbench.live_line import LiveLine, duration
 from lmbench.score import Score
 
 log = logging.getLogger(__name__)
@@ -16,7 +13,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def progress_of(phase: str, num_targets: int) -> Iterator[Callable[[int, float], object]]:
-    """Shows a bar in a terminal while a phase runs, and logs a line when it ends.
+    """Shows a live line in a terminal while a phase runs, and logs a line when it ends.
 
     Args:
         phase: What is done.
@@ -26,31 +23,27 @@ def progress_of(phase: str, num_targets: int) -> Iterator[Callable[[int, float],
         To be called after each window, with the number of targets scored in it and their nats.
     """
     start, nats_so_far, done = time.perf_counter(), 0.0, 0
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%  {task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
+    line = LiveLine(stderr=True)
+    line.figures = [phase]
 
-    def figures() -> str:
+    def figures() -> list[str]:
         rate = f"{done / max(time.perf_counter() - start, 1e-9):,.0f} tokens/s"
-        perplexity = f", perplexity {Score(nats_so_far, done).ppl:.5g}" if nats_so_far else ""
-        return rate + perplexity
+        return [rate, *([f"perplexity {Score(nats_so_far, done).ppl:.5g}"] if nats_so_far else [])]
 
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    both = sys.stdout is not None and sys.stdout.isatty()  # else what is printed is not for it
-    with Progress(
-        *columns, console=console, transient=True, disable=hidden, redirect_stdout=both
-    ) as progress:
-        task = progress.add_task(phase, total=num_targets, figures="")
+    def on_window(num_scored: int, nats: float) -> None:
+        nonlocal nats_so_far, done
+        nats_so_far += nats
+        done += num_scored
+        line.share = done / num_targets
+        left = (time.perf_counter() - start) * (num_targets - done) / done if done else 0.0
+        short = phase.partition(",")[0]  # the rest, its settings, stands in the log
+        of_phase = f"{short} {line.share:.0%}"
+        line.figures = [of_phase, f"{duration(left)} left", *reversed(figures())]
 
-        def on_window(num_scored: int, nats: float) -> None:
-            nonlocal nats_so_far, done
-            nats_so_far += nats
-            done += num_scored
-            progress.update(task, advance=num_scored, figures=figures())
-
+    line.start()
+    try:
         yield on_window
-    log.info("%s: %s in %.1f s", phase, figures(), time.perf_counter() - start)
+    finally:
+        line.stop()
+    seconds = time.perf_counter() - start
+    log.info("%s: %s in %.1f s", phase, ", ".join(figures()), seconds)

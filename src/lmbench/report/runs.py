@@ -14,7 +14,7 @@ from lmbench.conf import flatten
 from lmbench.errors import UserError
 from lmbench.files import read_json, read_small, read_yaml
 from lmbench.printing import printable
-from lmbench.run.directory import as_override
+from lmbench.run.directory import as_override, is_run
 
 SPLITS = {"valid": "val", "test": "test"}
 """The splits that are scored, and what ``results.json`` calls them."""
@@ -217,6 +217,8 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
     """
     path = run_dir / "results.json"
     if not path.exists():
+        if not is_run(run_dir):
+            raise UserError("It failed before it began.")
         how = printable(as_override("resume", run_dir))
         raise UserError(f"Did not finish: it has no results.json. To resume: lmbench-train {how}")
     config = {printable(k): x for k, x in flatten(read_yaml(run_dir / "config.yaml")).items()}

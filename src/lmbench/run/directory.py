@@ -4,7 +4,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -55,6 +55,15 @@ def clear_run(run_dir: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for name in ("metrics.csv", "timing.csv", "results.json"):
         (run_dir / name).unlink(missing_ok=True)
+
+
+def remove_failed_start(run_dir: Path) -> None:
+    """Removes the folder of a run that failed before it had a config, and that of its date."""
+    of_start = {".hydra", ".lock", "train.log"}
+    with suppress(OSError):  # Windows does not remove the log while it is open
+        if {path.name for path in run_dir.iterdir()} <= of_start:
+            shutil.rmtree(run_dir)
+            run_dir.parent.rmdir()  # unless there is something in it
 
 
 def shown(path: Path) -> str:

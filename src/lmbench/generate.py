@@ -38,9 +38,8 @@ def generate(options: Namespace) -> None:
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         names = ", ".join(map(text.shown, islice(unknown, 20)))
-        known = (
-            f". Words that it knows: {vocabulary.examples}" if len(unknown) > len(ids) / 2 else ""
-        )
+        most = 2 * unknown.total() >= len(ids)
+        known = f". Words that it knows: {vocabulary.examples}" if most else ""
         print(f"Read as {UNK}: {names}{more}{known}", file=sys.stderr)
     suppressed = [] if options.allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
     if len(vocabulary) <= len(suppressed):

@@ -4,11 +4,14 @@
 #   make check PYTHON=python3.12      the interpreter that a new .venv is made with
 #
 # Which build of torch is installed (CPU or CUDA) follows from pip's own configuration.
+# `make quickstart` installs what lmbench needs; the other targets also its tests and linters.
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.ready-dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 EXTRAS := .venv-extras
 
 MARKERS := $(if $(CI),not gpu,not slow and not gpu)
@@ -24,10 +27,10 @@ help: ## list the targets
 quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the embedded corpus; no download once installed
 	$(BIN)/lmbench-train -m experiment=quickstart_lstm,quickstart_awd_lstm
 
-test: $(READY) ## run the fast tests; with CI set, the slow ones too
+test: $(DEV) ## run the fast tests; with CI set, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(MARKERS)" -n $(WORKERS) --maxprocesses 8 $(ARGS)
 
-check: $(READY) ## run every linter and type checker, and fail if any of them does
+check: $(DEV) ## run every linter and type checker, and fail if any of them does
 	@failed=; \
 	for command in $(CHECKS); do \
 	  echo "--- $$command"; \
@@ -35,10 +38,10 @@ check: $(READY) ## run every linter and type checker, and fail if any of them do
 	done; \
 	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
 
-bench: $(READY) ## measure speed and memory of training and evaluation on this machine
+bench: $(DEV) ## measure speed and memory of training and evaluation on this machine
 	$(BIN)/python scripts/bench.py $(ARGS)
 
-chaos: $(READY) ## kill short runs again and again, and compare what comes of their resumes
+chaos: $(DEV) ## kill short runs again and again, and compare what comes of their resumes
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
 extras: $(EXTRAS)/.ready ## start each launcher and sweeper of the extras once, with a network
@@ -48,15 +51,22 @@ clean: ## remove builds and caches; environments, outputs/ and multirun/ stay
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache .import_linter_cache
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
-# --group needs pip 25.1, newer than the one that many interpreters bring.
 $(READY): pyproject.toml
 	@test -x $(BIN)/pip || \
 	  $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
 	  echo 'lmbench needs Python 3.10 to 3.13, and $(PYTHON) is not.' \
 	    'Choose one by name: make PYTHON=python3.12 ...' >&2; exit 1; }
-	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet 'pip>=25.1'
-	$(BIN)/python -m pip install -e . --group dev
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo 'Installing lmbench and PyTorch into .venv, which takes minutes: 1.5 GB with the CPU' \
+	  'build of PyTorch, several GB with CUDA.'
+	@$(PIP) -e .
+	@touch $@
+
+# --group needs pip 25.1, newer than the one that many interpreters bring.
+$(DEV): $(READY)
+	@echo 'Installing the tests and linters into .venv.'
+	@$(PIP) 'pip>=25.1'
+	@$(PIP) -e . --group dev
 	@touch $@
 
 $(EXTRAS)/.ready: pyproject.toml

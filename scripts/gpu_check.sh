@@ -20,7 +20,7 @@ fail() {
 
 prepare() {
   local data=${1:-${LMBENCH_DATA_DIR:+$LMBENCH_DATA_DIR/wikitext-2}} compiled
-  make .venv/.ready
+  make .venv/.ready-dev
   rm -rf "$carried"
   mkdir -p "$carried"
   # In the versions that are tested here. Of lmbench the metadata is needed; the code is that in src.

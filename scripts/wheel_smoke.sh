@@ -4,7 +4,7 @@
 # torch is neither downloaded nor unpacked a second time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-make .venv/.ready
+make .venv/.ready-dev
 
 developer="$PWD/.venv/bin/python"
 work=$(mktemp -d)

@@ -1,4 +1,5 @@
 import io
+import multiprocessing
 
 import pytest
 from rich.console import Console
@@ -18,6 +19,22 @@ def test_the_line_fits_and_begins_with_what_matters_most(width: int):
     assert shown.startswith("epoch 12/20  2 h 05 min left")
     assert ("tokens/s" in shown) == (width >= 80)
     assert ("\N{BOX DRAWINGS HEAVY HORIZONTAL}" in shown) == (width >= 80)
+
+
+@pytest.mark.parametrize(("process", "expected"), [("MainProcess", True), ("LokyProcess-1", False)])
+def test_it_is_shown_in_a_terminal_that_no_other_job_uses(
+    monkeypatch: pytest.MonkeyPatch, process: str, expected: bool
+):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr(multiprocessing.current_process(), "name", process)
+    line = LiveLine()
+    line.figures = ["epoch 1/2"]
+    line.start()
+    assert line.is_shown == expected
+    line.stop()
+    assert ("epoch 1/2" in terminal.getvalue()) == expected
 
 
 def test_without_a_terminal_nothing_is_shown(capsys: pytest.CaptureFixture[str]):

@@ -59,6 +59,29 @@ def test_the_environment_goes_before(
     assert calls == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "5"}, "5"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_threads_wait_as_the_user_wants(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(given))
+    machine.set_up_threads()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate", "generate"])
+def test_no_command_imports_torch_before_its_threads_are_set_up(module: str) -> None:
+    """OpenMP reads its settings only once."""
+    code = f"import sys, lmbench.{module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_other_systems_allocate_as_they_do(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(machine.sys, "platform", platform)

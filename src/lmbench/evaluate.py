@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import MODEL_PLACES, conf_dir
 from lmbench.errors import UserError
-from lmbench.machine import device_of, set_matmul_precision, set_up_allocator
+from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.printing import printing
 from lmbench.run.config import read_run_config, set_value
 from lmbench.run.directory import quoted, require_inside
@@ -46,6 +46,7 @@ def evaluate(config: DictConfig, name: str) -> float:
         if place is not None:
             set_value(run_config, f"data.{key}={place}", f"data.{key}", place)
     require_inside(run_dir)
+    set_up_threads()
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.build.arguments import factory, require_type

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import lmbench
 from lmbench.command import run_command
 from lmbench.errors import UserError
-from lmbench.machine import device_of, set_matmul_precision
+from lmbench.machine import device_of, set_matmul_precision, set_up_threads
 from lmbench.printing import printing
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def _number(kind: type[int] | type[float], least: float, most: float = 2**63 - 1
 def main() -> None:
     """Entry point of the console script."""
     options = parse_options(sys.argv[1:])
+    set_up_threads()
     run_command(lambda: (generate if options.score is None else score)(options))
 
 

@@ -1,5 +1,6 @@
 """One live line in a terminal, below the lines of the log: figures, and a bar."""
 
+import multiprocessing
 import sys
 
 from rich.console import Console
@@ -34,8 +35,9 @@ class LiveLine:
         return self._live is not None
 
     def start(self) -> None:
-        """Shows it, if there is a terminal."""
-        if not self._console.is_terminal or self._live is not None:
+        """Shows it, if there is a terminal, and no other process beside this one may have one."""
+        is_alone = multiprocessing.current_process().name == "MainProcess"  # as joblib's are not
+        if not (self._console.is_terminal and is_alone):
             return
         self._live = Live(
             console=self._console,

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import PLACES, conf_dir, require_known_targets
 from lmbench.errors import UserError
-from lmbench.machine import set_matmul_precision, set_up_allocator
+from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
@@ -51,6 +51,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     require_inside(run_dir)
     # A run whose classes are not known could not be resumed, evaluated or loaded later.
     require_known_targets(config, PLACES, "This config")
+    set_up_threads()
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.build import training as build

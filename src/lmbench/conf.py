@@ -25,15 +25,16 @@ OF_LIGHTNING = {
     "callbacks": {
         "DeviceStatsMonitor": "",
         "EarlyStopping": "",
+        "EMAWeightAveraging": "",
         "LearningRateMonitor": "",
         "ModelCheckpoint": "",
         "ModelSummary": "",
-        "OnExceptionCheckpoint": "",
         "RichModelSummary": "",
         "RichProgressBar": "",
         "TQDMProgressBar": "",
         "BatchSizeFinder": "Set batching.batch_size.",
         "GradientAccumulationScheduler": "A schedule of lmbench's takes one step per window.",
+        "OnExceptionCheckpoint": "lmbench saves a run that is stopped.",
         "LearningRateFinder": "hparams_search= searches for a learning rate.",
         "StochasticWeightAveraging": "Its average would never be validated. See callbacks=nt_asgd.",
         "ThroughputMonitor": "callbacks.throughput logs the speed.",
@@ -43,8 +44,8 @@ OF_LIGHTNING = {
 }
 """Place → Lightning's own classes that a run may name there, and why it may not name some others.
 
-They are in ``lightning.pytorch.callbacks`` and ``lightning.pytorch.loggers``. Each of the first has
-been tried in a run that was resumed.
+They are in ``lightning.pytorch.callbacks`` and ``lightning.pytorch.loggers``. Each that a run may
+name has been tried in one that was resumed.
 """
 
 ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"
@@ -63,6 +64,9 @@ def known_targets(place: str) -> frozenset[str]:
     """The classes that a run may name at a place, such as ``model.core``."""
     files = (conf_dir() / place.replace(".", "/")).glob("*.yaml")
     nodes = [node for file in files for _, node in _objects(place, read_yaml(file))]
+    if place == "callbacks":
+        of_debug = read_yaml(conf_dir() / "debug/overfit.yaml")
+        nodes += [node for _, node in _objects(place, of_debug[place])]
     of_lightning = [name for name, why_not in _of_lightning(place).items() if not why_not]
     return frozenset([*(str(x["_target_"]) for x in nodes if "_target_" in x), *of_lightning])
 

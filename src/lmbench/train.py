@@ -94,7 +94,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
                 if is_first:
                     log.info("continuing after step %s", f"{resumed.first_step:,}")
             del checkpoint
-            with recording(trainer.loggers, config, run_dir):
+            with recording(trainer, config, run_dir):
                 return _fit_and_test(trainer, module, datamodule, last)
 
 

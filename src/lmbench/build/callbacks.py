@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ProgressBar
 
 from lmbench.build.arguments import factory, require_inside_run
 from lmbench.callbacks.checkpoints import Checkpoints
@@ -38,7 +38,7 @@ def callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
             raise UserError(f"{key}.monitor={monitor}: there are {', '.join(METRICS)}.")
         if kind is Checkpoints:
             made.append(make(dirpath=run_dir / "checkpoints"))
-        elif kind in (ModelCheckpoint, OnExceptionCheckpoint):
+        elif kind is ModelCheckpoint:
             folder = str(node.get("dirpath") or name)
             require_inside_run({**node, "dirpath": folder}, key)
             if Path(folder).parts[:1] in ((), ("checkpoints",)):
@@ -65,6 +65,18 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             f"{' and '.join(bars)} would write over each other. To have another bar: "
             "callbacks.progress._target_=lightning.pytorch.callbacks.RichProgressBar."
         )
+    ema = [callback for callback in made if isinstance(callback, EMAWeightAveraging)]
+    if ema and any(isinstance(callback, NTASGD) for callback in made):
+        raise UserError(
+            "EMAWeightAveraging and callbacks.nt_asgd would both put their averages in the model's "
+            "place. Choose one: callbacks=default leaves nt_asgd out."
+        )
+    for callback in ema:
+        if callback.update_starting_at_step or callback.update_starting_at_epoch:
+            raise UserError(
+                "EMAWeightAveraging that starts late would validate the weights that the run began "
+                "with until then. Leave update_starting_at_step and update_starting_at_epoch out."
+            )
     factory(config["optimizer"], "optimizer")  # refuses what is not one
     target = config["optimizer"]["_target_"]
     optimizer = import_target(target)

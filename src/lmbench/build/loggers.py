@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.loggers import (
     CSVLogger,
     Logger,
@@ -15,12 +16,12 @@ from lightning.pytorch.loggers import (
     TensorBoardLogger,
     WandbLogger,
 )
-from lightning.pytorch.utilities import rank_zero_only
 
 from lmbench.build.arguments import factory, require_inside_run, together
 from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.conf import import_target, takes
 from lmbench.errors import Interrupted, UserError
+from lmbench.files import read_small
 
 # Of what these take, the rest leads out of the run's folder, or is not used.
 _OF_WANDB = ("project", "name", "group", "entity", "tags", "notes", "job_type", "offline", "prefix")
@@ -49,12 +50,10 @@ def loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
             own = {"save_dir": run_dir, "name": called, "version": "", "sub_dir": None}
             together(key, node, dict.fromkeys(("log_dir", "filename_suffix")))
         elif kind is WandbLogger:
-            _require_package("wandb", key)
-            node, make = _of_tool(node, key, _OF_WANDB, {"name": called})
+            make = _of_tool("wandb", node, key, _OF_WANDB, ("name", called))
             own = {"save_dir": run_dir, "id": _wandb_id(run_dir)}
         elif kind is MLFlowLogger:
-            _require_package("mlflow", key)
-            node, make = _of_tool(node, key, _OF_MLFLOW, {"run_name": called})
+            make = _of_tool("mlflow", node, key, _OF_MLFLOW, ("run_name", called))
             own = {"tracking_uri": _mlflow_uri(), "run_id": _mlflow_id(run_dir)}
         else:
             if kind is CSVLogger:
@@ -65,9 +64,7 @@ def loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
 
 
 @contextmanager
-def recording(
-    loggers: Sequence[Logger], config: Mapping[str, Any], run_dir: Path
-) -> Iterator[None]:
+def recording(trainer: L.Trainer, config: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
     """Begins what loggers record elsewhere, with the run's config, and ends it.
 
     Without an end, W&B would record the next job of a sweep as the same run.
@@ -75,26 +72,36 @@ def recording(
     Raises:
         UserError: W&B or MLflow refuses something, or a package is missing.
     """
-    others = [x for x in loggers if not isinstance(x, (MetricsCSV, TensorBoardLogger))]
-    if rank_zero_only.rank != 0:
-        others = []
-    begun, exit_code, status = [], 0, "FINISHED"
+    kinds = (MetricsCSV, TensorBoardLogger)
+    others = [x for x in trainer.loggers if trainer.is_global_zero and not isinstance(x, kinds)]
+    begun: list[Logger] = []
     try:
-        for logger in others:
-            _begin(logger, config, run_dir)
-            begun.append(logger)
+        with _ended(begun):
+            for logger in others:
+                _begin(logger, config, run_dir)
+                begun.append(logger)
+            yield
+    except ModuleNotFoundError as error:  # as of a callback that measures the device
+        raise UserError(f"{error} Install it with pip.") from error
+    except Exception as error:
+        tool = type(error).__module__.partition(".")[0]
+        if tool not in ("wandb", "mlflow"):
+            raise
+        offline = " Without a network: logger.wandb.offline=true." if tool == "wandb" else ""
+        raise UserError(f"logger.{tool}: {' '.join(str(error).split())}{offline}") from error
+
+
+@contextmanager
+def _ended(loggers: Sequence[Any]) -> Iterator[None]:
+    exit_code, status = 0, "FINISHED"
+    try:
         yield
     except BaseException as error:
         is_stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
         exit_code, status = (130, "KILLED") if is_stopped else (1, "FAILED")
-        tool = type(error).__module__.partition(".")[0]
-        if tool in ("wandb", "mlflow"):
-            raise UserError(f"logger.{tool}: {' '.join(str(error).split())}") from error
-        if isinstance(error, ModuleNotFoundError):
-            raise UserError(f"{error} Install it with pip.") from error
         raise
     finally:
-        for logger in begun:
+        for logger in loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish(exit_code=exit_code)
             elif isinstance(logger, MLFlowLogger):
@@ -110,25 +117,24 @@ def _begin(logger: Any, config: Mapping[str, Any], run_dir: Path) -> None:
         path.write_text(f"{logger.run_id}\n", "ascii")
     logger.log_hyperparams(dict(config))
     for link in run_dir.glob("wandb/*/logs/debug-core.log"):  # to W&B's cache, out of the run
-        link.unlink()
+        if link.is_symlink():
+            link.unlink()
 
 
 def _of_tool(
-    node: Mapping[str, Any], key: str, names: Sequence[str], default: Mapping[str, Any]
-) -> tuple[dict[str, Any], Any]:
+    package: str, node: Mapping[str, Any], key: str, names: Sequence[str], called: tuple[str, str]
+) -> Callable[..., Any]:
+    """Makes a logger of a package that may be missing; ``called`` is its name for the run."""
     for name in node:
         if name not in ("_target_", *names):
             raise UserError(f"{key}.{name} cannot be set. There are {', '.join(names)}.")
-    node = {**node, **{name: node.get(name) or value for name, value in default.items()}}
-    return node, factory(node, key)
-
-
-def _require_package(package: str, key: str) -> None:
     if find_spec(package) is None:
         raise UserError(
             f"{key} needs {package}: pip install {package}, or in the checkout "
             f"pip install -e '.[{package}]'."
         )
+    argument, name = called
+    return factory({**node, argument: node.get(argument) or name}, key)
 
 
 def _wandb_id(run_dir: Path) -> str | None:
@@ -142,7 +148,12 @@ def _wandb_id(run_dir: Path) -> str | None:
 
 def _mlflow_id(run_dir: Path) -> str | None:
     path = run_dir / _MLFLOW_ID
-    return path.read_text("ascii").strip() if path.is_file() else None
+    if not path.exists():
+        return None
+    text = read_small(path).strip()
+    if not re.fullmatch("[0-9a-f]{32}", text):
+        raise UserError(f"{path} is damaged. Remove it to record a new run.")
+    return text
 
 
 def _mlflow_uri() -> str:

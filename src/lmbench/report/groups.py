@@ -95,10 +95,10 @@ def group_runs(
 ) -> tuple[list[Section], list[Skipped]]:
     """Groups runs by corpus and config.
 
-    Configs are alike if they are equal but for the seed, the loggers and where things lie; a run that
-    started from another one's weights counts as started from that one's group, if it is among the
-    runs. Of several runs of a group with the same seed, the first counts: a repetition is not an
-    independent value. The seed of a run that started from another one's weights is that one's.
+    Configs are alike if they are equal but for the seed, the loggers and where things lie; a run
+    that started from another one's weights counts as started from that one's group, if it is among
+    the runs. Of several runs of a group with the same seed, the first counts: a repetition is not
+    an independent value. The seed of a run that started from another one's weights is that one's.
 
     Args:
         runs: The runs.

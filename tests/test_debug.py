@@ -77,6 +77,8 @@ def test_overfit_learns_its_windows_by_heart(tmp_path: Path, model: str):
 
 
 def test_profile_leaves_its_report_in_the_run(tmp_path: Path):
-    config = config_of("model=lstm", "debug=profile", *TINY, "trainer.limit_train_batches=10")
+    config = config_of(
+        "model=lstm", "debug=profile", *TINY, "batching.batch_size=4", "batching.bptt=5"
+    )
     train(ChosenRun(config), tmp_path)
     assert "LanguageModelModule.optimizer_step" in (tmp_path / "fit-profile.txt").read_text()

@@ -109,6 +109,7 @@ def test_what_a_model_checkpoint_saves_lies_beside_lmbenchs_own(tmp_path: Path):
     }
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # as it is, in a resume
 def test_a_checkpoint_names_no_files_for_lightning_to_remove(tmp_path: Path):
     """A path with a protocol is not held against the folder there."""
     node = of("ModelCheckpoint")

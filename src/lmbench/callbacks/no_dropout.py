@@ -1,5 +1,7 @@
 """Training without dropout, to see what a model can learn by heart."""
 
+from typing import Any
+
 import lightning as L
 
 from lmbench.model.dropout import Dropouts
@@ -8,6 +10,6 @@ from lmbench.model.dropout import Dropouts
 class NoDropout(L.Callback):
     """Turns all dropouts of the model off while it trains; see ``debug=overfit``."""
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer, pl_module: Any) -> None:
         """Turns them off. The module puts them back at the end."""
         Dropouts(pl_module.model.dropouts).scale(0.0)

@@ -44,7 +44,7 @@ bench: $(DEV) ## measure speed and memory of training and evaluation on this mac
 chaos: $(DEV) ## kill short runs again and again, and compare what comes of their resumes
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
-extras: $(EXTRAS)/.ready ## start each launcher and sweeper of the extras once, with a network
+extras: $(EXTRAS)/.ready ## start each launcher, sweeper and logger of the extras once, with a network
 	scripts/extras.sh $(EXTRAS)/bin
 
 clean: ## remove builds and caches; environments, outputs/ and multirun/ stay
@@ -71,5 +71,5 @@ $(DEV): $(READY)
 
 $(EXTRAS)/.ready: pyproject.toml
 	test -x $(EXTRAS)/bin/pip || $(PYTHON) -m venv $(EXTRAS)
-	$(EXTRAS)/bin/python -m pip install -e '.[sweep,slurm,ray]'
+	$(EXTRAS)/bin/python -m pip install -e '.[sweep,slurm,ray,wandb,mlflow]'
 	@touch $@

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts each launcher and sweeper that the extras bring once for real, on the embedded corpus, and
-# checks that every job came to its end. Called by `make extras`, which installs them first.
+# Starts each launcher, sweeper and logger that the extras bring once for real, on the embedded
+# corpus, and checks that every job came to its end. Called by `make extras`, which installs them first.
 set -euo pipefail
 bin=$(cd "${1:?usage: scripts/extras.sh FOLDER_OF_COMMANDS}" && pwd)
 work=$(mktemp -d)
@@ -49,6 +49,19 @@ again() { # NAME ARGUMENTS...: the same sweep goes on, and redoes no job
   fi
   printf '=== passed: %s resumed\n' "$name"
 }
+
+recorded() { # NAME NUMBER: that many runs were recorded, each for itself
+  if (($2 != 2)); then
+    echo "$1: $2 of 2 jobs are recorded" >&2
+    exit 1
+  fi
+}
+
+sweep wandb seed=1,2 logger=wandb logger.wandb.offline=true
+recorded wandb "$(find wandb -name '*.wandb' | sed 's/.*run-//' | sort -u | wc -l)"
+export MLFLOW_TRACKING_URI="sqlite:///$work/mlflow.db"
+sweep mlflow seed=1,2 logger=mlflow
+recorded mlflow "$(cat mlflow/*/mlflow_run_id | sort -u | wc -l)"
 
 joblib=(seed=1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2)
 submitit=(seed=1,2 hydra/launcher=submitit_local hydra.launcher.cpus_per_task=1)

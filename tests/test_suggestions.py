@@ -24,6 +24,7 @@ def test_the_same_last_word_comes_before_a_like_one():
             ["model=awd_lst"],
             "There is no model=awd_lst. Did you mean awd_lstm? There are awd_lstm, lstm.",
         ),
+        (["logger=[csv,wnadb]"], "There is no logger=wnadb. Did you mean wandb? There are csv, "),
     ],
 )
 def test_what_hydra_refuses_is_explained(arguments: list[str], said: str):

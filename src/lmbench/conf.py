@@ -1,9 +1,11 @@
 """Where the configs lie, and which classes they name: the only ones that a run may name.
 
 A config says by ``_target_`` which class (or function) an object is made of. What ``conf/`` names
-at a place is allowed there; a prefix such as ``lmbench.`` would let in all that a module imports.
+at a place is allowed there, and so are some of Lightning's own classes; a prefix such as
+``lmbench.`` would let in all that a module imports.
 """
 
+import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +21,33 @@ MODEL_PLACES = ("model.core", "model.head")
 PLACES = (*MODEL_PLACES, "data", "optimizer", "scheduler", "callbacks", "logger")
 """Groups of ``conf/`` that name classes; ``callbacks`` and ``logger`` hold several objects each."""
 
+OF_LIGHTNING = {
+    "callbacks": {
+        "DeviceStatsMonitor": "",
+        "EarlyStopping": "",
+        "EMAWeightAveraging": "",
+        "LearningRateMonitor": "",
+        "ModelCheckpoint": "",
+        "ModelSummary": "",
+        "RichModelSummary": "",
+        "RichProgressBar": "",
+        "TQDMProgressBar": "",
+        "BatchSizeFinder": "Set batching.batch_size.",
+        "GradientAccumulationScheduler": "A schedule of lmbench's takes one step per window.",
+        "OnExceptionCheckpoint": "lmbench saves a run that is stopped.",
+        "LearningRateFinder": "hparams_search= searches for a learning rate.",
+        "StochasticWeightAveraging": "Its average would never be validated. See callbacks=nt_asgd.",
+        "ThroughputMonitor": "callbacks.throughput logs the speed.",
+        "Timer": "Set trainer.max_time.",
+    },
+    "logger": {"CSVLogger": ""},
+}
+"""Place → Lightning's own classes that a run may name there, and why it may not name some others.
+
+They are in ``lightning.pytorch.callbacks`` and ``lightning.pytorch.loggers``. Each that a run may
+name has been tried in one that was resumed.
+"""
+
 ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"
 """Environment variable with classes of the user's own, between commas."""
 
@@ -32,14 +61,18 @@ def conf_dir() -> Path:
 
 @cache
 def known_targets(place: str) -> frozenset[str]:
-    """The classes that ``conf/`` names at a place, such as ``model.core``."""
+    """The classes that a run may name at a place, such as ``model.core``."""
     files = (conf_dir() / place.replace(".", "/")).glob("*.yaml")
     nodes = [node for file in files for _, node in _objects(place, read_yaml(file))]
-    return frozenset(str(node["_target_"]) for node in nodes if "_target_" in node)
+    if place == "callbacks":
+        of_debug = read_yaml(conf_dir() / "debug/overfit.yaml")
+        nodes += [node for _, node in _objects(place, of_debug[place])]
+    of_lightning = [name for name, why_not in _of_lightning(place).items() if not why_not]
+    return frozenset([*(str(x["_target_"]) for x in nodes if "_target_" in x), *of_lightning])
 
 
 def require_known_targets(config: Mapping[str, Any], places: Iterable[str], where: str) -> None:
-    """Refuses a config that names another class than ``conf/`` does at one of the places.
+    """Refuses a config that names a class at one of the places that is not known there.
 
     Args:
         config: A run's config, as plain values.
@@ -56,12 +89,19 @@ def require_known_targets(config: Mapping[str, Any], places: Iterable[str], wher
             node = node.get(name) if isinstance(node, Mapping) else None
         for key, inner in _objects(place, node):
             target = str(inner.get("_target_", ""))
-            if target not in {"", *known_targets(place), *of_user}:
-                raise UserError(
-                    f"{where}: {key} names {target}, which is not among the classes that lmbench's "
-                    f"own configs name there, and building it runs its code. If you trust it, set "
-                    f"the environment variable {ALLOWED_TARGETS_VARIABLE}={target}."
-                )
+            if target in {"", *known_targets(place), *of_user}:
+                continue
+            of_lightning = _of_lightning(place)
+            if of_lightning.get(target):
+                reason = of_lightning[target]
+                raise UserError(f"{where}: {key}: {target} does not work with lmbench. {reason}")
+            meant = difflib.get_close_matches(target, known_targets(place), n=1, cutoff=0.9)
+            did_you_mean = f" Did you mean {meant[0]}?" if meant else ""
+            raise UserError(
+                f"{where}: {key} names {target}, which is not among the classes that lmbench knows "
+                f"there, and building it runs its code.{did_you_mean} If you trust it, set "
+                f"the environment variable {ALLOWED_TARGETS_VARIABLE}={target}."
+            )
 
 
 def import_target(target: str) -> Callable[..., Any]:
@@ -85,6 +125,12 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         is_plain = config is None or isinstance(config, (str, bool, int, float))
         return {prefix: config if is_plain else str(config)}
     return {key: leaf for name, node in inner.items() for key, leaf in flatten(node, name).items()}
+
+
+def _of_lightning(place: str) -> dict[str, str]:
+    package = {"callbacks": "lightning.pytorch.callbacks", "logger": "lightning.pytorch.loggers"}
+    names = OF_LIGHTNING.get(place, {})
+    return {f"{package[place]}.{name}": why_not for name, why_not in names.items()}
 
 
 def _objects(place: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -27,6 +27,11 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
         group, name = match[2], match[1].removeprefix(f"{match[2]}/")
         meant = difflib.get_close_matches(name, options, n=2)
         return f"There is no {group}={name}.{_did_you_mean(meant)} There are {', '.join(options)}."
+    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", message):  # one of a list
+        group, name = match.groups()
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        meant = difflib.get_close_matches(name, options, n=2)
+        return f"There is no {group}={name}.{_did_you_mean(meant)} There are {', '.join(options)}."
     return message
 
 

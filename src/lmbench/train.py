@@ -56,6 +56,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.build import training as build
     from lmbench.build.arguments import factory
+    from lmbench.build.loggers import recording
     from lmbench.build.model import build_model
     from lmbench.callbacks.checkpoints import CheckpointIO
     from lmbench.callbacks.resumed import Resumed
@@ -94,7 +95,8 @@ def train(run: ChosenRun, run_dir: Path) -> float:
                 if is_first:
                     log.info("continuing after step %s", f"{resumed.first_step:,}")
             del checkpoint
-            return _fit_and_test(trainer, module, datamodule, last)
+            with recording(trainer, config, run_dir):
+                return _fit_and_test(trainer, module, datamodule, last)
 
 
 def _first_checkpoint(

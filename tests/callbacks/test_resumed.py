@@ -20,7 +20,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def trainer(*, is_global_zero: bool = True) -> Any:
-    return SimpleNamespace(is_global_zero=is_global_zero)
+    return SimpleNamespace(is_global_zero=is_global_zero, early_stopping_callbacks=[])
 
 
 def is_as_it_was(run_dir: Path) -> bool:

@@ -1,12 +1,14 @@
 """Values from a config as arguments: what they must be, and errors that name the config's key."""
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from lmbench.conf import import_target
+from lmbench.conf import flatten, import_target
 from lmbench.errors import UserError
 
 # Arguments that the config has under another key than their node's.
@@ -66,6 +68,18 @@ def together(node: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> dic
         if name in own:
             raise UserError(f"{node}.{name} is set by lmbench itself. Leave it out.")
     return {**given, **own}
+
+
+def require_inside_run(node: Mapping[str, Any], key: str) -> None:
+    """Refuses a path with which a class of Lightning's would write outside the run's folder.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    for name, value in flatten(dict(node), key).items():
+        parts = Path(value).parts if isinstance(value, str) else ()
+        if ".." in parts or "/" in parts[:1] or re.search("::|://", str(value)):
+            raise UserError(f"{name}={value} leads out of the run's folder. Name one within it.")
 
 
 def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) -> Any:

@@ -1,23 +1,23 @@
 """All that a training is made of, from a run's config."""
 
 import logging
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
 from lmbench.build.arguments import call, factory, require_type, together
-from lmbench.callbacks.checkpoints import CheckpointIO, Checkpoints
-from lmbench.callbacks.nt_asgd import NTASGD
+from lmbench.build.callbacks import callbacks as build_callbacks
+from lmbench.build.loggers import loggers as build_loggers
+from lmbench.callbacks.checkpoints import CheckpointIO
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.time_limit import TimeLimit
-from lmbench.conf import import_target, takes
+from lmbench.conf import takes
 from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
@@ -25,10 +25,14 @@ from lmbench.errors import UserError
 from lmbench.machine import require_devices
 from lmbench.model import LanguageModel
 from lmbench.module import LanguageModelModule
-from lmbench.optim.asgd import ASGD
 
 _NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
 _NODES += ("logger",)
+_PROFILERS = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
 _KEYS = (*_NODES, "seed", "init_from", "float32_matmul_precision")
 
 
@@ -109,16 +113,20 @@ def trainer(
         options["accelerator"], options["devices"], options.get("num_nodes", 1)
     )
     _require_training(options)
-    callbacks = _callbacks(config, run_dir)
+    if options.get("profiler") in _PROFILERS:  # by its name, it would write nowhere
+        profiler = _PROFILERS[options["profiler"]]
+        options["profiler"] = profiler(dirpath=run_dir, filename="profile")
     try:
+        callbacks = build_callbacks(config, run_dir)
         if max_time is not None:
             callbacks.append(call(TimeLimit, "trainer", max_time=max_time))
         own = {
             "callbacks": [*callbacks, Results(run_dir, config), *more],
             "plugins": [checkpoint_io or CheckpointIO()],
-            "logger": _loggers(config, run_dir),
+            "logger": build_loggers(config, run_dir),
             "default_root_dir": run_dir,
-            "enable_progress_bar": False,  # callbacks.progress has a better one
+            # callbacks.progress has a better one
+            "enable_progress_bar": any(isinstance(one, ProgressBar) for one in callbacks),
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
             "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
@@ -152,52 +160,6 @@ def _require_training(options: Mapping[str, Any]) -> None:
                 f"trainer.{name}=0 would leave the run without a validation, by which its best "
                 "checkpoint is chosen. Set it to 1 or more, or leave it out."
             )
-
-
-def _callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
-    """The callbacks of the config, but for those set to null."""
-    callbacks = []
-    for name, node in config["callbacks"].items():
-        if node is None:
-            continue
-        make = factory(node, f"callbacks.{name}")
-        is_checkpoints = import_target(node["_target_"]) is Checkpoints
-        callbacks.append(make(dirpath=run_dir / "checkpoints") if is_checkpoints else make())
-    if not any(isinstance(callback, Checkpoints) for callback in callbacks):
-        raise UserError(
-            "callbacks.checkpoints is missing. Without it, a run has nothing to test or to resume. "
-            "To save less often: callbacks.checkpoints.interval_minutes=60."
-        )
-    factory(config["optimizer"], "optimizer")  # refuses what is not one
-    target = config["optimizer"]["_target_"]
-    optimizer = import_target(target)
-    averages = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
-    if averages and not any(isinstance(callback, NTASGD) for callback in callbacks):
-        raise UserError(
-            f"optimizer._target_={target}: without callbacks.nt_asgd, nothing would use the "
-            "averages, and what is tested would be SGD's last iterate. Set callbacks=nt_asgd, or "
-            "optimizer=sgd."
-        )
-    return callbacks
-
-
-def _loggers(config: Mapping[str, Any], run_dir: Path) -> list[Any]:
-    """The loggers of the config, but for those set to null; they write into the run's directory."""
-    loggers = []
-    for name, node in config["logger"].items():
-        if node is None:
-            continue
-        make = factory(node, f"logger.{name}")
-        own: dict[str, Any] = {}
-        if takes(node, "save_dir"):
-            own["save_dir"] = run_dir
-        if import_target(node["_target_"]) is TensorBoardLogger:
-            # TensorBoard calls the run by its folder, in which environment variables are expanded.
-            folder = re.sub(r"[^\w.+-]+", "-", f"{config.get('name')}_seed_{config['seed']}")
-            own |= {"name": folder, "version": "", "sub_dir": None}
-            together(f"logger.{name}", node, dict.fromkeys(("log_dir", "filename_suffix")))
-        loggers.append(make(**own))
-    return loggers
 
 
 def _scheduler(config: Mapping[str, Any]) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """Checkpoints from which a run continues exactly as if it had never stopped."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lmbench.callbacks.metrics_csv import MetricsCSV
@@ -196,12 +197,18 @@ class Checkpoints(Checkpoint):
 
         Raises:
             KeyError: A state is missing that would start anew.
-            UserError: See :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
+            UserError: A file of a ``ModelCheckpoint`` is no path; or see
+                :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
         """
         checkpoint["loops"]["fit_loop"]
         for callback in trainer.callbacks:
             if callback.state_dict() and not isinstance(callback, TimeLimit):  # a resume may add it
                 checkpoint["callbacks"][callback.state_key]
+            # It removes files that it names. Lightning stays in its folder, unless one is a URL.
+            if isinstance(callback, ModelCheckpoint):
+                state = checkpoint["callbacks"][callback.state_key]
+                if re.search("::|://", str(state)):
+                    raise UserError(f"The checkpoint names files that are not in {self._folder}.")
         self._processes = checkpoint["processes"]
         csv = (logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
         for logger, state in zip(csv, checkpoint["csv"], strict=False):

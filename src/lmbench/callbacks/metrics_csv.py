@@ -14,6 +14,7 @@ from lmbench.errors import UserError
 from lmbench.files import flush_to_disk, read_small, replace_text
 
 _UNITS_OF_TIMING = ("seconds", "_per_second", "_bytes")
+_OF_THE_DEVICE = "DeviceStatsMonitor."
 
 
 class MetricsCSV(Logger):
@@ -52,7 +53,8 @@ class MetricsCSV(Logger):
         values: dict[str, dict[str, float]] = {"metrics": {}, "timing": {}}
         for name, value in metrics.items():
             if name != "epoch":
-                values["timing" if name.endswith(_UNITS_OF_TIMING) else "metrics"][name] = value
+                is_timing = name.endswith(_UNITS_OF_TIMING) or name.startswith(_OF_THE_DEVICE)
+                values["timing" if is_timing else "metrics"][name] = value
         for name, file in self._files.items():
             if values[name]:
                 file.append({"step": step, **epoch, **values[name]})

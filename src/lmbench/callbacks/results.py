@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.throughput import Throughput, peak_memory_bytes
 from lmbench.conf import flatten
@@ -136,6 +137,8 @@ class Results(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(ordered, metrics, step=self._num_steps)
+            elif not isinstance(logger, MetricsCSV):  # others have had the config at the start
+                logger.log_metrics(metrics, step=self._num_steps)
 
 
 def _callback(trainer: Any, kind: type) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lmbench.lightning_internals import purge_tensorboard
 from lmbench.run.config import write_run_config
@@ -30,6 +31,12 @@ class Resumed(L.Callback):
         self.has_begun = False
         self._run_dir = run_dir
         self._changed = changed
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Lets a run stay ended that early stopping has ended."""
+        for callback in trainer.early_stopping_callbacks:
+            if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+                trainer.should_stop = True
 
     def on_test_start(self, trainer, pl_module) -> None:
         """Does it where nothing was left to train."""

@@ -95,10 +95,10 @@ def group_runs(
 ) -> tuple[list[Section], list[Skipped]]:
     """Groups runs by corpus and config.
 
-    Configs are alike if they are equal but for the seed and for where things lie; a run that
-    started from another one's weights counts as started from that one's group, if it is among the
-    runs. Of several runs of a group with the same seed, the first counts: a repetition is not an
-    independent value. The seed of a run that started from another one's weights is that one's.
+    Configs are alike if they are equal but for the seed, the loggers and where things lie; a run
+    that started from another one's weights counts as started from that one's group, if it is among
+    the runs. Of several runs of a group with the same seed, the first counts: a repetition is not
+    an independent value. The seed of a run that started from another one's weights is that one's.
 
     Args:
         runs: The runs.
@@ -175,7 +175,11 @@ def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
 
 def _settings(run: Run) -> dict[str, Any]:
     left_out = ("name", "seed", *OF_THE_MACHINE)
-    settings = {key: value for key, value in run.config.items() if key not in left_out}
+    settings = {
+        key: value
+        for key, value in run.config.items()
+        if key not in left_out and not key.startswith("logger.")
+    }
     for key, value in settings.items():
         if key.startswith(("trainer.limit_", "trainer.overfit_")) and type(value) in (int, float):
             settings[key] = repr(value)  # 1 is one window, and equals 1.0, which is all of them

@@ -190,7 +190,7 @@ def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
         if "config.yaml" in files or "results.json" in files or ".hydra" in folders:
             found.append(Path(parent))
             # The rest may hold runs too, as where a sweep was put into the folder of a run.
-            folders[:] = [name for name in folders if name != "checkpoints"]
+            folders[:] = [name for name in folders if name not in ("checkpoints", "wandb")]
         folders[:] = [name for name in folders if not name.startswith(".")]
         for link in (path for name in folders if (path := Path(parent, name)).is_symlink()):
             if not link.resolve().is_relative_to(folder.resolve()):  # as "latest" is

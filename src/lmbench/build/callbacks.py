@@ -1,0 +1,89 @@
+"""The callbacks of a run, lmbench's and Lightning's own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ProgressBar
+
+from lmbench.build.arguments import factory, require_inside_run
+from lmbench.callbacks.checkpoints import Checkpoints
+from lmbench.callbacks.nt_asgd import NTASGD
+from lmbench.callbacks.progress import Progress
+from lmbench.conf import import_target
+from lmbench.errors import UserError
+from lmbench.optim.asgd import ASGD
+
+METRICS = ("val/ppl", "val/nll", "train/ppl", "train/nll")
+"""What the module logs, for a callback to monitor."""
+
+
+def callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
+    """The callbacks of the config, but for those set to null.
+
+    Raises:
+        UserError: A value is wrong, or callbacks do not fit each other or the optimizer.
+    """
+    made: list[L.Callback] = []
+    for name, node in config["callbacks"].items():
+        if node is None:
+            continue
+        key = f"callbacks.{name}"
+        make = factory(node, key)
+        kind = import_target(node["_target_"])
+        monitor = node.get("monitor")
+        if monitor is not None and monitor not in METRICS:
+            raise UserError(f"{key}.monitor={monitor}: there are {', '.join(METRICS)}.")
+        if kind is Checkpoints:
+            made.append(make(dirpath=run_dir / "checkpoints"))
+        elif kind is ModelCheckpoint:
+            folder = str(node.get("dirpath") or name)
+            require_inside_run({**node, "dirpath": folder}, key)
+            if Path(folder).parts[:1] in ((), ("checkpoints",)):
+                raise UserError(
+                    f"{key}.dirpath={folder}: what lmbench resumes and evaluates is there. "
+                    "Name another folder; it is one of the run's directory."
+                )
+            made.append(factory({**node, "dirpath": str(run_dir / folder)}, key)())
+        else:
+            made.append(make())
+    _require_fitting(config, made)
+    return made
+
+
+def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
+    if not any(isinstance(callback, Checkpoints) for callback in made):
+        raise UserError(
+            "callbacks.checkpoints is missing. Without it, a run has nothing to test or to resume. "
+            "To save less often: callbacks.checkpoints.interval_minutes=60."
+        )
+    bars = [type(x).__name__ for x in made if isinstance(x, (Progress, ProgressBar))]
+    if len(bars) > 1:
+        raise UserError(
+            f"{' and '.join(bars)} would write over each other. To have another bar: "
+            "callbacks.progress._target_=lightning.pytorch.callbacks.RichProgressBar."
+        )
+    ema = [callback for callback in made if isinstance(callback, EMAWeightAveraging)]
+    if ema and any(isinstance(callback, NTASGD) for callback in made):
+        raise UserError(
+            "EMAWeightAveraging and callbacks.nt_asgd would both put their averages in the model's "
+            "place. Choose one: callbacks=default leaves nt_asgd out."
+        )
+    for callback in ema:
+        if callback.update_starting_at_step or callback.update_starting_at_epoch:
+            raise UserError(
+                "EMAWeightAveraging that starts late would validate the weights that the run began "
+                "with until then. Leave update_starting_at_step and update_starting_at_epoch out."
+            )
+    factory(config["optimizer"], "optimizer")  # refuses what is not one
+    target = config["optimizer"]["_target_"]
+    optimizer = import_target(target)
+    averages = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
+    if averages and not any(isinstance(callback, NTASGD) for callback in made):
+        raise UserError(
+            f"optimizer._target_={target}: without callbacks.nt_asgd, nothing would use the "
+            "averages, and what is tested would be SGD's last iterate. Set callbacks=nt_asgd, or "
+            "optimizer=sgd."
+        )

@@ -1,0 +1,160 @@
+"""Lightning's own callbacks in a run: which there are, and that a run with one can be resumed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import callbacks as of_lightning
+from lightning.pytorch import loggers as loggers_of_lightning
+from small import small_config
+
+from lmbench.build.callbacks import callbacks
+from lmbench.callbacks.checkpoints import Checkpoints
+from lmbench.conf import OF_LIGHTNING, PLACES, require_known_targets
+from lmbench.errors import UserError
+from lmbench.files import read_json
+from lmbench.run.changes import resumed_config
+from lmbench.run.choice import ChosenRun
+from lmbench.train import train
+
+pytestmark = pytest.mark.usefixtures("matmul_precision")
+
+
+def of(name: str, **options: Any) -> dict[str, Any]:
+    return {"_target_": f"lightning.pytorch.callbacks.{name}", **options}
+
+
+def config_with(*nodes: dict[str, Any], model: str = "lstm", **options: Any) -> dict[str, Any]:
+    config = small_config("logger=csv", model=model, **options)
+    config["callbacks"] |= {f"mine_{number}": node for number, node in enumerate(nodes)}
+    return config
+
+
+def test_what_is_known_of_lightning_is_public_there():
+    assert set(OF_LIGHTNING["callbacks"]) <= set(of_lightning.__all__)
+    assert set(OF_LIGHTNING["logger"]) <= set(loggers_of_lightning.__all__)
+
+
+@pytest.mark.parametrize(
+    ("target", "part"),
+    [
+        ("lightning.pytorch.callbacks.EarlyStoping", "EarlyStopping"),
+        ("lightning.pytorch.callbacks.Timer", "max_time"),
+        ("lightning.pytorch.callbacks.callback.Any", "callback.Any"),
+        ("lightning.pytorch.callbacks.timer.os.system", "os.system"),
+        ("os.system", "os.system"),
+    ],
+)
+def test_other_classes_are_refused(target: str, part: str):
+    with pytest.raises(UserError, match=rf"callbacks\.mine_0.*{part}"):
+        require_known_targets(config_with({"_target_": target}), PLACES, "here")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "part"),
+    [
+        ([of("EarlyStopping", monitor="valid/ppl")], r"monitor=valid/ppl.*val/ppl"),
+        ([of("EarlyStopping")], r"monitor"),
+        ([of("EarlyStopping", monitor="val/ppl", pateince=2)], r"pateince"),
+        ([of("ModelCheckpoint", dirpath="checkpoints/mine")], r"dirpath=checkpoints"),
+        ([of("ModelCheckpoint", dirpath=".")], r"dirpath=\."),
+        ([of("ModelCheckpoint", dirpath="/mine")], r"dirpath=/mine"),
+        ([of("ModelCheckpoint", filename="../{epoch}")], r"filename=\.\./"),
+        ([of("RichProgressBar")], r"callbacks\.progress"),
+        ([of("EMAWeightAveraging", update_starting_at_epoch=2)], r"update_starting_at_epoch"),
+    ],
+)
+def test_what_does_not_work_is_refused(tmp_path: Path, nodes: list[dict[str, Any]], part: str):
+    with pytest.raises(UserError, match=part):
+        callbacks(config_with(*nodes), tmp_path)
+
+
+def test_two_averages_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="nt_asgd"):
+        callbacks(config_with(of("EMAWeightAveraging"), model="awd_lstm"), tmp_path)
+
+
+def test_a_bar_of_lightnings_takes_the_place_of_ours(tmp_path: Path):
+    config = small_config(
+        callbacks__progress___target_="lightning.pytorch.callbacks.TQDMProgressBar"
+    )
+    names = [type(callback).__name__ for callback in callbacks(config, tmp_path)]
+    assert "TQDMProgressBar" in names
+    assert "Progress" not in names
+
+
+def test_early_stopping_ends_a_run_for_good(tmp_path: Path):
+    """No epoch gains 50, so that the second one ends the run; a resume trains nothing more."""
+    node = of("EarlyStopping", monitor="val/ppl", min_delta=50.0, patience=1)
+    config = config_with(node, trainer__max_epochs=5, trainer__limit_train_batches=5)
+    config["trainer"]["log_every_n_steps"] = 5
+    train(ChosenRun(config), tmp_path)
+    before = (tmp_path / "metrics.csv").read_bytes()
+    assert read_json(tmp_path / "results.json")["train"]["epochs"] == 2
+    train(ChosenRun(resumed_config(tmp_path, [])[0], resumes=True), tmp_path)
+    assert read_json(tmp_path / "results.json")["train"]["steps"] == 10
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_what_a_model_checkpoint_saves_lies_beside_lmbenchs_own(tmp_path: Path):
+    node = of("ModelCheckpoint", monitor="val/ppl", filename="best", save_last=True)
+    train(ChosenRun(config_with(node, trainer__max_steps=4)), tmp_path)
+    ours = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    theirs = torch.load(tmp_path / "mine_0/best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # as it is, in a resume
+def test_a_checkpoint_names_no_files_for_lightning_to_remove(tmp_path: Path):
+    """A path with a protocol is not held against the folder there."""
+    node = of("ModelCheckpoint")
+    train(ChosenRun(config_with(node, scheduler=None, trainer__max_steps=4)), tmp_path)
+    path, precious = tmp_path / "checkpoints/last.ckpt", tmp_path / "precious"
+    precious.mkdir()
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = (x for key, x in checkpoint["callbacks"].items() if "ModelCheckpoint" in key)
+    state["best_model_path"] = f"local://{precious}"
+    torch.save(checkpoint, path)
+    config, changed = resumed_config(tmp_path, ["trainer.max_steps=8"])
+    with pytest.raises(UserError, match="names files"):
+        train(ChosenRun(config, resumes=True, changed=changed), tmp_path)
+    assert precious.is_dir()
+
+
+def test_what_the_device_does_is_not_among_the_metrics(tmp_path: Path):
+    pytest.importorskip("psutil")
+    config = config_with(of("DeviceStatsMonitor"), of("LearningRateMonitor"), trainer__max_steps=4)
+    config["trainer"]["log_every_n_steps"] = 2
+    train(ChosenRun(config), tmp_path)
+    assert "cpu_percent" not in (tmp_path / "metrics.csv").read_text()
+    assert "cpu_percent" in (tmp_path / "timing.csv").read_text()
+    assert "lr-SGD" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_a_moving_average_is_what_is_validated_saved_and_tested(tmp_path: Path):
+    """Against an average that is made here, step by step."""
+    decay, path = 0.5, tmp_path / "checkpoints"
+    config = config_with(of("EMAWeightAveraging", decay=decay), trainer__max_epochs=1)
+    config["trainer"] |= {"limit_train_batches": 6, "log_every_n_steps": 6}
+    raw: list[dict[str, torch.Tensor]] = []
+    saving = Checkpoints.on_train_batch_start
+
+    def note(self, trainer, pl_module, batch, batch_idx) -> None:
+        raw.append({key: x.clone() for key, x in pl_module.state_dict().items()})
+        saving(self, trainer, pl_module, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_start", note)
+        train(ChosenRun(config), tmp_path)
+    saved = torch.load(path / "best.ckpt", weights_only=True)
+    raw.append(saved["current_model_state"])
+    average = raw[1]
+    for weights in raw[2:]:
+        average = {key: decay * average[key] + (1 - decay) * x for key, x in weights.items()}
+    for key, x in saved["state_dict"].items():
+        torch.testing.assert_close(x, average[key])

@@ -1,0 +1,84 @@
+"""Short runs of any experiment: debug=fast, overfit and profile."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from small import composed, config_of
+
+from lmbench.build import training as build
+from lmbench.conf import PLACES, conf_dir, require_known_targets
+from lmbench.files import read_json
+from lmbench.run.choice import ChosenRun
+from lmbench.train import train
+
+EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+TINY = (
+    "data=synthetic",
+    "data.num_words=40",
+    "data.num_train_tokens=4000",
+    "data.num_valid_tokens=300",
+    "data.num_test_tokens=200",
+    "model.embedding_size=8",
+    "model.core.hidden_size=12",
+    "evaluation.columns=2",
+    "evaluation.burn_in=8",
+    "trainer.accelerator=cpu",
+)
+pytestmark = pytest.mark.usefixtures("matmul_precision")
+
+
+@pytest.mark.parametrize("debug", ["fast", "overfit", "profile"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_any_experiment_can_be_debugged(experiment: str, debug: str):
+    """It is short, and cannot be taken for the experiment."""
+    config = composed(f"experiment={experiment}", f"debug={debug}", "init_from=x", "++data.path=x")
+    plain = config_of(f"experiment={experiment}", f"debug={debug}", "init_from=x", "++data.path=x")
+    build.require_known_keys(plain)
+    require_known_targets(plain, PLACES, "here")
+    assert config.name.endswith("_debug")
+    assert config.trainer.max_time is None
+    assert config.trainer.max_epochs * config.trainer.limit_train_batches <= 200
+    both = composed(f"debug={debug}", "logger=[tensorboard,wandb,mlflow]").logger
+    assert (both.wandb, both.mlflow) == (None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("experiment=cpu_hour", "model.head.cutoffs=[10]"),
+        ("experiment=quickstart_awd_lstm",),
+        ("experiment=awd_lstm_wikitext2_90",),
+        ("model=lstm", "scheduler=plateau"),
+    ],
+)
+def test_fast_does_a_little_of_everything(tmp_path: Path, choice: tuple[str, ...]):
+    sizes = ("batching.batch_size=4", "batching.bptt=5")
+    train(ChosenRun(config_of(*choice, "debug=fast", *TINY, *sizes)), tmp_path)
+    results = read_json(tmp_path / "results.json")
+    assert (results["train"]["epochs"], results["train"]["steps"]) == (2, 10)
+    assert results["val"]["ppl"] > 1
+    assert results["test"]["ppl"] > 1
+    assert (tmp_path / "checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["lstm", "awd_lstm"])
+def test_overfit_learns_its_windows_by_heart(tmp_path: Path, model: str):
+    choice = (f"experiment=quickstart_{model}", "debug=overfit")
+    sizes = ("model.embedding_size=100", "model.core.hidden_size=200")
+    config = config_of(*choice, *TINY, *sizes)
+    train(ChosenRun(config), tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [float(row["train/ppl"]) for row in csv.DictReader(file) if row["train/ppl"]]
+    assert rows[0] > 10
+    assert rows[-1] < 1.2
+
+
+def test_profile_leaves_its_report_in_the_run(tmp_path: Path):
+    config = config_of(
+        "model=lstm", "debug=profile", *TINY, "batching.batch_size=4", "batching.bptt=5"
+    )
+    train(ChosenRun(config), tmp_path)
+    assert "LanguageModelModule.optimizer_step" in (tmp_path / "fit-profile.txt").read_text()

@@ -10,6 +10,7 @@ import pytest
 import lmbench
 
 EXAMPLES = {
+    "evaluate": ["with_run"],
     "live_line": ["duration"],
     "evaluation.sampling": ["filter_log_probs"],
     "evaluation.text": ["encode_text", "pieces"],

@@ -19,6 +19,9 @@ from lmbench.run.config import read_run_config, set_value
 from lmbench.run.directory import quoted, require_inside
 
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
+# Hydra's.
+_OPTIONS_WITH_A_VALUE = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-cp", "--config-path")
+_OPTIONS_WITH_A_VALUE += ("-cn", "--config-name", "-cd", "--config-dir")
 
 
 def evaluate(config: DictConfig, name: str) -> float:
@@ -96,12 +99,22 @@ def _main(config: DictConfig) -> float:
 
 
 def with_run(arguments: Sequence[str]) -> list[str]:
-    """The command line with run directories that stand alone made ``run=DIR``."""
-    folders = [text for text in arguments if not text.startswith("-") and "=" not in text]
-    if not folders:
-        return list(arguments)
-    others = [text for text in arguments if text not in folders]
-    return [*others, ",".join(["run=" + quoted(folders[0]), *map(quoted, folders[1:])])]
+    """The command line with run directories that stand alone made ``run=DIR``, several a sweep.
+
+    >>> with_run(["outputs/1", "split=valid", "--cfg", "job"])
+    ['split=valid', '--cfg', 'job', 'run=outputs/1']
+    >>> with_run(["a", "b"])
+    ['-m', 'run=a,b']
+    """
+    is_folder = [
+        not text.startswith("-") and "=" not in text and before not in _OPTIONS_WITH_A_VALUE
+        for before, text in zip(["", *arguments], arguments, strict=False)
+    ]
+    folders = [quoted(text) for text, yes in zip(arguments, is_folder, strict=True) if yes]
+    others = [text for text, yes in zip(arguments, is_folder, strict=True) if not yes]
+    if len(folders) > 1 and not {"-m", "--multirun"} & set(others):
+        others.insert(0, "-m")
+    return [*others, *([f"run={','.join(folders)}"] if folders else [])]
 
 
 def main() -> None:

@@ -185,12 +185,13 @@ def _main(config: DictConfig) -> float:
 
 def _say_what_next(run_dir: Path) -> None:
     folder = shlex.quote(shown(run_dir))
-    commands = (
+    commands = [
         f"lmbench-generate {folder}",
         f"lmbench-evaluate {folder} evaluation=cache",
         f"lmbench-compare {folder} OTHER_RUN_DIR --output comparison",
-        f"tensorboard --logdir {folder}",
-    )
+    ]
+    if any(run_dir.glob("*/events.out.tfevents*")):
+        commands.append(f"tensorboard --logdir {folder}")
     log.info("What you can do next:\n%s", "\n".join(f"  {command}" for command in commands))
 
 

@@ -16,6 +16,7 @@ from lmbench.run.directory import as_override, is_run, remove_failed_start
 
 log = logging.getLogger(__name__)
 
+VERSION = f"lmbench {version('lmbench')}"
 _FULL_ERROR, _CAUGHT = "HYDRA_FULL_ERROR", "LMBENCH_CATCHES_ERRORS"
 
 
@@ -72,7 +73,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
         config_name: Of the primary config, for the keys that there are.
     """
     if "--version" in sys.argv[1:]:
-        print(f"lmbench {version('lmbench')}")
+        print(VERSION)
         return
     if _wants_traceback():
         main()

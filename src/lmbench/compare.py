@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lmbench.command import run_command
+from lmbench.command import VERSION, run_command
 from lmbench.printing import printable, printing
 
 
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare runs: a table of means over seeds, which is better and how surely; "
         "with --output a page with plots, and the tables as Markdown, CSV and LaTeX.",
     )
+    parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument
     help_paths = "a run, a multirun, or a folder that holds some; NAME is what its runs are called"
     add("paths", metavar="[NAME=]DIR", nargs="+", type=_labelled, help=help_paths)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lmbench.command import run_command
+from lmbench.command import VERSION, run_command
 from lmbench.printing import printable, printing
 
 
@@ -47,6 +47,7 @@ def main() -> None:
         "vocabulary, config, and a model card with all that the run has measured. "
         "lmbench.load(FOLDER) and lmbench-generate read it.",
     )
+    parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of a finished run")
     parser.add_argument("--output", metavar="DIR", type=Path, help="default: RUN_DIR/export")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import lmbench
-from lmbench.command import run_command
+from lmbench.command import VERSION, run_command
 from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_threads
 from lmbench.printing import printing
@@ -110,6 +110,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         "also stands before the first word. Without --prompt, the prompt is read from stdin if "
         "that is not a terminal; the last line is continued unless a line end follows it.",
     )
+    parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument
     add("folder", metavar="DIR", type=Path, help="directory of a run, or an export")
     add("--prompt", metavar="TEXT", help="what to continue")

@@ -10,9 +10,10 @@ import pytest
 import torch
 from small import exact_log_probs
 
-from lmbench import Loaded, generate, load
+from lmbench import generate, load
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
+from lmbench.loaded import Loaded
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 
 TEXT = "b <unk> a\n\nc a b dog"

@@ -66,7 +66,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     """Runs a command that Hydra composes the config of; what is wrong there is told in one line.
 
     Args:
-        main: What :func:`hydra.main` has made.
+        main: What ``hydra.main`` has made.
         config_name: Of the primary config, for the keys that there are.
     """
     if "--version" in sys.argv[1:]:

@@ -16,7 +16,7 @@ from lmbench.machine import device_of, set_matmul_precision
 from lmbench.printing import printing
 
 if TYPE_CHECKING:
-    from lmbench import Loaded
+    from lmbench.loaded import Loaded
 
 
 def generate(options: Namespace) -> None:

@@ -60,7 +60,7 @@ class LanguageModelModule(L.LightningModule):
         optimizer: Makes the optimizer from the parameters.
         scheduler: Makes the learning-rate schedule from ``(optimizer, total_steps=…)``, stepped
             after each training step, or a ``ReduceLROnPlateau``, stepped by each validation's nats
-            per token; None keeps the learning rate. A :class:`~lmbench.optim.PhasedLR` may also
+            per token; None keeps the learning rate. A :class:`lmbench.optim.PhasedLR` may also
             scale the model's dropouts.
         ar_alpha: Weight of the activation regularization on the dropped output (Merity et al.
             2017, section 4.6).

@@ -108,7 +108,7 @@ def sample_words(
         generator: What draws, on the CPU.
         allow_unk: Whether ``<unk>`` may be drawn.
         filters: ``temperature``, ``top_k`` and ``top_p`` of
-            :func:`~lmbench.evaluation.sampling.filter_log_probs`.
+            :func:`lmbench.evaluation.sampling.filter_log_probs`.
 
     Raises:
         UserError: There is no word but ``<unk>``, and it may not be drawn.

@@ -32,6 +32,13 @@ from lmbench.model.language_model import LanguageModel
 from lmbench.optim.phased_lr import PhasedLR
 from lmbench.score import Score, ScoreSums
 
+TRAINER_OPTIONS: Mapping[str, Any] = {
+    "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
+    "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
+    "use_distributed_sampler": False,  # each process reads its own columns
+}
+"""What a ``lightning.Trainer`` must be told for a :class:`LanguageModelModule`."""
+
 
 def logs_at(trainer: Any, step: int) -> bool:
     """Whether the trainer logs at a step of the training, counted from 1."""

@@ -1,8 +1,6 @@
 """All that a training is made of, from a run's config."""
 
-import logging
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
+from lmbench.lightning_internals import quieten_lightning
 from lmbench.machine import require_devices
 from lmbench.model import LanguageModel
-from lmbench.module import LanguageModelModule
+from lmbench.module import TRAINER_OPTIONS, LanguageModelModule
 from lmbench.optim.asgd import ASGD
 
 _NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
@@ -97,10 +96,7 @@ def trainer(
         more: Callbacks beside those of the config.
         checkpoint_io: What writes checkpoints, and has the one to continue from.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
-    # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
+    quieten_lightning()
     options = dict(config["trainer"])
     max_time = options.pop("max_time", None)
     options["accelerator"] = require_devices(
@@ -118,9 +114,7 @@ def trainer(
             "default_root_dir": run_dir,
             "enable_progress_bar": False,  # callbacks.progress has a better one
             "enable_model_summary": False,
-            "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
-            "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
-            "use_distributed_sampler": False,  # each process reads its own columns
+            **TRAINER_OPTIONS,
         }
         return call(L.Trainer, "trainer", **together("trainer", options, own))
     except MisconfigurationException as error:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
+from lmbench.machine import is_out_of_memory
 from lmbench.printing import end_unread, printable, printing
 from lmbench.run.directory import as_override, is_run
 
@@ -46,6 +47,12 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         message, cause = f"{place}: {error.strerror or error}.", error
         if is_training and is_run(run_dir):
             message += f" To resume: {_how_to_resume(run_dir, is_sweep)}"
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        keys = "batching.batch_size or the model's sizes" if is_training else "evaluation.columns"
+        reason = str(error).partition("\n")[0]
+        message, cause = f"Out of memory: set {keys} lower. ({reason})", error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         is_done = not is_sweep and (run_dir / "results.json").is_file()

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
-from lmbench.machine import is_out_of_memory
 from lmbench.printing import end_unread, printable, printing
 from lmbench.run.directory import as_override, is_run
 
@@ -48,7 +47,7 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         if is_training and is_run(run_dir):
             message += f" To resume: {_how_to_resume(run_dir, is_sweep)}"
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         keys = "batching.batch_size or the model's sizes" if is_training else "evaluation.columns"
         reason = str(error).partition("\n")[0]
@@ -94,6 +93,12 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
 
         print(_printable(explain(str(error), sys.argv[1:], config_name)), file=sys.stderr)
         sys.exit(1)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, on a GPU or on the machine."""
+    kinds = ("OutOfMemoryError", "MemoryError")  # the first is torch's, a RuntimeError
+    return type(error).__name__ in kinds or "can't allocate memory" in str(error)
 
 
 def _wants_traceback() -> bool:

@@ -85,12 +85,6 @@ def device_of(name: "str | torch.device") -> "torch.device":
     return found
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on a GPU or on the machine."""
-    kinds = ("OutOfMemoryError", "MemoryError")  # the first is torch's, a RuntimeError
-    return type(error).__name__ in kinds or "can't allocate memory" in str(error)
-
-
 def require_devices(accelerator: str, devices: int | str | list[int], num_nodes: int) -> str:
     """Refuses devices that are not there: Lightning starts any number of processes on a CPU.
 

@@ -19,7 +19,7 @@ MARKERS := $(if $(CI),not gpu,not slow and not gpu)
 WORKERS := $(if $(CI),0,logical)
 CHECKS := "ruff check" "ruff format --check" pyright lint-imports
 
-.PHONY: help quickstart test check bench chaos extras clean
+.PHONY: help quickstart test check docs bench chaos extras clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ check: $(DEV) ## run every linter and type checker, and fail if any of them does
 	  $(BIN)/$$command || failed="$$failed '$$command'"; \
 	done; \
 	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
+
+docs: $(DEV) ## build the API reference from the docstrings into build/docs
+	$(BIN)/python scripts/build_docs.py
 
 bench: $(DEV) ## measure speed and memory of training and evaluation on this machine
 	$(BIN)/python scripts/bench.py $(ARGS)

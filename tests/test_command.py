@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
@@ -45,6 +46,23 @@ def test_an_error_of_the_user_is_a_message(
     assert first.message == "no corpus \\x1b[2J"
     assert second.message.startswith("Interpolation key 'model.embeding_size' not")
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+def test_too_little_memory_is_a_message(run_dir: Path, caplog: pytest.LogCaptureFixture):
+    with pytest.raises(RuntimeError) as of_cpu:
+        torch.empty(2**60, dtype=torch.int8)
+    for error in (
+        of_cpu.value,
+        torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+        MemoryError(),
+    ):
+        for is_training, key in ((True, "batching.batch_size"), (False, "evaluation.columns")):
+            with pytest.raises(SystemExit):
+                raise_in_command(error, run_dir, is_training=is_training)
+            assert key in caplog.records[-1].message
+            assert "\n" not in caplog.records[-1].message
+    with pytest.raises(RuntimeError, match="shapes"):
+        raise_in_command(RuntimeError("shapes do not match"), run_dir)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 import lmbench
 from lmbench import generate, machine
-from lmbench.evaluation.text import describe, score_text
+from lmbench.evaluation.text import describe, read_text
 from lmbench.saved.checkpoint import DATA
 
 pytestmark = pytest.mark.usefixtures("matmul_precision")
@@ -134,7 +134,9 @@ def test_a_text_is_scored(run_dir: Path, tmp_path: Path, run_main: Callable):
     text = f"{vocabulary.words[3]} Dog\n{vocabulary.words[7]}"
     path = tmp_path / "text.txt"
     path.write_text(text, "utf-8")
-    expected = describe(*score_text(model, vocabulary, text))
+    reading, unknown = read_text(model, vocabulary, text)
+    assert reading is not None
+    expected = describe(reading.score, unknown)
     ended = run_main(run_dir, "--score", path)
     assert ended == (0, f"{expected}\n", "")
     assert run_main(run_dir, "--score", "-", stdin=text.encode()) == ended

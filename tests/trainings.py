@@ -20,7 +20,7 @@ from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.module import LanguageModelModule
+from lmbench.module import TRAINER_OPTIONS, LanguageModelModule
 from lmbench.score import Score
 
 
@@ -81,14 +81,12 @@ def small_module(
 
 def quiet_trainer(*callbacks: L.Callback, **options: Any) -> L.Trainer:
     """As lmbench makes them, but without loggers and checkpoints if not told otherwise."""
-    defaults = {"logger": False, "enable_checkpointing": False}
-    defaults["reload_dataloaders_every_n_epochs"] = 1
+    defaults = {"logger": False, "enable_checkpointing": False, **TRAINER_OPTIONS}
     return L.Trainer(
         accelerator="cpu",
         callbacks=list(callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
         **(defaults | options),
     )
 

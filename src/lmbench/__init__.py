@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-    from lmbench.data.vocabulary import Vocabulary
-    from lmbench.model import LanguageModel
-
-
-class Loaded(NamedTuple):
-    """A model and its words."""
-
-    model: LanguageModel
-    """The model, in evaluation mode."""
-    vocabulary: Vocabulary
+    from lmbench.loaded import Loaded
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     """The model of a run or an export, with the weights to evaluate, and its vocabulary.
 
-    Plain PyTorch, without Lightning and Hydra. Nothing that the folder holds is run.
+    ``model, vocabulary = lmbench.load(DIR)`` takes both; :class:`lmbench.loaded.Loaded` says what
+    they can do together. The model is plain PyTorch, without Lightning and Hydra. Nothing that the
+    folder holds is run.
 
     Args:
         path: The directory of a run, or a folder that lmbench-export wrote.
@@ -35,6 +28,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     """
     from lmbench.build.model import build_saved  # torch is slow to import
     from lmbench.errors import UserError
+    from lmbench.loaded import Loaded
     from lmbench.machine import device_of
     from lmbench.saved.export import read_saved
 

@@ -47,6 +47,12 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         message, cause = f"{place}: {error.strerror or error}.", error
         if is_training and is_run(run_dir):
             message += f" To resume: {_how_to_resume(run_dir, is_sweep)}"
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        keys = "batching.batch_size or the model's sizes" if is_training else "evaluation.columns"
+        reason = str(error).partition("\n")[0]
+        message, cause = f"Out of memory: set {keys} lower. ({reason})", error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         is_done = not is_sweep and (run_dir / "results.json").is_file()
@@ -69,7 +75,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     """Runs a command that Hydra composes the config of; what is wrong there is told in one line.
 
     Args:
-        main: What :func:`hydra.main` has made.
+        main: What ``hydra.main`` has made.
         config_name: Of the primary config, for the keys that there are.
     """
     if "--version" in sys.argv[1:]:
@@ -90,6 +96,12 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
 
         print(_printable(explain(str(error), sys.argv[1:], config_name)), file=sys.stderr)
         sys.exit(1)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, on a GPU or on the machine."""
+    kinds = ("OutOfMemoryError", "MemoryError")  # the first is torch's, a RuntimeError
+    return type(error).__name__ in kinds or "can't allocate memory" in str(error)
 
 
 def _wants_traceback() -> bool:

@@ -16,7 +16,7 @@ from lmbench.machine import device_of, set_matmul_precision, set_up_threads
 from lmbench.printing import printing
 
 if TYPE_CHECKING:
-    from lmbench import Loaded
+    from lmbench.loaded import Loaded
 
 
 def generate(options: Namespace) -> None:
@@ -30,7 +30,6 @@ def generate(options: Namespace) -> None:
 
     from lmbench.data.vocabulary import UNK
     from lmbench.evaluation import text
-    from lmbench.evaluation.sampling import sample
 
     model, vocabulary = _load(options)
     ids, unknown = text.encode_text(_prompt(options), vocabulary)
@@ -41,19 +40,17 @@ def generate(options: Namespace) -> None:
         most = 2 * unknown.total() >= len(ids)
         known = f". Words that it knows: {vocabulary.examples}" if most else ""
         print(f"Read as {UNK}: {names}{more}{known}", file=sys.stderr)
-    suppressed = [] if options.allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
-    if len(vocabulary) <= len(suppressed):
-        raise UserError(f"{options.folder} has no word but {UNK}. Add --allow-unk.")
     generator = torch.Generator().manual_seed(options.seed)
     if options.temperature > 0:
         print(f"--seed {options.seed}", file=sys.stderr)
-    filters = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
+    names = ("temperature", "top_k", "top_p", "allow_unk")
+    choices = {name: getattr(options, name) for name in names}
     with printing(encoding="utf-8"):
         for number in range(1, options.num_samples + 1):
             if options.num_samples > 1:
                 print(f"--- {number} of {options.num_samples}")
-            drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
-            new = (vocabulary.words[word] for word in islice(drawn, options.num_tokens))
+            words = text.sample_words(model, vocabulary, prompt, generator, **choices)
+            new = islice(words, options.num_tokens)
             for piece in text.pieces(chain(vocabulary.decode(ids[1:]), new)):
                 print(piece, end="", flush=True)
 
@@ -74,18 +71,18 @@ def score(options: Namespace) -> None:
         UserError: The folder holds no model; the text is empty, not UTF-8 or cannot be read; there
             are unknown words and no ``<unk>`` for them.
     """
-    from lmbench.evaluation.text import describe, score_text
+    from lmbench.evaluation.text import describe, read_text
 
     from_stdin = options.score == "-"
     if from_stdin and sys.stdin is None:
         raise UserError("stdin is closed: there is nothing to score.")
     file = sys.stdin.buffer if from_stdin else Path(options.score)
     name = "stdin" if from_stdin else str(file)
-    scored, unknown = score_text(*_load(options), _text(file, name))
-    if scored is None:
+    reading, unknown = read_text(*_load(options), _text(file, name))
+    if reading is None:
         raise UserError(f"{name} is empty: there is nothing to score.")
     with printing(encoding="utf-8"):
-        print(describe(scored, unknown))
+        print(describe(reading.score, unknown))
 
 
 def _text(file: "Path | BinaryIO", name: str) -> str:

@@ -3,6 +3,7 @@
 A test fails when it does. Everything else in lmbench uses Lightning's public interface.
 """
 
+import logging
 import signal
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,16 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
+
+
+def quieten_lightning() -> None:
+    """Silences what Lightning says of devices and of itself, and warnings that help nobody."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
+    # It counts the steps of an epoch, but logs by those of the run.
+    warnings.filterwarnings("ignore", message="The number of training batches")
 
 
 def forget_logged(trainer: L.Trainer) -> None:

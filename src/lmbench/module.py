@@ -32,6 +32,13 @@ from lmbench.model.language_model import LanguageModel
 from lmbench.optim.phased_lr import PhasedLR
 from lmbench.score import Score, ScoreSums
 
+TRAINER_OPTIONS: Mapping[str, Any] = {
+    "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
+    "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
+    "use_distributed_sampler": False,  # each process reads its own columns
+}
+"""What a ``lightning.Trainer`` must be told for a :class:`LanguageModelModule`."""
+
 
 def logs_at(trainer: Any, step: int) -> bool:
     """Whether the trainer logs at a step of the training, counted from 1."""
@@ -60,7 +67,7 @@ class LanguageModelModule(L.LightningModule):
         optimizer: Makes the optimizer from the parameters.
         scheduler: Makes the learning-rate schedule from ``(optimizer, total_steps=…)``, stepped
             after each training step, or a ``ReduceLROnPlateau``, stepped by each validation's nats
-            per token; None keeps the learning rate. A :class:`~lmbench.optim.PhasedLR` may also
+            per token; None keeps the learning rate. A :class:`lmbench.optim.PhasedLR` may also
             scale the model's dropouts.
         ar_alpha: Weight of the activation regularization on the dropped output (Merity et al.
             2017, section 4.6).

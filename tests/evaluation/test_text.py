@@ -9,7 +9,7 @@ from small import exact_log_probs
 
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.evaluation.text import WINDOW, describe, encode_text, pieces, score_text, shown
+from lmbench.evaluation.text import WINDOW, describe, encode_text, pieces, read_text, shown
 from lmbench.model import LanguageModel
 from lmbench.score import Score
 
@@ -57,7 +57,8 @@ def expected_nats(model: LanguageModel, text: str) -> tuple[float, int]:
 
 
 def score(model: LanguageModel, text: str) -> tuple[Score | None, Counter[str]]:
-    return score_text(model, VOCABULARY, text)
+    reading, unknown = read_text(model, VOCABULARY, text)
+    return reading and reading.score, unknown
 
 
 @pytest.mark.parametrize("head", ["softmax", "adaptive_softmax"])
@@ -101,7 +102,7 @@ def test_unknown_words_are_counted(make_model: MakeModel):
 def test_unknown_words_without_a_word_for_them(make_model: MakeModel):
     known = Vocabulary(("<eos>", "a"))
     with pytest.raises(UserError, match=r"^'dog', 'cat': not among the 2 words"):
-        score_text(make_model(), known, "a dog a cat\n")
+        read_text(make_model(), known, "a dog a cat\n")
     with pytest.raises(UserError, match=r"^'dog': not among the 2 words"):
         encode_text("a dog", known)
 

@@ -20,7 +20,7 @@ def build_evaluator(
             is null is left out.
         model: The trained model.
         corpus: The corpus that it was trained on.
-        folder: See :class:`~lmbench.evaluation.evaluator.Evaluator`.
+        folder: See :class:`lmbench.evaluation.evaluator.Evaluator`.
 
     Raises:
         UserError: A value is missing, or of a wrong type or size.

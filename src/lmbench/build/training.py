@@ -1,7 +1,5 @@
 """All that a training is made of, from a run's config."""
 
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
+from lmbench.lightning_internals import quieten_lightning
 from lmbench.machine import require_devices
 from lmbench.model import LanguageModel
-from lmbench.module import LanguageModelModule
+from lmbench.module import TRAINER_OPTIONS, LanguageModelModule
 
 _NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
 _NODES += ("logger",)
@@ -101,12 +100,7 @@ def trainer(
         more: Callbacks beside those of the config.
         checkpoint_io: What writes checkpoints, and has the one to continue from.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, and adverts
-    # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
-    # It counts the steps of the epoch, but logs by those of the run.
-    warnings.filterwarnings("ignore", message="The number of training batches")
+    quieten_lightning()
     options = dict(config["trainer"])
     max_time = options.pop("max_time", None)
     options["accelerator"] = require_devices(
@@ -128,9 +122,7 @@ def trainer(
             # callbacks.progress has a better one
             "enable_progress_bar": any(isinstance(one, ProgressBar) for one in callbacks),
             "enable_model_summary": False,
-            "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
-            "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
-            "use_distributed_sampler": False,  # each process reads its own columns
+            **TRAINER_OPTIONS,
         }
         return call(L.Trainer, "trainer", **together("trainer", options, own))
     except MisconfigurationException as error:

@@ -13,7 +13,7 @@ from lmbench.optim.phased_lr import PhasedLR
 class TimeLimit(Timer):
     """Ends the training after ``trainer.max_time``, within an epoch if need be.
 
-    A schedule in phases (:class:`~lmbench.optim.PhasedLR`) goes through them as the time passes.
+    A schedule in phases (:class:`lmbench.optim.PhasedLR`) goes through them as the time passes.
     What counts is the wall-clock time of the fit, validation and saving included, over all parts of
     a run that was stopped and resumed, from the first that had a limit. The steps that fit into the
     time, and so the result, differ from run to run. The main process's clock counts.

@@ -31,7 +31,7 @@ QUERIES_AT_ONCE = 128  # the intermediate results then stay in a processor's cac
 class Cache:
     """The neural cache with linear interpolation (Grave et al. 2017, arXiv 1612.04426).
 
-    A :class:`~lmbench.evaluation.evaluator.RescoringMode`.
+    A :class:`lmbench.evaluation.evaluator.RescoringMode`.
 
     Args:
         window: Entries, the most recent ones; each is a hidden state and the word that followed.

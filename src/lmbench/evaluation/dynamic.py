@@ -34,7 +34,7 @@ Statistics = dict[str, Tensor]
 
 @dataclass
 class Dynamic:
-    """Dynamic evaluation, a :class:`~lmbench.evaluation.evaluator.ReadingMode`.
+    """Dynamic evaluation, a :class:`lmbench.evaluation.evaluator.ReadingMode`.
 
     After each segment, with its mean gradient g, the trained weights θ₀ and today's θ:
     ``rms``: θ ← θ + decay · D · (θ₀ − θ) − lr · g / (MS + epsilon), where MS is the root mean

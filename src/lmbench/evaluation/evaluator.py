@@ -52,7 +52,7 @@ class ReadingMode(Mode, Protocol):
         """Entered while a split is read; the model is afterwards what it was before.
 
         Yields:
-            The ``learn`` of :func:`~lmbench.evaluation.reading.read_stream`, or None.
+            The ``learn`` of :func:`lmbench.evaluation.reading.read_stream`, or None.
         """
         ...
 
@@ -72,7 +72,7 @@ class RescoringMode(Mode, Protocol):
         """Takes the best settings of its grid for a reading of valid.
 
         Returns:
-            A :func:`~lmbench.evaluation.tuning.trial` for all settings that were tried.
+            A :func:`lmbench.evaluation.tuning.trial` for all settings that were tried.
         """
         ...
 

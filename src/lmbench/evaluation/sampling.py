@@ -37,10 +37,19 @@ def filter_log_probs(
         top_p: The first words stay, as few as have at least this probability together, to 1e-6;
             more than 0 and at most 1.
 
+    Raises:
+        ValueError: One of them is out of its range.
+
     >>> log_probs = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()
     >>> filter_log_probs(log_probs, top_p=0.625).exp()
     tensor([0.0000, 0.6667, 0.0000, 0.3333])
     """
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, not {temperature}")
+    if top_k < 0:
+        raise ValueError(f"top_k must be at least 0, not {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be more than 0 and at most 1, not {top_p}")
     if temperature == 0:
         top_k = 1
     elif temperature != 1:

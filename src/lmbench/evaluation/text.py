@@ -2,19 +2,29 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+import torch
+from jaxtyping import Int, Int32
+from torch import Tensor
 
 from lmbench.data.columns import columns_for_evaluation
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
-from lmbench.evaluation.reading import read_stream
+from lmbench.errors import UserError
+from lmbench.evaluation.reading import Reading, read_stream
+from lmbench.evaluation.sampling import sample
 from lmbench.model import LanguageModel
 from lmbench.printing import printable
 from lmbench.score import Score
 
 WINDOW = 1024
 """Tokens that are read at a time; it moves memory and time, not results."""
+
+
+def words_of(text: str) -> list[str]:
+    """A text's words, with ``<eos>`` at its line ends: what every text goes through."""
+    return text.replace("\n", f" {EOS} ").split()
 
 
 def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " T"], Counter[str]]:
@@ -29,7 +39,7 @@ def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " 
     >>> encode_text("b a\n", Vocabulary(("<eos>", "a", "b")))
     (array([0, 2, 1, 0], dtype=int32), Counter())
     """
-    words = [EOS, *text.replace("\n", f" {EOS} ").split()]
+    words = [EOS, *words_of(text)]
     unknown = Counter(word for word in words if word not in vocabulary.ids)
     return vocabulary.encode(words), unknown
 
@@ -54,19 +64,19 @@ def shown(word: str) -> str:
     return word if len(word) <= 40 else f"{word[:39]}…"
 
 
-def score_text(
+def read_text(
     model: LanguageModel, vocabulary: Vocabulary, text: str
-) -> tuple[Score | None, Counter[str]]:
+) -> tuple[Reading | None, Counter[str]]:
     """Scores each token of a text once, the first one after ``<eos>`` and a zero state.
 
     Args:
         model: The model.
         vocabulary: The model's words.
-        text: The text, whose last line need not have a line end.
+        text: The text; a last line without a line end is given one.
 
     Returns:
-        The score, None for an empty text; and how often each word occurs that is not in the
-        vocabulary.
+        What the model made of the tokens, None for an empty text; and how often each word occurs
+        that is not in the vocabulary.
 
     Raises:
         UserError: There are unknown words, and the vocabulary has no ``<unk>``.
@@ -77,7 +87,39 @@ def score_text(
     if len(ids) == 1:
         return None, unknown
     columns = columns_for_evaluation(ids, columns=1, burn_in=0)
-    return read_stream(model, columns, window=WINDOW, phase="scoring").score, unknown
+    return read_stream(model, columns, window=WINDOW, phase="scoring"), unknown
+
+
+def sample_words(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    prompt: Int[Tensor, " T"],
+    generator: torch.Generator,
+    *,
+    allow_unk: bool = False,
+    **filters: Any,
+) -> Iterator[str]:
+    """Continues a prompt without end, word by word.
+
+    Args:
+        model: The model, in evaluation mode.
+        vocabulary: Its words.
+        prompt: Ids of at least one word, ``(T,)``, on the model's device.
+        generator: What draws, on the CPU.
+        allow_unk: Whether ``<unk>`` may be drawn.
+        filters: ``temperature``, ``top_k`` and ``top_p`` of
+            :func:`lmbench.evaluation.sampling.filter_log_probs`.
+
+    Raises:
+        UserError: There is no word but ``<unk>``, and it may not be drawn.
+    """
+    suppressed = [] if allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
+    if len(vocabulary) <= len(suppressed):
+        raise UserError(
+            f"The vocabulary has no word but {UNK}: allow it to be drawn (--allow-unk)."
+        )
+    drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
+    return (vocabulary.words[word] for word in drawn)
 
 
 def describe(score: Score, unknown: Counter[str]) -> str:

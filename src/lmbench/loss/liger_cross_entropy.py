@@ -29,7 +29,7 @@ def liger_cross_entropy(
     linear layer are; float16 is ignored, as the gradients are too small for it before a loss scaler
     multiplies them. Sums over tokens are taken in float32.
 
-    The arguments are those of :func:`~lmbench.loss.linear_cross_entropy.linear_cross_entropy`, but
+    The arguments are those of :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`, but
     there is no ``"none"``.
 
     Source: Hsu et al. 2024 (arXiv 2410.10989).

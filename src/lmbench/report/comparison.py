@@ -65,7 +65,7 @@ def compare(
     Args:
         paths: Run directories, or folders that hold some, each after a name for its runs, or None.
         split: "test" or "valid", for the tests of significance.
-        group_by: See :func:`~lmbench.report.groups.group_runs`.
+        group_by: See :func:`lmbench.report.groups.group_runs`.
         published: Results to set beside those on the corpus that they belong to.
         ensembles: The members of each; an ensemble is called what one of them is.
         output: Where the records of ensembles go; None for nowhere.

@@ -33,7 +33,7 @@ def _show(sweep_dir: Path) -> None:
 
 
 def show_sweep(sweep_dir: Path) -> None:
-    """Prints the runs of a sweep as :func:`~lmbench.compare.main` does, in short."""
+    """Prints the runs of a sweep as :func:`lmbench.compare.main` does, in short."""
     from rich.console import Console
 
     from lmbench.report.groups import group_runs

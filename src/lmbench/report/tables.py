@@ -28,7 +28,7 @@ class Cell(NamedTuple):
     """One value of a row.
 
     Attributes:
-        value: A number, a text, an :class:`Estimate`, or None.
+        value: A number, a text, an :class:`lmbench.report.statistics.Estimate`, or None.
         title: What people read above it; None where it is for programs alone.
         text: The value as people read it.
         is_wide: Whether it is left out in the terminal and in papers, which are narrow.

@@ -49,7 +49,8 @@ def resumed_config(
         is to be kept.
 
     Raises:
-        UserError: See :func:`read_run_config`; or an override is not one of :data:`RESUMABLE`.
+        UserError: See :func:`lmbench.run.config.read_run_config`; or an override is not
+            one of :data:`RESUMABLE`.
     """
     config = read_run_config(run_dir)
     kept = copy.deepcopy(config)

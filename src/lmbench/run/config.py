@@ -54,7 +54,7 @@ def write_run_config(config: Mapping[str, Any], run_dir: Path, *, replace: bool 
     """Writes ``config.yaml``: the one config that later commands read.
 
     Hydra's own ``.hydra/config.yaml`` is rewritten whenever a folder is used again. The caller is
-    :func:`~lmbench.run.directory.alone_in` the folder.
+    :func:`lmbench.run.directory.alone_in` the folder.
 
     Raises:
         UserError: The folder holds a run already, which is not to be replaced. Hydra names folders

@@ -133,7 +133,7 @@ class AdaptiveSoftmax(nn.Module):
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
         Arguments, precision (but for ``autocast``) and errors are those of
-        :func:`~lmbench.loss.linear_cross_entropy.linear_cross_entropy`, which computes the head and
+        :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`, which computes the head and
         each cluster.
         """
         part = "sum" if reduction == "mean" else reduction

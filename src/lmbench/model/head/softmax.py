@@ -19,7 +19,7 @@ class Softmax(nn.Module):
         vocabulary_size: Number of words, V.
         bias: Whether there is a bias.
         kernel: What computes the loss in training: ``"chunked"`` is
-            :func:`~lmbench.loss.linear_cross_entropy.linear_cross_entropy`; ``"liger"``, on CUDA
+            :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`; ``"liger"``, on CUDA
             devices only, is the fused kernel of Liger-Kernel, which under autocast works in its
             type. The library is needed in training only.
         autocast: Whether ``"chunked"`` computes the training loss in bfloat16 under autocast to it
@@ -69,7 +69,7 @@ class Softmax(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
-        See :func:`~lmbench.loss.linear_cross_entropy.linear_cross_entropy`. Another ``kernel``
+        See :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`. Another ``kernel``
         takes its place only in training mode, and not for ``"none"``: what is reported as a
         perplexity has all digits of a float32.
 

@@ -1,0 +1,59 @@
+"""Builds the API reference from the docstrings: HTML for every module, by pdoc.
+
+``make docs`` calls it. It fails on a warning of pdoc's, and where a reference such as
+``:class:`Core``` leads nowhere.
+"""
+
+import argparse
+import pkgutil
+import re
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import pdoc
+import pdoc.extract
+import pdoc.render
+
+import lmbench
+
+REFERENCE = re.compile(r":(?:attr|class|data|func|meth|mod):`([\w.]+)`")
+
+
+def build(output: Path) -> list[str]:
+    """Writes the pages.
+
+    Args:
+        output: The folder of the pages, which is emptied first.
+
+    Returns:
+        The references that lead nowhere, with their modules.
+    """
+    shutil.rmtree(output, ignore_errors=True)
+    warnings.simplefilter("error", UserWarning)  # the kind that pdoc gives
+    pdoc.render.configure(docformat="google")
+    names = [module.name for module in pkgutil.walk_packages(lmbench.__path__, "lmbench.")]
+    reached = set(pdoc.extract.walk_specs(["lmbench"]))  # without those that an __all__ leaves out
+    pdoc.pdoc("lmbench", *[name for name in names if name not in reached], output_directory=output)
+    broken = []
+    for name in ["lmbench", *names]:
+        source = Path(sys.modules[name].__file__ or "").read_text("utf-8")
+        page = output.joinpath(*name.split(".")).with_suffix(".html").read_text("utf-8")
+        targets = sorted(set(REFERENCE.findall(source)))
+        broken += [f"{name}: {target}" for target in targets if f"<code>{target}" in page]
+    return broken
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description="Build the API reference.")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("build/docs"))
+    output = parser.parse_args().output
+    if broken := build(output):
+        sys.exit("These references lead nowhere:\n" + "\n".join(broken))
+    print(f"The API reference is in {output}/index.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""A model in Python: against the commands, and against sums over all that could be said."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import exact_log_probs
+
+from lmbench import generate, load
+from lmbench.data.vocabulary import Vocabulary
+from lmbench.errors import UserError
+from lmbench.loaded import Loaded
+from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
+
+TEXT = "b <unk> a\n\nc a b dog"
+WORDS = ["b", "<unk>", "a", "<eos>", "<eos>", "c", "a", "b", "<unk>", "<eos>"]
+
+
+@pytest.fixture
+def loaded() -> Loaded:
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(("a", "<eos>", "b", "<unk>", "c"))
+    model = LanguageModel(Embedding(5, 4), LSTM(4, 6, 4, 2), Softmax(4, 5)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_()
+    return Loaded(model, vocabulary)
+
+
+def test_each_word_has_its_log_probability_after_all_before_it(loaded: Loaded):
+    ids = np.array([loaded.vocabulary.ids[word] for word in ["<eos>", *WORDS]])
+    found = loaded.log_probs(TEXT)
+    assert list(found.index) == WORDS
+    np.testing.assert_allclose(found, exact_log_probs(loaded.model, ids), rtol=1e-5)
+    step_by_step, state = [], None
+    with torch.no_grad():
+        for before, word in pairwise(ids):
+            output, _, state = loaded.model(torch.tensor([[before]]), state)
+            logits = output[0, 0].double() @ loaded.model.head.weight.double().T
+            logits += loaded.model.head.bias
+            step_by_step.append(float(logits[word] - logits.logsumexp(0)))
+    np.testing.assert_allclose(found, step_by_step, rtol=1e-5)
+
+
+def test_the_probabilities_of_all_texts_of_three_words_sum_to_one(loaded: Loaded):
+    texts = [" ".join(words) for words in product(loaded.vocabulary.words, repeat=3)]
+    probabilities = [math.exp(loaded.log_probs(text)[:3].sum()) for text in texts]
+    assert len(probabilities) == 125
+    assert math.isclose(math.fsum(probabilities), 1.0, rel_tol=1e-6)
+
+
+def test_a_text_that_ends_with_its_line_has_no_other_words(loaded: Loaded):
+    for text in ("a b\n", "a b"):
+        assert loaded.log_probs(text).index.tolist() == ["a", "b", "<eos>"]
+    empty = loaded.log_probs("")
+    assert len(empty) == 0
+    assert empty.sum() == 0
+
+
+def test_encoded_texts_are_what_the_model_reads(loaded: Loaded):
+    ids = loaded.encode("b dog\nc")
+    assert ids.tolist() == [1, 2, 3, 1, 4]
+    assert ids.dtype == torch.int64
+    with torch.no_grad():
+        log_probs = loaded.model.head.log_probs(loaded.model(ids[:, None]).output)[:, 0]
+    chosen = log_probs[:-1].gather(1, ids[1:, None])[:, 0]
+    np.testing.assert_allclose(loaded.log_probs("b dog\nc")[:-1], chosen, rtol=1e-5)
+
+
+def test_it_says_what_the_commands_say(
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    matmul_precision: None,
+    capsys: pytest.CaptureFixture,
+):
+    run_dir, text_path = make_run(), tmp_path / "text.txt"
+    loaded = load(run_dir)
+    words = loaded.vocabulary.words
+
+    def printed(command: Callable, *arguments: object) -> str:
+        command(generate.parse_options([str(run_dir), *map(str, arguments)]))
+        return capsys.readouterr().out
+
+    prompt = f"{words[5]} {words[9]}"
+    options = {"num_tokens": 40, "temperature": 1.5, "top_k": 30, "top_p": 0.9}
+    as_typed = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    for seed in (1, 2):
+        typed = printed(generate.generate, f"--prompt={prompt}", f"--seed={seed}", *as_typed)
+        drawn = loaded.generate(prompt, seed=seed, **options)
+        assert typed.removesuffix("\n").endswith(drawn.removesuffix("\n"))
+        assert len(drawn.replace("\n", " <eos> ").split()) == 40
+        text_path.write_text(drawn, "utf-8")
+        nats = -loaded.log_probs(drawn).sum()
+        assert f" {nats:,.2f} nats\n" in printed(generate.score, f"--score={text_path}")
+
+
+def test_a_text_can_be_continued_where_it_ends(loaded: Loaded):
+    """Word by word it is the same as at once: no line end is added."""
+    at_once = loaded.generate("b", num_tokens=30, temperature=0)
+    text, separator = "b", " "
+    for _ in range(30):
+        word = loaded.generate(text, num_tokens=1, temperature=0)
+        text += word if word == "\n" else separator + word
+        separator = "" if word == "\n" else " "
+    assert text.removeprefix("b").lstrip(" ") == at_once
+    assert loaded.generate(num_tokens=0) == ""
+
+
+def test_seeds_and_unknown_words(loaded: Loaded):
+    texts = {loaded.generate(num_tokens=50) for _ in range(3)}
+    assert len(texts) == 3
+    assert "<unk>" not in " ".join(texts)
+    assert "<unk>" in loaded.generate(num_tokens=200, seed=1, temperature=9, allow_unk=True)
+    without = Loaded(loaded.model, Vocabulary(("a", "<eos>", "b", "d", "c")))
+    for method in (without.encode, without.log_probs, without.generate):
+        with pytest.raises(UserError, match="'dog'"):
+            method("a dog")
+
+
+@pytest.mark.parametrize(
+    "option", [{"top_p": 90}, {"top_p": 0.0}, {"temperature": -1}, {"top_k": -1}]
+)
+def test_options_out_of_their_range_are_refused(loaded: Loaded, option: dict):
+    with pytest.raises(ValueError, match=f"^{next(iter(option))} must be"):
+        loaded.generate(**option)

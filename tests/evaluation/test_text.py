@@ -34,6 +34,13 @@ def test_a_prompt_is_split_as_corpora_are(prompt: str, words: str, unknown: tupl
     assert tuple(found) == unknown
 
 
+def test_a_prompt_is_separated_as_the_training_text_was():
+    vocabulary = Vocabulary(("<eos>", "<unk>", "It", "'s", ",", "a"), "moses")
+    ids, found = encode_text("It's a,\nb <unk>", vocabulary)
+    assert " ".join(vocabulary.decode(ids)) == "<eos> It 's a , <eos> <unk> <unk>"
+    assert tuple(found) == ("b",)
+
+
 def test_text_is_the_inverse_of_a_prompt():
     for words, text in (("", ""), ("a b", "a b\n"), ("<eos> a <eos> <eos> b", "\na\n\nb\n")):
         assert "".join(pieces(words.split())) == text

@@ -8,6 +8,7 @@ from jaxtyping import Int32
 
 from lmbench.data.columns import columns_for_evaluation
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.data.words import words_of
 from lmbench.evaluation.reading import read_stream
 from lmbench.model import LanguageModel
 from lmbench.printing import printable
@@ -20,6 +21,8 @@ WINDOW = 1024
 def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " T"], Counter[str]]:
     r"""Ids of ``<eos>``, as before any line, and of the text's words, ``<eos>`` at its line ends.
 
+    The words are made as those of the training text were, by the vocabulary's tokenizer.
+
     Returns:
         The ids, and how often each word occurs that is not in the vocabulary.
 
@@ -29,7 +32,7 @@ def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " 
     >>> encode_text("b a\n", Vocabulary(("<eos>", "a", "b")))
     (array([0, 2, 1, 0], dtype=int32), Counter())
     """
-    words = [EOS, *text.replace("\n", f" {EOS} ").split()]
+    words = [EOS, *words_of(text, vocabulary.tokenizer)]
     unknown = Counter(word for word in words if word not in vocabulary.ids)
     return vocabulary.encode(words), unknown
 

@@ -56,10 +56,12 @@ def split_documents(
         What each split gets, in the order of the files; and for people, what was done.
 
     Raises:
-        UserError: There is too little text.
+        UserError: There is no text, or too little.
     """
     hashes = {document: sha256 for file in files for document, sha256 in _documents(file)}
     documents = list(hashes)
+    if not documents:
+        raise UserError(f"{source} is empty. Set data.path=… to text.")
     split = _whole(documents, hashes, shares)
     if split is not None:
         return split, " / ".join(f"{len(those):,}" for those in split.values()) + " documents"

@@ -227,7 +227,7 @@ def test_running_text_in_one_file(tmp_path, cache_dir):
         corpus.notes,
         corpus.vocabulary,
     )
-    parts = ("split by itself", "data.tokenizer=none", "179 words")  # 1 is there in each line
+    parts = ("split by documents", "data.tokenizer=none", "179 words")  # 1 is there in each line
     assert all(part in note for part, note in zip(parts, corpus.notes, strict=True))
 
 

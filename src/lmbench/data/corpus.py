@@ -139,7 +139,7 @@ def load_text(
         else:
             pieces, how = split_documents(files, shares, source=str(path))
             blocks = {split: (b for one in pieces[split] for b in one.blocks()) for split in SPLITS}
-            notes.append(f"split by itself into train / valid / test: {how}")
+            notes.append(f"split by documents: {how}")
         if tokenizer != NONE:
             blocks = {split: _separated(blocks[split], tokenizer) for split in SPLITS}
             notes.append(

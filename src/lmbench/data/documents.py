@@ -64,15 +64,15 @@ def split_documents(
         raise UserError(f"{source} is empty. Set data.path=… to text.")
     split = _whole(documents, hashes, shares)
     if split is not None:
-        return split, " / ".join(f"{len(those):,}" for those in split.values()) + " documents"
+        return split, ", ".join(f"{name} {len(those):,}" for name, those in split.items())
     split = _ends(documents, shares)
     if empty := [name for name, pieces in split.items() if not pieces]:
         raise UserError(
             f"{source} is too small to be split: nothing is left for {' and '.join(empty)}. Give "
             "more text, or a folder with train.txt, valid.txt and test.txt."
         )
-    of = "" if len(documents) == 1 else f" of each of {len(documents)} documents"
-    return split, f"valid and test are the end{of}"
+    what = "the text" if len(documents) == 1 else f"each of its {len(documents)} documents"
+    return split, f"valid and test are the end of {what}"
 
 
 def _documents(path: Path) -> Iterator[tuple[Document, str]]:

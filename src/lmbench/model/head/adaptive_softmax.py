@@ -100,12 +100,12 @@ class AdaptiveSoftmax(nn.Module):
             torch.empty(size, width) for size, width in zip(self._sizes, widths, strict=True)
         )
         self.projections = nn.ParameterList(torch.empty(width, input_size) for width in widths[1:])
-        self.cluster_weight = nn.Parameter(torch.empty(len(cutoffs), input_size))
+        clusters = nn.Parameter(torch.empty(len(cutoffs), input_size)) if cutoffs else None
+        self.cluster_weight = clusters
         # In the order of the logits: head (words, then clusters), first cluster, second, …
         self.bias = nn.Parameter(torch.zeros(vocabulary_size + len(cutoffs))) if bias else None
-        for weight in (*self.word_weights, self.cluster_weight):
-            if weight.numel():
-                nn.init.uniform_(weight, -0.1, 0.1)
+        for weight in (*self.word_weights, *([] if clusters is None else [clusters])):
+            nn.init.uniform_(weight, -0.1, 0.1)
         for projection in self.projections:
             nn.init.uniform_(projection, -(input_size**-0.5), input_size**-0.5)
         if unigram_bias and self.bias is not None and counts is not None:
@@ -192,8 +192,9 @@ class AdaptiveSoftmax(nn.Module):
             words, *tails = self.word_weights
         else:
             words, *tails = self.weight.split(self._sizes)
-        dtype = torch.promote_types(self.cluster_weight.dtype, torch.float32)
-        weights = [w.to(dtype) for w in (torch.cat([words, self.cluster_weight]), *tails)]
+        head = words if self.cluster_weight is None else torch.cat([words, self.cluster_weight])
+        dtype = torch.promote_types(head.dtype, torch.float32)
+        weights = [weight.to(dtype) for weight in (head, *tails)]
         if self.bias is None:
             return [(weight, None) for weight in weights]
         biases = self.bias.to(dtype).split([len(weight) for weight in weights])

@@ -10,6 +10,7 @@ import pytest
 import lmbench
 
 EXAMPLES = {
+    "data.words": ["separate", "words_of"],
     "evaluation.sampling": ["filter_log_probs"],
     "evaluation.text": ["encode_text", "pieces"],
     "loss.activation_penalty": ["activation_regularization", "temporal_activation_regularization"],

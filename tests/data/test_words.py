@@ -15,7 +15,7 @@ PAIRS = [
     ("It isn't Smith's; they're red-tipped.", "It isn 't Smith 's ; they 're red @-@ tipped ."),
     ("In 1990 ( 3.5 % of 10,000 )", "In 1990 ( 3 @.@ 5 % of 10 @,@ 000 )"),
     ("Mr. Ray of the U.S. (e.g. ours) ... why?!", "Mr. Ray of the U.S. ( e.g. ours ) ... why ? !"),
-    ("\u201cDon\u2019t\u201d, \u2018she\u2019", "\" Don 't \" , ' she '"),
+    ("\u201cDon\u2019t\u201d, \u2018she\u2019 says", "\" Don 't \" , ' she ' says"),
     ("a dash\u20145\u20136 km", "a dash \u2014 5 \u2013 6 km"),
     ("= Title =", "= Title ="),
     ("an <unk> , <unk>.", "an <unk> , <unk> ."),

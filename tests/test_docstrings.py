@@ -10,6 +10,7 @@ import pytest
 import lmbench
 
 EXAMPLES = {
+    "data.words": ["separate", "words_of"],
     "evaluate": ["with_run"],
     "live_line": ["duration"],
     "evaluation.sampling": ["filter_log_probs"],

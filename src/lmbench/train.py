@@ -87,6 +87,8 @@ def train(run: ChosenRun, run_dir: Path) -> float:
             elif not continues:
                 clear_run(run_dir)
             log.info("%s, into %s", printable(str(config.get("name"))), shown(run_dir))
+            for note in corpus.notes:
+                log.info("%s: %s", printable(corpus.name), printable(note))
         last = path if continues else None
         with stop, processes_ending_together(trainer), _damage_named(resumed, last):
             if continues and checkpoint is not None:

@@ -78,6 +78,7 @@ def test_wrong_rows_are_not_kept(hub, tmp_path):
     ("name", "counts"),
     [
         ("wikitext2", "2,088,628 / 217,646 / 245,569 tokens and 33,278 types"),
+        ("wikitext103", "103,227,021 / 217,646 / 245,569 tokens and 267,735 types"),
         ("penn_treebank", "929,589 / 73,760 / 82,430 tokens and 10,000 types"),
     ],
 )
@@ -93,8 +94,8 @@ def test_what_cannot_be_found(tmp_path, monkeypatch):
     monkeypatch.setenv("LMBENCH_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"Penn Treebank is not free .*data\.path=.*penn-treebank/"):
         load_benchmark("penn_treebank", cache_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"^name must be .*wikitext2.* not 'wikitext103'"):
-        load_benchmark("wikitext103", cache_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"^name must be .*wikitext2.* not 'wikitext1'"):
+        load_benchmark("wikitext1", cache_dir=tmp_path)
 
 
 def test_the_genuine_wikitext2(wikitext2_dir, hub, tmp_path):

@@ -107,6 +107,16 @@ def test_options_are_part_of_the_key(tmp_path, cache_dir):
         for options in ({}, {"min_count": 2}, {"max_size": 5}, {"max_size": 2}, {})
     ]
     assert sizes == [8, 4, 5, 2, 8]
+    one_file = folder / "train.txt"
+    one_file.write_text("It's red-hot, he said. \n" * 200)
+    assert [
+        load_text(one_file, cache_dir=cache_dir, tokenizer=tokenizer).vocabulary.words[0]
+        for tokenizer in ("none", "moses", "moses-fr", "none")
+    ] == ["It's", "It", "It'", "It's"]
+    assert [
+        list(load_text(one_file, cache_dir=cache_dir, **shares).num_tokens.values())
+        for shares in ({}, {"valid_share": 0.1}, {"test_share": 0.1})
+    ] == [[900, 50, 50], [850, 100, 50], [850, 50, 100]]
 
 
 @pytest.mark.parametrize("pattern", ["{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt"])
@@ -131,7 +141,6 @@ def test_what_is_wrong_with_the_folder(tmp_path, cache_dir):
         assert "\n" not in str(caught.value)
 
     refuse("nowhere cannot be read: No such file", tmp_path / "nowhere")
-    refuse("train.txt cannot be read: Not a directory", folder / "train.txt")
     refuse("cannot be read: File name too long", tmp_path / ("x" * 300))
     (folder / "wiki.valid.tokens").write_text("a\n")
     refuse("valid split: .* It has valid.txt, wiki.valid.tokens. ")
@@ -151,10 +160,20 @@ def test_what_is_wrong_with_the_folder(tmp_path, cache_dir):
     assert entries(cache_dir) == []
 
 
-@pytest.mark.parametrize("option", [{"min_count": 0}, {"max_size": 1}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"min_count": 0},
+        {"max_size": 1},
+        {"valid_share": 0},
+        {"test_share": 0.5},
+        {"valid_share": float("nan")},
+        {"tokenizer": "spacy"},
+    ],
+)
 def test_options_out_of_range(tmp_path, option):
     (name,) = option
-    with pytest.raises(ValueError, match=f"^{name} must be .* not {option[name]}$"):
+    with pytest.raises(ValueError, match=f"^{name} must be .* not '?{option[name]}'?$"):
         load_text(write_folder(tmp_path / "text"), **option)
 
 
@@ -189,3 +208,69 @@ def test_corpus_by_hand():
     digest.update(bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes([1, 0, 0, 0, 0, 0, 0, 0]))
     assert corpus.sha256 == digest.hexdigest()
     assert corpus.num_tokens == {"train": 3, "valid": 2, "test": 2}
+
+
+def test_running_text_in_one_file(tmp_path, cache_dir):
+    """All that the command does by itself: it splits, separates punctuation, and makes <unk>."""
+    lines = [f"It's the number {n}, of course: 1,000!" for n in range(200)]
+    (tmp_path / "novel.txt").write_text("\n".join(lines))
+    corpus = load_text(tmp_path / "novel.txt", cache_dir=cache_dir, tokenizer="auto")
+    assert corpus.vocabulary.tokenizer == "moses"
+    words = "It 's the number <unk> , of course : 1 @,@ 000 ! <eos>"
+    train = words.split()
+    assert corpus.vocabulary.words == tuple(dict.fromkeys(train))
+    assert list(corpus.num_tokens.values()) == [lines * len(train) for lines in (180, 10, 10)]
+    assert corpus.vocabulary.decode(corpus.train[: len(train)]) == train
+    again = load_text(tmp_path / "novel.txt", cache_dir=cache_dir, tokenizer="auto")
+    assert (again.sha256, again.notes, again.vocabulary) == (
+        corpus.sha256,
+        corpus.notes,
+        corpus.vocabulary,
+    )
+    parts = ("split by documents", "data.tokenizer=none", "179 words")  # 1 is there in each line
+    assert all(part in note for part, note in zip(parts, corpus.notes, strict=True))
+
+
+def test_text_with_unk_is_taken_as_it_is(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    corpus = load_text(folder, cache_dir=cache_dir, tokenizer="auto")
+    assert (corpus.sha256, corpus.vocabulary.tokenizer) == (reference_sha256(TEXTS), "none")
+    file = tmp_path / "one.txt"
+    file.write_text("a, b <unk> \n" * 100)
+    assert load_text(file, cache_dir=cache_dir, tokenizer="auto").vocabulary.words[0] == "a,"
+
+
+def test_a_folder_of_documents(tmp_path, cache_dir):
+    """In the folders below it too, in any order that the file system has."""
+    for number in range(200):
+        folder = tmp_path / "text" / f"part {number % 7}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.TXT").write_text(f"d{number} e f\n")
+    (tmp_path / "text/.hidden.txt").write_text("hidden\n")
+    (tmp_path / "text/notes.md").write_bytes(b"\xff")
+    corpus = load_text(tmp_path / "text", cache_dir=cache_dir, min_count=1, max_size=150)
+    assert sum(corpus.num_tokens.values()) == 800
+    assert 36 <= corpus.num_tokens["valid"] <= 44
+    assert "hidden" not in corpus.vocabulary.words
+    assert {"e", "f", "<unk>"} < set(corpus.vocabulary.words)
+
+
+def test_what_is_wrong_with_a_text(tmp_path, cache_dir):
+    def refuse(message: str, path: Path) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            load_text(path, cache_dir=cache_dir, tokenizer="auto")
+        assert "\n" not in str(caught.value)
+
+    file = tmp_path / "text.txt"
+    file.write_text("ten words are not enough for any model at all")
+    refuse(r"text\.txt is too small to be split: ", file)
+    file.write_bytes(b"")
+    refuse(r"text\.txt is empty", file)
+    file.write_bytes("caf\xe9\n".encode("latin-1") * 1000)
+    refuse(r"text\.txt is not UTF-8: byte 0xe9 at byte offset 3, .* iconv ", file)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    refuse("folder has no text, .* It has no file", folder)
+    (folder / "thesis.docx").write_bytes(b"PK\x03\x04")
+    refuse(r"folder has no text, .* It has thesis\.docx\. Save .* \.txt", folder)
+    assert entries(cache_dir) == []

@@ -96,7 +96,8 @@ def test_the_number_of_training_steps_is_that_of_the_loaders(limit: float | None
 def test_a_checkpoint_knows_its_corpus():
     datamodule = make_datamodule()
     state = datamodule.state_dict()
-    assert state == {"sha256": datamodule.corpus.sha256, "words": ["a", "b"]}
+    sha256 = datamodule.corpus.sha256
+    assert state == {"sha256": sha256, "words": ["a", "b"], "tokenizer": "none"}
 
 
 @pytest.mark.parametrize("other", [{"num_train": 399}, {"first_word": "c"}])

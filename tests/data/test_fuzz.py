@@ -72,7 +72,7 @@ def trouble_with(content: bytes) -> str | None:
 
 
 def reference(
-    texts: dict[str, bytes], min_count: int, max_size: int | None
+    texts: dict[str, bytes], min_count: int | None, max_size: int | None
 ) -> dict[str, list[str]] | str:
     """The tokens of each split, or what the refusal must say."""
     for split, content in texts.items():
@@ -81,6 +81,8 @@ def reference(
     tokens = {split: reference_tokens(content.decode()) for split, content in texts.items()}
     if empty := [split for split in SPLITS if not tokens[split]]:
         return f"no text in {' and '.join(empty)}. "
+    if min_count is None:
+        min_count = 1 if "<unk>" in tokens["train"] else 2
     training = limited(tokens["train"], min_count, max_size)
     known = set(training)
     heldout = {
@@ -104,7 +106,7 @@ def message(error: UserError) -> str:
     return text
 
 
-@given(corpora(), st.integers(1, 4), st.none() | st.integers(2, 8))
+@given(corpora(), st.none() | st.integers(1, 4), st.none() | st.integers(2, 8))
 def test_a_corpus_is_as_python_reads_it_or_refused(texts, min_count, max_size):
     expected = reference(texts, min_count, max_size)
     event(expected.split("UTF-8")[0][-12:] if isinstance(expected, str) else "a corpus")
@@ -162,12 +164,12 @@ def test_the_advice_for_unknown_words_helps(train, valid):
     blocks["test"] = blocks["valid"]
     with tempfile.TemporaryDirectory() as root:
         if set(valid) <= {*train, "\n"}:
-            write_ids(Path(root), blocks, source="here")
+            write_ids(Path(root), blocks, source="here", min_count=1)
             return
         with pytest.raises(UserError) as caught:
-            write_ids(Path(root), blocks, source="here")
+            write_ids(Path(root), blocks, source="here", min_count=1)
         advice = message(caught.value)
         (min_count,) = re.findall(r"data\.min_count=(\d+)", advice)
         if set(train) > {"\n"}:
-            vocabulary = write_ids(Path(root), blocks, source="here", min_count=int(min_count))
+            vocabulary, _ = write_ids(Path(root), blocks, source="here", min_count=int(min_count))
             assert "<unk>" in vocabulary.words

@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def encode_file(path, folder, block_bytes: int):
     blocks = {
         split: read_blocks(path, block_bytes=block_bytes) for split in ("train", "valid", "test")
     }
-    vocabulary = write_ids(folder, blocks, source="here")
+    vocabulary, _ = write_ids(folder, blocks, source="here", min_count=1)
     return vocabulary, [np.fromfile(folder / f"{split}.bin", np.int32) for split in blocks]
 
 
@@ -99,6 +100,28 @@ def test_unknown_words_without_unk(tmp_path):
         "test": [b"a b newer\n" + b"a\n" * 2],
     }
     with pytest.raises(UserError) as caught:
-        write_ids(tmp_path, blocks, source="here")
+        write_ids(tmp_path, blocks, source="here", min_count=1)
     for part in ("here: ", "(2, such as 'new', 'newer')", "data=text", "data.min_count=5 "):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "min_count", "words", "rare", "share"),
+    [  # with <eos>, train has 10 tokens, valid 4 and test 2
+        ("a a b b c d e e e\n", None, "a b <unk> e <eos>", "2 words .*=2", "20.0%"),
+        ("a a b b c <unk> e e e\n", None, "a b c <unk> e <eos>", "0 words .*=1", "10.0%"),
+        ("a a b b c d e e e\n", 3, "<unk> e <eos>", "4 words .*=3", "60.0%"),
+    ],
+)
+def test_what_becomes_unk_counted_by_hand(tmp_path, train, min_count, words, rare, share):
+    blocks = {"train": [train.encode()], "valid": [b"e new e\n"], "test": [b"new\n"]}
+    vocabulary, note = write_ids(tmp_path, blocks, source="here", min_count=min_count)
+    assert vocabulary.words == tuple(words.split())
+    assert re.search(f"{rare}.* 1 that .* {share} of train, 25.0% of valid, 50.0% of test$", note)
+    valid = np.fromfile(tmp_path / "valid.bin", np.int32)
+    assert vocabulary.decode(valid) == ["e", "<unk>", "e", "<eos>"]
+
+
+def test_nothing_is_noted_where_nothing_becomes_unk(tmp_path):
+    blocks = {"train": [b"a a <unk>\n"], "valid": [b"a\n"], "test": [b"<unk>\n"]}
+    assert write_ids(tmp_path, blocks, source="here")[1] == ""

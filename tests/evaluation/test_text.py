@@ -3,10 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from small import exact_log_probs
 
+from lmbench.data.corpus import load_text
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.evaluation.text import WINDOW, describe, encode_text, pieces, read_text, shown
@@ -32,6 +34,22 @@ def test_a_prompt_is_split_as_corpora_are(prompt: str, words: str, unknown: tupl
     ids, found = encode_text(prompt, VOCABULARY)
     assert VOCABULARY.decode(ids) == words.split()
     assert tuple(found) == unknown
+
+
+def test_a_prompt_is_separated_as_the_training_text_was():
+    vocabulary = Vocabulary(("<eos>", "<unk>", "It", "'s", ",", "a"), "moses")
+    ids, found = encode_text("It's a,\nb <unk>", vocabulary)
+    assert " ".join(vocabulary.decode(ids)) == "<eos> It 's a , <eos> <unk> <unk>"
+    assert tuple(found) == ("b",)
+
+
+@pytest.mark.parametrize("tokenizer", ["none", "moses", "moses-fr"])
+def test_a_prompt_and_the_training_text_give_the_same_ids(tmp_path: Path, tokenizer: str):
+    lines = [f"It's the {n}th \u201cred-hot\u201d line, isn't it?\t1,0{n:02}!" for n in range(100)]
+    (tmp_path / "text.txt").write_text("\n".join(lines), "utf-8")
+    corpus = load_text(tmp_path / "text.txt", cache_dir=tmp_path / "cache", tokenizer=tokenizer)
+    ids, _ = encode_text("\n".join([*lines[:50], ""]), corpus.vocabulary)
+    assert ids[1:].tolist() == corpus.train[: len(ids) - 1].tolist()
 
 
 def test_text_is_the_inverse_of_a_prompt():

@@ -14,9 +14,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.testing import assert_close
 from trainings import command, refusal
 
+import lmbench
 from lmbench.build import training as build
 from lmbench.build.arguments import factory
 from lmbench.build.model import build_model
+from lmbench.evaluation.text import encode_text
 from lmbench.run.choice import ChosenRun
 from lmbench.run.config import read_run_config
 from lmbench.train import train
@@ -264,10 +266,40 @@ def test_a_corpus_of_ones_own(tmp_path: Path):
     assert words == ["naïve", "猫", "sat", "on", "the", "mat", "<eos>"]
 
 
+@pytest.mark.usefixtures("matmul_precision")
+def test_a_novel(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """One file of running text, with the recipe for it; the vocabulary is below the cutoffs."""
+    lines = [f"It wasn't number {n}, the red-hot chapter." for n in range(300)]
+    (tmp_path / "novel.txt").write_text("\n".join(lines), "utf-8")
+    small = [override for override in TINY if not override.startswith(("data", "model="))]
+    config = config_of(
+        "experiment=own_text",
+        f"data.path={tmp_path}/novel.txt",
+        f"data.cache_dir={tmp_path}/cache",
+        *small,
+        "trainer.max_time=null",
+    )
+    caplog.set_level("INFO")
+    perplexity = train(ChosenRun(config), tmp_path / "run")
+    results = results_of(tmp_path / "run")
+    line = ("It", "wasn", "'t", "number", "<unk>", ",", "the", "red", "@-@", "hot", "chapter", ".")
+    length = len(line) + 1
+    assert list(results["data"]["num_tokens"].values()) == [270 * length, 15 * length, 15 * length]
+    assert results["data"]["vocabulary_size"] == length
+    assert results["val"]["ppl"] == perplexity < 15
+    for part in ("split by documents: ", "data.tokenizer=none", "270 words"):
+        assert part in caplog.text
+    _, vocabulary = lmbench.load(tmp_path / "run")
+    assert vocabulary.tokenizer == "moses"
+    ids, unknown = encode_text("It wasn't red-hot.", vocabulary)
+    assert len(ids) == 8
+    assert not unknown
+
+
 def test_help_names_groups_and_examples(tmp_path: Path):
     shown = finish(tmp_path, "--help")
     assert "model: awd_lstm, lstm" in shown
-    assert "data: penn_treebank, synthetic, text, wikitext2" in shown
+    assert "data: penn_treebank, synthetic, text, wikitext103, wikitext2" in shown
     assert "lmbench-train model=awd_lstm trainer.devices=1" in shown
     assert "lmbench-train -m " in shown
 

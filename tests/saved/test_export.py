@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import lmbench
 from lmbench.build.model import build_saved
 from lmbench.errors import UserError
-from lmbench.saved.checkpoint import read_run_model
+from lmbench.saved.checkpoint import DATA, read_run_model
 from lmbench.saved.export import read_export, require_free, writing_export
 
 MODELS = (
@@ -98,6 +98,24 @@ def test_what_lies_in_the_folder(folder: Path):
     assert config["model"]["core"]["_target_"] == "lmbench.model.core.LSTM"
     assert config["corpus"]["name"] == "synthetic"
     assert len(config["corpus"]["sha256"]) == 64
+
+
+def test_the_tokenizer_goes_with_the_words(make_run: Callable[..., Path], tmp_path: Path):
+    run_dir = make_run()
+    path = run_dir / "checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    for tokenizer in ("moses", "moses-de", None):
+        checkpoint[DATA]["tokenizer"] = tokenizer
+        if tokenizer is None:  # as in a run from before there were any
+            del checkpoint[DATA]["tokenizer"]
+        torch.save(checkpoint, path)
+        output = write(run_dir, tmp_path / f"export {tokenizer}")
+        loaded = [lmbench.load(folder) for folder in (run_dir, output)]
+        assert [one.vocabulary.tokenizer for one in loaded] == [tokenizer or "none"] * 2
+    config = json.loads((output / "config.json").read_text("utf-8"))
+    config["corpus"]["tokenizer"] = "../evil"
+    (output / "config.json").write_text(json.dumps(config), "utf-8")
+    assert "tokenizer must be" in refusal(output)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.json", "config.json"])

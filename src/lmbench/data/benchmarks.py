@@ -2,10 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lmbench.data.corpus import FORMAT, Corpus, load_text, open_corpus, write_words
 from lmbench.data.disk_cache import load_or_build
@@ -48,6 +49,13 @@ BENCHMARKS = {
         counts={"train": 2_088_628, "valid": 217_646, "test": 245_569, "types": 33_278},
         hub=("Salesforce/wikitext", "wikitext-2-v1"),
     ),
+    # Its valid and test are those of WikiText-2.
+    "wikitext103": Benchmark(
+        "WikiText-103",
+        folder="wikitext-103",
+        counts={"train": 103_227_021, "valid": 217_646, "test": 245_569, "types": 267_735},
+        hub=("Salesforce/wikitext", "wikitext-103-v1"),
+    ),
     # As Mikolov et al. 2010 prepared it: 10,000 types, no case, no digits.
     "penn_treebank": Benchmark(
         "the Penn Treebank",
@@ -82,7 +90,7 @@ def load_benchmark(
         by_variable = Path(data_dir).expanduser() / benchmark.folder
         path = by_variable if by_variable.is_dir() else None
     if path is not None:
-        corpus = load_text(path, name=name, cache_dir=cache_dir)
+        corpus = load_text(path, name=name, cache_dir=cache_dir, min_count=1)
         _check_counts(corpus, benchmark, str(path))
         return corpus
     if benchmark.hub is None:
@@ -92,7 +100,8 @@ def load_benchmark(
 
     def build(folder: Path) -> None:
         text = _text_from_hub(benchmark, repository, configuration)
-        corpus = write_words(folder, write_ids(folder, text, source=source))
+        vocabulary, _ = write_ids(folder, text, source=source, min_count=1)
+        corpus = write_words(folder, vocabulary)
         _check_counts(corpus, benchmark, source)
 
     # By name, not content: the counts have been checked, and nobody asks the hub a second time.
@@ -103,8 +112,8 @@ def load_benchmark(
 
 def _text_from_hub(
     benchmark: Benchmark, repository: str, configuration: str
-) -> dict[str, list[bytes]]:
-    """Text of each split; from the cache of the datasets library where the hub does not answer."""
+) -> dict[str, Iterator[bytes]]:
+    """Text of each split, in blocks; from the library's cache where the hub does not answer."""
     from datasets import config, load_dataset
     from huggingface_hub import HfApi, constants
 
@@ -123,12 +132,14 @@ def _text_from_hub(
         ) from error
     finally:
         config.HF_HUB_OFFLINE = was_offline
-    text = {}
-    for split, name in (("train", "train"), ("valid", "validation"), ("test", "test")):
+    names = {"train": "train", "valid": "validation", "test": "test"}
+    return {split: _blocks(splits[name].iter(2**15)) for split, name in names.items()}
+
+
+def _blocks(batches: Iterable[Any]) -> Iterator[bytes]:
+    for batch in batches:
         # A row is a line, of which some have lost their line feed.
-        rows = (row.removesuffix("\n") + "\n" for row in splits[name]["text"][:])
-        text[split] = ["".join(rows).encode()]
-    return text
+        yield "".join(row.removesuffix("\n") + "\n" for row in batch["text"]).encode()
 
 
 def _check_counts(corpus: Corpus, benchmark: Benchmark, source: str) -> None:

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from lmbench.data.disk_cache import load_or_build
+from lmbench.data.documents import split_documents
 from lmbench.data.tokenization import SPLITS, read_blocks, write_ids
-from lmbench.data.vocabulary import Vocabulary
+from lmbench.data.vocabulary import UNK, Vocabulary
+from lmbench.data.words import NONE, require_tokenizer, separate, version_of
 from lmbench.errors import UserError
 
 FILE_NAMES = ("{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt")
@@ -30,6 +33,7 @@ class Corpus:
         test: The same of the test split.
         perplexity_floor: Perplexity of the true distribution on ``valid`` and ``test``, where it
             is known.
+        notes: For people, what was done to make these streams of a text: a sentence each.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Corpus:
     valid: np.ndarray
     test: np.ndarray
     perplexity_floor: Mapping[str, float] | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -74,92 +79,147 @@ def load_text(
     *,
     name: str = "text",
     cache_dir: str | Path | None = None,
-    min_count: int = 1,
+    tokenizer: str = NONE,
+    min_count: int | None = None,
     max_size: int | None = None,
+    valid_share: float = 0.05,
+    test_share: float = 0.05,
 ) -> Corpus:
-    """Loads a corpus from a folder of UTF-8 text, one file a split.
+    """Loads a corpus from UTF-8 text.
 
-    A line gives its words, as ``str.split`` finds them, and ``<eos>``; an empty line gives
-    ``<eos>``. The vocabulary comes from the training split, ids in order of first appearance;
-    other words of the other splits become ``<unk>``.
+    A line gives its words and ``<eos>``; an empty line gives ``<eos>``. The vocabulary comes from
+    the training split, ids in order of first appearance; other words of the other splits become
+    ``<unk>``.
 
     Args:
-        path: Folder with ``train.txt``, ``train.tokens``, ``wiki.train.tokens`` or
-            ``ptb.train.txt``, and the same for ``valid`` and ``test``.
+        path: A folder with ``train.txt``, ``train.tokens``, ``wiki.train.tokens`` or
+            ``ptb.train.txt``, and the same for ``valid`` and ``test``; or a file, or a folder of
+            other ``.txt`` files, also in folders below it, which
+            :mod:`lmbench.data.documents` splits.
         name: Name of the corpus in results.
         cache_dir: Where the ids are kept, by content; see ``load_or_build``.
-        min_count: Words that the training split has less often become ``<unk>``.
+        tokenizer: What makes words of a line: ``none`` for what ``str.split`` finds, ``moses`` for
+            running text (:mod:`lmbench.data.words`); ``auto`` for ``none`` if the training text has
+            ``<unk>``, as prepared corpora do, else ``moses``.
+        min_count: Words that the training split has less often become ``<unk>``. None for 1 if it
+            has ``<unk>`` itself, else 2.
         max_size: Largest vocabulary; see ``limit_vocabulary``.
+        valid_share: What part of a text that has no splits becomes ``valid``, by bytes.
+        test_share: What part becomes ``test``.
 
     Raises:
-        ValueError: ``min_count`` or ``max_size`` is too small.
-        UserError: A file is missing, ambiguous, empty, not UTF-8, or changes while it is read;
-            there are unknown words and no ``<unk>``; the cache cannot be written.
+        ValueError: An argument is not one of its values, or out of range.
+        UserError: A file is missing, ambiguous, empty, not UTF-8, too small to be split, or changes
+            while it is read; there are unknown words and no ``<unk>``; the cache cannot be written.
     """
-    if min_count < 1:
+    if min_count is not None and min_count < 1:
         raise ValueError(f"min_count must be 1 or more, not {min_count}")
     if max_size is not None and max_size < 2:
         raise ValueError(f"max_size must be 2 (<eos> and <unk>) or more, not {max_size}")
+    for option, share in (("valid_share", valid_share), ("test_share", test_share)):
+        if not 0 < share < 0.5:
+            raise ValueError(f"{option} must be more than 0 and less than 0.5, not {share}")
+    if tokenizer != "auto":
+        require_tokenizer(tokenizer)
     files = _find_files(Path(path).expanduser())
+    is_split = isinstance(files, dict)
+    paths = list(files.values()) if isinstance(files, dict) else files
+    hashes, with_unk = _read_through(paths)
+    if tokenizer == "auto":
+        tokenizer = NONE if (with_unk[0] if is_split else any(with_unk)) else "moses"
     limits = {"min_count": min_count, "max_size": max_size}
-    key = _content_hash(files, limits)
+    shares = {"train": 1 - valid_share - test_share, "valid": valid_share, "test": test_share}
+    options = (limits, tokenizer, version_of(tokenizer), None if is_split else shares)
+    key = hashlib.sha256(repr((FORMAT, options, hashes)).encode()).hexdigest()
 
     def build(folder: Path) -> None:
-        blocks = {split: read_blocks(file) for split, file in files.items()}
-        write_words(folder, write_ids(folder, blocks, source=str(path), **limits))
-        if _content_hash(files, limits) != key:  # the cache would keep it under the wrong key
+        notes = []
+        if isinstance(files, dict):
+            blocks = {split: read_blocks(file) for split, file in files.items()}
+        else:
+            pieces, how = split_documents(files, shares, source=str(path))
+            blocks = {split: (b for one in pieces[split] for b in one.blocks()) for split in SPLITS}
+            notes.append(f"split by documents: {how}")
+        if tokenizer != NONE:
+            blocks = {split: _separated(blocks[split], tokenizer) for split in SPLITS}
+            notes.append(
+                f"punctuation is separated (data.tokenizer={tokenizer}); data.tokenizer=none is "
+                "for text where it is already"
+            )
+        vocabulary, note = write_ids(folder, blocks, source=str(path), **limits)
+        write_words(folder, vocabulary, [*notes, *filter(None, [note])])
+        if _read_through(paths)[0] != hashes:  # the cache would keep it under the wrong key
             raise UserError(f"{path} has changed while it was read. Start again when it is whole.")
 
-    load = partial(open_corpus, name=name)
+    load = partial(open_corpus, name=name, tokenizer=tokenizer)
     return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
 
 
-def _content_hash(files: Mapping[str, Path], limits: Mapping[str, int | None]) -> str:
-    """SHA-256 of all that decides the ids of a corpus."""
-    digest = hashlib.sha256(repr((FORMAT, limits)).encode())
-    for file in files.values():
-        content = hashlib.sha256()
+def _read_through(files: Iterable[Path]) -> tuple[list[str], list[bool]]:
+    """The hash of each file's text, and whether it has ``<unk>``."""
+    hashes, with_unk = [], []
+    for file in files:
+        content, has_unk = hashlib.sha256(), False
         for block in read_blocks(file):
             content.update(block)
-        digest.update(content.digest())
-    return digest.hexdigest()
+            has_unk = has_unk or UNK.encode() in block
+        hashes.append(content.hexdigest())
+        with_unk.append(has_unk)
+    return hashes, with_unk
 
 
-def _find_files(folder: Path) -> dict[str, Path]:
+def _separated(blocks: Iterable[bytes], tokenizer: str) -> Iterator[bytes]:
+    return (separate(block.decode(), tokenizer).encode() for block in blocks)
+
+
+def _find_files(path: Path) -> dict[str, Path] | list[Path]:
+    """The file of each split, or the files of a text that is yet to be split."""
     try:
-        names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+        if path.is_file():
+            return [path]
+        names = sorted(one.name for one in path.iterdir() if one.name[0] != ".")
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be read: {error.strerror}. Set data.path=… to a folder with "
-            "train.txt, valid.txt and test.txt."
+            f"{path} cannot be read: {error.strerror}. Set data.path=… to a text file, or to a "
+            "folder of them."
         ) from error
-    files = {}
-    for split in SPLITS:
-        wanted = [name.format(split) for name in FILE_NAMES]
-        found = [name for name in wanted if name in names]
-        if len(found) != 1:
-            shown = found or [*names[:10], *(["…"] if len(names) > 10 else [])]
+    shown = ", ".join([*names[:10], *(["…"] if len(names) > 10 else [])]) or "no file"
+    wanted = {split: [name.format(split) for name in FILE_NAMES] for split in SPLITS}
+    found = {split: [name for name in wanted[split] if name in names] for split in SPLITS}
+    if not any(found.values()):
+        text = [one for one in path.rglob("*") if one.suffix.lower() == ".txt" and one.is_file()]
+        text = [one for one in text if not re.search(r"(^|/)\.", one.relative_to(path).as_posix())]
+        if not text:
             raise UserError(
-                f"{folder} must have one file for the {split} split: {' or '.join(wanted)}. It has "
-                f"{', '.join(shown) or 'no file'}. Mend that, or set data.path=… to another folder."
+                f"{path} has no text, neither train.txt, valid.txt and test.txt nor other .txt "
+                f"files. It has {shown}. Save text as .txt in UTF-8, or set data.path=… to another "
+                "file or folder."
             )
-        files[split] = folder / found[0]
-    return files
+        return sorted(text, key=lambda one: one.relative_to(path).parts)
+    for split in SPLITS:
+        if len(found[split]) != 1:
+            raise UserError(
+                f"{path} must have one file for the {split} split: {' or '.join(wanted[split])}. "
+                f"It has {', '.join(found[split]) or shown}. Mend that, or set data.path=… to "
+                "another folder; one without any such names is split by itself."
+            )
+    return {split: path / found[split][0] for split in SPLITS}
 
 
-def write_words(folder: Path, vocabulary: Vocabulary) -> Corpus:
+def write_words(folder: Path, vocabulary: Vocabulary, notes: Iterable[str] = ()) -> Corpus:
     """Adds the words and the hash to a folder of ids, which makes it a corpus."""
     corpus = _map_ids(folder, "", vocabulary)
-    summary = {"sha256": corpus.sha256, "words": vocabulary.words}
+    summary = {"sha256": corpus.sha256, "words": vocabulary.words, "notes": list(notes)}
     (folder / "corpus.json").write_text(json.dumps(summary), encoding="utf-8")
     return corpus
 
 
-def open_corpus(folder: Path, name: str) -> Corpus | None:
+def open_corpus(folder: Path, name: str, tokenizer: str = NONE) -> Corpus | None:
     """The corpus in a folder of the cache; None if anything in it is not as it was written."""
     try:
         summary = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        corpus = _map_ids(folder, name, Vocabulary(tuple(summary["words"])))
+        corpus = _map_ids(folder, name, Vocabulary(tuple(summary["words"]), tokenizer))
+        corpus = replace(corpus, notes=tuple(map(str, summary.get("notes", ()))))
         return corpus if corpus.sha256 == summary["sha256"] else None
     except Exception:  # damaged files make NumPy and json raise almost anything
         return None

@@ -110,7 +110,12 @@ class LanguageModelDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint must know to be read by itself: the words and the corpus's hash."""
-        return {"sha256": self.corpus.sha256, "words": list(self.corpus.vocabulary.words)}
+        vocabulary = self.corpus.vocabulary
+        return {
+            "sha256": self.corpus.sha256,
+            "words": list(vocabulary.words),
+            "tokenizer": vocabulary.tokenizer,
+        }
 
     def _of_this_process(self, split: str, epoch: int = 0) -> Columns:
         columns = self._training if split == "train" else self._evaluation[split]

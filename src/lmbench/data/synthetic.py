@@ -195,7 +195,8 @@ def make_corpus(
         split: math.exp(-grammar.log_probs_of(ids[split]).mean()) for split in ("valid", "test")
     }
     vocabulary = Vocabulary((EOS, *_words(num_words)))
-    return Corpus("synthetic", vocabulary, **ids, perplexity_floor=floor)
+    streams = ids["train"], ids["valid"], ids["test"]
+    return Corpus("synthetic", vocabulary, *streams, perplexity_floor=floor)
 
 
 def _zipf(size: int, exponent: float, random: np.random.Generator) -> np.ndarray:

@@ -43,7 +43,8 @@ def read_blocks(
         line += error.object.count(b"\n", 0, error.start)
         raise UserError(
             f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at byte offset "
-            f"{offset + error.start:,}, in line {line:,} ({error.reason}). Convert it to UTF-8."
+            f"{offset + error.start:,}, in line {line:,} ({error.reason}). Convert it to UTF-8, "
+            "if it is Latin-1 by: iconv -f latin1 -t utf-8."
         ) from error
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}.") from error
@@ -78,20 +79,22 @@ def write_ids(
     blocks: Mapping[str, Iterable[bytes]],
     *,
     source: str,
-    min_count: int = 1,
+    min_count: int | None = None,
     max_size: int | None = None,
-) -> Vocabulary:
+) -> tuple[Vocabulary, str]:
     """Writes the ids of each split to ``folder`` as ``SPLIT.bin``: int32 and nothing else.
 
     Args:
         folder: An empty folder.
         blocks: The text of the splits train, valid and test in blocks of whole lines, UTF-8.
         source: What error messages call the corpus.
-        min_count: See ``limit_vocabulary``.
+        min_count: See ``limit_vocabulary``. None for 1 if the training split has ``<unk>``, as
+            prepared corpora do, else 2, so that there is an ``<unk>`` to learn.
         max_size: See ``limit_vocabulary``.
 
     Returns:
-        The vocabulary, made from the training split alone.
+        The vocabulary, made from the training split alone; and for people, what became ``<unk>``,
+        or "" if nothing did.
 
     Raises:
         UserError: A split is empty, or needs an ``<unk>`` that the training split does not have.
@@ -103,6 +106,9 @@ def write_ids(
         raise UserError(f"{source}: no text in {' and '.join(empty)}. Each split needs some.")
     words = list(ids)
     num_types = len(counts["train"])
+    has_unk = ids.get(UNK, num_types) < num_types
+    if min_count is None:
+        min_count = 1 if has_unk else 2
     vocabulary, new_ids = limit_vocabulary(words[:num_types], counts["train"], min_count, max_size)
     unknown = words[num_types:]
     if unknown and vocabulary.unk_id is None:
@@ -114,14 +120,22 @@ def write_ids(
             f"trained to stand for them. Set data=text with data.min_count="
             f"{min(ordinary, default=1) + 1} or more: rarer words become {UNK}."
         )
+    new_ids = np.pad(new_ids, (0, len(unknown)), constant_values=vocabulary.unk_id or 0)
     if vocabulary.words != tuple(words):
-        new_ids = np.pad(new_ids, (0, len(unknown)), constant_values=vocabulary.unk_id or 0)
         for split in SPLITS:
             written = np.memmap(folder / f"{split}.bin", np.int32, mode="r+")
             for part in np.array_split(written, 1 + len(written) // 2**20):  # so memory is bounded
                 part[:] = new_ids[part]
             written.flush()
-    return vocabulary
+    is_unk = new_ids == vocabulary.unk_id
+    num_rare = is_unk[:num_types].sum() - has_unk
+    if not num_rare and not unknown:
+        return vocabulary, ""
+    shares = [f"{c[is_unk[: len(c)]].sum() / c.sum():.1%} of {s}" for s, c in counts.items()]
+    return vocabulary, (
+        f"{UNK} stands for {num_rare:,} words that are too rare in train "
+        f"(data.min_count={min_count}) and {len(unknown):,} that it lacks: {', '.join(shares)}"
+    )
 
 
 def _write(path: Path, blocks: Iterable[bytes], ids: dict[str, int]) -> Int[np.ndarray, " V"]:

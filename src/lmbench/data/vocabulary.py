@@ -23,12 +23,14 @@ class Vocabulary:
 
     Args:
         words: The words in id order, each once.
+        tokenizer: Name of what makes words of running text; see :mod:`lmbench.data.words`.
 
     Raises:
         ValueError: A word occurs twice.
     """
 
     words: tuple[str, ...]
+    tokenizer: str = "none"
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.words):

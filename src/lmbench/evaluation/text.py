@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmbench.data.columns import columns_for_evaluation
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.data.words import words_of
 from lmbench.errors import UserError
 from lmbench.evaluation.reading import Reading, read_stream
 from lmbench.evaluation.sampling import sample
@@ -22,13 +23,10 @@ WINDOW = 1024
 """Tokens that are read at a time; it moves memory and time, not results."""
 
 
-def words_of(text: str) -> list[str]:
-    """A text's words, with ``<eos>`` at its line ends: what every text goes through."""
-    return text.replace("\n", f" {EOS} ").split()
-
-
 def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " T"], Counter[str]]:
     r"""Ids of ``<eos>``, as before any line, and of the text's words, ``<eos>`` at its line ends.
+
+    The words are made as those of the training text were, by the vocabulary's tokenizer.
 
     Returns:
         The ids, and how often each word occurs that is not in the vocabulary.
@@ -39,7 +37,7 @@ def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " 
     >>> encode_text("b a\n", Vocabulary(("<eos>", "a", "b")))
     (array([0, 2, 1, 0], dtype=int32), Counter())
     """
-    words = [EOS, *words_of(text)]
+    words = [EOS, *words_of(text, vocabulary.tokenizer)]
     unknown = Counter(word for word in words if word not in vocabulary.ids)
     return vocabulary.encode(words), unknown
 

@@ -42,7 +42,10 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
     scores = [(split, "", score) for split, score in run.scores.items()]
     scores += [(split, of, one.score) for (of, split), one in run.evaluations.items()]
     title = f"{run.model} on {name}"
-    on_hub = {"wikitext2": ("Salesforce/wikitext", "wikitext-2-v1")}.get(name, (name, None))
+    on_hub = {
+        "wikitext2": ("Salesforce/wikitext", "wikitext-2-v1"),
+        "wikitext103": ("Salesforce/wikitext", "wikitext-103-v1"),
+    }.get(name, (name, None))
     evaluated = [
         EvalResult(
             task_type="text-generation",
@@ -64,7 +67,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
         pipeline_tag="text-generation",
         tags=["language-modeling", "lstm", "word-level"],
         metrics=["perplexity"],
-        language=["en"] if name in ("wikitext2", "penn_treebank") else None,
+        language=["en"] if name in ("wikitext2", "wikitext103", "penn_treebank") else None,
         datasets=[on_hub[0]] if on_hub[1] else None,
     )
     recipe = {key: config[key] for key in RECIPE if key in config}

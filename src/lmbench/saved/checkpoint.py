@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lmbench.conf import MODEL_PLACES
 from lmbench.data.vocabulary import Vocabulary
+from lmbench.data.words import NONE, require_tokenizer
 from lmbench.errors import UserError
 from lmbench.files import require_file
 from lmbench.run.config import read_run_config
@@ -171,21 +172,22 @@ def of_checkpoint(
         name.removeprefix("model."): tensor  # its name in the LightningModule
         for name, tensor in checkpoint["state_dict"].items()
     }
-    vocabulary = vocabulary_of(of_corpus["words"], path)
+    vocabulary = vocabulary_of(of_corpus["words"], of_corpus.get("tokenizer", NONE), path)
     sha256 = str(of_corpus["sha256"])
     return SavedModel(config_path, model_config, path, weights, vocabulary, sha256)
 
 
-def vocabulary_of(words: object, path: Path) -> Vocabulary:
-    """The vocabulary of a list of words that was read from a file.
+def vocabulary_of(words: object, tokenizer: object, path: Path) -> Vocabulary:
+    """The vocabulary of a list of words, and the name of a tokenizer, that were read from a file.
 
     Raises:
-        UserError: ``words`` is not a list of different words.
+        UserError: ``words`` is not a list of different words, or there is no such tokenizer.
     """
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{path} is damaged: its vocabulary is not a list of words.")
     try:
         "".join(words).encode()  # JSON has a way of writing halves of letters
-        return Vocabulary(tuple(words))
+        require_tokenizer(str(tokenizer))
+        return Vocabulary(tuple(words), str(tokenizer))
     except ValueError as error:
         raise UserError(f"{path} is damaged: of its vocabulary, {error}.") from error

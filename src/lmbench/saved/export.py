@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lmbench.conf import MODEL_PLACES, require_known_targets
+from lmbench.data.words import NONE
 from lmbench.errors import UserError
 from lmbench.files import read_json, replacing_folder, require_file
 from lmbench.model import LanguageModel
@@ -103,7 +104,11 @@ def _write_model(folder: Path, saved: SavedModel, model: LanguageModel, corpus_n
         "format_version": FORMAT_VERSION,
         "lmbench_version": version("lmbench"),
         "model": saved.model_config,
-        "corpus": {"name": corpus_name, "sha256": saved.corpus_sha256},
+        "corpus": {
+            "name": corpus_name,
+            "sha256": saved.corpus_sha256,
+            "tokenizer": saved.vocabulary.tokenizer,
+        },
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
     contents[CONFIG] = json.dumps(config, indent=2, allow_nan=False).encode() + b"\n"
@@ -161,7 +166,7 @@ def read_export(folder: Path) -> SavedModel:
         config["model"],
         folder / WEIGHTS,
         _weights(folder / WEIGHTS, data[WEIGHTS]),
-        vocabulary_of(words, folder / WORDS),
+        vocabulary_of(words, config["corpus"].get("tokenizer", NONE), folder / WORDS),
         str(config["corpus"].get("sha256")),
     )
 

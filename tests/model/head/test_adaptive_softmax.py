@@ -176,12 +176,43 @@ def test_half_precision_is_cast_up_and_autocast_ignored(tied: bool) -> None:
     assert_close(log_probs.double(), exact.log_probs(rounded), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("cutoffs", [[V], [V + 1, 100]])
+def test_without_cutoffs_below_the_size_it_is_a_plain_softmax(cutoffs: list, tied: bool) -> None:
+    counts = shuffled_counts()
+    head = AdaptiveSoftmax(H, V, cutoffs=cutoffs, counts=counts, unigram_bias=True)
+    if tied:
+        head.tie(nn.Parameter(torch.randn(V, H)))
+    head.double()
+    output, targets = problem(5, 2)
+    (weight,) = [head.weight] if tied else head.word_weights
+    logits = (output @ weight.T + head.bias)[..., head.word_ranks]
+    assert_close(head.log_probs(output), logits.log_softmax(-1), **EXACT)
+    assert_close(head.log_probs(output * 0).exp()[0, 0], (counts + 1) / (counts + 1).sum().double())
+    loss = head.loss(output, targets)
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    assert_close(loss, expected, **EXACT)
+    loss.backward()
+    optimizer = torch.optim.Adam(head.parameters(), fused=True)
+    optimizer.step()
+    again = AdaptiveSoftmax(H, V, cutoffs=cutoffs)
+    if tied:
+        again.tie(nn.Parameter(torch.randn(V, H)))
+    again.double().load_state_dict(head.state_dict())
+    assert torch.equal(again.log_probs(output), head.log_probs(output))
+
+
+def test_cutoffs_above_the_size_fall_away() -> None:
+    assert AdaptiveSoftmax(H, V, cutoffs=[4, V, 50]).cutoffs == [4]
+    assert AdaptiveSoftmax(H, V, cutoffs=[4, V - 1]).cutoffs == [4, V - 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
         ({"cutoffs": []}, "cutoffs"),
         ({"cutoffs": [0, 4]}, "cutoffs"),
-        ({"cutoffs": [4, V]}, "cutoffs"),
+        ({"cutoffs": [4, 9.0]}, "cutoffs"),
         ({"cutoffs": [9, 4]}, "cutoffs"),
         ({"cutoffs": [4, 4]}, "cutoffs"),
         ({"bias": False, "unigram_bias": True}, "unigram_bias"),

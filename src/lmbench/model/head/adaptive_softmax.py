@@ -34,7 +34,9 @@ class AdaptiveSoftmax(nn.Module):
         input_size: Size of what the core gives, H.
         vocabulary_size: Number of words, V.
         cutoffs: Number of words in the head, C, and of words before the end of each cluster but
-            the last. None for V // 20 and V // 5.
+            the last. Those that are not below V fall away, so that a recipe for a large vocabulary
+            works with a small one; without any left, this is a plain softmax. None for V // 20 and
+            V // 5.
         div_value: By how much each cluster's vectors are narrower than those of the one before
             it; they keep 1 feature at least. Without effect on tied weights.
         bias: Whether words and clusters have a bias.
@@ -46,8 +48,8 @@ class AdaptiveSoftmax(nn.Module):
             (``trainer.precision=bf16-mixed``); without gradients it never is.
 
     Raises:
-        ValueError: If ``cutoffs`` are not whole numbers, rising from at least 1 to at most V − 1;
-            if ``div_value`` is below 1; if ``unigram_bias`` is true without ``bias``.
+        ValueError: If ``cutoffs`` are not whole numbers that rise from at least 1; if ``div_value``
+            is below 1; if ``unigram_bias`` is true without ``bias``.
     """
 
     dropouts = ()
@@ -69,13 +71,13 @@ class AdaptiveSoftmax(nn.Module):
         super().__init__()
         if cutoffs is None:
             cutoffs = sorted({max(1, vocabulary_size // share) for share in (20, 5)})
-        borders = [0, *cutoffs, vocabulary_size]
-        whole = all(isinstance(border, int) for border in borders)
-        if not cutoffs or not whole or any(a >= b for a, b in pairwise(borders)):
+        whole = all(isinstance(cutoff, int) for cutoff in cutoffs)
+        if not cutoffs or not whole or any(a >= b for a, b in pairwise([0, *cutoffs])):
             raise ValueError(
-                "cutoffs must be whole numbers that rise from at least 1 to at most "
-                f"{vocabulary_size - 1} (one less than there are words), not {cutoffs}"
+                f"cutoffs must be whole numbers that rise from at least 1, not {cutoffs}"
             )
+        cutoffs = [cutoff for cutoff in cutoffs if cutoff < vocabulary_size]
+        borders = [0, *cutoffs, vocabulary_size]
         if not div_value >= 1:
             raise ValueError(f"div_value must be at least 1, not {div_value}")
         if unigram_bias and not bias:
@@ -98,10 +100,11 @@ class AdaptiveSoftmax(nn.Module):
             torch.empty(size, width) for size, width in zip(self._sizes, widths, strict=True)
         )
         self.projections = nn.ParameterList(torch.empty(width, input_size) for width in widths[1:])
-        self.cluster_weight = nn.Parameter(torch.empty(len(cutoffs), input_size))
+        clusters = nn.Parameter(torch.empty(len(cutoffs), input_size)) if cutoffs else None
+        self.cluster_weight = clusters
         # In the order of the logits: head (words, then clusters), first cluster, second, …
         self.bias = nn.Parameter(torch.zeros(vocabulary_size + len(cutoffs))) if bias else None
-        for weight in (*self.word_weights, self.cluster_weight):
+        for weight in (*self.word_weights, *([] if clusters is None else [clusters])):
             nn.init.uniform_(weight, -0.1, 0.1)
         for projection in self.projections:
             nn.init.uniform_(projection, -(input_size**-0.5), input_size**-0.5)
@@ -109,7 +112,7 @@ class AdaptiveSoftmax(nn.Module):
             logs = torch.empty(vocabulary_size)
             logs[ranks] = (torch.as_tensor(counts) + 1).float().log()
             words, *tails = logs.split(self._sizes)
-            head = torch.cat([words, torch.stack([tail.logsumexp(0) for tail in tails])])
+            head = torch.cat([words, *(tail.logsumexp(0, keepdim=True) for tail in tails)])
             with torch.no_grad():
                 self.bias.copy_(torch.cat([part.log_softmax(0) for part in (head, *tails)]))
 
@@ -143,7 +146,7 @@ class AdaptiveSoftmax(nn.Module):
         cluster = torch.zeros_like(ranks)  # 0 for the head's words
         for cutoff in self.cutoffs:
             cluster += ranks >= cutoff
-        labels = ranks.where(cluster == 0, self.cutoffs[0] - 1 + cluster).where(scored, -100)
+        labels = ranks.where(cluster == 0, self._sizes[0] - 1 + cluster).where(scored, -100)
 
         device_type = output.device.type
         dtype = autocast_dtype(device_type) if self.autocast else None
@@ -176,7 +179,7 @@ class AdaptiveSoftmax(nn.Module):
             head, *tails = self._layers()
             output = output.to(head[0].dtype)
             log_probs = functional.linear(output, *head).log_softmax(-1)
-            words, clusters = log_probs.split([self.cutoffs[0], len(self.cutoffs)], -1)
+            words, clusters = log_probs.split([self._sizes[0], len(self.cutoffs)], -1)
             parts = [words]
             for k, tail in enumerate(tails):
                 within = functional.linear(self._project(output, k), *tail).log_softmax(-1)
@@ -189,8 +192,9 @@ class AdaptiveSoftmax(nn.Module):
             words, *tails = self.word_weights
         else:
             words, *tails = self.weight.split(self._sizes)
-        dtype = torch.promote_types(self.cluster_weight.dtype, torch.float32)
-        weights = [w.to(dtype) for w in (torch.cat([words, self.cluster_weight]), *tails)]
+        head = words if self.cluster_weight is None else torch.cat([words, self.cluster_weight])
+        dtype = torch.promote_types(head.dtype, torch.float32)
+        weights = [weight.to(dtype) for weight in (head, *tails)]
         if self.bias is None:
             return [(weight, None) for weight in weights]
         biases = self.bias.to(dtype).split([len(weight) for weight in weights])

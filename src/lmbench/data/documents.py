@@ -1,0 +1,145 @@
+"""A text that comes without splits, split by documents into training, validation and test.
+
+A file is a document; one that has titles as in WikiText, ``= Robert Boulter =``, has as many as it
+has titles. Whole documents are dealt out, in an order that depends on their content alone. Where a
+split would get fewer than five, or far from its share, each document gives its end to valid and
+test instead; so does a single one, such as a novel.
+"""
+
+import hashlib
+import mmap
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from lmbench.data.tokenization import BLOCK_BYTES
+from lmbench.errors import UserError
+
+# The empty line before a title, which is as lmbench.data.articles says.
+_BEFORE_TITLE = re.compile(
+    rb"^[^\S\n]*\n(?=[^\S\n]*= [^=\s](?:.*[^=\s])? =[^\S\n]*\n[^\S\n]*$)", re.MULTILINE
+)
+
+
+class Document(NamedTuple):
+    """A document, or a piece of one: the bytes of a file from ``start`` to before ``stop``."""
+
+    path: Path
+    start: int
+    stop: int
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its text in blocks of whole lines; a byte order mark at the file's start is left out."""
+        with _mapped(self.path) as text:
+            start = self.start
+            while start < self.stop:
+                line_end = text.find(b"\n", start + BLOCK_BYTES, self.stop)
+                end = self.stop if line_end < 0 else line_end + 1
+                yield text[start:end] if start else text[:end].removeprefix(b"\xef\xbb\xbf")
+                start = end
+
+
+def split_documents(
+    files: Sequence[Path], shares: Mapping[str, float], *, source: str
+) -> tuple[dict[str, list[Document]], str]:
+    """Shares out all that is in some files.
+
+    Args:
+        files: Files of text.
+        shares: What part of the bytes ``train``, ``valid`` and ``test`` are to have; 1 together.
+        source: What error messages call the text.
+
+    Returns:
+        What each split gets, in the order of the files; and for people, what was done.
+
+    Raises:
+        UserError: There is no text, or too little.
+    """
+    hashes = {document: sha256 for file in files for document, sha256 in _documents(file)}
+    documents = list(hashes)
+    if not documents:
+        raise UserError(f"{source} is empty. Set data.path=… to text.")
+    split = _whole(documents, hashes, shares)
+    if split is not None:
+        return split, ", ".join(f"{name} {len(those):,}" for name, those in split.items())
+    split = _ends(documents, shares)
+    if empty := [name for name, pieces in split.items() if not pieces]:
+        raise UserError(
+            f"{source} is too small to be split: nothing is left for {' and '.join(empty)}. Give "
+            "more text, or a folder with train.txt, valid.txt and test.txt."
+        )
+    what = "the text" if len(documents) == 1 else f"each of its {len(documents)} documents"
+    return split, f"valid and test are the end of {what}"
+
+
+def _documents(path: Path) -> Iterator[tuple[Document, str]]:
+    """The documents of a file, each with a hash of its text."""
+    with _mapped(path) as text:
+        starts = [match.end() for match in _BEFORE_TITLE.finditer(text)]
+        for start, stop in pairwise([0, *starts[1:], len(text)]):
+            with memoryview(text) as view, view[start:stop] as content:
+                if content:
+                    yield Document(path, start, stop), hashlib.sha256(content).hexdigest()
+
+
+def _whole(
+    documents: Sequence[Document], hashes: Mapping[Document, str], shares: Mapping[str, float]
+) -> dict[str, list[Document]] | None:
+    """Gives each document to the split that lacks most; None if that does not work out."""
+    total, sizes = 0, dict.fromkeys(shares, 0)
+    chosen: dict[Document, str] = {}
+    for document in sorted(documents, key=hashes.__getitem__):
+        # By what came before: if its own size counted, the short ones would go to valid and test.
+        lacking = {name: share * total - sizes[name] for name, share in shares.items()}
+        chosen[document] = max(lacking, key=lacking.__getitem__)
+        size = document.stop - document.start
+        total, sizes[chosen[document]] = total + size, sizes[chosen[document]] + size
+    split = {name: [one for one in documents if chosen[one] == name] for name in shares}
+    is_near = all(abs(sizes[name] / share - total) < total / 2 for name, share in shares.items())
+    return split if is_near and all(len(those) >= 5 for those in split.values()) else None
+
+
+def _ends(documents: Sequence[Document], shares: Mapping[str, float]) -> dict[str, list[Document]]:
+    """Cuts each document at line ends."""
+    split: dict[str, list[Document]] = {name: [] for name in shares}
+    owed = {"test": 0.0, "valid": 0.0}  # bytes, as lines before were too long or too short
+    for path, start, stop in documents:
+        end = stop
+        with _mapped(path) as text:
+            for name, due in owed.items():
+                wanted = shares[name] * (stop - start) + due
+                cut = _cut(text, start, end, wanted)
+                owed[name] = wanted - (end - cut)
+                split[name].append(Document(path, cut, end))
+                end = cut
+        split["train"].append(Document(path, start, end))
+    return {name: [one for one in pieces if one.start < one.stop] for name, pieces in split.items()}
+
+
+def _cut(text: mmap.mmap | bytes, start: int, end: int, wanted: float) -> int:
+    """Where about as many bytes as are wanted begin before ``end``: at a paragraph, or a line.
+
+    A document of a single line is cut at a space. ``end`` where that would miss by half.
+    """
+    target, slack = round(end - wanted), round(wanted / 2)
+    low, high = max(start, target - slack), min(end, target + slack)
+    is_one_line = text.find(b"\n", start, end - 1) < 0
+    for mark in [b" "] if is_one_line else [b"\n\n", b"\n"]:
+        found = text.rfind(mark, low, target), text.find(mark, target, high)
+        if places := [place + len(mark) for place in found if place >= 0]:
+            return min(places, key=lambda place: abs(place - target))
+    return end
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    """A file's bytes, without taking memory for them."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:  # which cannot be mapped
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            yield text

@@ -1,0 +1,129 @@
+"""A text split by documents: nothing is lost, nothing is there twice, shares are near."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from lmbench.data.documents import Document, split_documents
+from lmbench.errors import UserError
+
+SHARES = {"train": 0.8, "valid": 0.08, "test": 0.12}
+
+
+def text_of(pieces: list[Document]) -> str:
+    return b"".join(block for piece in pieces for block in piece.blocks()).decode()
+
+
+def split(files: list[Path]) -> tuple[dict[str, str], str]:
+    pieces, how = split_documents(files, SHARES, source="here")
+    return {name: text_of(those) for name, those in pieces.items()}, how
+
+
+def write(folder: Path, documents: list[str]) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / f"{number:05}.txt" for number in range(len(documents))]
+    for path, text in zip(paths, documents, strict=True):
+        path.write_bytes(text.encode())
+    return paths
+
+
+def paragraphs(number: int, seed: str, words: int = 30) -> list[str]:
+    """Each with words of its own, so that it is known again."""
+    draw = random.Random(seed)
+    counts = [draw.randint(1, words) for _ in range(number)]
+    return [" ".join(f"{seed}.{n}.{w}" for w in range(count)) for n, count in enumerate(counts)]
+
+
+def assert_near(texts: dict[str, str], least: float = 0.7, most: float = 1.3) -> None:
+    total = sum(map(len, texts.values()))
+    for name, share in SHARES.items():
+        assert least * share < len(texts[name]) / total < most * share
+
+
+def test_many_files_go_whole_and_in_order(tmp_path: Path):
+    draw = random.Random(0)
+    documents = ["\n".join(paragraphs(draw.randint(1, 60), f"d{n}")) + "\n" for n in range(300)]
+    texts, how = split(write(tmp_path / "files", documents))
+    where = {document: [n for n in texts if document in texts[n]] for document in documents}
+    assert all(len(names) == 1 for names in where.values())
+    for name, text in texts.items():
+        assert text == "".join(document for document in documents if where[document] == [name])
+    assert_near(texts)
+    counts = [sum(names == [name] for names in where.values()) for name in SHARES]
+    assert how == "train {}, valid {}, test {}".format(*counts)
+    # Spread over the whole, and short and long ones alike.
+    for name in ("valid", "test"):
+        places = [n for n, document in enumerate(documents) if where[document] == [name]]
+        assert min(places) < 60
+        assert max(places) > 240
+        assert 0.6 < counts[list(SHARES).index(name)] / 300 / SHARES[name] < 1.5
+
+
+def test_the_split_depends_on_the_content_alone(tmp_path: Path):
+    documents = [f"document {n}\n" * (1 + n % 7) for n in range(100)]
+    texts, _ = split(write(tmp_path / "a", documents))
+    again, _ = split(write(tmp_path / "b", documents[::-1]))
+    assert {n: sorted(t.split("\n")) for n, t in again.items()} == {
+        n: sorted(t.split("\n")) for n, t in texts.items()
+    }
+
+
+def test_articles_of_one_file(tmp_path: Path):
+    articles = [f" = Article {n} = \n \n = = Part = = \n \n text {n} \n \n" for n in range(120)]
+    (path,) = write(tmp_path / "one", [" \n" + "".join(articles)])
+    texts, how = split([path])
+    assert "end" not in how
+    for article in articles:
+        assert sum(article.strip() in text for text in texts.values()) == 1
+    assert sorted("".join(texts.values())) == sorted(path.read_text("utf-8"))
+    assert_near(texts, 0.5, 1.5)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\n\n", "\r\n"])
+def test_a_novel_gives_its_end(tmp_path: Path, line_end: str):
+    lines = paragraphs(400, "novel")
+    (path,) = write(tmp_path / "one", [line_end.join(lines) + line_end])
+    texts, how = split([path])
+    assert "end" in how
+    assert texts["train"] + texts["valid"] + texts["test"] == path.read_bytes().decode()
+    assert all(text.endswith(line_end) for text in texts.values())
+    assert_near(texts, 0.9, 1.1)
+
+
+def test_a_few_files_give_an_end_each(tmp_path: Path):
+    documents = ["".join(f"{line}\n" for line in paragraphs(80, f"d{n}")) for n in range(5)]
+    texts, _ = split(write(tmp_path / "files", documents))
+    assert sorted("".join(texts.values())) == sorted("".join(documents))
+    for number, document in enumerate(documents):
+        parts = {n: [w for w in t.split() if w.startswith(f"d{number}.")] for n, t in texts.items()}
+        assert parts["train"] + parts["valid"] + parts["test"] == document.split()
+        assert all(parts.values())
+    assert_near(texts, 0.9, 1.1)
+
+
+def test_a_single_line_is_cut_at_spaces(tmp_path: Path):
+    (path,) = write(tmp_path / "one", ["wörd " * 500])
+    texts, _ = split([path])
+    assert "".join(texts.values()) == "wörd " * 500
+    assert all(set(text.split()) == {"wörd"} for text in texts.values())
+    assert_near(texts, 0.9, 1.1)
+
+
+@pytest.mark.parametrize(
+    "text", ["one two three four five six seven eight nine ten", "a\nb\n", "x"]
+)
+def test_too_little(tmp_path: Path, text: str):
+    with pytest.raises(UserError, match=r"^here is too small to be split: .*train\.txt"):
+        split(write(tmp_path / "one", [text]))
+
+
+def test_blocks_and_the_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (path,) = write(tmp_path / "one", ["\ufeffa b\n\nc\ufeff d\ne"])
+    size = path.stat().st_size
+    for num_bytes in range(1, size + 2):
+        monkeypatch.setattr("lmbench.data.documents.BLOCK_BYTES", num_bytes)
+        blocks = list(Document(path, 0, size).blocks())
+        assert b"".join(blocks).decode() == "a b\n\nc\ufeff d\ne"
+        assert all(block.endswith(b"\n") for block in blocks[:-1])
+        assert b"".join(Document(path, 3, 7).blocks()) == b"a b\n"

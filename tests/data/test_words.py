@@ -1,0 +1,76 @@
+"""Running text as words, against WikiText's own conventions."""
+
+import difflib
+import re
+from pathlib import Path
+
+import pytest
+from sacremoses import MosesDetokenizer
+
+from lmbench.data.words import require_tokenizer, separate, words_of
+
+# Written out by the eye, as WikiText writes such text.
+PAIRS = [
+    ('"No," he said.', '" No , " he said .'),
+    ("It isn't Smith's; they're red-tipped.", "It isn 't Smith 's ; they 're red @-@ tipped ."),
+    ("In 1990 ( 3.5 % of 10,000 )", "In 1990 ( 3 @.@ 5 % of 10 @,@ 000 )"),
+    ("Mr. Ray of the U.S. (e.g. ours) ... why?!", "Mr. Ray of the U.S. ( e.g. ours ) ... why ? !"),
+    ("\u201cDon\u2019t\u201d, \u2018she\u2019 says", "\" Don 't \" , ' she ' says"),
+    ("a dash\u20145\u20136 km", "a dash \u2014 5 \u2013 6 km"),
+    ("= Title =", "= Title ="),
+    ("an <unk> , <unk>.", "an <unk> , <unk> ."),
+    ("a\t b \x0c\r", "a b"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), PAIRS)
+def test_words_are_those_of_wikitext(text: str, words: str):
+    assert separate(text, "moses") == words
+    assert words_of(text, "moses") == words.split()
+
+
+@pytest.mark.parametrize("words", [words for _, words in PAIRS])
+def test_text_that_is_separated_already_stays_as_it_is(words: str):
+    assert separate(words, "moses") == words
+
+
+def test_lines_stay_lines():
+    assert words_of("a.\n\nb,", "moses") == ["a", ".", "<eos>", "<eos>", "b", ","]
+    text = "a.\r\n\x85b\u2028c\n\n"
+    assert separate(text, "moses").count("\n") == 3
+    assert separate(text, "none") == text
+    assert words_of("a, b\nc", "none") == ["a,", "b", "<eos>", "c"]
+
+
+def test_languages():
+    assert words_of("l'homme d'État", "moses-fr") == ["l'", "homme", "d'", "État"]
+    assert words_of("z.B. Nr. 5 ist da.", "moses-de") == ["z.B.", "Nr.", "5", "ist", "da", "."]
+    for name in ("none", "moses", "moses-en", "moses-de"):
+        require_tokenizer(name)
+    for name in ("", "Moses", "moses-", "moses-english", "moses-xx", "none-de", "spacy", "None"):
+        with pytest.raises(ValueError, match=r"^tokenizer must be none, moses, .*de, .*not '"):
+            require_tokenizer(name)
+
+
+def test_wikitext_comes_back_from_running_text(wikitext2_dir: Path):
+    """Undone by the library, and done again: what differs is less than one word in 500."""
+    text = (wikitext2_dir / "valid.txt").read_text("utf-8")
+    text = text.replace("<unk>", "Unknown").replace("<formula>", "formula")
+    lines = [line.split() for line in text.split("\n")][:1500]
+    detokenizer = MosesDetokenizer("en")
+    running = "\n".join(
+        detokenizer.detokenize(re.sub(r" @([.,])@ ", r"\1", " ".join(line)).split(), unescape=False)
+        for line in lines
+    )
+    again = [line.split() for line in separate(running, "moses").split("\n")]
+    assert len(again) == len(lines)
+    assert sum(a != b for a, b in zip(running.split("\n"), map(" ".join, lines), strict=True)) > 500
+    same = sum(
+        block.size
+        for before, after in zip(lines, again, strict=True)
+        for block in difflib.SequenceMatcher(
+            None, before, after, autojunk=False
+        ).get_matching_blocks()
+    )
+    assert same > 0.998 * sum(map(len, lines))

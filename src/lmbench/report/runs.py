@@ -218,7 +218,7 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
     path = run_dir / "results.json"
     if not path.exists():
         if not is_run(run_dir):
-            raise UserError("It failed before it began: it has neither config.yaml nor results.json.")
+            raise UserError("It failed before it began: no config.yaml, no results.json.")
         how = printable(as_override("resume", run_dir))
         raise UserError(f"Did not finish: it has no results.json. To resume: lmbench-train {how}")
     config = {printable(k): x for k, x in flatten(read_yaml(run_dir / "config.yaml")).items()}

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import cache
@@ -17,6 +18,9 @@ from omegaconf import OmegaConf
 from small import SMALL, config_of
 
 SHA = "ab" * 32
+
+if hasattr(signal, "SIGHUP"):  # else commands that are started here would ignore it under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # with which rich takes anything for a terminal
     os.environ.pop(name, None)

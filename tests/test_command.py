@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from lmbench.command import errors_for_users, run_command
 from lmbench.errors import Interrupted, UserError
+from lmbench.run.directory import alone_in
 
 
 def raise_in_command(error: BaseException, run_dir: Path, **options: bool) -> None:
@@ -122,17 +123,39 @@ def test_the_command_to_resume_can_be_typed_as_it_stands(
     assert override.value() == str(run_dir)
 
 
-@pytest.mark.parametrize("left", [".lock", "config.yaml", "mine.txt"])
-def test_a_failed_start_leaves_no_folder(tmp_path: Path, left: str):
-    """Unless it holds more than a start writes."""
-    run_dir = tmp_path / "day/time"
+@pytest.mark.parametrize(
+    ("name", "left", "is_removed"),
+    [
+        ("outputs/2026-01-31/23-59-59", ".lock", True),
+        ("outputs/2026-01-31/23-59-59", "config.yaml", False),
+        ("outputs/2026-01-31/23-59-59", "mine.txt", False),
+        ("outputs/mine", ".lock", False),
+    ],
+)
+def test_a_failed_start_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, left: str, is_removed: bool
+):
+    """Unless the user has named it, or it holds more than a start writes."""
+    monkeypatch.chdir(tmp_path)
+    run_dir = tmp_path / name
     (run_dir / ".hydra").mkdir(parents=True)
-    for name in ("train.log", left):
-        (run_dir / name).touch()
+    for file in ("train.log", left):
+        (run_dir / file).touch()
     with pytest.raises(SystemExit):
         raise_in_command(UserError("no corpus"), run_dir)
-    assert run_dir.exists() == (left != ".lock")
-    assert run_dir.parent.exists() == run_dir.exists()
+    assert run_dir.exists() != is_removed
+    assert run_dir.parent.exists() != is_removed
+
+
+def test_a_failed_start_leaves_the_folder_of_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    run_dir = tmp_path / "outputs/2026-01-31/23-59-59"
+    run_dir.mkdir(parents=True)
+    with alone_in(run_dir), pytest.raises(SystemExit):
+        raise_in_command(UserError("Another process is at work"), run_dir)
+    assert run_dir.exists()
 
 
 @pytest.mark.parametrize("is_training", [True, False])

@@ -321,7 +321,7 @@ def test_the_command_writes_into_the_run_alone(run: Path, tmp_path: Path) -> Non
     for arguments in ((), ("run=",)):
         refused = command(elsewhere, *arguments)
         assert refused.returncode == 1
-        assert "\nSet run=RUN_DIR, the directory of the run to evaluate.\n" in refused.stderr
+        assert refused.stderr == "Set run=RUN_DIR, the directory of the run to evaluate.\n"
     assert not list(elsewhere.iterdir())
     sweep = command(elsewhere, "-m", f"run={run}", "split=valid,test")
     assert sweep.returncode == 0, sweep.stderr

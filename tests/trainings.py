@@ -1,6 +1,7 @@
 """Corpora, models and trainers for trainings of a few steps on the CPU, and commands to run."""
 
 import os
+import re
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterable, Sequence
@@ -117,10 +118,11 @@ def command(folder: Path, *arguments: str, **options: Any) -> "subprocess.Comple
 
 
 def refusal(folder: Path, *arguments: str, **options: Any) -> str:
-    """The one paragraph of a command that fails; at the end of a sweep, Hydra adds a line."""
+    """The one paragraph of a command that fails; a sweep numbers it, and Hydra adds a line."""
     result = command(folder, *arguments, **options)
     assert result.returncode == 1, result.stderr
     lines = result.stderr.strip().splitlines()
     lines = [line for line in lines if not line.startswith("Error executing job with overrides: ")]
+    lines = [re.sub(r"^#\d+ ", "", line) for line in lines]
     assert len(set(lines)) == 1, result.stderr
     return lines[0]

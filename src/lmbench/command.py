@@ -68,7 +68,9 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         sys.exit(1)
     if is_sweep:
         log.error(message)
-    raise CompactHydraException(message) from cause
+    error = CompactHydraException(message)
+    error.has_been_told = is_sweep  # pyright: ignore[reportAttributeAccessIssue]
+    raise error from cause
 
 
 def run_hydra(main: Callable[[], object], config_name: str) -> None:
@@ -94,6 +96,8 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         from lmbench.suggestions import explain
 
+        if getattr(error, "has_been_told", False):  # a job of a sweep has logged it
+            sys.exit(1)
         print(_printable(explain(str(error), sys.argv[1:], config_name)), file=sys.stderr)
         sys.exit(1)
 

@@ -44,8 +44,8 @@ OF_LIGHTNING = {
 }
 """Place → Lightning's own classes that a run may name there, and why it may not name some others.
 
-They are in ``lightning.pytorch.callbacks`` and ``lightning.pytorch.loggers``. Each that a run may
-name has been tried in one that was resumed.
+They are in ``lightning.pytorch.callbacks`` and ``lightning.pytorch.loggers``. Runs with each of
+the allowed ones have been resumed.
 """
 
 ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"

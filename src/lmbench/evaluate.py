@@ -1,5 +1,6 @@
 """``lmbench-evaluate``: evaluate a run's best checkpoint in one of the published ways."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from lmbench.run.directory import quoted, require_inside
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
 # Hydra's.
 _OPTIONS_WITH_A_VALUE = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-cp", "--config-path")
-_OPTIONS_WITH_A_VALUE += ("-cn", "--config-name", "-cd", "--config-dir")
+_OPTIONS_WITH_A_VALUE += ("-cn", "--config-name", "-cd", "--config-dir", "--experimental-rerun")
 
 
 def evaluate(config: DictConfig, name: str) -> float:
@@ -107,11 +108,14 @@ def with_run(arguments: Sequence[str]) -> list[str]:
     ['-m', 'run=a,b']
     """
     is_folder = [
-        not text.startswith("-") and "=" not in text and before not in _OPTIONS_WITH_A_VALUE
+        before not in _OPTIONS_WITH_A_VALUE
+        and (Path(text).is_dir() or not re.match(r"[-+~]|[\w./@]+=", text))
         for before, text in zip(["", *arguments], arguments, strict=False)
     ]
     folders = [quoted(text) for text, yes in zip(arguments, is_folder, strict=True) if yes]
     others = [text for text, yes in zip(arguments, is_folder, strict=True) if not yes]
+    if folders and any(text.startswith("run=") for text in others):
+        sys.exit("Give the runs by their folders, or by run=…, not both.")
     if len(folders) > 1 and not {"-m", "--multirun"} & set(others):
         others.insert(0, "-m")
     return [*others, *([f"run={','.join(folders)}"] if folders else [])]

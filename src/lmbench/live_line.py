@@ -35,7 +35,7 @@ class LiveLine:
         return self._live is not None
 
     def start(self) -> None:
-        """Shows it, if there is a terminal, and no other process beside this one may have one."""
+        """Shows it in a terminal, unless this is one of several jobs that would overwrite it."""
         is_alone = multiprocessing.current_process().name == "MainProcess"  # as joblib's are not
         if not (self._console.is_terminal and is_alone):
             return

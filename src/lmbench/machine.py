@@ -19,10 +19,10 @@ FLOAT32_ERROR = 1e-6
 def set_up_threads() -> None:
     """Lets PyTorch's threads on a CPU wait for each other a few microseconds, not milliseconds.
 
-    Before torch is imported. GNU's OpenMP lets a waiting thread hold its core, which is fast on an
+    Call it before torch is imported. GNU's OpenMP lets a waiting thread hold its core, which is fast on an
     idle machine; on a busy one the thread that it waits for then has none: see
-    docs/measurements.md. The environment variables ``OMP_WAIT_POLICY`` and ``GOMP_SPINCOUNT`` go
-    before.
+    docs/measurements.md. The environment variables ``OMP_WAIT_POLICY`` and ``GOMP_SPINCOUNT`` take
+    precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

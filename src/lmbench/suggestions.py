@@ -24,6 +24,12 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
         r"(?s)Could not find '([^']+)'\s+Available options in '([^']+)':(.*)", message
     ):
         options = [line.strip() for line in match[3].splitlines() if re.match(r"\t\w+$", line)]
+        if match[2].startswith("hydra/"):
+            installed = ", ".join(options)
+            return (
+                f"{match[1]} is not installed ({installed}: yes). Launchers and sweepers are "
+                "extras: docs/sweeps.md."
+            )
         group, name = match[2], match[1].removeprefix(f"{match[2]}/")
         meant = difflib.get_close_matches(name, options, n=2)
         return f"There is no {group}={name}.{_did_you_mean(meant)} There are {', '.join(options)}."
@@ -56,9 +62,9 @@ def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    groups = [text for text in arguments if re.fullmatch(r"[a-z_]+=[\w]+", text)]
+    groups = [text for text in arguments if re.fullmatch(r"[a-z_/]+=[\w\[\],]+", text)]
     folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
-    groups = [text for text in groups if text.partition("=")[0] in folders]
+    groups = [text for text in groups if re.split("[/=]", text)[0] in folders]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose(config_name, groups)

@@ -79,7 +79,7 @@ def require_inside_run(node: Mapping[str, Any], key: str) -> None:
     for name, value in flatten(dict(node), key).items():
         parts = Path(value).parts if isinstance(value, str) else ()
         if ".." in parts or "/" in parts[:1] or re.search("::|://", str(value)):
-            raise UserError(f"{name}={value} leads out of the run's folder. Name one within it.")
+            raise UserError(f"{name}={value} is outside the run's folder. Give a relative path.")
 
 
 def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) -> Any:

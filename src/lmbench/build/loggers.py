@@ -81,8 +81,10 @@ def recording(trainer: L.Trainer, config: Mapping[str, Any], run_dir: Path) -> I
                 _begin(logger, config, run_dir)
                 begun.append(logger)
             yield
-    except ModuleNotFoundError as error:  # as of a callback that measures the device
-        raise UserError(f"{error} Install it with pip.") from error
+    except ModuleNotFoundError as error:  # of a callback that measures the device
+        if error.name != "psutil" and "psutil" not in str(error):
+            raise
+        raise UserError("DeviceStatsMonitor needs psutil: pip install psutil.") from error
     except Exception as error:
         tool = type(error).__module__.partition(".")[0]
         if tool not in ("wandb", "mlflow"):

@@ -107,7 +107,7 @@ def trainer(
         options["accelerator"], options["devices"], options.get("num_nodes", 1)
     )
     _require_training(options)
-    if options.get("profiler") in _PROFILERS:  # by its name, it would write nowhere
+    if str(options.get("profiler")) in _PROFILERS:  # by its name, it would write nowhere
         profiler = _PROFILERS[options["profiler"]]
         options["profiler"] = profiler(dirpath=run_dir, filename="profile")
     try:

@@ -33,7 +33,7 @@ class Resumed(L.Callback):
         self._changed = changed
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Lets a run stay ended that early stopping has ended."""
+        """Keeps a run ended if early stopping ended it."""
         for callback in trainer.early_stopping_callbacks:
             if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
                 trainer.should_stop = True

@@ -82,8 +82,9 @@ class StopOnSignal(L.Callback):
     def _answer(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():  # Python allows no other
             return {}
-        ignored = [signum for signum in SIGNALS if signal.getsignal(signum) is signal.SIG_IGN]
-        answered = [signum for signum in SIGNALS if signum not in ignored]  # as nohup wants it
+        hup = getattr(signal, "SIGHUP", None)
+        is_nohup = hup is not None and signal.getsignal(hup) is signal.SIG_IGN
+        answered = [signum for signum in SIGNALS if not (is_nohup and signum == hup)]
         return {signum: signal.signal(signum, self._note) for signum in answered}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from lmbench.data.words import NONE, require_tokenizer, separate, version_of
 from lmbench.errors import UserError
 
 FILE_NAMES = ("{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt")
+_OF_SPLIT = re.compile(r"(?<![a-z])(train|training|valid|validation|dev|test)(?![a-z])", re.I)
 FORMAT = 3  # part of every cache key: raise it when the files of a cached corpus change
 
 
@@ -195,13 +196,20 @@ def _find_files(path: Path) -> dict[str, Path] | list[Path]:
                 f"files. It has {shown}. Save text as .txt in UTF-8, or set data.path=… to another "
                 "file or folder."
             )
+        for one in text:
+            if _OF_SPLIT.search(one.relative_to(path).as_posix()):
+                raise UserError(
+                    f"{one} sounds like a part of a text that is split already, and {path} has no "
+                    f"{', '.join(f'{split}.txt' for split in SPLITS)}. Give the splits these "
+                    "names in one folder, or rename what is to be split anew."
+                )
         return sorted(text, key=lambda one: one.relative_to(path).parts)
     for split in SPLITS:
         if len(found[split]) != 1:
             raise UserError(
                 f"{path} must have one file for the {split} split: {' or '.join(wanted[split])}. "
                 f"It has {', '.join(found[split]) or shown}. Mend that, or set data.path=… to "
-                "another folder; one without any such names is split by itself."
+                "another folder. A folder with none of these names is split automatically."
             )
     return {split: path / found[split][0] for split in SPLITS}
 

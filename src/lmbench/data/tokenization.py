@@ -134,7 +134,8 @@ def write_ids(
     shares = [f"{c[is_unk[: len(c)]].sum() / c.sum():.1%} of {s}" for s, c in counts.items()]
     return vocabulary, (
         f"{UNK} stands for {num_rare:,} words that are too rare in train "
-        f"(data.min_count={min_count}) and {len(unknown):,} that it lacks: {', '.join(shares)}"
+        f"(data.min_count={min_count}, data.max_size={max_size or 'null'}) and {len(unknown):,} "
+        f"that it lacks: {', '.join(shares)}"
     )
 
 

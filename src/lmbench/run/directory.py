@@ -58,10 +58,15 @@ def clear_run(run_dir: Path) -> None:
 
 
 def remove_failed_start(run_dir: Path) -> None:
-    """Removes the folder of a run that failed before it had a config, and that of its date."""
+    """Removes the folder that a run has got of its own where it failed before it had a config.
+
+    One that the user has named stays, and one in which another process is at work.
+    """
     of_start = {".hydra", ".lock", "train.log"}
-    with suppress(OSError):  # Windows does not remove the log while it is open
-        if {path.name for path in run_dir.iterdir()} <= of_start:
+    is_by_date = re.fullmatch(r"outputs/\d+-\d+-\d+/\d+-\d+-\d+", shown(run_dir))
+    # Windows does not remove the log while it is open.
+    with suppress(OSError, UserError), alone_in(run_dir):
+        if is_by_date and {path.name for path in run_dir.iterdir()} <= of_start:
             shutil.rmtree(run_dir)
             run_dir.parent.rmdir()  # unless there is something in it
 

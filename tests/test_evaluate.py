@@ -20,7 +20,7 @@ from small import composed, exact_log_probs
 import lmbench
 from lmbench.data.synthetic import make_corpus
 from lmbench.errors import UserError
-from lmbench.evaluate import evaluate
+from lmbench.evaluate import evaluate, with_run
 from lmbench.evaluation.evaluator import Evaluator, RescoringMode
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import tune_in_turn
@@ -326,3 +326,14 @@ def test_the_command_writes_into_the_run_alone(run: Path, tmp_path: Path) -> Non
     sweep = command(elsewhere, "-m", f"run={run}", "split=valid,test")
     assert sweep.returncode == 0, sweep.stderr
     assert len(list(run.glob("evaluation-standard-*.json"))) == 2
+
+
+def test_a_folder_with_an_equals_sign_in_its_name_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=3").mkdir()
+    assert with_run(["lr=3", "split=valid"]) == ["split=valid", "run='lr=3'"]
+    assert with_run(["a", "~evaluation.cache"]) == ["~evaluation.cache", "run=a"]
+    with pytest.raises(SystemExit):
+        with_run(["a", "run=b"])

@@ -104,8 +104,8 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, on a GPU or on the machine."""
-    kinds = ("OutOfMemoryError", "MemoryError")  # the first is torch's, a RuntimeError
-    return type(error).__name__ in kinds or "can't allocate memory" in str(error)
+    is_of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's, which is slow to import
+    return is_of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _wants_traceback() -> bool:

@@ -19,8 +19,8 @@ FLOAT32_ERROR = 1e-6
 def set_up_threads() -> None:
     """Lets PyTorch's threads on a CPU wait for each other a few microseconds, not milliseconds.
 
-    Call it before torch is imported. GNU's OpenMP lets a waiting thread hold its core, which is fast on an
-    idle machine; on a busy one the thread that it waits for then has none: see
+    Call it before torch is imported. GNU's OpenMP lets a waiting thread hold its core, which is
+    fast on an idle machine; on a busy one the thread that it waits for then has none: see
     docs/measurements.md. The environment variables ``OMP_WAIT_POLICY`` and ``GOMP_SPINCOUNT`` take
     precedence.
     """

@@ -274,3 +274,13 @@ def test_what_is_wrong_with_a_text(tmp_path, cache_dir):
     (folder / "thesis.docx").write_bytes(b"PK\x03\x04")
     refuse(r"folder has no text, .* It has thesis\.docx\. Save .* \.txt", folder)
     assert entries(cache_dir) == []
+
+
+@pytest.mark.parametrize("name", ["test/1.txt", "my.valid.txt", "corpus_train.txt"])
+def test_a_folder_whose_names_speak_of_splits_is_not_pooled(tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("a b c\n" * 100)
+    (tmp_path / "contest.txt").write_text("a b c\n" * 100)  # no word for a split
+    with pytest.raises(UserError, match=path.name):
+        load_text(tmp_path, cache_dir=tmp_path / "cache")

@@ -27,8 +27,8 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
         if match[2].startswith("hydra/"):
             installed = ", ".join(options)
             return (
-                f"{match[1]} is not installed ({installed}: yes). Launchers and sweepers are "
-                "extras: docs/sweeps.md."
+                f"{match[1]} is not installed. There are {installed}; other launchers and sweepers "
+                "are extras: docs/sweeps.md."
             )
         group, name = match[2], match[1].removeprefix(f"{match[2]}/")
         meant = difflib.get_close_matches(name, options, n=2)

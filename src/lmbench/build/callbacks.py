@@ -43,8 +43,8 @@ def callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
             require_inside_run({**node, "dirpath": folder}, key)
             if Path(folder).parts[:1] in ((), ("checkpoints",)):
                 raise UserError(
-                    f"{key}.dirpath={folder}: what lmbench resumes and evaluates is there. "
-                    "Name another folder; it is one of the run's directory."
+                    f"{key}.dirpath={folder}: lmbench keeps its own checkpoints there. "
+                    "Choose another name; the folder is made in the run's directory."
                 )
             made.append(factory({**node, "dirpath": str(run_dir / folder)}, key)())
         else:

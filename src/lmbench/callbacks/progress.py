@@ -153,7 +153,7 @@ class Progress(L.Callback):
 
     def _left(self) -> str:
         seconds = self._seconds_left()
-        return f"{duration(seconds)} left" if seconds else ""
+        return f"{duration(seconds)} left" if seconds and seconds >= 1 else ""
 
     def _seconds_left(self) -> float | None:
         """Seconds until what has begun is done, at its pace so far; None while unknown."""

@@ -197,7 +197,7 @@ class Checkpoints(Checkpoint):
 
         Raises:
             KeyError: A state is missing that would start anew.
-            UserError: A file of a ``ModelCheckpoint`` is no path; or see
+            UserError: A ``ModelCheckpoint`` names a file that is not on this machine; or see
                 :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
         """
         checkpoint["loops"]["fit_loop"]

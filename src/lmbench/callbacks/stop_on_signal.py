@@ -1,4 +1,4 @@
-"""A run that is told to stop finishes its step, saves and says how to go on."""
+"""A run that is told to stop finishes its step, saves and ends with the signal's number."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ class StopOnSignal(L.Callback):
 
     As a context manager it answers the signals: the first one is noted, a second one ends the
     process at once, with exit code 128 + its number. One that comes when there is nothing left to
-    stop makes it end by ``Interrupted`` too, so that a sweep does not go on to its next job.
+    stop makes it end by ``Interrupted`` too, so that a sweep does not start its next job.
     """
 
     def __init__(self) -> None:

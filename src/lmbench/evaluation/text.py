@@ -109,7 +109,7 @@ def sample_words(
             :func:`lmbench.evaluation.sampling.filter_log_probs`.
 
     Raises:
-        UserError: There is no word but ``<unk>``, and it may not be drawn.
+        UserError: ``<unk>`` is the only word, and may not be drawn.
     """
     suppressed = [] if allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
     if len(vocabulary) <= len(suppressed):

@@ -51,9 +51,10 @@ def alone_in(run_dir: Path) -> Iterator[None]:
 
 def clear_run(run_dir: Path) -> None:
     """Removes what a run has written that has no checkpoint to resume from."""
-    for folder in (run_dir / "checkpoints", *run_dir.glob("*_seed_*")):  # of TensorBoard
+    of_loggers = (run_dir / "wandb", *run_dir.glob("*_seed_*"))  # the latter is TensorBoard's
+    for folder in (run_dir / "checkpoints", *of_loggers):
         shutil.rmtree(folder, ignore_errors=True)
-    for name in ("metrics.csv", "timing.csv", "results.json"):
+    for name in ("metrics.csv", "timing.csv", "results.json", "mlflow_run_id"):
         (run_dir / name).unlink(missing_ok=True)
 
 

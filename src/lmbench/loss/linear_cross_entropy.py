@@ -3,7 +3,7 @@
 Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
 
 With a vocabulary of 33,278 and 80·70 tokens one copy of the logits takes 745 MB, and the usual
-loss keeps several. Here the tokens pass in chunks through two buffers, and each chunk leaves behind
+loss keeps several. Here the tokens pass in chunks through one buffer, and each chunk leaves behind
 its loss and its share of the gradients, so that nothing has to be computed twice.
 """
 
@@ -24,7 +24,7 @@ from lmbench.machine import multiplies_bfloat16
 ROWS_MULTIPLE = 64
 
 CHUNK_BYTES = 64 * 2**20
-"""Size of the logits and probabilities that are held at a time."""
+"""Size of the logits, and then the probabilities, that are held at a time."""
 
 
 def linear_cross_entropy(
@@ -163,29 +163,31 @@ def _walk(
     """
     # Every product is written into memory that is there already, which saves time.
     num_rows = input.shape[0]
-    chunk = max(1, CHUNK_BYTES // (2 * weight.shape[0] * input.element_size()))
+    chunk = max(1, CHUNK_BYTES // (weight.shape[0] * input.element_size()))
     nats = weight.new_empty(num_rows)
-    buffers = input.new_empty(2, min(chunk, num_rows), weight.shape[0])
+    buffer = input.new_empty(min(chunk, num_rows), weight.shape[0])
     grad_input = torch.empty_like(input) if wanted[0] else None
     grad_weight = torch.zeros_like(weight) if wanted[1] else None
     grad_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
     weight = weight.to(input.dtype)
     bias = None if bias is None else bias.to(input.dtype)
+    share = None if weight.dtype == nats.dtype else torch.empty_like(weight)
 
     for start in range(0, num_rows, chunk):
         part = slice(start, start + chunk)
         x = input[part]
         label = labels[part].unsqueeze(1)
-        logits, probabilities = buffers[:, : x.shape[0]]
+        logits = buffer[: x.shape[0]]
         if bias is None:
             torch.mm(x, weight.t(), out=logits)
         else:
             torch.addmm(bias, x, weight.t(), out=logits)
-        # exp() over all words is slow where MKL does not know the processor; softmax() is not. The
-        # largest probability is 1 / Σ exp(logit − largest logit), and cannot underflow.
-        torch.softmax(logits, 1, out=probabilities)
         label_logit = logits.gather(1, label)
         largest = logits.amax(1, keepdim=True)
+        # exp() over all words is slow where MKL does not know the processor; softmax() is not. It
+        # reads a row before it writes there. The largest probability is 1 / Σ exp(logit − largest
+        # logit), and cannot underflow.
+        probabilities = torch.softmax(logits, 1, out=logits)
         log_total = -probabilities.amax(1, keepdim=True).to(nats.dtype).log()
         nats[part] = (largest.to(nats.dtype) - label_logit + log_total).squeeze(1)
         if scale is None:
@@ -200,10 +202,17 @@ def _walk(
         if grad_input is not None:
             torch.mm(difference, weight, out=grad_input[part]).mul_(factor)
         if grad_weight is not None:
-            if grad_weight.dtype == x.dtype:
+            if share is None:
                 grad_weight.addmm_(difference.t(), x * factor)
             else:
-                grad_weight += difference.t() @ (x * factor)
+                torch.mm(difference.t(), x * factor, out=share)
+                _add(grad_weight, share)
         if grad_bias is not None:
             grad_bias += factor.squeeze(1) @ difference
     return nats, (grad_input, grad_weight, grad_bias)
+
+
+def _add(total: Tensor, share: Tensor) -> None:
+    """Adds a matrix of another type in place, by parts whose cast copies stay in the cache."""
+    for rows, more in zip(total.split(512), share.split(512), strict=True):
+        rows.add_(more)

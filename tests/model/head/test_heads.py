@@ -15,7 +15,7 @@ from lmbench.model import AdaptiveSoftmax, Softmax
 from lmbench.model.head import adaptive_softmax, softmax
 
 N, H, V = 200, 5, 64
-CHUNK = 8  # tokens whose logits are held at a time
+CHUNK = 16  # tokens whose logits are held at a time
 HEADS = {softmax: Softmax, adaptive_softmax: partial(AdaptiveSoftmax, cutoffs=[20, 40])}
 
 every_head = pytest.mark.parametrize("module", list(HEADS), ids=lambda module: module.__name__)
@@ -50,16 +50,14 @@ class BiggestTensor(TorchDispatchMode):
 @tied_or_not
 @every_head
 def test_never_holds_all_logits(module, tied: bool, reduction: str, monkeypatch) -> None:
-    monkeypatch.setattr(linear_cross_entropy, "CHUNK_BYTES", 2 * CHUNK * V * 4)
+    monkeypatch.setattr(linear_cross_entropy, "CHUNK_BYTES", CHUNK * V * 4)
     head, output, targets = make(module, tied)
     with BiggestTensor() as usual:
         functional.cross_entropy(functional.linear(output, torch.rand(V, H)), targets)
     assert usual.numel == N * V
     with BiggestTensor() as biggest:
         head.loss(output, targets, reduction=reduction).sum().backward()
-    # Logits and probabilities are one tensor. The first 20 words and 2 clusters have smaller ones.
-    words = V if module is softmax else 22
-    assert biggest.numel == 2 * words * (CHUNK * V // words)
+    assert N * H < biggest.numel <= CHUNK * V
 
 
 @tied_or_not

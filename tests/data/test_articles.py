@@ -1,19 +1,25 @@
 """Article titles against the text they are written in."""
 
 import re
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lmbench.data.articles import article_starts
+from lmbench.data.articles import article_starts, shuffled_articles
 from lmbench.data.benchmarks import load_benchmark
 from lmbench.data.vocabulary import EOS, Vocabulary
 
 
+def words_of(text: str) -> list[str]:
+    """Each line end is an ``<eos>``."""
+    return [word for line in text.splitlines() for word in [*line.split(), EOS]]
+
+
 def stream(text: str) -> tuple[np.ndarray, Vocabulary]:
-    """Ids and vocabulary of a text, each line end an ``<eos>``."""
-    tokens = [word for line in text.splitlines() for word in [*line.split(), EOS]]
+    """Ids and vocabulary of a text."""
+    tokens = words_of(text)
     words = tuple(dict.fromkeys(tokens))
     return np.array([words.index(token) for token in tokens], dtype=np.int32), Vocabulary(words)
 
@@ -74,3 +80,54 @@ def test_wikitext2_has_its_published_number_of_articles(
         for start, title in zip(starts, titles, strict=True)
     ]
     assert found == titles
+
+
+def test_articles_come_in_every_order_equally_often() -> None:
+    """Each of them whole, with what stands before the first of them still in front."""
+    before, *articles = "x y \n\n", "= A =\n\n a b\n\n", "= B c =\n\n\n", "= D =\n\n d d d\n"
+    ids, vocabulary = stream(before + "".join(articles))
+    starts = article_starts(ids, vocabulary)
+    assert starts is not None
+    kept = ids.copy()
+    counts = {before + "".join(order): 0 for order in permutations(articles)}
+    for epoch in range(600):
+        shuffled = shuffled_articles(ids, starts, seed=3, epoch=epoch)
+        words = vocabulary.decode(shuffled)
+        (text,) = [text for text in counts if words_of(text) == words]
+        counts[text] += 1
+    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 28  # χ² of 5: p = 4e-5
+    assert ids.tolist() == kept.tolist()
+
+
+def test_an_order_of_articles_belongs_to_a_seed_and_an_epoch() -> None:
+    starts = np.arange(0, 400, 4)
+    ids = np.arange(400, dtype=np.int32)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return shuffled_articles(ids, starts, seed, epoch).tolist()
+
+    orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({str(one) for one in orders}) == 9
+    assert orders == [order(seed, epoch) for seed in range(3) for epoch in range(3)]
+    # Not from the numbers that draw the windows' lengths and the columns' first rows.
+    for others in ((0, 1), (0, 1, 1)):
+        drawn = 4 * np.random.default_rng(others).permutation(100)
+        assert order(0, 1)[::4] != drawn.tolist()
+
+
+def test_shuffled_articles_of_wikitext2_are_the_same_articles(
+    wikitext2_dir: Path, tmp_path: Path
+) -> None:
+    corpus = load_benchmark("wikitext2", wikitext2_dir, cache_dir=tmp_path)
+    starts = article_starts(corpus.train, corpus.vocabulary)
+    assert starts is not None
+    shuffled = shuffled_articles(corpus.train, starts, seed=1, epoch=0)
+    found = article_starts(shuffled, corpus.vocabulary)
+    assert found is not None
+    articles, others = (
+        [article.tobytes() for article in np.split(ids, places)]
+        for ids, places in ((corpus.train, starts), (shuffled, found))
+    )
+    assert articles[0] == others[0]
+    assert articles[1:] != others[1:]
+    assert sorted(articles[1:]) == sorted(others[1:])

@@ -1,3 +1,4 @@
+from itertools import groupby
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 from trainings import windows_of
 
+from lmbench.data.batching import TrainingWindows
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
@@ -73,6 +75,54 @@ def test_a_partial_shuffle_starts_each_column_elsewhere_in_every_epoch():
     assert counts.min() > 0  # misses one by chance with p = 39·(38/39)^1000 = 2e-10
     expected = 1000 / 39
     assert ((counts - expected) ** 2 / expected).sum() < 84  # χ², 38 degrees of freedom: p = 2e-5
+
+
+def windows_of_articles(epoch: int = 0, **options) -> TrainingWindows:
+    """Of a text of two words, and thirty articles between 11 and 40 tokens long."""
+    words = ("<eos>", "=", *(f"w{index}" for index in range(30)))
+    articles = (f"= w{n} = <eos> <eos> {f'w{n} ' * (n + 4)} <eos> <eos> " for n in range(30))
+    train = Vocabulary(words).encode(["w3", "w4", "<eos>", "<eos>", *"".join(articles).split()])
+    corpus = Corpus("text", Vocabulary(words), train, train[:50], train[:50])
+    options = {"batch_size": 1, "bptt": 10, "shuffle_articles": True} | options
+    datamodule = windows_of(corpus, **options)
+    datamodule.trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=epoch)
+    return datamodule.train_dataloader()
+
+
+def test_an_epoch_reads_all_articles_in_an_order_of_its_own():
+    plain = joined(windows_of_articles(shuffle_articles=False))[0].flatten().tolist()
+    epochs = []
+    for epoch in range(3):
+        tokens, targets = joined(windows_of_articles(epoch))
+        assert tokens[1:].tolist() == targets[:-1].tolist()
+        assert tokens[:3].tolist() == [[5], [6], [0]]  # before the first title
+        read = [*tokens.flatten().tolist(), int(targets[-1])]
+        epochs.append([number - 2 for number in read[2:] if number > 1])
+        blocks = [(number, len(list(block))) for number, block in groupby(epochs[-1])]
+        # Its own name in the title, and as often as it was made to be in the text.
+        assert sorted(blocks) == [(number, number + 5) for number in range(30)]
+        assert read[4:] != plain[4 : len(read)]
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+@pytest.mark.parametrize("partial_shuffle", [False, True])
+def test_from_any_window_on_shuffled_articles_are_the_same(partial_shuffle: bool):
+    def content(batches) -> list:
+        return [(batch.tokens.tolist(), batch.targets.tolist()) for batch in batches]
+
+    options = {"batch_size": 3, "variable_windows": True, "partial_shuffle": partial_shuffle}
+    whole = content(windows_of_articles(epoch=5, **options))
+    in_order = windows_of_articles(epoch=5, shuffle_articles=False, **options)
+    assert [len(tokens) for tokens, _ in whole] == [len(batch.tokens) for batch in in_order]
+    for done in range(len(whole)):
+        windows = windows_of_articles(epoch=5, **options)
+        windows.load_state_dict({"num_done": done})
+        assert content(windows) == whole[done:]
+
+
+def test_a_text_without_titles_has_no_articles_to_shuffle():
+    with pytest.raises(UserError, match=r"^batching\.shuffle_articles=true needs .* to false\.$"):
+        make_datamodule(shuffle_articles=True)
 
 
 @pytest.mark.parametrize("limit", [None, 1, 3, 10_000, 0.25, 1.0])

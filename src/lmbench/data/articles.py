@@ -1,4 +1,4 @@
-"""Where the articles of a stream begin, found by the titles that WikiText gives them."""
+"""The articles of a stream, found by the titles that WikiText gives them."""
 
 import numpy as np
 from jaxtyping import Int
@@ -35,3 +35,25 @@ def article_starts(
     between_signs = (ids[first] == sign) & (ids[last] == sign)
     starts = first[between_signs & (ids[first + 1] != sign) & (ids[last - 1] != sign)]
     return starts if len(starts) else None
+
+
+def shuffled_articles(
+    ids: Int[np.ndarray, " N"], starts: Int[np.ndarray, " A"], seed: int, epoch: int
+) -> Int[np.ndarray, " N"]:
+    """A copy of a stream with its articles in an order that ``(seed, epoch)`` draws.
+
+    What stands before the first title keeps its place. Articles then follow others in every epoch,
+    begin in other columns, and others are left out at the end of the stream.
+
+    Source: the shuffle of documents in qlabs-eng/slowrun.
+
+    Args:
+        ids: (N,) the stream.
+        starts: (A,) where the articles begin, as :func:`article_starts` finds them.
+        seed: The run's seed.
+        epoch: Number of the epoch, from 0.
+    """
+    before, *articles = np.split(ids, starts)
+    generator = np.random.default_rng((seed, epoch, 2))  # windows and columns draw from others
+    order = generator.permutation(len(articles))
+    return np.concatenate([before, *(articles[index] for index in order)])

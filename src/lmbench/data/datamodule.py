@@ -1,9 +1,11 @@
 """A corpus as BPTT windows for Lightning."""
 
+from dataclasses import replace
 from functools import partial
 
 import lightning as L
 
+from lmbench.data.articles import article_starts, shuffled_articles
 from lmbench.data.batching import EvaluationWindows, TrainingWindows
 from lmbench.data.columns import Columns, EvaluationSettings, columns_for_training
 from lmbench.data.corpus import Corpus
@@ -23,13 +25,18 @@ class LanguageModelDataModule(L.LightningDataModule):
         variable_windows: See ``TrainingWindows``, as ``variable``.
         scale_lr: See ``TrainingWindows``.
         partial_shuffle: Whether an epoch reads the columns ``partially_shuffled``.
+        shuffle_articles: Whether an epoch reads ``shuffled_articles``, which is a copy in memory.
         evaluation: How valid and test are read.
-        seed: Seed of the window lengths and of the partial shuffle.
+        seed: Seed of the window lengths and of the shuffles.
 
     Attributes:
         plain_evaluation: How valid and test are read, for a run's results; ``columns`` is by split
             where they differ, as under awd_lstm_lm or where one split is too short for as many.
         extra_divisor: Stage → what the protocol adds to the number of targets to divide by.
+
+    Raises:
+        ValueError: A number is out of its range.
+        UserError: A split is too short; or there are no articles to shuffle.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         variable_windows: bool = False,
         scale_lr: bool = True,
         partial_shuffle: bool = False,
+        shuffle_articles: bool = False,
         evaluation: EvaluationSettings,
         seed: int = 0,
     ) -> None:
@@ -56,6 +64,14 @@ class LanguageModelDataModule(L.LightningDataModule):
         self._evaluation_window = evaluation.window
         self._seed = seed
         self._training = columns_for_training(corpus.train, batch_size)
+        self._article_starts = None
+        if shuffle_articles:
+            self._article_starts = article_starts(corpus.train, corpus.vocabulary)
+            if self._article_starts is None:
+                raise UserError(
+                    "batching.shuffle_articles=true needs articles, but the training split has no "
+                    "title: a line like = Robert Boulter = between two empty ones. Set it to false."
+                )
         valid = evaluation.arrange(corpus.valid, "valid")
         test = evaluation.arrange(corpus.test, "test")
         self._evaluation = {"valid": valid, "test": test}
@@ -119,6 +135,10 @@ class LanguageModelDataModule(L.LightningDataModule):
 
     def _of_this_process(self, split: str, epoch: int = 0) -> Columns:
         columns = self._training if split == "train" else self._evaluation[split]
+        if split == "train" and self._article_starts is not None:
+            starts = self._article_starts
+            ids = shuffled_articles(self.corpus.train, starts, self._seed, epoch)
+            columns = replace(columns, ids=ids)
         if split == "train" and self._partial_shuffle:
             columns = columns.partially_shuffled(self._seed, epoch)
         num_processes = self.trainer.world_size if self.trainer else 1

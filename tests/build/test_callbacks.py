@@ -70,9 +70,20 @@ def test_what_does_not_work_is_refused(tmp_path: Path, nodes: list[dict[str, Any
         callbacks(config_with(*nodes), tmp_path)
 
 
-def test_two_averages_are_refused(tmp_path: Path):
+AVERAGE = {"_target_": "lmbench.callbacks.weight_average.WeightAverage", "eta": 2}
+
+
+@pytest.mark.parametrize("node", [of("EMAWeightAveraging"), AVERAGE])
+def test_two_averages_are_refused(node: dict[str, Any], tmp_path: Path):
     with pytest.raises(UserError, match="nt_asgd"):
-        callbacks(config_with(of("EMAWeightAveraging"), model="awd_lstm"), tmp_path)
+        callbacks(config_with(node, model="awd_lstm"), tmp_path)
+
+
+@pytest.mark.parametrize(("model", "nodes"), [("lstm", [AVERAGE]), ("awd_lstm", [])])
+def test_an_average_of_few_bits_is_refused(model: str, nodes: list[Any], tmp_path: Path):
+    config = config_with(*nodes, model=model, trainer__precision="bf16-true")
+    with pytest.raises(UserError, match=r"trainer\.precision=bf16-true.*Set .*bf16-mixed"):
+        callbacks(config, tmp_path)
 
 
 def test_a_bar_of_lightnings_takes_the_place_of_ours(tmp_path: Path):
@@ -136,10 +147,11 @@ def test_what_the_device_does_is_not_among_the_metrics(tmp_path: Path):
     assert "lr-SGD" in (tmp_path / "metrics.csv").read_text()
 
 
-def test_a_moving_average_is_what_is_validated_saved_and_tested(tmp_path: Path):
-    """Against an average that is made here, step by step."""
-    decay, path = 0.5, tmp_path / "checkpoints"
-    config = config_with(of("EMAWeightAveraging", decay=decay), trainer__max_epochs=1)
+@pytest.mark.parametrize("node", [of("EMAWeightAveraging", decay=0.5), AVERAGE])
+def test_an_average_is_what_is_validated_saved_and_tested(node: dict[str, Any], tmp_path: Path):
+    """Against an average that is made here, step by step, or from all steps' weights at once."""
+    path = tmp_path / "checkpoints"
+    config = config_with(node, trainer__max_epochs=1)
     config["trainer"] |= {"limit_train_batches": 6, "log_every_n_steps": 6}
     raw: list[dict[str, torch.Tensor]] = []
     saving = Checkpoints.on_train_batch_start
@@ -153,8 +165,15 @@ def test_a_moving_average_is_what_is_validated_saved_and_tested(tmp_path: Path):
         train(ChosenRun(config), tmp_path)
     saved = torch.load(path / "best.ckpt", weights_only=True)
     raw.append(saved["current_model_state"])
-    average = raw[1]
-    for weights in raw[2:]:
-        average = {key: decay * average[key] + (1 - decay) * x for key, x in weights.items()}
+    if node is AVERAGE:  # eta 2: what comes of the steps' shares is t (t + 1) / 2
+        counts = [t * (t + 1) / 2 for t in range(1, 7)]
+        average = {
+            key: sum(count * x[key] for count, x in zip(counts, raw[1:], strict=True)) / sum(counts)
+            for key in raw[1]
+        }
+    else:
+        average = raw[1]
+        for weights in raw[2:]:
+            average = {key: 0.5 * average[key] + 0.5 * x for key, x in weights.items()}
     for key, x in saved["state_dict"].items():
         torch.testing.assert_close(x, average[key])

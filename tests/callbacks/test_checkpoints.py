@@ -18,7 +18,7 @@ import torch
 from chaos import unequal
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
-from trainings import Clock, Scripted, quiet_trainer, random_windows
+from trainings import Clock, Scripted, quiet_trainer, random_corpus, random_windows, windows_of
 
 from lmbench.callbacks import checkpoints
 from lmbench.callbacks.checkpoints import CheckpointIO, Checkpoints
@@ -29,6 +29,9 @@ from lmbench.callbacks.progress import Progress
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
 from lmbench.callbacks.time_limit import TimeLimit
+from lmbench.callbacks.weight_average import WeightAverage
+from lmbench.data.corpus import Corpus
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.model import AWDLSTM, LSTM, Embedding, LanguageModel, Softmax
 from lmbench.optim import ASGD
@@ -108,6 +111,15 @@ def make_module(model: str) -> Scripted:
     return Scripted(awd_lstm, averaged_sgd, ar_alpha=2.0, tar_beta=1.0)
 
 
+def articles() -> Corpus:
+    """Of ten tokens each, of which three are a title, with an empty line before and after it."""
+    corpus = random_corpus(WORDS, 140)
+    train = corpus.train.clip(2).reshape(14, 10)
+    train[:, :7] = [0, 0, 1, 5, 1, 0, 0]  # = w5 =
+    vocabulary = Vocabulary(("<eos>", "=", *corpus.vocabulary.words[2:]))
+    return Corpus("text", vocabulary, train.ravel(), corpus.valid, corpus.test)
+
+
 def run(
     folder: Path,
     model: str,
@@ -115,6 +127,8 @@ def run(
     resumes: bool = False,
     interval_minutes: float = 10.0,
     average_from_start: bool = False,
+    shuffle_articles: bool = False,
+    eta: float | None = None,
     **options: Any,
 ) -> Run:
     """Trains and tests; a run that is resumed begins with other weights and other chances."""
@@ -126,6 +140,7 @@ def run(
         *(recorder, Throughput(), Progress(), FiniteLoss()),
         Checkpoints(folder / "checkpoints", interval_minutes=interval_minutes),
         *([averaging] if model == "awd_lstm" else []),
+        *([] if eta is None else [WeightAverage(eta)]),
         Results(folder, CONFIG | {"model": {"name": model}}),
         *more,
         plugins=[plugin],
@@ -134,9 +149,12 @@ def run(
         gradient_clip_val=0.25,
         **({"max_epochs": NUM_EPOCHS, "log_every_n_steps": 2} | options),
     )
-    datamodule = random_windows(
-        WORDS, 140, 40, 30, bptt=12, variable_windows=True, window=20, seed=5
-    )
+    windows = {"bptt": 12, "variable_windows": True, "window": 20, "seed": 5}
+    if shuffle_articles:
+        shuffles = {"shuffle_articles": True, "partial_shuffle": True}
+        datamodule = windows_of(articles(), batch_size=2, **windows, **shuffles)
+    else:
+        datamodule = random_windows(WORDS, 140, 40, 30, **windows)
     module = make_module(model)
     module.script = SCORES
     trainer.fit(module, datamodule=datamodule, ckpt_path=last if resumes else None)
@@ -203,6 +221,8 @@ PLACES: dict[str, tuple[Place | None, Place]] = {
 
 
 FINETUNING = {"average_from_start": True}
+SHUFFLED = {"shuffle_articles": True}
+AVERAGED = {"eta": 3.0}
 LIMITED = {"max_steps": 1000}  # where there is a limit, Lightning takes up its loops in another way
 CUT_SHORT = {"max_steps": 10}, {"limit_train_batches": 3}
 
@@ -213,6 +233,8 @@ CUT_SHORT = {"max_steps": 10}, {"limit_train_batches": 3}
         *(("awd_lstm", place, {}) for place in PLACES),
         *(("lstm", place, {}) for place in ("first epoch", "epoch's first window", "test")),
         *(("awd_lstm", place, FINETUNING) for place in ("first epoch", "averaging")),
+        *(("lstm", place, SHUFFLED) for place in ("averaging", "epoch's last window")),
+        *(("lstm", place, AVERAGED) for place in PLACES),
         *(("awd_lstm", place, LIMITED) for place in ("first epoch", "averaging", "test")),
         *(("awd_lstm", "epoch's first window", options) for options in (FINETUNING, LIMITED)),
         *(("lstm", "epoch's second window", options) for options in CUT_SHORT),

@@ -6,7 +6,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    ProgressBar,
+    WeightAveraging,
+)
 
 from lmbench.build.arguments import factory, require_inside_run
 from lmbench.callbacks.checkpoints import Checkpoints
@@ -65,14 +70,24 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             f"{' and '.join(bars)} would write over each other. To have another bar: "
             "callbacks.progress._target_=lightning.pytorch.callbacks.RichProgressBar."
         )
-    ema = [callback for callback in made if isinstance(callback, EMAWeightAveraging)]
-    if ema and any(isinstance(callback, NTASGD) for callback in made):
+    averages = [callback for callback in made if isinstance(callback, (NTASGD, WeightAveraging))]
+    if len(averages) > 1:
+        names = " and ".join(type(callback).__name__ for callback in averages)
         raise UserError(
-            "EMAWeightAveraging and callbacks.nt_asgd would both put their averages in the model's "
-            "place. Choose one: callbacks=default leaves nt_asgd out."
+            f"{names} would both put their averages in the model's place. Choose one: "
+            "callbacks=default has none, nt_asgd and weight_average one each."
         )
-    for callback in ema:
-        if callback.update_starting_at_step or callback.update_starting_at_epoch:
+    precision = str(config["trainer"]["precision"])
+    if averages and precision in ("16-true", "bf16-true"):
+        raise UserError(
+            f"{type(averages[0]).__name__} cannot be combined with trainer.precision={precision}: "
+            "in so few bits an average stands still after some hundred steps. Set "
+            "trainer.precision=bf16-mixed."
+        )
+    for callback in averages:
+        if isinstance(callback, EMAWeightAveraging) and (
+            callback.update_starting_at_step or callback.update_starting_at_epoch
+        ):
             raise UserError(
                 "EMAWeightAveraging that starts late would validate the weights that the run began "
                 "with until then. Leave update_starting_at_step and update_starting_at_epoch out."
@@ -80,8 +95,8 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
     factory(config["optimizer"], "optimizer")  # refuses what is not one
     target = config["optimizer"]["_target_"]
     optimizer = import_target(target)
-    averages = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
-    if averages and not any(isinstance(callback, NTASGD) for callback in made):
+    is_averaged = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
+    if is_averaged and not any(isinstance(callback, NTASGD) for callback in made):
         raise UserError(
             f"optimizer._target_={target}: without callbacks.nt_asgd, nothing would use the "
             "averages, and what is tested would be SGD's last iterate. Set callbacks=nt_asgd, or "

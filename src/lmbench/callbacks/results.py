@@ -127,7 +127,8 @@ class Results(L.Callback):
             if results[split]
         }
         moving = {node: values for node, values in self._config.items() if node != "logger"}
-        moving["callbacks"] = {k: v for k, v in moving["callbacks"].items() if k == "nt_asgd"}
+        averaging = ("nt_asgd", "weight_average")
+        moving["callbacks"] = {k: v for k, v in moving["callbacks"].items() if k in averaging}
         values, overrides = flatten(moving), self._path.with_name(".hydra") / "overrides.yaml"
         # What a reader of many runs looks for comes first: also what the command line has set.
         noted = overrides.read_text("utf-8").splitlines() if overrides.is_file() else []

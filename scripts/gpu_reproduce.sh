@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Trains experiment=awd_lstm_wikitext2_90 on a machine that is at hand for some minutes at a time.
+#
+#   scripts/gpu_reproduce.sh RUN_DIR MINUTES [OVERRIDES]
+#
+# starts the run, or resumes it, and saves it after so many minutes. A run in pieces ends with the
+# very weights of one that was never stopped. Exit status: 0 when the run is done, 75 when the same
+# command must be called again. After `scripts/gpu_check.sh prepare DIR` it needs no network, and
+# finds WikiText-2; $PYTHON (python3) must have torch and lightning.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[[ $# -ge 2 && $2 =~ ^[0-9]+(\.[0-9]+)?$ ]] || { sed -n 's/^# \{0,1\}//; 2,9p' "$0" >&2; exit 2; }
+run=$1 minutes=$2
+carried=build/gpu_check
+export PYTHONPATH="$PWD/src:$PWD/$carried/site${PYTHONPATH:+:$PYTHONPATH}"
+if [[ -e $run/results.json ]]; then
+  cat "$run/results.json"
+  exit
+elif [[ -e $run/checkpoints/last.ckpt ]]; then
+  arguments=("resume=$run")
+else
+  arguments=(experiment=awd_lstm_wikitext2_90 "hydra.run.dir=$run")
+  [[ ! -e $carried/wikitext-2 ]] || arguments+=("data.path=$carried/wikitext-2" "data.cache_dir=$carried/cache")
+  arguments+=("${@:3}")
+fi
+status=0
+timeout --preserve-status "${minutes}m" "${PYTHON:-python3}" -m lmbench.train "${arguments[@]}" || status=$?
+[[ $status != 143 ]] || exit 75 # 128 + SIGTERM: stopped, and saved
+exit "$status"

@@ -1,0 +1,40 @@
+"""``scripts/gpu_reproduce.sh`` without a GPU: its pieces make what an unbroken run makes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmbench.files import read_json
+
+SCRIPT = Path(__file__).parents[2] / "scripts/gpu_reproduce.sh"
+TINY = (
+    "data=synthetic",
+    "model.embedding_size=16",
+    "model.core.hidden_size=24",
+    "batching.batch_size=10",
+    "trainer.max_epochs=4",
+)
+
+
+def call(run: Path, minutes: float) -> int:
+    """One piece's exit status."""
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(SCRIPT), str(run), str(minutes), *TINY]
+    return subprocess.run(command, check=False, env=environment, capture_output=True).returncode
+
+
+@pytest.mark.slow
+def test_pieces_make_what_an_unbroken_run_makes(tmp_path: Path):
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    assert call(whole, 10) == 0
+    statuses = []
+    while not statuses or statuses[-1] == 75:
+        statuses.append(call(pieces, 0.2))
+    assert statuses == [75] * (len(statuses) - 1) + [0]
+    assert len(statuses) > 1
+    assert (pieces / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    weights = [read_json(run / "results.json")["weights_sha256"] for run in (pieces, whole)]
+    assert weights[0] == weights[1]

@@ -176,7 +176,7 @@ def test_ways_are_combined_in_any_order(run: Path) -> None:
     other = composed("evaluation=[temperature,dynamic_cache]", name="evaluate").evaluation
     assert one == other
     assert (one.columns, one.window) == (1, 5)
-    assert _name(OmegaConf.create({"evaluation": one}), None) == "dynamic_cache_temperature"
+    assert _name(OmegaConf.create({"evaluation": one}), None) == "cache_dynamic_temperature"
     name = "[temperature,mc_dropout,cache]"
     options = (
         "evaluation.tune=true",

@@ -100,9 +100,9 @@ def _main(config: DictConfig) -> float:
 
 
 def _name(config: DictConfig, choice: str | None) -> str:
-    """Name of an evaluation: what was chosen; the modes' if that was several (Hydra's None)."""
-    modes = (name for name, node in config.evaluation.items() if isinstance(node, DictConfig))
-    return choice or "_".join(map(str, modes)) or "standard"
+    """Name of an evaluation: what was chosen; of a list, for which Hydra has None, the modes'."""
+    modes = (str(name) for name, node in config.evaluation.items() if isinstance(node, DictConfig))
+    return choice or "_".join(sorted(modes)) or "standard"
 
 
 def with_run(arguments: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from small import composed, exact_log_probs
 import lmbench
 from lmbench.data.synthetic import make_corpus
 from lmbench.errors import UserError
-from lmbench.evaluate import evaluate, with_run
+from lmbench.evaluate import _name, evaluate, with_run
 from lmbench.evaluation.evaluator import Evaluator, RescoringMode
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import tune_in_turn
@@ -98,6 +98,8 @@ def test_switched_off_all_ways_give_the_standard_result_to_the_last_bit(make_run
         ("dynamic_sgd", "evaluation.dynamic.lr=0"),
         ("dynamic_cache", "evaluation.dynamic.lr=0", "evaluation.cache.interpolation=0"),
         ("dynamic_cache", "evaluation.dynamic.lr=0", "evaluation.cache=null"),
+        ("temperature", "evaluation.temperature.value=1"),
+        ("mc_dropout", "evaluation.mc_dropout.multiplier=0", "evaluation.mc_dropout.samples=1"),
     )
     for name, *switches in off:
         columns = ("evaluation.dynamic.statistics.columns=4",) if "dynamic" in name else ()
@@ -169,17 +171,46 @@ def test_tuning_looks_at_valid_alone(run: Path) -> None:
         assert first["nll"] == pytest.approx(-log_probs.mean(dtype=np.float64), rel=1e-5)
 
 
-@dataclass
-class Temperature(RescoringMode):
-    """A rescoring mode of one's own."""
+def test_ways_are_combined_in_any_order(run: Path) -> None:
+    one = composed("evaluation=[dynamic,cache,temperature]", name="evaluate").evaluation
+    other = composed("evaluation=[temperature,dynamic_cache]", name="evaluate").evaluation
+    assert one == other
+    assert (one.columns, one.window) == (1, 5)
+    assert _name(OmegaConf.create({"evaluation": one}), None) == "cache_dynamic_temperature"
+    name = "[temperature,mc_dropout,cache]"
+    options = (
+        "evaluation.tune=true",
+        "evaluation.temperature.grid.values=[0.9,3.0,9.0]",
+        "evaluation.mc_dropout.samples=2",
+        "evaluation.mc_dropout.grid.multipliers=[0.1,0.4]",
+        "evaluation.mc_dropout.grid.num_tokens=150",
+        "evaluation.cache.grid.thetas=[0.1]",
+    )
+    results = results_of(run, name, "split=valid", *options)
+    tuned, evaluation = results["tuned"], results["evaluation"]
+    assert [row["value"] for row in tuned["temperature"]] == [0.9, 3.0, 9.0]
+    assert [row["multiplier"] for row in tuned["mc_dropout"]] == [0.1, 0.4]
+    assert tuned["num_tokens"] == 150
+    for kind in ("temperature", "mc_dropout"):
+        best = min(tuned[kind], key=lambda row: row["nll"])
+        assert {key: best[key] for key in evaluation[kind]} == evaluation[kind]
+    found = [
+        item for kind in tuned if kind != "num_tokens" for item in settings(kind, evaluation[kind])
+    ]
+    assert results_of(run, name, "split=valid", *found)["nll"] == results["nll"]
 
-    name: ClassVar[str] = "temperature"
-    remedy: ClassVar[str] = "Set temperature higher."
+
+@dataclass
+class Flatter(RescoringMode):
+    """A rescoring mode of one's own: a temperature."""
+
+    name: ClassVar[str] = "flatter"
+    remedy: ClassVar[str] = "Set flatter higher."
     value: float = 1.0
     grid: dict | None = None
 
     def settings(self) -> dict[str, Any]:
-        return {"temperature": {"value": self.value}}
+        return {"flatter": {"value": self.value}}
 
     def rescored(self, reading: Reading, evaluator: Evaluator) -> Reading:
         log_probs = evaluator.model.head.log_probs(reading.outputs).double() / self.value
@@ -191,17 +222,17 @@ class Temperature(RescoringMode):
 
 
 def test_a_mode_of_ones_own_is_a_class_and_a_node(run: Path) -> None:
-    node = f"{{_target_: {__name__}.Temperature, grid: {{values: [1.0, 3.0, 9.0]}}}}"
+    node = f"{{_target_: {__name__}.Flatter, grid: {{values: [1.0, 3.0, 9.0]}}}}"
     cache = "{_target_: lmbench.evaluation.cache.Cache, interpolation: 0.0, grid: {thetas: [0.1]}}"
     nodes = (f"+evaluation.mine={node}", f"+evaluation.cache={cache}")
     standard = results_of(run, "standard", "split=valid")
     results = results_of(run, "standard", *nodes, "evaluation.tune=true", "split=valid")
-    tried = results["tuned"]["temperature"]
+    tried = results["tuned"]["flatter"]
     best = min(tried, key=lambda row: row["nll"])
     assert [row["value"] for row in tried] == [1.0, 3.0, 9.0]
     assert tried[0]["nll"] == pytest.approx(standard["nll"], rel=1e-6)
-    assert results["evaluation"]["temperature"] == {"value": best["value"]}
-    assert results["without_temperature"]["nll"] == standard["nll"]
+    assert results["evaluation"]["flatter"] == {"value": best["value"]}
+    assert results["without_flatter"]["nll"] == standard["nll"]
     assert results["nll"] == best["nll"] < standard["nll"]
     # A mode after it is tuned on top of it; this one changes nothing.
     assert results["tuned"]["cache"][0]["nll"] == results["without_cache"]["nll"] == best["nll"]
@@ -245,6 +276,15 @@ def test_the_files_are_those_of_the_last_results(
         ("evaluation=cache evaluation.cache.warmup=true evaluation.burn_in=5", r"window=2000"),
         ("evaluation=dynamic", r"^evaluation.dynamic.statistics.columns=100 are too .* 66 or"),
         ("evaluation=dynamic evaluation.dynamic.lr=-1", r"^evaluation.dynamic.lr must be"),
+        (
+            "evaluation=temperature evaluation.temperature.value=0",
+            r"^evaluation.temperature.value ",
+        ),
+        ("evaluation=temperature evaluation.temperature.value=1e-9", r"without a .*value higher"),
+        (
+            "evaluation=mc_dropout evaluation.mc_dropout.samples=0",
+            r"^evaluation.mc_dropout.samples",
+        ),
         ("evaluation=dynamic evaluation.columns=2 evaluation.burn_in=5", r"^Dynamic .*columns=1"),
         ("evaluation=dynamic_sgd evaluation.dynamic.lr=1e9", r"without a probability.*lr lower"),
     ],

@@ -96,7 +96,13 @@ def _main(config: DictConfig) -> float:
     with errors_for_users(run_dir, is_sweep=is_sweep, is_training=False):
         if is_missing:
             raise UserError("Set run=RUN_DIR, the directory of the run to evaluate.")
-        return evaluate(config, hydra_config.runtime.choices["evaluation"])
+        return evaluate(config, _name(config, hydra_config.runtime.choices.get("evaluation")))
+
+
+def _name(config: DictConfig, choice: str | None) -> str:
+    """Name of an evaluation: what was chosen; of a list, for which Hydra has None, the modes'."""
+    modes = (str(name) for name, node in config.evaluation.items() if isinstance(node, DictConfig))
+    return choice or "_".join(sorted(modes)) or "standard"
 
 
 def with_run(arguments: Sequence[str]) -> list[str]:

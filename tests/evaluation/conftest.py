@@ -13,7 +13,7 @@ from torch import Tensor
 from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, Vocabulary
-from lmbench.evaluation import dynamic, reading
+from lmbench.evaluation import dynamic, evaluator
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.reading import Reading
 from lmbench.model import (
@@ -108,7 +108,7 @@ def progress(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         told.append(phase)
         yield lambda *window: told.append(window)
 
-    for module in (dynamic, reading):
+    for module in (dynamic, evaluator):
         monkeypatch.setattr(module, "progress_of", tell)
     return told
 

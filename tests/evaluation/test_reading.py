@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lmbench.data.columns import columns_as_awd_lstm_lm, columns_for_evaluation
-from lmbench.evaluation.reading import Reading, dropouts_off, read_stream
+from lmbench.evaluation.reading import Reading, read_stream, scaled_dropouts
 from lmbench.model.language_model import LanguageModel
 
 
@@ -60,14 +60,13 @@ def test_the_published_columns_leave_targets_out(model: LanguageModel, ids: np.n
 
 
 def test_reading_reports_each_window_and_leaves_the_model_as_it_was(
-    model: LanguageModel, ids: np.ndarray, progress: list[tuple]
+    model: LanguageModel, ids: np.ndarray
 ) -> None:
     model.head.requires_grad_(False)
     requires_grad = [parameter.requires_grad for parameter in model.parameters()]
     columns = columns_for_evaluation(ids, 1, 0)
-    reading = read_stream(model, columns, window=100, phase="reading it")
-    phase, *windows = progress
-    assert phase == ("reading it", 399)
+    windows: list[tuple[int, float]] = []
+    reading = read_stream(model, columns, window=100, on_window=lambda *it: windows.append(it))
     assert [number for number, _ in windows] == [100, 100, 100, 99]
     assert math.fsum(nats for _, nats in windows) == pytest.approx(399 * reading.score.nll)
     assert not any(module.training for module in model.modules())
@@ -87,7 +86,7 @@ def test_nll_is_the_exact_sum_whatever_the_order() -> None:
 def test_a_multilayer_lstm_of_the_user_drops_nothing(ids: np.ndarray, model: LanguageModel) -> None:
     lstm = nn.LSTM(8, 8, num_layers=2, dropout=0.9).eval()
     model.core.add_module("more", lstm)
-    with dropouts_off(model):
+    with scaled_dropouts(model, 0.0):
         assert lstm.training  # as cuDNN needs it
         first, second = (lstm(torch.ones(3, 1, 8))[0] for _ in range(2))
     assert torch.equal(first, second)

@@ -42,6 +42,10 @@ def test_settings_that_were_given():
         f"{READ}, window 5, dynamic (rule rms, lr 5e-05, decay 0.002, epsilon 2e-05), statistics "
         "(columns 100), cache (window 3785, theta 0.662, interpolation 0.1279)"
     )
+    dropout = {"multiplier": 0.5, "samples": 8}
+    assert text(mc_dropout=dropout, window=35) == (  # whose masks hold for a window
+        f"{READ}, window 35, mc_dropout (multiplier 0.5, samples 8)"
+    )
     assert text(dynamic=DYNAMIC | {"decay": 0}) == text(dynamic=DYNAMIC | {"decay": 0.0})
 
 

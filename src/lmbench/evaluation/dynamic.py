@@ -21,7 +21,7 @@ from lmbench.data.columns import columns_for_training
 from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.progress import progress_of
-from lmbench.evaluation.reading import Learn, dropouts_off
+from lmbench.evaluation.reading import Learn, scaled_dropouts
 from lmbench.evaluation.tuning import Grid, require_grid
 from lmbench.files import replacing
 from lmbench.model.contracts import detach_state
@@ -177,7 +177,7 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
     num_targets = min(stream.num_rows, window * len(starts)) * columns
     progress = progress_of("gradient statistics of train", num_targets)
     state = None
-    with progress as on_window, dropouts_off(model):
+    with progress as on_window, scaled_dropouts(model, 0.0):
         for start in starts:
             tokens, targets = stream.read(start, min(start + window, stream.num_rows))
             output, _, state = model(tokens.to(model.device), state)

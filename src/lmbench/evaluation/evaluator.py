@@ -4,7 +4,7 @@ Each node of ``evaluation`` in a config that has a ``_target_`` makes a mode. A 
 file beside this one, and a file in ``conf/evaluation/``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from lmbench.data.columns import Columns, EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
+from lmbench.evaluation.progress import OnWindow, progress_of
 from lmbench.evaluation.reading import Learn, Reading, read_stream
 from lmbench.evaluation.tuning import Grid, tell_edges, tune_in_turn
 from lmbench.model.language_model import LanguageModel
@@ -53,6 +54,29 @@ class ReadingMode(Mode, Protocol):
 
         Yields:
             The ``learn`` of :func:`lmbench.evaluation.reading.read_stream`, or None.
+        """
+        ...
+
+
+@runtime_checkable
+class RepeatingMode(ReadingMode, Protocol):
+    """A reading mode that makes one reading of several; the others act in each of them anew.
+
+    Attributes:
+        samples: Number of readings.
+    """
+
+    samples: int
+
+    def repeated(
+        self, read: Callable[[float], Reading], evaluator: "Evaluator", on_window: OnWindow
+    ) -> Reading:
+        """Reads a split.
+
+        Args:
+            read: Reads it once, the dropouts' probabilities multiplied by its argument.
+            evaluator: Has the model.
+            on_window: What ``read`` tells of its windows.
         """
         ...
 
@@ -130,19 +154,32 @@ class Evaluator:
     def read(self, split: str, num_tokens: int | None = None) -> Reading:
         """Scores valid or test, or its first tokens, with the modes that change the reading."""
         columns = self._columns_of(split, num_tokens)
-        name, learn = f"reading {split}", None
-        with ExitStack() as stack:
-            for mode in self.reading_modes:
-                name += f", {mode.name} {describe(mode.settings()[mode.name])}"
-                learn = stack.enter_context(mode.during(self)) or learn
-            return read_stream(
-                self.model,
-                columns,
-                window=self.settings.window,
-                keep_outputs=bool(self.rescoring_modes),
-                learn=learn,
-                phase=name,
-            )
+        repeating = [mode for mode in self.reading_modes if isinstance(mode, RepeatingMode)]
+        num_readings = repeating[0].samples if repeating else 1
+        phase = f"reading {split}" + (f" {num_readings} times" if repeating else "")
+        for mode in self.reading_modes:
+            phase += f", {mode.name} {describe(mode.settings()[mode.name])}"
+
+        def read_once(dropout_factor: float = 0.0) -> Reading:
+            learn = None
+            with ExitStack() as stack:
+                for mode in self.reading_modes:
+                    learn = stack.enter_context(mode.during(self)) or learn
+                return read_stream(
+                    self.model,
+                    columns,
+                    window=self.settings.window,
+                    keep_outputs=bool(self.rescoring_modes),
+                    learn=learn,
+                    dropout_factor=dropout_factor,
+                    on_window=on_window,
+                )
+
+        num_scored = columns.num_scored(0, columns.num_rows)
+        with progress_of(phase, num_readings * num_scored) as on_window:
+            if repeating:
+                return repeating[0].repeated(read_once, self, on_window)
+            return read_once()
 
     def tune(self) -> dict[str, Any]:
         """Gives each mode that has a grid its best settings, on valid alone.

@@ -10,9 +10,12 @@ from lmbench.score import Score
 
 log = logging.getLogger(__name__)
 
+OnWindow = Callable[[int, float], object]
+"""Takes the number of targets scored in a window, and their nats."""
+
 
 @contextmanager
-def progress_of(phase: str, num_targets: int) -> Iterator[Callable[[int, float], object]]:
+def progress_of(phase: str, num_targets: int) -> Iterator[OnWindow]:
     """Shows a live line in a terminal while a phase runs, and logs a line when it ends.
 
     Args:
@@ -20,7 +23,7 @@ def progress_of(phase: str, num_targets: int) -> Iterator[Callable[[int, float],
         num_targets: How many targets will be scored.
 
     Yields:
-        To be called after each window, with the number of targets scored in it and their nats.
+        To be called after each window.
     """
     start, nats_so_far, done = time.perf_counter(), 0.0, 0
     line = LiveLine(stderr=True)

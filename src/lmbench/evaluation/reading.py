@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmbench.data.columns import IGNORE_INDEX, Columns
-from lmbench.evaluation.progress import progress_of
+from lmbench.evaluation.progress import OnWindow
 from lmbench.model.contracts import detach_state
+from lmbench.model.dropout import Dropouts
 from lmbench.model.language_model import LanguageModel
 from lmbench.score import Score
 
@@ -57,7 +58,8 @@ def read_stream(
     window: int,
     keep_outputs: bool = False,
     learn: Learn | None = None,
-    phase: str = "reading",
+    dropout_factor: float = 0.0,
+    on_window: OnWindow = lambda num_scored, nats: None,
 ) -> Reading:
     """Scores every target of the columns, in windows that hand the state on.
 
@@ -68,15 +70,15 @@ def read_stream(
         keep_outputs: Whether to keep the head's inputs; on the CPU, 4·N·H bytes.
         learn: Called once a window is scored, see :data:`Learn`; what it does to the model counts
             from the next window on. None reads without gradients.
-        phase: What the progress is called.
+        dropout_factor: What the probabilities of the model's dropouts are multiplied by.
+        on_window: Called after each window.
     """
     num_places = len(columns.ids) - 1
     log_probs = torch.zeros(num_places, dtype=torch.float64)
     scored = np.zeros(num_places, dtype=bool)
     outputs = torch.empty(num_places, model.head.input_size) if keep_outputs else None
     state = None
-    progress = progress_of(phase, columns.num_scored(0, columns.num_rows))
-    with progress as on_window, dropouts_off(model, frozen=learn is None):
+    with scaled_dropouts(model, dropout_factor, frozen=learn is None):
         for start in range(0, columns.num_rows, window):
             end = min(start + window, columns.num_rows)
             tokens, targets = columns.read(start, end)
@@ -102,7 +104,7 @@ def read_stream(
 
 
 @contextmanager
-def dropouts_off(model: LanguageModel, *, frozen: bool = False) -> Iterator[None]:
+def scaled_dropouts(model: LanguageModel, factor: float, *, frozen: bool = False) -> Iterator[None]:
     """Evaluation mode in which gradients can be computed, whether or not they are.
 
     A cuDNN LSTM is differentiated in training mode alone, and oneDNN's rounds differently where
@@ -111,11 +113,14 @@ def dropouts_off(model: LanguageModel, *, frozen: bool = False) -> Iterator[None
 
     Args:
         model: The model; it is in evaluation mode afterwards, and otherwise what it was.
+        factor: What the probabilities of its dropouts are multiplied by; 0 for none that drops.
         frozen: Whether to keep no graph.
     """
     requires_grad = [parameter.requires_grad for parameter in model.parameters()]
     recurrent = {m: m.dropout for m in model.modules() if isinstance(m, nn.RNNBase)}
-    model.eval().requires_grad_(not frozen)
+    dropouts = Dropouts(model.dropouts)
+    dropouts.scale(factor)
+    model.train(factor > 0).requires_grad_(not frozen)
     for module in recurrent:
         module.training, module.dropout = True, 0.0
     try:
@@ -123,6 +128,7 @@ def dropouts_off(model: LanguageModel, *, frozen: bool = False) -> Iterator[None
             yield
     finally:
         model.eval()
+        dropouts.scale(1.0)
         for parameter, was in zip(model.parameters(), requires_grad, strict=True):
             parameter.requires_grad_(was)
         for module, was in recurrent.items():

@@ -13,6 +13,7 @@ from lmbench.data.columns import columns_for_evaluation
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.data.words import words_of
 from lmbench.errors import UserError
+from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.reading import Reading, read_stream
 from lmbench.evaluation.sampling import sample
 from lmbench.model import LanguageModel
@@ -85,7 +86,8 @@ def read_text(
     if len(ids) == 1:
         return None, unknown
     columns = columns_for_evaluation(ids, columns=1, burn_in=0)
-    return read_stream(model, columns, window=WINDOW, phase="scoring"), unknown
+    with progress_of("scoring", len(ids) - 1) as on_window:
+        return read_stream(model, columns, window=WINDOW, on_window=on_window), unknown
 
 
 def sample_words(

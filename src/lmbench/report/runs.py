@@ -306,7 +306,8 @@ def protocol_text(values: Mapping[str, Any]) -> str:
     modes = {name: settings.get(name) for name in ("dynamic", "statistics", "cache")}
     modes |= {k: x for k, x in settings.items() if isinstance(x, dict) and k not in words}
     # Elsewhere it moves memory and time, not results.
-    if modes["dynamic"] or (modes["cache"] and modes["cache"].get("warmup")):
+    of_windows = modes["dynamic"] or modes.get("mc_dropout")
+    if of_windows or (modes["cache"] and modes["cache"].get("warmup")):
         parts.append(f"window {_plain(settings.get('window'))}")
     for name, mode in modes.items():
         if not mode:

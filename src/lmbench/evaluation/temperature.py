@@ -1,0 +1,94 @@
+"""Softmax temperature: flatter or sharper distributions than the model's own.
+
+Source: Melis et al. 2018, "Pushing the bounds of dropout" (arXiv 1805.09208), who tune it on valid.
+Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.tuning import Grid, require_grid
+from lmbench.loss.linear_cross_entropy import CHUNK_BYTES
+
+
+@dataclass
+class Temperature:
+    """A softmax temperature T, a :class:`lmbench.evaluation.evaluator.ReadingMode`.
+
+    The probabilities are p(w)^(1/T) over their sum for all words. Dynamic evaluation learns from
+    these, too; the statistics of its gradients are those of T = 1.
+
+    Args:
+        value: T; below 1, likely words become likelier. With 1 nothing changes.
+        grid: What tuning tries.
+
+    Raises:
+        ValueError: ``value`` is not more than 0 and finite.
+    """
+
+    name: ClassVar[str] = "temperature"
+    remedy: ClassVar[str] = "Set evaluation.temperature.value higher."
+
+    value: float = 1.0
+    grid: Grid | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.value < math.inf:
+            raise ValueError(f"value must be finite and more than 0, not {self.value}")
+        require_grid(self)
+
+    def settings(self) -> dict[str, Any]:
+        """The temperature."""
+        return {self.name: {"value": self.value}}
+
+    def require_columns(self, num_columns: int) -> None:
+        """Takes any number."""
+
+    def prepare(self, evaluator: Evaluator) -> None:
+        """Needs nothing."""
+
+    @contextmanager
+    def during(self, evaluator: Evaluator) -> Iterator[None]:
+        """Puts a loss of its own over the head's, which is afterwards there again."""
+        head = evaluator.model.head
+
+        def loss(
+            output: Float[Tensor, "*N H"],
+            targets: Int[Tensor, "*N"],
+            *,
+            reduction: str = "mean",
+            ignore_index: int = -100,
+        ) -> Float[Tensor, "..."]:
+            # A part has four matrices of all words: logits, their log-softmax, both again over T.
+            rows = max(1, CHUNK_BYTES // (4 * head.vocabulary_size * output.element_size()))
+            parts = zip(
+                output.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True
+            )
+            options = {"reduction": "none", "ignore_index": ignore_index}
+            nats = torch.cat(
+                [
+                    functional.cross_entropy(head.log_probs(part) / self.value, words, **options)
+                    for part, words in parts
+                ]
+            )
+            if reduction == "none":
+                return nats.reshape(targets.shape)
+            return nats.sum() / ((targets != ignore_index).sum() if reduction == "mean" else 1)
+
+        if self.value == 1.0:
+            yield
+            return
+        head.loss = loss
+        try:
+            yield
+        finally:
+            del head.loss

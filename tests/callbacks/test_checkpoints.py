@@ -17,7 +17,7 @@ import pytest
 import torch
 from chaos import unequal
 from torch import Tensor
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 from trainings import Clock, Scripted, quiet_trainer, random_corpus, random_windows, windows_of
 
 from lmbench.callbacks import checkpoints
@@ -97,12 +97,20 @@ def one_cycle(optimizer: torch.optim.Optimizer, total_steps: int) -> OneCycleLR:
     return OneCycleLR(optimizer, 2.0, total_steps, cycle_momentum=True)
 
 
+def warmup(optimizer: torch.optim.Optimizer, total_steps: int) -> LinearLR:
+    return LinearLR(optimizer, 0.1, total_iters=5)
+
+
 def make_module(model: str) -> Scripted:
     embedding, head = Embedding(WORDS, 4, dropout=0.2), Softmax(4, WORDS)
     if model == "lstm":
         core = LSTM(4, 5, 4, dropout=0.3)
         optimizer = partial(torch.optim.SGD, lr=2.0, momentum=0.9)
         return Scripted(LanguageModel(embedding, core, head, tied=True), optimizer, one_cycle)
+    if model == "averaged":
+        core = LSTM(4, 5, 4, dropout=0.3)
+        adam = partial(torch.optim.Adam, lr=0.1)
+        return Scripted(LanguageModel(embedding, core, head, tied=True), adam, warmup)
     core = AWDLSTM(
         4, 5, 4, 2, input_dropout=0.3, hidden_dropout=0.2, output_dropout=0.3, weight_dropout=0.4
     )
@@ -128,7 +136,6 @@ def run(
     interval_minutes: float = 10.0,
     average_from_start: bool = False,
     shuffle_articles: bool = False,
-    eta: float | None = None,
     **options: Any,
 ) -> Run:
     """Trains and tests; a run that is resumed begins with other weights and other chances."""
@@ -140,7 +147,7 @@ def run(
         *(recorder, Throughput(), Progress(), FiniteLoss()),
         Checkpoints(folder / "checkpoints", interval_minutes=interval_minutes),
         *([averaging] if model == "awd_lstm" else []),
-        *([] if eta is None else [WeightAverage(eta)]),
+        *([WeightAverage(3.0)] if model == "averaged" else []),
         Results(folder, CONFIG | {"model": {"name": model}}),
         *more,
         plugins=[plugin],
@@ -222,7 +229,6 @@ PLACES: dict[str, tuple[Place | None, Place]] = {
 
 FINETUNING = {"average_from_start": True}
 SHUFFLED = {"shuffle_articles": True}
-AVERAGED = {"eta": 3.0}
 LIMITED = {"max_steps": 1000}  # where there is a limit, Lightning takes up its loops in another way
 CUT_SHORT = {"max_steps": 10}, {"limit_train_batches": 3}
 
@@ -234,7 +240,7 @@ CUT_SHORT = {"max_steps": 10}, {"limit_train_batches": 3}
         *(("lstm", place, {}) for place in ("first epoch", "epoch's first window", "test")),
         *(("awd_lstm", place, FINETUNING) for place in ("first epoch", "averaging")),
         *(("lstm", place, SHUFFLED) for place in ("averaging", "epoch's last window")),
-        *(("lstm", place, AVERAGED) for place in PLACES),
+        *(("averaged", place, {}) for place in PLACES),
         *(("awd_lstm", place, LIMITED) for place in ("first epoch", "averaging", "test")),
         *(("awd_lstm", "epoch's first window", options) for options in (FINETUNING, LIMITED)),
         *(("lstm", "epoch's second window", options) for options in CUT_SHORT),
@@ -292,10 +298,13 @@ def test_a_finished_run_that_is_resumed_is_as_it_was(whole: Whole, tmp_path: Pat
     assert_same_run(tmp_path, folder)
 
 
-def test_more_epochs_are_those_that_a_longer_run_would_have_had(whole: Whole, tmp_path: Path):
-    folder, _ = whole("awd_lstm")
-    run(tmp_path, "awd_lstm", max_epochs=2)
-    run(tmp_path, "awd_lstm", resumes=True)
+@pytest.mark.parametrize("model", ["awd_lstm", "averaged"])
+def test_more_epochs_are_those_that_a_longer_run_would_have_had(
+    model: str, whole: Whole, tmp_path: Path
+):
+    folder, _ = whole(model)
+    run(tmp_path, model, max_epochs=2)
+    run(tmp_path, model, resumes=True)
     assert_same_run(tmp_path, folder)
 
 

@@ -79,9 +79,9 @@ def test_two_averages_are_refused(node: dict[str, Any], tmp_path: Path):
         callbacks(config_with(node, model="awd_lstm"), tmp_path)
 
 
-@pytest.mark.parametrize(("model", "nodes"), [("lstm", [AVERAGE]), ("awd_lstm", [])])
-def test_an_average_of_few_bits_is_refused(model: str, nodes: list[Any], tmp_path: Path):
-    config = config_with(*nodes, model=model, trainer__precision="bf16-true")
+@pytest.mark.parametrize("node", [of("EMAWeightAveraging"), AVERAGE])
+def test_an_average_of_few_bits_is_refused(node: dict[str, Any], tmp_path: Path):
+    config = config_with(node, trainer__precision="bf16-true")
     with pytest.raises(UserError, match=r"trainer\.precision=bf16-true.*Set .*bf16-mixed"):
         callbacks(config, tmp_path)
 

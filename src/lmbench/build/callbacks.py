@@ -70,15 +70,16 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             f"{' and '.join(bars)} would write over each other. To have another bar: "
             "callbacks.progress._target_=lightning.pytorch.callbacks.RichProgressBar."
         )
-    averages = [callback for callback in made if isinstance(callback, (NTASGD, WeightAveraging))]
-    if len(averages) > 1:
-        names = " and ".join(type(callback).__name__ for callback in averages)
+    averages = [callback for callback in made if isinstance(callback, WeightAveraging)]
+    all_averages = [*averages, *(callback for callback in made if isinstance(callback, NTASGD))]
+    if len(all_averages) > 1:
+        names = " and ".join(type(callback).__name__ for callback in all_averages)
         raise UserError(
             f"{names} would both put their averages in the model's place. Choose one: "
             "callbacks=default has none, nt_asgd and weight_average one each."
         )
     precision = str(config["trainer"]["precision"])
-    if averages and precision in ("16-true", "bf16-true"):
+    if averages and precision in ("16-true", "bf16-true"):  # NTASGD sees to this itself
         raise UserError(
             f"{type(averages[0]).__name__} cannot be combined with trainer.precision={precision}: "
             "in so few bits an average stands still after some hundred steps. Set "

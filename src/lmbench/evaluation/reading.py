@@ -105,7 +105,7 @@ def read_stream(
 
 @contextmanager
 def scaled_dropouts(model: LanguageModel, factor: float, *, frozen: bool = False) -> Iterator[None]:
-    """Evaluation mode in which gradients can be computed, whether or not they are.
+    """Reads with dropouts that are scaled, by 0 as in evaluation, and can compute gradients.
 
     A cuDNN LSTM is differentiated in training mode alone, and oneDNN's rounds differently where
     gradients are switched off; so that dynamic evaluation begins with the very numbers of the
@@ -113,7 +113,7 @@ def scaled_dropouts(model: LanguageModel, factor: float, *, frozen: bool = False
 
     Args:
         model: The model; it is in evaluation mode afterwards, and otherwise what it was.
-        factor: What the probabilities of its dropouts are multiplied by; 0 for none that drops.
+        factor: What the probabilities of its dropouts are multiplied by.
         frozen: Whether to keep no graph.
     """
     requires_grad = [parameter.requires_grad for parameter in model.parameters()]

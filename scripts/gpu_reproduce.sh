@@ -6,10 +6,11 @@
 # starts the run, or resumes it, and saves it after so many minutes. A run in pieces ends with the
 # very weights of one that was never stopped. Exit status: 0 when the run is done, 75 when the same
 # command must be called again. After `scripts/gpu_check.sh prepare DIR` it needs no network, and
-# finds WikiText-2; $PYTHON (python3) must have torch and lightning.
+# finds WikiText-2; $PYTHON (python3) must have torch and lightning. Paths are relative to the
+# checkout. OVERRIDES count when the run starts; a resume keeps them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[[ $# -ge 2 && $2 =~ ^[0-9]+(\.[0-9]+)?$ ]] || { sed -n 's/^# \{0,1\}//; 2,9p' "$0" >&2; exit 2; }
+[[ $# -ge 2 && $2 =~ ^[0-9]+(\.[0-9]+)?$ ]] || { sed -n 's/^# \{0,1\}//; 2,10p' "$0" >&2; exit 2; }
 run=$1 minutes=$2
 carried=build/gpu_check
 export PYTHONPATH="$PWD/src:$PWD/$carried/site${PYTHONPATH:+:$PYTHONPATH}"

@@ -43,7 +43,7 @@ class PhasedLR(LRScheduler):
             from the next step of the schedule on.
 
     Raises:
-        ValueError: There is no phase or no step; a phase lacks a key, has an unknown one, or a
+        ValueError: There are no phases or no steps; a phase lacks a key, has an unknown one, or a
             value out of range; the optimizer has no betas for a phase to set.
     """
 

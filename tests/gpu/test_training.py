@@ -18,7 +18,7 @@ from lmbench.callbacks.throughput import Throughput
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.model.core.stack import run_lstm
+from lmbench.model.core.rnn import run_rnn
 from lmbench.model.dropout import WeightDropout
 from lmbench.module import LanguageModelModule
 
@@ -56,7 +56,7 @@ def test_bfloat16_leaves_the_lstm_in_float32() -> None:
         torch.manual_seed(1)
         with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
             dropped = WeightDropout(0.5)(layer.weight_hh_l0)
-            output, (hidden, cell) = run_lstm(layer, input, state, dropped)
+            output, (hidden, cell) = run_rnn(torch.lstm, layer, input, state, dropped)
         leaves = [input, *layer.parameters()]
         found.append([output, hidden, cell, *torch.autograd.grad(output.sum(), leaves)])
     assert all(tensor.dtype == torch.float32 for tensor in found[1])

@@ -1,10 +1,13 @@
 """Plain LSTM. Shape letters: T time steps, B columns, E embedding, H hidden."""
 
+import itertools
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmbench.model.contracts import CoreOutput, State
-from lmbench.model.core.stack import run_layers, stack_layers
+from lmbench.model.core.rnn import LSTMLayer
+from lmbench.model.core.stack import run_layers
 from lmbench.model.dropout import require_probabilities
 
 
@@ -35,9 +38,12 @@ class LSTM(nn.Module):
     ) -> None:
         super().__init__()
         require_probabilities(dropout=dropout)
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         self.input_size = input_size
         self.output_size = hidden_size if output_size is None else output_size
-        self.layers = stack_layers(input_size, hidden_size, self.output_size, num_layers)
+        sizes = [input_size, *[hidden_size] * (num_layers - 1), self.output_size]
+        self.layers = nn.ModuleList(LSTMLayer(*pair) for pair in itertools.pairwise(sizes))
         self.dropout = nn.Dropout(dropout)
         self.dropouts = (self.dropout,)
 

@@ -1,33 +1,41 @@
-"""What the LSTM cores share. Shape letters: T time steps, B columns, E embedding, H hidden."""
+"""Cores made of layers. Shape letters: T time steps, B columns, E embedding, H hidden."""
 
 import itertools
-import math
-import warnings
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmbench.machine import multiplies_bfloat16
-from lmbench.model.contracts import State
+from lmbench.model.contracts import CoreOutput, State
+from lmbench.model.dropout import LockedDropout, WeightDropout, require_probabilities
 
-GATES_BYTES = 64 * 2**20
 
+class Layer(Protocol):
+    """What a core is stacked of: an ``nn.Module`` that runs a window."""
 
-def stack_layers(
-    input_size: int, hidden_size: int, output_size: int, num_layers: int
-) -> nn.ModuleList:
-    """Single LSTM layers of sizes ``input_size`` → ``hidden_size`` → … → ``output_size``."""
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-    sizes = [input_size, *[hidden_size] * (num_layers - 1), output_size]
-    return nn.ModuleList(nn.LSTM(*pair) for pair in itertools.pairwise(sizes))
+    def __call__(
+        self,
+        input: Float[Tensor, "T B E"],
+        state: Sequence[Tensor] | None,
+        weight_dropout: Callable[[Tensor], Tensor],
+    ) -> tuple[Float[Tensor, "T B H"], tuple[Tensor, ...]]:
+        """Outputs and the new state.
+
+        Args:
+            input: ``(T, B, E)``.
+            state: What the layer gave last; None for zeros.
+            weight_dropout: Applied to the recurrent weight, once; in a layer without one, to the
+                weight that makes its gates.
+        """
+        ...
 
 
 def run_layers(
-    layers: nn.ModuleList,
+    layers: Iterable[nn.Module],
     input: Float[Tensor, "T B E"],
     state: State | None,
     *,
@@ -37,11 +45,11 @@ def run_layers(
     """Runs layers one on top of the other.
 
     Args:
-        layers: What :func:`stack_layers` made.
+        layers: A :class:`Layer` each.
         input: ``(T, B, E)``.
         state: State before the first step; None for zeros.
         between: Applied to each layer's output but the last one's.
-        weight_dropout: Applied to each layer's recurrent weight.
+        weight_dropout: Handed to each layer.
 
     Returns:
         Outputs of the last layer, and the new state.
@@ -49,86 +57,107 @@ def run_layers(
     Raises:
         ValueError: If ``state`` has another number of layers.
     """
-    lstms = cast(Iterable[nn.LSTM], layers)  # a ModuleList says no more than Module
-    if state is None:
-        zeros = (input.new_zeros(1, input.shape[1], layer.hidden_size) for layer in lstms)
-        state = tuple((zero, zero) for zero in zeros)
-    output = input
-    new_state = []
-    for index, (layer, (hidden, cell)) in enumerate(zip(lstms, state, strict=True)):
+    all_layers = list(cast(Iterable[Layer], layers))
+    states = [None] * len(all_layers) if state is None else state
+    output, new_state = input, []
+    for index, (layer, own) in enumerate(zip(all_layers, states, strict=True)):
         if index > 0:
             output = between(output)
-        _, recurrent_weight, *_ = layer.all_weights[0]
-        output, last = run_lstm(layer, output, (hidden, cell), weight_dropout(recurrent_weight))
+        output, last = layer(output, own, weight_dropout)
         new_state.append(last)
     return output, tuple(new_state)
 
 
-def run_lstm(
-    layer: nn.LSTM,
-    input: Float[Tensor, "T B E"],
-    state: tuple[Float[Tensor, "1 B H"], Float[Tensor, "1 B H"]],
-    recurrent_weight: Float[Tensor, "4*H H"],
-) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], Float[Tensor, "1 B H"]]]:
-    """Runs a single-layer LSTM, all time steps with the same recurrent weight.
+class Stack(nn.Module):
+    """Layers one on top of the other, with the dropouts of AWD-LSTM.
 
-    With one from :class:`lmbench.model.dropout.WeightDropout`, it is the LSTM of AWD-LSTM.
-
-    On a CPU a long window is run in parts, one after the other, so that what the backward pass
-    needs at one time stays small. Autocast to bfloat16 is ignored on a CPU that cannot multiply it,
-    and on a GPU, where cuDNN's LSTM would run in float16 instead (PyTorch's
-    ATen/cudnn/AutocastRNN.cpp), too narrow for gradients that no loss scaler has multiplied.
+    A core says in :meth:`make_layer` what its layers are.
 
     Args:
-        layer: LSTM of one layer, time-major.
-        input: ``(T, B, E)``.
-        state: ``(h, c)``, each ``(1, B, H)``.
-        recurrent_weight: ``(4H, H)``, in the place of ``layer.weight_hh_l0``, or that itself.
+        input_size: Size of a step's input, E.
+        hidden_size: Size of every layer but the last.
+        output_size: Size of the last layer, H; None for ``hidden_size``.
+        num_layers: Number of layers.
+        input_dropout: Probability that an element of the input is dropped for a whole window.
+        hidden_dropout: The same between layers.
+        output_dropout: The same on the last layer's output.
+        weight_dropout: Probability that an element of a recurrent weight is dropped for a window;
+            in a layer without one, of the weight that makes its gates, as in AWD-QRNN.
 
-    Returns:
-        Output ``(T, B, H)`` and the new state.
+    Raises:
+        ValueError: If a probability is not in [0, 1) or ``num_layers`` is less than 1.
     """
-    hidden, cell = state
-    if _ignores_autocast(input.device.type):
-        dtype = recurrent_weight.dtype
-        with torch.autocast(input.device.type, enabled=False):
-            state = (hidden.to(dtype), cell.to(dtype))
-            return run_lstm(layer, input.to(dtype), state, recurrent_weight)
-    # torch.lstm instead of a weight put into the layer, even for the length of a call: on a GPU
-    # nn.LSTM would then move all its parameters to new memory, in place, at every forward pass.
-    input_weight, _, *biases = layer.all_weights[0]
-    outputs = []
-    with warnings.catch_warnings():
-        # cuDNN says that it copies the weights together, and that calling flatten_parameters()
-        # would help. It cannot: a dropped weight is a new one each time.
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
-        for part in input.chunk(_num_parts(layer, input)):
-            output, hidden, cell = torch.lstm(
-                part,
-                (hidden, cell),
-                [input_weight, recurrent_weight, *biases],
-                has_biases=True,
-                num_layers=1,
-                dropout=0.0,
-                train=layer.training,
-                bidirectional=False,
-                batch_first=False,
-            )
-            outputs.append(output)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), (hidden, cell)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int | None = None,
+        num_layers: int = 3,
+        *,
+        input_dropout: float,
+        hidden_dropout: float,
+        output_dropout: float,
+        weight_dropout: float,
+    ) -> None:
+        super().__init__()
+        require_probabilities(
+            input_dropout=input_dropout,
+            hidden_dropout=hidden_dropout,
+            output_dropout=output_dropout,
+            weight_dropout=weight_dropout,
+        )
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        self.input_size = input_size
+        self.output_size = hidden_size if output_size is None else output_size
+        self.build(hidden_size, num_layers)
+        self.input_dropout = LockedDropout(input_dropout)
+        self.hidden_dropout = LockedDropout(hidden_dropout)
+        self.output_dropout = LockedDropout(output_dropout)
+        self.weight_dropout = WeightDropout(weight_dropout)
+        self.dropouts = (
+            self.input_dropout,
+            self.hidden_dropout,
+            self.output_dropout,
+            self.weight_dropout,
+        )
+
+    def make_layer(self, input_size: int, output_size: int) -> nn.Module:
+        """A :class:`Layer` of these sizes."""
+        raise NotImplementedError
+
+    def build(self, hidden_size: int, num_layers: int) -> None:
+        """Makes all that has weights."""
+        sizes = [self.input_size, *[hidden_size] * (num_layers - 1), self.output_size]
+        self.layers = nn.ModuleList(self.make_layer(*pair) for pair in itertools.pairwise(sizes))
+
+    def run(
+        self, input: Float[Tensor, "T B E"], state: State | None
+    ) -> tuple[Float[Tensor, "T B H"], State]:
+        """All between the dropouts of input and output."""
+        return run_layers(
+            self.layers,
+            input,
+            state,
+            between=self.hidden_dropout,
+            weight_dropout=self.weight_dropout,
+        )
+
+    def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
+        """Runs a window, from ``state`` or from zeros."""
+        with autocast_where_fast(input.device.type):
+            raw_output, state = self.run(self.input_dropout(input), state)  # (T, B, H)
+        return CoreOutput(self.output_dropout(raw_output), raw_output, state)
 
 
-def _ignores_autocast(device_type: str) -> bool:
-    if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
-        return False
-    if device_type == "cpu":
-        return not multiplies_bfloat16()
-    return torch.get_autocast_dtype(device_type) == torch.bfloat16
+def autocast_where_fast(device_type: str) -> AbstractContextManager[object]:
+    """Ends autocast to bfloat16 on a CPU that cannot multiply it."""
+    if device_type == "cpu" and torch.is_autocast_enabled("cpu") and not multiplies_bfloat16():
+        return torch.autocast("cpu", enabled=False)
+    return nullcontext()
 
 
-def _num_parts(layer: nn.LSTM, input: Tensor) -> int:
-    if input.device.type != "cpu" or not torch.is_grad_enabled():
-        return 1
-    num_steps, batch_size, _ = input.shape
-    gates_bytes = num_steps * batch_size * 4 * layer.hidden_size * input.element_size()
-    return math.ceil(gates_bytes / GATES_BYTES)
+def exact(tensor: Tensor) -> Tensor:
+    """In float32, unless it is in float64: what is summed up over steps needs the digits."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The stack of layers against an LSTM written by hand, and one layer by itself."""
+"""Layers of LSTM against an LSTM written by hand, and one layer by itself."""
 
 import copy
 
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lmbench.model.core import stack
-from lmbench.model.core.stack import run_layers, run_lstm, stack_layers
+from lmbench.model import LSTM
+from lmbench.model.core import rnn
+from lmbench.model.core.rnn import run_rnn
+from lmbench.model.core.stack import run_layers
 from lmbench.model.dropout import WeightDropout
 
 T, B, E, H = 4, 3, 5, 6
@@ -31,7 +33,7 @@ def lstm_by_hand(
 
 def make(*sizes: int, num_layers: int) -> tuple[nn.ModuleList, Tensor]:
     torch.manual_seed(0)
-    layers = stack_layers(*sizes, num_layers=num_layers).double()
+    layers = LSTM(*sizes, num_layers=num_layers).double().layers
     return layers, torch.randn(T, B, sizes[0], dtype=torch.float64)
 
 
@@ -62,7 +64,7 @@ def test_outputs_states_and_gradients_match_the_formula(num_layers: int, given: 
 
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="num_layers"):
-        stack_layers(3, 5, 4, num_layers=0)
+        LSTM(3, 5, 4, num_layers=0)
     layers, input = make(3, 5, 4, num_layers=2)
     _, state = run_layers(layers, input, None, between=torch.sin)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
@@ -80,12 +82,12 @@ def test_wrong_arguments() -> None:
     ],
 )
 def test_where_autocast_is_ignored(monkeypatch, device_type, dtype, multiplies, ignored) -> None:
-    monkeypatch.setattr(stack, "multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr(rnn, "multiplies_bfloat16", lambda: multiplies)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: dtype)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: True)
-    assert stack._ignores_autocast(device_type) == ignored
+    assert rnn._ignores_autocast(device_type) == ignored
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
-    assert not stack._ignores_autocast(device_type)
+    assert not rnn._ignores_autocast(device_type)
 
 
 def make_layer() -> tuple[nn.LSTM, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
@@ -105,7 +107,7 @@ def dropped(layer: nn.LSTM, p: float) -> torch.Tensor:
 def test_another_recurrent_weight_is_that_of_a_layer_that_has_it() -> None:
     layer, input, state = make_layer()
     before = copy.deepcopy(layer.state_dict())
-    output, last = run_lstm(layer, input, state, dropped(layer, 0.5))
+    output, last = run_rnn(torch.lstm, layer, input, state, dropped(layer, 0.5))
     twin = copy.deepcopy(layer)
     mask = dropped(layer, 0.5) / layer.weight_hh_l0
     with torch.no_grad():
@@ -132,12 +134,12 @@ def test_a_window_in_parts_is_the_same_window(
     found = []
     lengths: list[list[int]] = []
     for size in (2**30, gates_bytes):
-        monkeypatch.setattr(stack, "GATES_BYTES", size)
+        monkeypatch.setattr(rnn, "GATES_BYTES", size)
         watch = input.clone().requires_grad_()
         layer.zero_grad()
-        num_parts = stack._num_parts(layer, watch)
+        num_parts = rnn._num_parts(layer, watch)
         lengths.append([len(part) for part in watch.chunk(num_parts)])
-        output, last = run_lstm(layer, watch, state, dropped(layer, p))
+        output, last = run_rnn(torch.lstm, layer, watch, state, dropped(layer, p))
         output.square().sum().backward()
         found.append((output, *last, watch.grad, *[w.grad.clone() for w in layer.parameters()]))
     assert lengths[0] == [T]
@@ -147,10 +149,10 @@ def test_a_window_in_parts_is_the_same_window(
 
 def test_only_training_on_a_cpu_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, input, _ = make_layer()
-    monkeypatch.setattr(stack, "GATES_BYTES", 1)
+    monkeypatch.setattr(rnn, "GATES_BYTES", 1)
     with torch.no_grad():
-        assert stack._num_parts(layer, input) == 1
-    assert stack._num_parts(layer, input.to("meta")) == 1
+        assert rnn._num_parts(layer, input) == 1
+    assert rnn._num_parts(layer, input.to("meta")) == 1
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
@@ -158,14 +160,14 @@ def test_only_training_on_a_cpu_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -
 def test_autocast_ends_where_the_processor_cannot_multiply_bfloat16(
     monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, p: float
 ) -> None:
-    if has_bfloat16 and not stack.multiplies_bfloat16():
+    if has_bfloat16 and not rnn.multiplies_bfloat16():
         pytest.skip("This processor has no bfloat16.")
-    monkeypatch.setattr(stack, "multiplies_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(rnn, "multiplies_bfloat16", lambda: has_bfloat16)
     layer, input, state = make_layer()
     layer, input, (hidden, cell) = layer.float(), input.float(), [s.float() for s in state]
-    exact, _ = run_lstm(layer, input, (hidden, cell), dropped(layer, p))
+    exact, _ = run_rnn(torch.lstm, layer, input, (hidden, cell), dropped(layer, p))
     with torch.autocast("cpu", torch.bfloat16):
-        output, _ = run_lstm(layer, input.bfloat16(), (hidden, cell), dropped(layer, p))
+        output, _ = run_rnn(torch.lstm, layer, input.bfloat16(), (hidden, cell), dropped(layer, p))
     assert output.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
     # the input has been rounded to bfloat16's 8 bits in either case
     assert_close(output.float(), exact, rtol=2e-2, atol=2e-2)

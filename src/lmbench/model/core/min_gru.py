@@ -1,0 +1,75 @@
+"""minGRU. Shape letters: T time steps, B columns, H hidden, I inner."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lmbench.model.core.recurrence import linear_recurrence
+from lmbench.model.core.residual import CausalConv, ResidualStack
+from lmbench.model.core.stack import exact
+
+
+class MinGRU(ResidualStack):
+    """Blocks of a GRU whose gate reads the input alone.
+
+    Source: Feng et al. 2024 (arXiv 2410.01201), section 3.1 and, for positive candidates, appendix
+    B.3. A block is that of its language models: a convolution over four steps, minGRU, and a
+    feed-forward network four times as wide; norms as in the package minGRU-pytorch, from which also
+    comes that minGRU is 1.5 times as wide as the block.
+    """
+
+    def make_layer(self, input_size: int, output_size: int) -> nn.Module:
+        """A :class:`MinGRULayer`."""
+        return MinGRULayer(input_size)
+
+    def make_feedforward(self, size: int) -> nn.Module:
+        """Two linear layers with a GELU between them."""
+        return nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
+
+
+class MinGRULayer(nn.Module):
+    """Convolution, minGRU and a linear map back.
+
+    Its state is ``(x, h)``: three inputs, ``(3, B, H)``, and ``(B, I)``.
+
+    Args:
+        size: H.
+        num_gates: How many projections the cell needs: the candidate, and gates.
+    """
+
+    def __init__(self, size: int, num_gates: int = 2) -> None:
+        super().__init__()
+        self.inner_size = 3 * size // 2
+        self.conv = CausalConv(size)
+        self.gates = nn.Linear(size, num_gates * self.inner_size)
+        self.out = nn.Linear(self.inner_size, size, bias=False)
+
+    def forward(
+        self,
+        input: Float[Tensor, "T B H"],
+        state: Sequence[Tensor] | None,
+        weight_dropout: Callable[[Tensor], Tensor],
+    ) -> tuple[Float[Tensor, "T B H"], tuple[Tensor, ...]]:
+        """Runs a window, from ``state`` or from zeros."""
+        last, hidden = (None, None) if state is None else state
+        input, last = self.conv(input, last)
+        weight = weight_dropout(self.gates.weight)
+        keep, add = self.cell(exact(functional.linear(input, weight, self.gates.bias)))
+        if hidden is None:
+            hidden = torch.zeros_like(keep[0])
+        output = linear_recurrence(keep, add, exact(hidden))
+        return self.out(output), (last, output[-1])
+
+    def cell(self, gates: Float[Tensor, "T B G"]) -> tuple[Tensor, Tensor]:
+        """What h is multiplied by at each step and what is added to it, each ``(T, B, I)``."""
+        update, candidate = gates.chunk(2, -1)
+        update = update.sigmoid()
+        return 1.0 - update, update * positive(candidate)
+
+
+def positive(x: Tensor) -> Tensor:
+    """x + 0.5 above 0, and the sigmoid of x below."""
+    return torch.where(x >= 0, x + 0.5, x.sigmoid())

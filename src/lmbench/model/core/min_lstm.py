@@ -1,0 +1,29 @@
+"""minLSTM. Shape letters: T time steps, B columns, I inner."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lmbench.model.core.min_gru import MinGRU, MinGRULayer, positive
+
+
+class MinLSTM(MinGRU):
+    """Blocks of an LSTM whose gates read the input alone and add up to 1.
+
+    Source: Feng et al. 2024 (arXiv 2410.01201), section 3.2 and appendix B.3. The block is that of
+    :class:`lmbench.model.core.min_gru.MinGRU`.
+    """
+
+    def make_layer(self, input_size: int, output_size: int) -> nn.Module:
+        """A :class:`MinLSTMLayer`."""
+        return MinLSTMLayer(input_size, num_gates=3)
+
+
+class MinLSTMLayer(MinGRULayer):
+    """The layer of minGRU with another cell."""
+
+    def cell(self, gates: Float[Tensor, "T B G"]) -> tuple[Tensor, Tensor]:
+        """What h is multiplied by at each step and what is added to it, each ``(T, B, I)``."""
+        forget, input, candidate = gates.chunk(3, -1)
+        # σ(f) / (σ(f) + σ(i)) is σ(ln σ(f) − ln σ(i)), which cannot become 0 / 0.
+        keep = (nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(input)).sigmoid()
+        return keep, (1.0 - keep) * positive(candidate)

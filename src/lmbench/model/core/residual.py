@@ -1,0 +1,119 @@
+"""Cores made of residual blocks. Shape letters: T time steps, B columns, E embedding, H hidden."""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lmbench.model.contracts import State
+from lmbench.model.core.stack import Layer, Stack
+
+
+class ResidualStack(Stack):
+    """Blocks of the size ``hidden_size``, each of which adds to what it reads.
+
+    A block is a norm and a layer, then a norm and a feed-forward network, if the core has one. A
+    last norm follows. Where input or output have another size, a linear map leads from it or to
+    it. What is dropped between layers is what a block adds.
+    """
+
+    norm: Callable[[int], nn.Module] = nn.RMSNorm
+
+    def make_feedforward(self, size: int) -> nn.Module | None:
+        """The second half of a block."""
+        return None
+
+    def build(self, hidden_size: int, num_layers: int) -> None:
+        """Makes all that has weights."""
+        self.expand = _linear(self.input_size, hidden_size)
+        self.blocks = nn.ModuleList(
+            _Block(
+                type(self).norm,
+                hidden_size,
+                self.make_layer(hidden_size, hidden_size),
+                self.make_feedforward(hidden_size),
+            )
+            for _ in range(num_layers)
+        )
+        self.last_norm = type(self).norm(hidden_size)
+        self.project = _linear(hidden_size, self.output_size)
+
+    def run(
+        self, input: Float[Tensor, "T B E"], state: State | None
+    ) -> tuple[Float[Tensor, "T B H"], State]:
+        """All between the dropouts of input and output."""
+        states = [None] * len(self.blocks) if state is None else state
+        stream, new_state = self.expand(input), []
+        for block, own in zip(self.blocks, states, strict=True):
+            stream, last = block(stream, own, self.hidden_dropout, self.weight_dropout)
+            new_state.append(last)
+        return self.project(self.last_norm(stream)), tuple(new_state)
+
+
+class _Block(nn.Module):
+    def __init__(
+        self,
+        norm: Callable[[int], nn.Module],
+        size: int,
+        layer: nn.Module,
+        feedforward: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.norm, self.layer = norm(size), layer
+        self.feedforward_norm = None if feedforward is None else norm(size)
+        self.feedforward = feedforward
+
+    def forward(
+        self,
+        stream: Tensor,
+        state: Sequence[Tensor] | None,
+        dropout: Callable[[Tensor], Tensor],
+        weight_dropout: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        added, state = cast(Layer, self.layer)(self.norm(stream), state, weight_dropout)
+        stream = stream + dropout(added)
+        if self.feedforward is not None and self.feedforward_norm is not None:
+            stream = stream + dropout(self.feedforward(self.feedforward_norm(stream)))
+        return stream, state
+
+
+def _linear(input_size: int, output_size: int) -> nn.Module:
+    if input_size == output_size:
+        return nn.Identity()
+    return nn.Linear(input_size, output_size, bias=False)
+
+
+class CausalConv(nn.Module):
+    """A convolution over the last steps, for each feature by itself.
+
+    Args:
+        size: Number of features, H.
+        kernel_size: Number of steps, K.
+    """
+
+    def __init__(self, size: int, kernel_size: int = 4) -> None:
+        super().__init__()
+        bound = kernel_size**-0.5  # nn.Conv1d's
+        self.weight = nn.Parameter(torch.empty(kernel_size, size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
+
+    def forward(
+        self, input: Float[Tensor, "T B H"], last: Float[Tensor, "K-1 B H"] | None
+    ) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "K-1 B H"]]:
+        """Outputs, and the inputs that the next window needs; ``last`` are those of the one before.
+
+        Args:
+            input: ``(T, B, H)``.
+            last: ``(K − 1, B, H)``; None for zeros.
+        """
+        num_steps, num_columns, size = input.shape
+        num_last = len(self.weight) - 1
+        if last is None:
+            last = input.new_zeros(num_last, num_columns, size)
+        padded = torch.cat([last.to(input.dtype), input])
+        output = self.bias
+        for k, weight in enumerate(self.weight):
+            output = torch.addcmul(output, padded[k : k + num_steps], weight)
+        return output, padded[num_steps:]

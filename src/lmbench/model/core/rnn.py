@@ -1,0 +1,115 @@
+"""PyTorch's own recurrent layers. Shape letters: T time steps, B columns, E embedding, H hidden."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lmbench.machine import multiplies_bfloat16
+
+GATES_BYTES = 64 * 2**20
+
+
+class LSTMLayer(nn.LSTM):
+    """A layer of an LSTM; its state is ``(h, c)``, each ``(1, B, H)``."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input: Float[Tensor, "T B E"],
+        state: Sequence[Float[Tensor, "1 B H"]] | None = None,
+        weight_dropout: Callable[[Tensor], Tensor] = lambda weight: weight,
+    ) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], ...]]:
+        """Runs a window, from ``state`` or from zeros."""
+        if state is None:
+            state = [input.new_zeros(1, input.shape[1], self.hidden_size)] * 2
+        return run_rnn(torch.lstm, self, input, state, weight_dropout(self.weight_hh_l0))
+
+
+class GRULayer(nn.GRU):
+    """A layer of gated recurrent units; its state is ``(h,)``, ``(1, B, H)``."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input: Float[Tensor, "T B E"],
+        state: Sequence[Float[Tensor, "1 B H"]] | None = None,
+        weight_dropout: Callable[[Tensor], Tensor] = lambda weight: weight,
+    ) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], ...]]:
+        """Runs a window, from ``state`` or from zeros."""
+        if state is None:
+            state = [input.new_zeros(1, input.shape[1], self.hidden_size)]
+        return run_rnn(torch.gru, self, input, state, weight_dropout(self.weight_hh_l0))
+
+
+def run_rnn(
+    kernel: Callable[..., tuple[Tensor, ...]],
+    layer: nn.RNNBase,
+    input: Float[Tensor, "T B E"],
+    state: Sequence[Float[Tensor, "1 B H"]],
+    recurrent_weight: Float[Tensor, "G H"],
+) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], ...]]:
+    """Runs a single layer of PyTorch's, all time steps with the same recurrent weight.
+
+    With one from :class:`lmbench.model.dropout.WeightDropout`, an LSTM is that of AWD-LSTM.
+
+    On a CPU a long window is run in parts, one after the other, so that what the backward pass
+    needs at one time stays small. Autocast to bfloat16 is ignored on a CPU that cannot multiply it,
+    and on a GPU, where cuDNN's layers would run in float16 instead (PyTorch's
+    ATen/cudnn/AutocastRNN.cpp), too narrow for gradients that no loss scaler has multiplied.
+
+    Args:
+        kernel: ``torch.lstm`` or ``torch.gru``.
+        layer: ``nn.LSTM`` or ``nn.GRU`` of one layer, time-major.
+        input: ``(T, B, E)``.
+        state: ``(h, c)`` of an LSTM, ``(h,)`` of a GRU, each ``(1, B, H)``.
+        recurrent_weight: In the place of ``layer.weight_hh_l0``, or that itself; ``(G, H)``, where
+            G is 4H for an LSTM and 3H for a GRU.
+
+    Returns:
+        Output ``(T, B, H)`` and the new state.
+    """
+    if _ignores_autocast(input.device.type):
+        dtype = recurrent_weight.dtype
+        with torch.autocast(input.device.type, enabled=False):
+            state = [tensor.to(dtype) for tensor in state]
+            return run_rnn(kernel, layer, input.to(dtype), state, recurrent_weight)
+    # A kernel instead of a weight put into the layer, even for the length of a call: on a GPU
+    # the layer would then move all its parameters to new memory, in place, at every forward pass.
+    input_weight, _, *biases = layer.all_weights[0]
+    outputs = []
+    with warnings.catch_warnings():
+        # cuDNN says that it copies the weights together, and that calling flatten_parameters()
+        # would help. It cannot: a dropped weight is a new one each time.
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+        for part in input.chunk(_num_parts(layer, input)):
+            output, *state = kernel(
+                part,
+                tuple(state) if len(state) > 1 else state[0],
+                [input_weight, recurrent_weight, *biases],
+                has_biases=True,
+                num_layers=1,
+                dropout=0.0,
+                train=layer.training,
+                bidirectional=False,
+                batch_first=False,
+            )
+            outputs.append(output)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), tuple(state)
+
+
+def _ignores_autocast(device_type: str) -> bool:
+    if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
+        return False
+    if device_type == "cpu":
+        return not multiplies_bfloat16()
+    return torch.get_autocast_dtype(device_type) == torch.bfloat16
+
+
+def _num_parts(layer: nn.RNNBase, input: Tensor) -> int:
+    if input.device.type != "cpu" or not torch.is_grad_enabled():
+        return 1
+    num_steps, batch_size, _ = input.shape
+    gates_bytes = num_steps * batch_size * 4 * layer.hidden_size * input.element_size()
+    return math.ceil(gates_bytes / GATES_BYTES)

@@ -134,7 +134,7 @@ def _require_arguments(
 ) -> None:
     """Refuses arguments that the target does not have and, if it is to be called, lacks others."""
     try:
-        parameters = inspect.signature(target).parameters
+        parameters = _parameters(target)
     except (TypeError, ValueError):  # some that are written in C
         return
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
@@ -153,11 +153,30 @@ def _require_arguments(
             raise UserError(f"{key} is missing: set {key}=…")
 
 
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    parameters = inspect.signature(target).parameters
+    if base := _base_with_the_rest(target):
+        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        own = {name: one for name, one in parameters.items() if one.kind not in kinds}
+        return {**_parameters(base), **own}
+    return parameters
+
+
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        own = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except NameError:  # names that only a type checker imports
         return {}
+    base = _base_with_the_rest(target)
+    return {**_hints(base), **own} if base else own
+
+
+def _base_with_the_rest(target: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The base to which one of lmbench's classes hands on ``**options``."""
+    if not inspect.isclass(target) or not target.__module__.startswith("lmbench."):
+        return None
+    takes_the_rest = inspect.getfullargspec(target.__init__).varkw is not None
+    return target.__base__ if takes_the_rest else None
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -71,5 +71,5 @@ class MinGRULayer(nn.Module):
 
 
 def positive(x: Tensor) -> Tensor:
-    """x + 0.5 above 0, and the sigmoid of x below."""
+    """The paper's g: x + 0.5 for x of at least 0, else the sigmoid of x."""
     return torch.where(x >= 0, x + 0.5, x.sigmoid())

@@ -1,7 +1,7 @@
 """Mogrifier LSTM. Shape letters: T time steps, B columns, E embedding, H hidden, R rank."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -62,15 +62,16 @@ class MogrifierLayer(nn.LSTM):
         if state is None:
             state = [input.new_zeros(1, input.shape[1], self.hidden_size)] * 2
         hidden, cell = (exact(tensor[0]) for tensor in state)
-        recurrent_weight = weight_dropout(self.weight_hh_l0)
-        product = StepProduct(torch.cat([self.weight_ih_l0, recurrent_weight], 1))
-        bias = self.bias_ih_l0 + self.bias_hh_l0
+        input_weight, recurrent_weight, input_bias, recurrent_bias = self.all_weights[0]
+        weight = torch.cat([input_weight, weight_dropout(recurrent_weight)], 1)
+        product, bias = StepProduct(weight), input_bias + recurrent_bias
         rounds = [
             (StepProduct(narrow.weight), StepProduct(wide.weight), wide.bias)
-            for narrow, wide in self.rounds
+            for narrow, wide in cast(Iterable[Iterable[nn.Linear]], self.rounds)
         ]
         outputs = []
-        for x in exact(input).unbind():
+        for step in exact(input).unbind():
+            x = step
             for k, (narrow, wide, gate_bias) in enumerate(rounds):
                 reads, gated = (hidden, x) if k % 2 == 0 else (x, hidden)
                 gated = 2.0 * torch.sigmoid(wide(narrow(reads)) + gate_bias) * gated

@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 
 def linear_recurrence(
-    decay: Float[Tensor, "T *N"], input: Float[Tensor, "T *N"], start: Float[Tensor, "*N"]
-) -> Float[Tensor, "T *N"]:
+    decay: Float[Tensor, " T *N"], input: Float[Tensor, " T *N"], start: Float[Tensor, "*N"]
+) -> Float[Tensor, " T *N"]:
     """All h_t = decay_t · h_(t−1) + input_t, element by element, from h_(−1) = ``start``.
 
     Forwards and backwards each step is one operation on memory that is there already. On a CPU a
@@ -75,7 +75,14 @@ class StepProduct:
 
     def __call__(self, input: Float[Tensor, "*K B I"]) -> Float[Tensor, "*K B O"]:
         """``input @ weight.mT``."""
-        return _Step.apply(input, self._anchor, self)
+        if torch.is_grad_enabled():
+            return _Step.apply(input, self._anchor, self)
+        return self.multiply(input.to(self.weight.dtype)).to(input.dtype)
+
+    def multiply(self, input: Float[Tensor, "*K B I"]) -> Float[Tensor, "*K B O"]:
+        """The same without gradients, in the weight's type."""
+        with torch.autocast(input.device.type, enabled=False):
+            return input @ self.weight.mT
 
 
 class _CollectGradients(Function):
@@ -100,11 +107,9 @@ class _Step(Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, anchor: Tensor, product: StepProduct) -> Tensor:
         rounded = input.detach().to(product.weight.dtype)
-        if any(ctx.needs_input_grad):
-            ctx.product, ctx.index = product, len(product.inputs)
-            product.inputs.append(rounded)
-        with torch.autocast(input.device.type, enabled=False):
-            return (rounded @ product.weight.mT).to(input.dtype)
+        ctx.product, ctx.index = product, len(product.inputs)
+        product.inputs.append(rounded)
+        return product.multiply(rounded).to(input.dtype)
 
     @staticmethod
     @once_differentiable

@@ -25,7 +25,7 @@ class LSTMLayer(nn.LSTM):
         """Runs a window, from ``state`` or from zeros."""
         if state is None:
             state = [input.new_zeros(1, input.shape[1], self.hidden_size)] * 2
-        return run_rnn(torch.lstm, self, input, state, weight_dropout(self.weight_hh_l0))
+        return run_rnn(torch.lstm, self, input, state, weight_dropout(self.all_weights[0][1]))
 
 
 class GRULayer(nn.GRU):
@@ -40,7 +40,7 @@ class GRULayer(nn.GRU):
         """Runs a window, from ``state`` or from zeros."""
         if state is None:
             state = [input.new_zeros(1, input.shape[1], self.hidden_size)]
-        return run_rnn(torch.gru, self, input, state, weight_dropout(self.weight_hh_l0))
+        return run_rnn(torch.gru, self, input, state, weight_dropout(self.all_weights[0][1]))
 
 
 def run_rnn(

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lmbench.model.core import MogrifierLSTM
+
+T, B, E, H, OUTPUT = 5, 3, 4, 6, 5
+NONE = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output", "weight")}
+
+
+@pytest.mark.parametrize("num_rounds", [1, 2, 5, 6])
+def test_layers_are_the_formula(num_rounds: int) -> None:
+    """Melis et al. 2020, equations 1 to 3, by PyTorch's own cell."""
+    torch.manual_seed(0)
+    core = MogrifierLSTM(E, H, OUTPUT, num_layers=2, num_rounds=num_rounds, rank=2, **NONE)
+    core = core.double()
+    input = torch.randn(T, B, E, dtype=torch.float64)
+    result = core(input)
+    expected = input
+    for layer, last in zip(core.layers, result.state, strict=True):
+        cell = torch.nn.LSTMCell(layer.input_size, layer.hidden_size).double()
+        for name in dict(cell.named_parameters()):
+            setattr(cell, name, getattr(layer, f"{name}_l0"))
+        h, c = (torch.zeros(B, layer.hidden_size, dtype=torch.float64) for _ in range(2))
+        outputs = []
+        for x in expected:
+            for k, gate in enumerate(layer.rounds):
+                if k % 2 == 0:
+                    x = 2 * gate(h).sigmoid() * x  # noqa: PLW2901
+                else:
+                    h = 2 * gate(x).sigmoid() * h
+            h, c = cell(x, (h, c))
+            outputs.append(h)
+        expected = torch.stack(outputs)
+        assert_close(last, (h[None], c[None]))
+    assert_close(result.output, expected)
+    parameters = list(core.parameters())
+    assert_close(
+        torch.autograd.grad(result.output.square().sum(), parameters, allow_unused=True),
+        torch.autograd.grad(expected.square().sum(), parameters, allow_unused=True),
+    )
+
+
+@pytest.mark.parametrize("name", ["num_rounds", "rank"])
+def test_a_wrong_number_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}"):
+        MogrifierLSTM(E, H, **{name: 0}, **NONE)

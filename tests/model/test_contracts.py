@@ -1,5 +1,6 @@
 """What is asked of every core and head that ``conf/`` has, whatever it computes."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -89,6 +90,33 @@ def test_every_parameter_of_a_core_learns_until_the_state_is_cut_off(make) -> No
     core(input[3:], detach_state(first.state)).output.square().sum().backward()
     assert all(parameter.grad.any() for parameter in core.parameters())
     assert not input.grad[:3].any()
+
+
+@of_conf("core")
+def test_gradients_are_finite_differences(make) -> None:
+    core, input = make(num_layers=2).double().eval(), normal(4, 2, SIZE).requires_grad_()
+    # From a state that is not zero; the state that comes out counts, too.
+    state = detach_state(core(normal(3, 2, SIZE)).state)
+
+    def run(input: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        result = core(input, state)
+        return result.output, *(tensor for layer in result.state for tensor in layer)
+
+    assert torch.autograd.gradcheck(run, (input, *core.parameters()), fast_mode=True)
+
+
+@pytest.mark.slow
+@of_conf("core")
+def test_after_20_000_steps_float32_is_still_float64(make) -> None:
+    core, state = make(num_layers=1).eval(), None
+    twin, twin_state = copy.deepcopy(core).double(), None
+    with torch.no_grad():
+        for _ in range(20):
+            input = 3.0 * torch.randn(1000, 1, SIZE)
+            output, _, state = core(input, state)
+            expected, _, twin_state = twin(input.double(), twin_state)
+    assert all(tensor.isfinite().all() for layer in state for tensor in layer)
+    assert_close(output.double(), expected, rtol=1e-3, atol=1e-3)
 
 
 # Heads --------------------------------------------------------------------------------------------

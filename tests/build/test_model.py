@@ -69,7 +69,7 @@ MODELS = (
     "model=lstm model.tied=false model.head.bias=false",
     "model=awd_lstm model.core.num_layers=2",
     "model=awd_lstm model/head=adaptive_softmax model.tied=false model.core.output_size=6",
-    "model=lstm model/head=adaptive_softmax model.head.unigram_bias=true model.head.autocast=true",
+    "model=lstm model/head=adaptive_softmax model.head.unigram_bias=true model.head.autocast=false",
 )
 
 

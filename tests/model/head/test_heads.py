@@ -64,15 +64,15 @@ def test_never_holds_all_logits(module, tied: bool, reduction: str, monkeypatch)
 
 @tied_or_not
 @every_head
-def test_autocast_rounds_the_training_loss_where_it_is_told_to(module, tied, monkeypatch) -> None:
+def test_autocast_rounds_the_training_loss_unless_told_otherwise(module, tied, monkeypatch) -> None:
     monkeypatch.setattr(linear_cross_entropy, "multiplies_bfloat16", lambda: True)
-    by_default, output, targets = make(module, tied)
-    head, *_ = make(module, tied, autocast=True)
+    head, output, targets = make(module, tied)
+    in_float32, *_ = make(module, tied, autocast=False)
     exact = make(module, tied)[0].double()
     expected = exact.loss(output.double(), targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = head.loss(output, targets)
-        assert_close(by_default.loss(output, targets).double(), expected)
+        assert_close(in_float32.loss(output, targets).double(), expected)
         with torch.no_grad():
             assert_close(head.loss(output, targets).double(), expected)
     assert_close(head.loss(output, targets).double(), expected)

@@ -45,7 +45,8 @@ class AdaptiveSoftmax(nn.Module):
         counts: How often each word occurs in training, ``(V,)``, by id; None if ids are ordered
             by frequency already. Equally frequent words keep the order of their ids.
         autocast: Whether the training loss is computed in bfloat16 under autocast to it
-            (``trainer.precision=bf16-mixed``); without gradients it never is.
+            (``trainer.precision=bf16-mixed``), or in float32 all the same. Without gradients it
+            is always computed in float32.
 
     Raises:
         ValueError: If ``cutoffs`` are not whole numbers that rise from at least 1; if ``div_value``
@@ -66,7 +67,7 @@ class AdaptiveSoftmax(nn.Module):
         bias: bool = True,
         unigram_bias: bool = False,
         counts: Int[Tensor, " V"] | Int[np.ndarray, " V"] | None = None,
-        autocast: bool = False,
+        autocast: bool = True,
     ) -> None:
         super().__init__()
         if cutoffs is None:

@@ -23,7 +23,8 @@ class Softmax(nn.Module):
             devices only, is the fused kernel of Liger-Kernel, which under autocast works in its
             type. The library is needed in training only.
         autocast: Whether ``"chunked"`` computes the training loss in bfloat16 under autocast to it
-            (``trainer.precision=bf16-mixed``); without gradients it never does.
+            (``trainer.precision=bf16-mixed``), or in float32 all the same. Without gradients it
+            is always computed in float32.
 
     Raises:
         ValueError: If ``kernel`` is unknown.
@@ -38,7 +39,7 @@ class Softmax(nn.Module):
         *,
         bias: bool = True,
         kernel: Literal["chunked", "liger"] = "chunked",
-        autocast: bool = False,
+        autocast: bool = True,
     ) -> None:
         super().__init__()
         if kernel not in ("chunked", "liger"):

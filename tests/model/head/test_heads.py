@@ -11,12 +11,22 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmbench.loss import linear_cross_entropy
-from lmbench.model import AdaptiveSoftmax, Softmax
-from lmbench.model.head import adaptive_softmax, softmax
+from lmbench.model.head import (
+    AdaptiveSoftmax,
+    MixtureOfSoftmaxes,
+    Softmax,
+    adaptive_softmax,
+    mixture_of_softmaxes,
+    softmax,
+)
 
 N, H, V = 200, 5, 64
-CHUNK = 16  # tokens whose logits are held at a time
-HEADS = {softmax: Softmax, adaptive_softmax: partial(AdaptiveSoftmax, cutoffs=[20, 40])}
+CHUNK = 32  # tokens whose logits are held at a time
+HEADS = {
+    softmax: Softmax,
+    adaptive_softmax: partial(AdaptiveSoftmax, cutoffs=[20, 40]),
+    mixture_of_softmaxes: partial(MixtureOfSoftmaxes, num_components=2, latent_dropout=0.0),
+}
 
 every_head = pytest.mark.parametrize("module", list(HEADS), ids=lambda module: module.__name__)
 tied_or_not = pytest.mark.parametrize("tied", [True, False])
@@ -57,22 +67,23 @@ def test_never_holds_all_logits(module, tied: bool, reduction: str, monkeypatch)
     assert usual.numel == N * V
     with BiggestTensor() as biggest:
         head.loss(output, targets, reduction=reduction).sum().backward()
-    # The head's words and clusters, then the words of each cluster.
-    sizes = [V] if module is softmax else [20 + 2, 20, 24]
-    assert biggest.numel == max(size * (CHUNK * V // size) for size in sizes)
+    # Of a token: the adaptive softmax has the head's words and clusters, then the words of each
+    # cluster; the mixture has the words twice.
+    sizes = {softmax: [V], adaptive_softmax: [20 + 2, 20, 24], mixture_of_softmaxes: [2 * V]}
+    assert biggest.numel == max(size * (CHUNK * V // size) for size in sizes[module])
 
 
 @tied_or_not
 @every_head
-def test_autocast_rounds_the_training_loss_where_it_is_told_to(module, tied, monkeypatch) -> None:
+def test_autocast_rounds_the_training_loss_unless_told_otherwise(module, tied, monkeypatch) -> None:
     monkeypatch.setattr(linear_cross_entropy, "multiplies_bfloat16", lambda: True)
-    by_default, output, targets = make(module, tied)
-    head, *_ = make(module, tied, autocast=True)
+    head, output, targets = make(module, tied, autocast=True)
+    in_float32, *_ = make(module, tied, autocast=False)
     exact = make(module, tied)[0].double()
     expected = exact.loss(output.double(), targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = head.loss(output, targets)
-        assert_close(by_default.loss(output, targets).double(), expected)
+        assert_close(in_float32.loss(output, targets).double(), expected)
         with torch.no_grad():
             assert_close(head.loss(output, targets).double(), expected)
     assert_close(head.loss(output, targets).double(), expected)

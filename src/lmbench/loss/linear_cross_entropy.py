@@ -1,6 +1,7 @@
 """Cross-entropy of a linear layer that never holds all logits.
 
-Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
+Shape letters: N tokens (any number of dimensions), K components of a mixture, H hidden, V
+vocabulary.
 
 With a vocabulary of 33,278 and 80·70 tokens one copy of the logits takes 745 MB, and the usual
 loss keeps several. Here the tokens pass in chunks through one buffer, and each chunk leaves behind
@@ -94,12 +95,15 @@ def mixture_cross_entropy(
     Args:
         input: What the layer reads for each component, ``(*N, K, H)``.
         log_priors: Logarithms of the components' shares in the mixture, ``(*N, K)``.
-        weight: As all that follow, and the value returned, in :func:`linear_cross_entropy`.
+        weight: The layer's weight, ``(V, H)``.
         bias: The layer's bias, ``(V,)``, or None.
         targets: Ids of the right words, ``(*N,)``.
-        ignore_index: Targets of this value add nothing to the loss or to any gradient.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        dtype: Type of what is computed for all words.
+        ignore_index: As in :func:`linear_cross_entropy`.
+        reduction: As there.
+        dtype: As there.
+
+    Returns:
+        Nats, as there.
     """
     exact = torch.promote_types(weight.dtype, torch.float32)
     rows = input.reshape(-1, *input.shape[-2:]).to(exact if dtype is None else dtype)
@@ -107,9 +111,9 @@ def mixture_cross_entropy(
     weight = weight.to(exact)
     bias = None if bias is None else bias.to(exact)
     flat_targets = targets.reshape(-1)
-    num_rows = len(rows)
+    num_tokens = len(rows)
     if rows.dtype == torch.bfloat16 and rows.device.type == "cpu":
-        padding = -num_rows % ROWS_MULTIPLE
+        padding = -num_tokens % ROWS_MULTIPLE
         rows = functional.pad(rows, (0, 0, 0, 0, 0, padding))
         log_priors = functional.pad(log_priors, (0, 0, 0, padding))
         flat_targets = functional.pad(flat_targets, (0, padding), value=ignore_index)
@@ -122,7 +126,7 @@ def mixture_cross_entropy(
     if reduction != "none" and torch.is_grad_enabled():
         return _ScaledSum.apply(rows, log_priors, weight, bias, labels, scale)
     nats = _TokenNats.apply(rows, log_priors, weight, bias, labels) * scale
-    return nats[:num_rows].reshape(targets.shape) if reduction == "none" else nats.sum()
+    return nats[:num_tokens].reshape(targets.shape) if reduction == "none" else nats.sum()
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
@@ -191,10 +195,10 @@ class _TokenNats(Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_output: Tensor
     ) -> tuple[Tensor | None, ...]:
-        *inputs, labels = ctx.saved_tensors
+        input, log_priors, weight, bias, labels = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:4]
-        with torch.autocast(labels.device.type, enabled=False):
-            _, gradients = _walk(*inputs, labels, grad_output, wanted)
+        with torch.autocast(input.device.type, enabled=False):
+            _, gradients = _walk(input, log_priors, weight, bias, labels, grad_output, wanted)
         return (*gradients, None)
 
 

@@ -3,6 +3,7 @@
 K components.
 """
 
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from lmbench.model.dropout import LockedDropout, require_probabilities
 
 
 class MixtureOfSoftmaxes(nn.Module):
-    """Weighted mean of K softmaxes, whose logits as a matrix may have a rank above H.
+    """Weighted mean of K softmaxes: no rank limits the matrix of all its log-probabilities.
 
     An output h gives the components' shares, softmax(h Π), and a vector for each of them,
     tanh(h W_k + b_k), of H features. From these vectors one linear layer makes the logits of all
@@ -23,7 +24,8 @@ class MixtureOfSoftmaxes(nn.Module):
 
     Source: Yang et al. 2018, "Breaking the softmax bottleneck" (arXiv 1711.03953), whose code has
     the b_k and initializes alike: Π, W_k and b_k from U(−1/√H, 1/√H), the weight of the layer from
-    U(−0.1, 0.1), its bias 0. There the vectors may be narrower than h.
+    U(−0.1, 0.1), its bias 0. There the vectors may be narrower than h, and 1e-8 is added to every
+    probability.
 
     Args:
         input_size: Size of what the core gives, H.
@@ -101,14 +103,13 @@ class MixtureOfSoftmaxes(nn.Module):
         """Log-probabilities of all words, in the weight's precision, also under autocast."""
         dtype = self.weight.dtype
         vectors, log_priors = self._components(output, dtype, dtype)
-        total = None
+        components = zip(vectors.unbind(-2), log_priors.split(1, -1), strict=True)
         with torch.autocast(output.device.type, enabled=False):
-            # One component at a time, as there may be many and all have V values for each token.
-            for vector, log_prior in zip(vectors.unbind(-2), log_priors.split(1, -1), strict=True):
-                logits = functional.linear(vector, self.weight, self.bias)
-                joint = logits.log_softmax(-1) + log_prior
-                total = joint if total is None else torch.logaddexp(total, joint)
-        return total
+            joint = (
+                functional.linear(vector, self.weight, self.bias).log_softmax(-1) + log_prior
+                for vector, log_prior in components
+            )
+            return reduce(torch.logaddexp, joint)  # so the logits of one component are held
 
     def _components(
         self, output: Float[Tensor, "*N H"], exact: torch.dtype, dtype: torch.dtype

@@ -19,6 +19,7 @@ from lmbench import conf
 from lmbench.build import training as build
 from lmbench.build.loggers import _OF_WANDB
 from lmbench.build.model import build_model
+from lmbench.build.arguments import parameters_of
 from lmbench.conf import (
     ALLOWED_TARGETS_VARIABLE,
     PLACES,
@@ -95,7 +96,7 @@ def nodes_with_target(node: Any, key: str = "") -> Iterator[tuple[str, dict[str,
 
 
 def arguments_of(target: Any) -> set[str]:
-    return set(inspect.signature(target).parameters)
+    return set(parameters_of(target))
 
 
 def assert_targets_take_their_keys(config: DictConfig) -> None:

@@ -8,7 +8,11 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmbench.loss import linear_cross_entropy as module
-from lmbench.loss.linear_cross_entropy import autocast_dtype, linear_cross_entropy
+from lmbench.loss.linear_cross_entropy import (
+    autocast_dtype,
+    linear_cross_entropy,
+    mixture_cross_entropy,
+)
 
 N, H, V = 12, 5, 11
 ROW = V * 8  # bytes of one token's logits in float64
@@ -211,3 +215,76 @@ def test_without_gradients_only_the_logits_are_multiplied_out(
     assert_close(loss, reference(*leaves, targets).detach())
     assert not loss.requires_grad
     assert evaluation.get_total_flops() == 2 * N * H * V
+
+
+# Mixtures -----------------------------------------------------------------------------------------
+
+K = 3
+
+
+def mixture(**options: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    rows, weight, bias, targets = problem(n=N * K, **options)
+    log_priors = torch.linspace(-2, 1, N * K, dtype=torch.float64).sin().view(N, K).log_softmax(1)
+    input = rows.detach().view(N, K, H).requires_grad_()
+    return input, log_priors.requires_grad_(), weight, bias, targets[:N]
+
+
+def mixture_reference(input, log_priors, weight, bias, targets, **options) -> Tensor:
+    """Adds up probabilities."""
+    logits = input @ weight.t() + (0 if bias is None else bias)
+    probabilities = (log_priors.exp().unsqueeze(-1) * logits.softmax(-1)).sum(-2)
+    return functional.nll_loss(probabilities.log(), targets, **options)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("tokens", [0, 1, 5, 100])
+def test_value_and_gradients_of_a_mixture_at_every_chunk_border(
+    tokens: int, reduction: str, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", tokens * K * ROW)
+    *leaves, targets = mixture(bias=bias)
+    targets[::3] = 7
+    options = {"reduction": reduction, "ignore_index": 7}
+    ours = mixture_cross_entropy(*leaves, targets, **options)
+    theirs = mixture_reference(*leaves, targets, **options)
+    assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    factors = torch.linspace(3.5, -1, ours.numel(), dtype=torch.float64).view(ours.shape)
+    found, expected = (gradients((loss * factors).sum(), *leaves) for loss in (ours, theirs))
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_component_that_makes_the_target_impossible_takes_no_part(reduction: str) -> None:
+    """A probability is exp(-200), 0 in float32; and where both components' are, nothing is lost."""
+    input = torch.tensor([[[1.0], [0.0]], [[1.0], [1.0]]], requires_grad=True)
+    weight = torch.tensor([[100.0], [-100.0]])
+    log_priors = torch.tensor([[0.75, 0.25]] * 2).log().requires_grad_()
+    targets = torch.tensor([1, 1])
+    loss = mixture_cross_entropy(input, log_priors, weight, None, targets, reduction=reduction)
+    expected = torch.tensor([8.0, 1.0]).log() + torch.tensor([0.0, 200.0])
+    assert_close(loss, expected if reduction == "none" else expected.mean())
+    loss.sum().backward()
+    scale = 1.0 if reduction == "none" else 0.5
+    # The shares are those of 200 nats more or less, which have five digits behind the point.
+    digits = {"rtol": 2e-5, "atol": 1e-30}
+    assert_close(log_priors.grad, -scale * torch.tensor([[0.0, 1.0], [0.75, 0.25]]), **digits)
+    assert_close(input.grad[..., 0], scale * torch.tensor([[0.0, 100.0], [150.0, 50.0]]), **digits)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("tokens", [100, 2])
+def test_another_dtype_rounds_products_of_a_mixture(
+    tokens: int, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", tokens * K * V * 2)
+    *exact, targets = mixture()
+    leaves = [leaf.detach().float().requires_grad_() for leaf in exact]
+    ours = mixture_cross_entropy(*leaves, targets, reduction=reduction, dtype=torch.bfloat16)
+    theirs = mixture_reference(*exact, targets, reduction=reduction)
+    assert ours.dtype == torch.float32
+    assert 0 < (ours - theirs).norm() / theirs.norm() < 2**-6
+    found, expected = gradients(ours.mean(), *leaves), gradients(theirs.mean(), *exact)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert 0 < (one - other).norm() / other.norm() < 2**-6

@@ -25,6 +25,7 @@ MODELS = (
     "model=lstm trainer.precision=bf16-true",
     "model=awd_lstm model/head=adaptive_softmax",
     "model=lstm model/head=adaptive_softmax model.tied=false",
+    "model=lstm model/head=mixture_of_softmaxes",
 )
 
 

@@ -134,7 +134,7 @@ def _require_arguments(
 ) -> None:
     """Refuses arguments that the target does not have and, if it is to be called, lacks others."""
     try:
-        parameters = _parameters(target)
+        parameters = parameters_of(target)
     except (TypeError, ValueError):  # some that are written in C
         return
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
@@ -158,7 +158,7 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     if base := _base_with_the_rest(target):
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         own = {name: one for name, one in parameters.items() if one.kind not in kinds}
-        return {**_parameters(base), **own}
+        return {**parameters_of(base), **own}
     return parameters
 
 

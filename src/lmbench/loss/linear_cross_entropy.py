@@ -1,6 +1,7 @@
 """Cross-entropy of a linear layer that never holds all logits.
 
-Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
+Shape letters: N tokens (any number of dimensions), K components of a mixture, H hidden, V
+vocabulary.
 
 With a vocabulary of 33,278 and 80·70 tokens one copy of the logits takes 745 MB, and the usual
 loss keeps several. Here the tokens pass in chunks through one buffer, and each chunk leaves behind
@@ -64,15 +65,57 @@ def linear_cross_entropy(
     >>> torch.isclose(loss.exp(), torch.tensor(10.0)).item()
     True
     """
+    return mixture_cross_entropy(
+        input.unsqueeze(-2),
+        input.new_zeros(*targets.shape, 1),
+        weight,
+        bias,
+        targets,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        dtype=dtype,
+    )
+
+
+def mixture_cross_entropy(
+    input: Float[Tensor, "*N K H"],
+    log_priors: Float[Tensor, "*N K"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    targets: Int[Tensor, "*N"],
+    *,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "..."]:
+    """Negative log-likelihood of ``targets`` under a mixture of K softmaxes of one linear layer.
+
+    The distribution is ``Σ_k exp(log_priors[…, k]) · softmax(input[…, k, :] @ weight.T + bias)``.
+
+    Args:
+        input: What the layer reads for each component, ``(*N, K, H)``.
+        log_priors: Logarithms of the components' shares in the mixture, ``(*N, K)``.
+        weight: The layer's weight, ``(V, H)``.
+        bias: The layer's bias, ``(V,)``, or None.
+        targets: Ids of the right words, ``(*N,)``.
+        ignore_index: As in :func:`linear_cross_entropy`.
+        reduction: As there.
+        dtype: As there.
+
+    Returns:
+        Nats, as there.
+    """
     exact = torch.promote_types(weight.dtype, torch.float32)
-    rows = input.reshape(-1, input.shape[-1]).to(exact if dtype is None else dtype)
+    rows = input.reshape(-1, *input.shape[-2:]).to(exact if dtype is None else dtype)
+    log_priors = log_priors.reshape(-1, log_priors.shape[-1]).to(exact)
     weight = weight.to(exact)
     bias = None if bias is None else bias.to(exact)
     flat_targets = targets.reshape(-1)
-    num_rows = len(rows)
+    num_tokens = len(rows)
     if rows.dtype == torch.bfloat16 and rows.device.type == "cpu":
-        padding = -num_rows % ROWS_MULTIPLE
-        rows = functional.pad(rows, (0, 0, 0, padding))
+        padding = -num_tokens % ROWS_MULTIPLE
+        rows = functional.pad(rows, (0, 0, 0, 0, 0, padding))
+        log_priors = functional.pad(log_priors, (0, 0, 0, padding))
         flat_targets = functional.pad(flat_targets, (0, padding), value=ignore_index)
     scored = flat_targets != ignore_index
     labels = flat_targets.where(scored, 0).long()
@@ -81,9 +124,9 @@ def linear_cross_entropy(
         scale = scale / scored.sum()
 
     if reduction != "none" and torch.is_grad_enabled():
-        return _ScaledSum.apply(rows, weight, bias, labels, scale)
-    nats = _TokenNats.apply(rows, weight, bias, labels) * scale
-    return nats[:num_rows].reshape(targets.shape) if reduction == "none" else nats.sum()
+        return _ScaledSum.apply(rows, log_priors, weight, bias, labels, scale)
+    nats = _TokenNats.apply(rows, log_priors, weight, bias, labels) * scale
+    return nats[:num_tokens].reshape(targets.shape) if reduction == "none" else nats.sum()
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
@@ -106,11 +149,17 @@ class _ScaledSum(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, scale: Tensor
+        ctx: Any,
+        input: Tensor,
+        log_priors: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        scale: Tensor,
     ) -> Tensor:
-        wanted = ctx.needs_input_grad[:3]
+        wanted = ctx.needs_input_grad[:4]
         with torch.autocast(input.device.type, enabled=False):
-            nats, gradients = _walk(input, weight, bias, labels, scale, wanted)
+            nats, gradients = _walk(input, log_priors, weight, bias, labels, scale, wanted)
         ctx.save_for_backward(*gradients)
         return (nats * scale).sum()
 
@@ -129,11 +178,16 @@ class _TokenNats(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+        ctx: Any,
+        input: Tensor,
+        log_priors: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(input, weight, bias, labels)
+        ctx.save_for_backward(input, log_priors, weight, bias, labels)
         with torch.autocast(input.device.type, enabled=False):
-            nats, _ = _walk(input, weight, bias, labels)
+            nats, _ = _walk(input, log_priors, weight, bias, labels)
         return nats
 
     @staticmethod
@@ -141,42 +195,44 @@ class _TokenNats(Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_output: Tensor
     ) -> tuple[Tensor | None, ...]:
-        input, weight, bias, labels = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:3]
+        input, log_priors, weight, bias, labels = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:4]
         with torch.autocast(input.device.type, enabled=False):
-            _, gradients = _walk(input, weight, bias, labels, grad_output, wanted)
+            _, gradients = _walk(input, log_priors, weight, bias, labels, grad_output, wanted)
         return (*gradients, None)
 
 
 def _walk(
     input: Tensor,
+    log_priors: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor,
     scale: Tensor | None = None,
-    wanted: tuple[bool, ...] = (False, False, False),
-) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    wanted: tuple[bool, ...] = (False, False, False, False),
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Nats ``(N,)`` and, where wanted, the gradients of the sum of ``scale`` · nats.
 
     What is computed chunk by chunk has the type of ``input``, nats and what is summed over chunks
     that of ``weight``.
     """
     # Every product is written into memory that is there already, which saves time.
-    num_rows = input.shape[0]
-    chunk = max(1, CHUNK_BYTES // (weight.shape[0] * input.element_size()))
-    nats = weight.new_empty(num_rows)
-    buffer = input.new_empty(min(chunk, num_rows), weight.shape[0])
+    num_tokens, num_components, _ = input.shape
+    chunk = max(1, CHUNK_BYTES // (num_components * weight.shape[0] * input.element_size()))
+    nats = weight.new_empty(num_tokens)
+    buffer = input.new_empty(min(chunk, num_tokens) * num_components, weight.shape[0])
     grad_input = torch.empty_like(input) if wanted[0] else None
-    grad_weight = torch.zeros_like(weight) if wanted[1] else None
-    grad_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+    grad_log_priors = torch.empty_like(log_priors) if wanted[1] else None
+    grad_weight = torch.zeros_like(weight) if wanted[2] else None
+    grad_bias = torch.zeros_like(bias) if bias is not None and wanted[3] else None
     weight = weight.to(input.dtype)
     bias = None if bias is None else bias.to(input.dtype)
     share = None if weight.dtype == nats.dtype else torch.empty_like(weight)
 
-    for start in range(0, num_rows, chunk):
+    for start in range(0, num_tokens, chunk):
         part = slice(start, start + chunk)
-        x = input[part]
-        label = labels[part].unsqueeze(1)
+        x = input[part].flatten(0, 1)  # a row for each token and component
+        label = labels[part].repeat_interleave(num_components).unsqueeze(1)
         logits = buffer[: x.shape[0]]
         if bias is None:
             torch.mm(x, weight.t(), out=logits)
@@ -189,18 +245,24 @@ def _walk(
         # logit), and cannot underflow.
         probabilities = torch.softmax(logits, 1, out=logits)
         log_total = -probabilities.amax(1, keepdim=True).to(nats.dtype).log()
-        nats[part] = (largest.to(nats.dtype) - label_logit + log_total).squeeze(1)
+        component_nats = (largest.to(nats.dtype) - label_logit + log_total).view(-1, num_components)
+        joint = log_priors[part] - component_nats
+        nats[part] = -joint.logsumexp(1)
         if scale is None:
             continue
 
-        # The logits' gradient is scale · (softmax − one-hot). The scale is applied to the narrow
-        # side of each product, never to the vocabulary-wide matrix.
+        # A component's logits have the gradient scale · its share in the target's probability ·
+        # (softmax − one-hot). The factors are applied to the narrow side of each product, never to
+        # the vocabulary-wide matrix.
+        factors = joint.softmax(1) * scale[part].unsqueeze(1)
+        if grad_log_priors is not None:
+            torch.neg(factors, out=grad_log_priors[part])
         # Not scatter_(): on a CPU that copies all of a matrix of bfloat16.
         difference = probabilities
         difference[torch.arange(x.shape[0], device=x.device), label.squeeze(1)] -= 1
-        factor = scale[part].unsqueeze(1).to(x.dtype)
+        factor = factors.view(-1, 1).to(x.dtype)
         if grad_input is not None:
-            torch.mm(difference, weight, out=grad_input[part]).mul_(factor)
+            torch.mm(difference, weight, out=grad_input[part].view_as(x)).mul_(factor)
         if grad_weight is not None:
             if share is None:
                 grad_weight.addmm_(difference.t(), x * factor)
@@ -209,7 +271,7 @@ def _walk(
                 _add(grad_weight, share)
         if grad_bias is not None:
             grad_bias += factor.squeeze(1) @ difference
-    return nats, (grad_input, grad_weight, grad_bias)
+    return nats, (grad_input, grad_log_priors, grad_weight, grad_bias)
 
 
 def _add(total: Tensor, share: Tensor) -> None:

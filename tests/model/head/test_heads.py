@@ -11,12 +11,22 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmbench.loss import linear_cross_entropy
-from lmbench.model import AdaptiveSoftmax, Softmax
-from lmbench.model.head import adaptive_softmax, softmax
+from lmbench.model.head import (
+    AdaptiveSoftmax,
+    MixtureOfSoftmaxes,
+    Softmax,
+    adaptive_softmax,
+    mixture_of_softmaxes,
+    softmax,
+)
 
 N, H, V = 200, 5, 64
-CHUNK = 16  # tokens whose logits are held at a time
-HEADS = {softmax: Softmax, adaptive_softmax: partial(AdaptiveSoftmax, cutoffs=[20, 40])}
+CHUNK = 32  # tokens whose logits are held at a time
+HEADS = {
+    softmax: Softmax,
+    adaptive_softmax: partial(AdaptiveSoftmax, cutoffs=[20, 40]),
+    mixture_of_softmaxes: partial(MixtureOfSoftmaxes, num_components=2, latent_dropout=0.0),
+}
 
 every_head = pytest.mark.parametrize("module", list(HEADS), ids=lambda module: module.__name__)
 tied_or_not = pytest.mark.parametrize("tied", [True, False])
@@ -57,9 +67,10 @@ def test_never_holds_all_logits(module, tied: bool, reduction: str, monkeypatch)
     assert usual.numel == N * V
     with BiggestTensor() as biggest:
         head.loss(output, targets, reduction=reduction).sum().backward()
-    # The head's words and clusters, then the words of each cluster.
-    sizes = [V] if module is softmax else [20 + 2, 20, 24]
-    assert biggest.numel == max(size * (CHUNK * V // size) for size in sizes)
+    # Of a token: the adaptive softmax has the head's words and clusters, then the words of each
+    # cluster; the mixture has the words twice.
+    sizes = {softmax: [V], adaptive_softmax: [20 + 2, 20, 24], mixture_of_softmaxes: [2 * V]}
+    assert biggest.numel == max(size * (CHUNK * V // size) for size in sizes[module])
 
 
 @tied_or_not

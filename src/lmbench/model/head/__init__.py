@@ -1,6 +1,7 @@
 """Heads: from a core's outputs to a distribution over words."""
 
 from lmbench.model.head.adaptive_softmax import AdaptiveSoftmax
+from lmbench.model.head.mixture_of_softmaxes import MixtureOfSoftmaxes
 from lmbench.model.head.softmax import Softmax
 
-__all__ = ["AdaptiveSoftmax", "Softmax"]
+__all__ = ["AdaptiveSoftmax", "MixtureOfSoftmaxes", "Softmax"]

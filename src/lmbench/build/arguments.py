@@ -153,7 +153,8 @@ def _require_arguments(
             raise UserError(f"{key} is missing: set {key}=…")
 
 
-def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """By name; of lmbench's own classes also those of the base to which ``**options`` go."""
     parameters = inspect.signature(target).parameters
     if base := _base_with_the_rest(target):
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -100,14 +100,13 @@ class MLSTMLayer(nn.Module):
         memory: Sequence[Tensor],
     ) -> tuple[Float[Tensor, "T B I"], tuple[Tensor, ...]]:
         """What is read from the memories, each with mean 0 and variance 1, and their new state."""
-        # A product of query Wq·x and key Wk·y is one of Wkᵀ·Wq·x and y, so that only one of them
-        # is multiplied; and the weights of the gates that read them become one matrix, for x.
+        # The product of a query Wq·x and a key Wk·y is that of Wkᵀ·Wq·x and y. So only x is
+        # multiplied, and y is the key; and the gates, which read both, read what these are made of.
         query = multiply_blocks(convolved, self.key.mT @ self.query)
         value = multiply_blocks(inner, self.value)
         of_query, of_key, of_value = self.gates.weight.chunk(3, 1)
-        of_convolved = multiply_blocks(of_query, self.query.mT) + multiply_blocks(
-            of_key, self.key.mT
-        )
+        of_convolved = multiply_blocks(of_query, self.query.mT)
+        of_convolved = of_convolved + multiply_blocks(of_key, self.key.mT)
         gates = functional.linear(convolved, of_convolved, self.gates.bias)
         gates = gates + functional.linear(value, of_value)
 
@@ -158,11 +157,12 @@ def read_memory(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What each step reads, and memory, normalizer and scale after the last one.
 
-    Step by step, with the gates' exponential and sigmoid: C ← f·C + i·k vᵀ, n ← f·n + i·k, and
-    h = Cᵀq / max(|nᵀq|, √D). Here all steps at once: step t reads of step j the value times qₜ·kⱼ
-    times a weight, whose logarithm is that of the input gate at j and of the forget gates
-    from j + 1 to t. The largest weight of each step is divided out, which changes nothing but
-    rounding. For that reason the denominator is at least a millionth of √D, as in the package.
+    With i the exponential of the input gate and f the sigmoid of the forget gate, a step is
+    C ← f·C + i·k·vᵀ, n ← f·n + i·k, and reads Cᵀq / max(|nᵀq|, √D). (The paper divides keys by √D;
+    its maximum is over 1.) Here all steps at once: step t reads of step j the value there, times
+    qₜ·kⱼ, times a weight: i at step j times all f after it up to t. Each step's weights are divided
+    by the largest of them, which cancels out, so that none is too large for a float. So divided,
+    the denominator is at least √D/10⁶, lest it be a rounding error; the package xlstm adds as much.
     """
     decay = functional.logsigmoid(forget_gate).cumsum(-1)
     source = input_gate - decay  # log-weight of step j at step t, but for decay at t

@@ -5,7 +5,9 @@ from lmbench.model.core.gru import GRU
 from lmbench.model.core.lstm import LSTM
 from lmbench.model.core.min_gru import MinGRU
 from lmbench.model.core.min_lstm import MinLSTM
+from lmbench.model.core.mlstm import MLSTM
 from lmbench.model.core.mogrifier_lstm import MogrifierLSTM
 from lmbench.model.core.qrnn import QRNN
+from lmbench.model.core.slstm import SLSTM
 
-__all__ = ["AWDLSTM", "GRU", "LSTM", "QRNN", "MinGRU", "MinLSTM", "MogrifierLSTM"]
+__all__ = ["AWDLSTM", "GRU", "LSTM", "MLSTM", "QRNN", "SLSTM", "MinGRU", "MinLSTM", "MogrifierLSTM"]

@@ -1,11 +1,13 @@
 """Cores made of residual blocks. Shape letters: T time steps, B columns, E embedding, H hidden."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from lmbench.model.contracts import State
 from lmbench.model.core.stack import Layer, Stack
@@ -108,12 +110,39 @@ class CausalConv(nn.Module):
             input: ``(T, B, H)``.
             last: ``(K − 1, B, H)``; None for zeros.
         """
-        num_steps, num_columns, size = input.shape
-        num_last = len(self.weight) - 1
+        num_last, size = len(self.weight) - 1, input.shape[-1]
+        input = input.to(self.weight.dtype)
         if last is None:
-            last = input.new_zeros(num_last, num_columns, size)
-        padded = torch.cat([last.to(input.dtype), input])
-        output = self.bias
-        for k, weight in enumerate(self.weight):
-            output = torch.addcmul(output, padded[k : k + num_steps], weight)
-        return output, padded[num_steps:]
+            last = input.new_zeros(num_last, input.shape[1], size)
+        last = last.to(input.dtype)
+        output = _CausalConv.apply(input, last, self.weight, self.bias)
+        return output, torch.cat([last, input[-num_last:]])[-num_last:]
+
+
+class _CausalConv(Function):
+    """Step by step, so that what a step needs is still in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, last: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(input, last, weight)
+        output = bias.expand(input.shape).contiguous()
+        steps, weights = [*last.unbind(), *input.unbind()], weight.unbind()
+        for t, out in enumerate(output.unbind()):
+            for k, w in enumerate(weights):
+                out.addcmul_(steps[t + k], w)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        input, last, weight = ctx.saved_tensors
+        grad_input, grad_last = torch.zeros_like(input), torch.zeros_like(last)
+        grad_weight = input.new_zeros(len(weight), *input.shape[1:])
+        steps, weights = [*last.unbind(), *input.unbind()], weight.unbind()
+        grad_steps = [*grad_last.unbind(), *grad_input.unbind()]
+        grad_weights = grad_weight.unbind()
+        for t, gradient in enumerate(grad_output.unbind()):
+            for k, w in enumerate(weights):
+                grad_steps[t + k].addcmul_(gradient, w)
+                grad_weights[k].addcmul_(gradient, steps[t + k])
+        return grad_input, grad_last, grad_weight.sum(1), grad_output.sum((0, 1))

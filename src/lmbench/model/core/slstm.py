@@ -1,0 +1,156 @@
+"""sLSTM. Shape letters: T time steps, B columns, H hidden, N heads, D = H/N."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lmbench.model.core.recurrence import StepProduct
+from lmbench.model.core.residual import CausalConv, ResidualStack
+from lmbench.model.core.stack import exact
+
+
+class SLSTM(ResidualStack):
+    """Blocks of an LSTM whose input gate is exponential and whose output is normalized by it.
+
+    Source: Beck et al. 2024 (arXiv 2405.04517), section 2.2, forget gates with a sigmoid, and the
+    post up-projection block of appendix A.4: a convolution over four steps for input and forget
+    gates, heads that read no other head's features, and a gated feed-forward network. As in the
+    package xlstm, linear layers have no biases, and the cell starts with that package's values: its
+    recurrent weight with zeros. No block is one of mLSTM.
+
+    Args:
+        num_heads: Number of heads, N.
+        options: Those of :class:`lmbench.model.core.stack.Stack`.
+
+    Raises:
+        ValueError: As there, or if ``num_heads`` does not divide ``hidden_size``.
+    """
+
+    norm = partial(nn.LayerNorm, bias=False)
+
+    def __init__(self, *sizes: int, num_heads: int = 4, **options: Any) -> None:
+        self._num_heads = num_heads
+        super().__init__(*sizes, **options)
+
+    def build(self, hidden_size: int, num_layers: int) -> None:
+        """Makes all that has weights; higher layers start with longer memories."""
+        super().build(hidden_size, num_layers)
+        layers = [module for module in self.modules() if isinstance(module, SLSTMLayer)]
+        for index, layer in enumerate(layers):
+            layer.spread_forget_gates(0.3 + 1.3 * index / max(1, num_layers - 1))
+
+    def make_layer(self, input_size: int, output_size: int) -> nn.Module:
+        """An :class:`SLSTMLayer`."""
+        return SLSTMLayer(input_size, self._num_heads)
+
+    def make_feedforward(self, size: int) -> nn.Module:
+        """A :class:`GatedFeedForward` 4/3 as wide."""
+        return GatedFeedForward(size, 4 * size // 3)
+
+
+class GatedFeedForward(nn.Module):
+    """Two linear layers, between them a gate with GELU.
+
+    Args:
+        size: H.
+        inner_size: Number of features between the layers.
+    """
+
+    def __init__(self, size: int, inner_size: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(size, 2 * inner_size, bias=False)
+        self.down = nn.Linear(inner_size, size, bias=False)
+
+    def forward(self, input: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
+        """Applies it to each step by itself."""
+        gate, inner = self.up(input).chunk(2, -1)
+        return self.down(functional.gelu(gate) * inner)
+
+
+class SLSTMLayer(nn.Module):
+    """Convolution, cell and norms of its heads.
+
+    Its state is ``(x, h, c, n, m)``: three inputs, ``(3, B, H)``; the output, ``(N, B, D)``; and,
+    divided by the exponential of m, the cell and its normalizer, all of the same shape.
+    """
+
+    def __init__(self, size: int, num_heads: int) -> None:
+        if num_heads < 1 or size % num_heads != 0:
+            raise ValueError(f"num_heads must divide {size}, got {num_heads}")
+        super().__init__()
+        self.num_heads = num_heads
+        head_size = size // num_heads
+        self.conv = CausalConv(size)
+        # Rows are those of the input and forget gate, or of candidate and output gate.
+        std = math.sqrt(0.4 / size)
+        self.gates_of_conv, self.gates_of_input = (
+            nn.Parameter(torch.empty(num_heads, 2 * head_size, head_size).normal_(std=std))
+            for _ in range(2)
+        )
+        self.recurrent = nn.Parameter(torch.zeros(num_heads, 4 * head_size, head_size))
+        self.bias = nn.Parameter(torch.zeros(num_heads, 4 * head_size))
+        self.norm = nn.Parameter(torch.ones(size))
+
+    def spread_forget_gates(self, power: float) -> None:
+        """Sets their biases from 5 down to -7, more of them large with a larger ``power``."""
+        _, forget, _, _ = self.bias.detach().chunk(4, -1)
+        forget.copy_(5.0 - 12.0 * torch.linspace(0.0, 1.0, forget.shape[-1]) ** power)
+
+    def forward(
+        self,
+        input: Float[Tensor, "T B H"],
+        state: Sequence[Tensor] | None,
+        weight_dropout: Callable[[Tensor], Tensor],
+    ) -> tuple[Float[Tensor, "T B H"], tuple[Tensor, ...]]:
+        """Runs a window, from ``state`` or from zeros."""
+        last, *cell = (None,) if state is None else state
+        convolved, last = self.conv(input, last)
+        gates = torch.cat(
+            [
+                self._by_head(functional.silu(convolved), self.gates_of_conv),
+                self._by_head(input, self.gates_of_input),
+            ],
+            -1,
+        )
+        hidden, cell = self.cell(
+            exact(gates) + self.bias[:, None, None],
+            [exact(tensor) for tensor in cell],
+            StepProduct(weight_dropout(self.recurrent)),
+        )
+        hidden = functional.layer_norm(hidden, hidden.shape[-1:])  # (T, N, B, D)
+        return hidden.transpose(1, 2).flatten(-2) * self.norm, (last, *cell)
+
+    def _by_head(self, input: Tensor, weight: Tensor) -> Tensor:
+        heads = input.unflatten(-1, (self.num_heads, -1)).flatten(0, 1).transpose(0, 1)
+        return (heads @ weight.mT).unflatten(1, input.shape[:2])  # (N, T, B, 2D)
+
+    def cell(
+        self,
+        gates: Float[Tensor, "N T B 4D"],
+        state: Sequence[Float[Tensor, "N B D"]],
+        product: StepProduct,
+    ) -> tuple[Float[Tensor, "T N B D"], tuple[Tensor, ...]]:
+        """Outputs and the new state."""
+        num_heads, _, num_columns, num_gates = gates.shape
+        if state:
+            hidden, cell, normalizer, log_scale = state
+        else:
+            hidden = gates.new_zeros(num_heads, num_columns, num_gates // 4)
+            cell, normalizer, log_scale = hidden, hidden, torch.full_like(hidden, -math.inf)
+        outputs = []
+        for step in gates.unbind(1):
+            i, f, z, o = (step + product(hidden)).chunk(4, -1)
+            kept = functional.logsigmoid(f) + log_scale
+            log_scale = torch.maximum(i, kept).detach()
+            i, f = (i - log_scale).exp(), (kept - log_scale).exp()
+            cell = f * cell + i * z.tanh()
+            normalizer = f * normalizer + i
+            hidden = o.sigmoid() * cell / normalizer
+            outputs.append(hidden)
+        return torch.stack(outputs), (hidden, cell, normalizer, log_scale)

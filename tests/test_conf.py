@@ -1,6 +1,5 @@
 """Every choice of the conf folder composes, and says nothing that its target does not take."""
 
-import inspect
 import re
 from collections.abc import Iterator
 from itertools import product
@@ -17,9 +16,9 @@ from small import composed, config_of, set_value
 
 from lmbench import conf
 from lmbench.build import training as build
+from lmbench.build.arguments import parameters_of
 from lmbench.build.loggers import _OF_WANDB
 from lmbench.build.model import build_model
-from lmbench.build.arguments import parameters_of
 from lmbench.conf import (
     ALLOWED_TARGETS_VARIABLE,
     PLACES,

@@ -23,7 +23,8 @@ every_core = pytest.mark.parametrize("name", [name for name in NAMES if name != 
 
 
 def overrides(name: str) -> tuple[str, ...]:
-    return "model=awd_lstm", f"model/core={name}", "model.core.num_layers=2"
+    sizes = ("model.core.hidden_size=16", "model.core.num_layers=2")
+    return "model=awd_lstm", f"model/core={name}", *sizes
 
 
 @every_core
@@ -58,11 +59,11 @@ def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, 
 @every_core
 def test_a_resumed_run_has_the_weights_of_one_in_one_go(tmp_path: Path, name: str) -> None:
     own = ("callbacks=default", "optimizer=adam", "trainer.max_epochs=2", "batching.bptt=20")
-    done = command(tmp_path, *overrides(name), *SMALL, *own, "hydra.run.dir=whole")
+    done = command(tmp_path, *SMALL, *overrides(name), *own, "hydra.run.dir=whole")
     assert done.returncode == 0, done.stderr
     own = (*own[:2], "trainer.max_epochs=1", *own[3:])
     for arguments in (
-        (*overrides(name), *SMALL, *own, "hydra.run.dir=parts"),
+        (*SMALL, *overrides(name), *own, "hydra.run.dir=parts"),
         ("resume=parts", "trainer.max_epochs=2"),
     ):
         done = command(tmp_path, *arguments)

@@ -1,14 +1,14 @@
 """Cores made of residual blocks. Shape letters: T time steps, B columns, E embedding, H hidden."""
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lmbench.model.contracts import State
-from lmbench.model.core.stack import Layer, Stack
+from lmbench.model.core.stack import Stack
 
 
 class ResidualStack(Stack):
@@ -24,6 +24,10 @@ class ResidualStack(Stack):
     def make_feedforward(self, size: int) -> nn.Module | None:
         """The second half of a block."""
         return None
+
+    def layer_arguments(self) -> Sequence[Mapping[str, Tensor]]:
+        """What each layer is called with by name, if it needs more than a :class:`Layer` does."""
+        return [{}] * len(self.blocks)
 
     def build(self, hidden_size: int, num_layers: int) -> None:
         """Makes all that has weights."""
@@ -46,8 +50,9 @@ class ResidualStack(Stack):
         """All between the dropouts of input and output."""
         states = [None] * len(self.blocks) if state is None else state
         stream, new_state = self.expand(input), []
-        for block, own in zip(self.blocks, states, strict=True):
-            stream, last = block(stream, own, self.hidden_dropout, self.weight_dropout)
+        arguments = self.layer_arguments()
+        for block, own, more in zip(self.blocks, states, arguments, strict=True):
+            stream, last = block(stream, own, self.hidden_dropout, self.weight_dropout, more)
             new_state.append(last)
         return self.project(self.last_norm(stream)), tuple(new_state)
 
@@ -71,8 +76,9 @@ class _Block(nn.Module):
         state: Sequence[Tensor] | None,
         dropout: Callable[[Tensor], Tensor],
         weight_dropout: Callable[[Tensor], Tensor],
+        arguments: Mapping[str, Tensor],
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        added, state = cast(Layer, self.layer)(self.norm(stream), state, weight_dropout)
+        added, state = self.layer(self.norm(stream), state, weight_dropout, **arguments)
         stream = stream + dropout(added)
         if self.feedforward is not None and self.feedforward_norm is not None:
             stream = stream + dropout(self.feedforward(self.feedforward_norm(stream)))
@@ -83,6 +89,27 @@ def _linear(input_size: int, output_size: int) -> nn.Module:
     if input_size == output_size:
         return nn.Identity()
     return nn.Linear(input_size, output_size, bias=False)
+
+
+class SwiGLU(nn.Module):
+    """A feed-forward network of as many weights as one that is four times as wide as its input.
+
+    Source: Shazeer 2020 (arXiv 2002.05202).
+
+    Args:
+        size: H. Inside, it is 8/3 times as wide.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        inner_size = 8 * (size // 3)
+        self.gates = nn.Linear(size, 2 * inner_size, bias=False)
+        self.out = nn.Linear(inner_size, size, bias=False)
+
+    def forward(self, input: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
+        """One step does not see another."""
+        gate, value = self.gates(input).chunk(2, -1)
+        return self.out(functional.silu(gate) * value)
 
 
 class CausalConv(nn.Module):

@@ -61,15 +61,15 @@ class GatedDeltaNetLayer(nn.Module):
         if num_heads < 1 or 3 * size % (4 * num_heads):
             raise ValueError(f"num_heads must divide 3/4 of hidden_size {size}, got {num_heads}")
         self.num_heads = num_heads
-        self.key_size = 3 * size // (4 * num_heads)
-        keys, values = num_heads * self.key_size, num_heads * 2 * self.key_size
-        self.sizes = [2 * keys + values, values, num_heads, num_heads]
-        self.gates = nn.Linear(size, sum(self.sizes), bias=False)
-        self.conv = CausalConv(self.sizes[0])
+        keys = 3 * size // 4
+        values = 2 * keys
+        self.sizes = keys, values
+        self.gates = nn.Linear(size, 2 * keys + 2 * values + 2 * num_heads, bias=False)
+        self.conv = CausalConv(2 * keys + values)
         self.rate_log = nn.Parameter(torch.empty(num_heads).uniform_(0.0, 16.0).log())
         step = torch.empty(num_heads).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.step_bias = nn.Parameter(step.expm1().log())  # softplus makes it the step again
-        self.norm = nn.RMSNorm(2 * self.key_size)
+        self.norm = nn.RMSNorm(values // num_heads)
         self.out = nn.Linear(values, size, bias=False)
 
     def forward(
@@ -80,17 +80,22 @@ class GatedDeltaNetLayer(nn.Module):
     ) -> tuple[Float[Tensor, "T B H"], tuple[Tensor, ...]]:
         """Runs a window, from ``state`` or from zeros."""
         last, matrix = (None, None) if state is None else state
+        keys, values = self.sizes
         made = exact(functional.linear(input, weight_dropout(self.gates.weight)))
         with torch.autocast(input.device.type, enabled=False):
-            mixed, gate, step, strength = made.split(self.sizes, -1)
+            mixed, gate, step, strength = made.split(
+                [2 * keys + values, values, self.num_heads, self.num_heads], -1
+            )
             mixed, last = self.conv(mixed, last)
-            parts = functional.silu(mixed).unflatten(-1, (4, self.num_heads, -1))
-            query, key, *values = parts.permute(2, 1, 3, 0, 4).contiguous()  # (B, N, T, K) each
+            query, key, value = (
+                part.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3).contiguous()
+                for part in functional.silu(mixed).split([keys, keys, values], -1)
+            )  # (B, N, T, …) each
             log_decay = -self.rate_log.exp() * functional.softplus(step + self.step_bias)
             output, matrix = gated_delta_rule(
                 unit(query),
                 unit(key),
-                torch.cat(values, -1),
+                value,
                 strength.sigmoid().permute(1, 2, 0),
                 log_decay.permute(1, 2, 0),
                 None if matrix is None else exact(matrix),

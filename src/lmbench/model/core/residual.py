@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmbench.model.contracts import State
-from lmbench.model.core.stack import Stack
+from lmbench.model.core.stack import Stack, exact
 
 
 class ResidualStack(Stack):
@@ -16,7 +16,7 @@ class ResidualStack(Stack):
 
     A block is a norm and a layer, then a norm and a feed-forward network, if the core has one. A
     last norm follows. Where input or output have another size, a linear map leads from it or to
-    it. What is dropped between layers is what a block adds.
+    it. What is dropped between layers is what a block adds. Blocks add up in float32 at least.
     """
 
     norm: Callable[[int], nn.Module] = nn.RMSNorm
@@ -49,7 +49,7 @@ class ResidualStack(Stack):
     ) -> tuple[Float[Tensor, "T B H"], State]:
         """All between the dropouts of input and output."""
         states = [None] * len(self.blocks) if state is None else state
-        stream, new_state = self.expand(input), []
+        stream, new_state = exact(self.expand(input)), []
         arguments = self.layer_arguments()
         for block, own, more in zip(self.blocks, states, arguments, strict=True):
             stream, last = block(stream, own, self.hidden_dropout, self.weight_dropout, more)

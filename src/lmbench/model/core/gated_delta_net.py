@@ -142,9 +142,9 @@ def gated_delta_rule(
         decay = g.expand(*g.shape[:-1], g.shape[-2]).tril(-1).cumsum(-2).exp().tril()  # (…, C, C)
         coupling = (beta * decay * (k @ k.mT)).tril(-1)
         added = torch.linalg.solve_triangular(
-            coupling, beta * (v - since_start * (k @ state)), upper=False, unitriangular=True
+            coupling, beta * (v - since_start * k @ state), upper=False, unitriangular=True
         )
-        outputs.append(since_start * (q @ state) + (decay * (q @ k.mT)) @ added)
+        outputs.append(since_start * q @ state + (decay * (q @ k.mT)) @ added)
         till_end = decay[..., -1, :].unsqueeze(-1)
         state = since_start[..., -1:, :] * state + (till_end * k).mT @ added
     return torch.cat(outputs, -2), state

@@ -131,17 +131,19 @@ def _chunk(q: Tensor, k: Tensor, v: Tensor, f: Tensor, state: Tensor) -> tuple[T
     if missing:  # steps that keep everything and add nothing
         q, k, v = (functional.pad(x, (0, 0, 0, missing)) for x in (q, k, v))
         f = functional.pad(f, (0, 0, 0, missing), value=1.0)
-    output = (q * k).sum(-1, keepdim=True) * v
+    scores = (q * k).sum(-1)[..., None, None]  # of each step by itself, (…, C, 1, 1)
     q, kept = q * f, f
     size = 1
     while size < q.shape[-2]:
-        (q0, q1), (k0, k1), (v0, _) = (_halves(x, size) for x in (q, k, v))
-        (o0, o1), (kept0, kept1) = _halves(output, size), _halves(kept, 1)
-        output = _joined(o0, o1 + q1 @ k0.mT @ v0)
+        (q0, q1), (k0, k1), (kept0, kept1) = _halves(q, size), _halves(k, size), _halves(kept, 1)
+        scores0, scores1 = scores.unflatten(-3, (-1, 2)).unbind(-3)
+        upper = torch.cat([scores0, torch.zeros_like(scores0)], -1)
+        scores = torch.cat([upper, torch.cat([q1 @ k0.mT, scores1], -1)], -2)
         q, k = _joined(q0, q1 * kept0), _joined(k0 * kept1, k1)
         kept = (kept0 * kept1).squeeze(-2)
         size *= 2
-    return (output + q @ state)[..., :num_steps, :], kept.mT * state + k.mT @ v
+    output = scores.squeeze(-3) @ v + q @ state
+    return output[..., :num_steps, :], kept.mT * state + k.mT @ v
 
 
 def _halves(x: Tensor, size: int) -> tuple[Tensor, ...]:

@@ -18,10 +18,11 @@ CHUNK = 64  # steps at most
 class GatedDeltaNet(ResidualStack):
     """Blocks of a linear recurrence that replaces what its state, a matrix, holds for a key.
 
-    Source: Yang et al. 2024 (arXiv 2412.06464). A block is Gated DeltaNet's layer and a SwiGLU,
-    with the sizes and initial values of flash-linear-attention; all keys of a step together are
-    3/4 as wide as the block, its values 3/2. Queries are not divided by the root of their size,
-    since the norm that follows would take such a factor out.
+    Source: Yang et al. 2024 (arXiv 2412.06464). A block is Gated DeltaNet's layer and a SwiGLU.
+    Sizes and first decays are those of flash-linear-attention: all keys of a step together are 3/4
+    as wide as the block, its values 3/2. The convolution has a bias. Queries are not divided by the
+    root of their size, since the norm that follows would take such a factor out. The hybrids with
+    attention are left out.
 
     Args:
         num_heads: Number of heads, N. The paper's keys have 256 features in each.
@@ -92,13 +93,15 @@ class GatedDeltaNetLayer(nn.Module):
                 for part in functional.silu(mixed).split([keys, keys, values], -1)
             )  # (B, N, T, …) each
             log_decay = -self.rate_log.exp() * functional.softplus(step + self.step_bias)
+            if matrix is None:
+                matrix = key.new_zeros(*key.shape[:2], key.shape[-1], value.shape[-1])
             output, matrix = gated_delta_rule(
                 unit(query),
                 unit(key),
                 value,
                 strength.sigmoid().permute(1, 2, 0),
                 log_decay.permute(1, 2, 0),
-                None if matrix is None else exact(matrix),
+                exact(matrix),
             )
             output = self.norm(output.permute(2, 0, 1, 3)).flatten(2) * functional.silu(gate)
         return self.out(output), (last, matrix)
@@ -115,7 +118,7 @@ def gated_delta_rule(
     value: Float[Tensor, "*N T V"],
     strength: Float[Tensor, "*N T"],
     log_decay: Float[Tensor, "*N T"],
-    state: Float[Tensor, "*N K V"] | None = None,
+    state: Float[Tensor, "*N K V"],
 ) -> tuple[Float[Tensor, "*N T V"], Float[Tensor, "*N K V"]]:
     """All S_tᵀ q_t, where S_t = α_t (I − β_t k_t k_tᵀ) S_(t−1) + β_t k_t v_tᵀ, and the last S.
 
@@ -129,10 +132,8 @@ def gated_delta_rule(
         value: ``(…, T, V)``.
         strength: β, ``(…, T)``, from 0 to 1.
         log_decay: ln α, ``(…, T)``, not above 0.
-        state: S before the first step, ``(…, K, V)``; None for zeros.
+        state: S before the first step, ``(…, K, V)``.
     """
-    if state is None:
-        state = key.new_zeros(*key.shape[:-2], key.shape[-1], value.shape[-1])
     num_chunks = -(-key.shape[-2] // CHUNK)
     outputs = []
     per_step = (x.unsqueeze(-1) for x in (strength, log_decay))

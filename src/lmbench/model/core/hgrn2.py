@@ -17,9 +17,11 @@ CHUNK = 32  # steps, a power of two
 class HGRN2(ResidualStack):
     """Blocks of a linear recurrence whose state is a matrix for each head.
 
-    Source: Qin et al. 2024 (arXiv 2404.07904). A block is HGRN2's layer and a SwiGLU, with the
-    norms and without the biases of flash-linear-attention. What a layer forgets has a lower bound
-    for each feature, which is learned, 0 in the first layer, and rises from layer to layer.
+    Source: Qin et al. 2024 (arXiv 2404.07904). A block is HGRN2's layer and a SwiGLU. As in the
+    authors' language models and flash-linear-attention, queries go through a SiLU, values through
+    nothing, one norm spans all heads, and there are no biases. What a layer keeps has a lower bound
+    for each feature, which is learned, is 0 in the first layer, and rises from layer to layer; all
+    bounds are one parameter of the core.
 
     Args:
         num_heads: Number of heads, N, each with a state of (H / N)² numbers. The paper's language
@@ -80,7 +82,7 @@ class HGRN2Layer(nn.Module):
         weight_dropout: Callable[[Tensor], Tensor],
         lower_bound: Float[Tensor, " H"],
     ) -> tuple[Float[Tensor, "T B H"], tuple[Tensor, ...]]:
-        """Runs a window, from ``state`` or from zeros; it forgets to ``lower_bound`` at most."""
+        """Runs a window, from ``state`` or from zeros; no forget gate is below ``lower_bound``."""
         gates = exact(functional.linear(input, weight_dropout(self.gates.weight)))
         with torch.autocast(input.device.type, enabled=False):
             heads = gates.unflatten(-1, (3, self.num_heads, -1)).permute(2, 1, 3, 0, 4)
@@ -119,8 +121,8 @@ def gated_attention(
     """
     outputs = []
     chunks = (x.split(CHUNK, -2) for x in (query, key, value, forget))
-    for chunk in zip(*chunks, strict=True):
-        output, state = _chunk(*chunk, state)
+    for q, k, v, f in zip(*chunks, strict=True):
+        output, state = _chunk(q, k, v, f, state)
         outputs.append(output)
     return torch.cat(outputs, -2), state
 

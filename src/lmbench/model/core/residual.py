@@ -78,11 +78,11 @@ class _Block(nn.Module):
         weight_dropout: Callable[[Tensor], Tensor],
         arguments: Mapping[str, Tensor],
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        added, state = self.layer(self.norm(stream), state, weight_dropout, **arguments)
+        added, last = self.layer(self.norm(stream), state, weight_dropout, **arguments)
         stream = stream + dropout(added)
         if self.feedforward is not None and self.feedforward_norm is not None:
             stream = stream + dropout(self.feedforward(self.feedforward_norm(stream)))
-        return stream, state
+        return stream, last
 
 
 def _linear(input_size: int, output_size: int) -> nn.Module:

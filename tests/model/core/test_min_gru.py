@@ -38,7 +38,7 @@ def test_blocks_are_the_formula(kind, cell) -> None:
     stream = input @ core.expand.weight.T
     for block in core.blocks:
         layer = block.layer
-        x = functional.rms_norm(stream, [H], block.norm.weight)
+        x = functional.rms_norm(stream, [H], block.norm.weight, 1e-5)
         conv = nn.Conv1d(H, H, 4, groups=H).double()
         conv.weight, conv.bias = nn.Parameter(layer.conv.weight.T[:, None]), layer.conv.bias
         x = conv(functional.pad(x.permute(1, 2, 0), (3, 0))).permute(2, 0, 1)
@@ -47,10 +47,10 @@ def test_blocks_are_the_formula(kind, cell) -> None:
             hidden = cell(step, hidden)
             outputs.append(hidden)
         stream = stream + torch.stack(outputs) @ layer.out.weight.T
-        x = functional.rms_norm(stream, [H], block.feedforward_norm.weight)
+        x = functional.rms_norm(stream, [H], block.feedforward_norm.weight, 1e-5)
         first, _, second = block.feedforward
         stream = stream + second(functional.gelu(first(x)))
-    expected = functional.rms_norm(stream, [H], core.last_norm.weight) @ core.project.weight.T
+    expected = functional.rms_norm(stream, [H], core.last_norm.weight, 1e-5) @ core.project.weight.T
     assert_close(result.output, expected)
 
 

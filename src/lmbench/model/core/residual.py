@@ -1,16 +1,18 @@
 """Cores made of residual blocks. Shape letters: T time steps, B columns, E embedding, H hidden."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from lmbench.model.contracts import State
-from lmbench.model.core.stack import Layer, Stack
+from lmbench.model.core.stack import Stack, exact
 
 
 class ResidualStack(Stack):
@@ -18,14 +20,19 @@ class ResidualStack(Stack):
 
     A block is a norm and a layer, then a norm and a feed-forward network, if the core has one. A
     last norm follows. Where input or output have another size, a linear map leads from it or to
-    it. What is dropped between layers is what a block adds.
+    it. What is dropped between layers is what a block adds. Blocks add up in float32 at least.
     """
 
-    norm: Callable[[int], nn.Module] = nn.RMSNorm
+    # PyTorch's own epsilon depends on the type of the numbers.
+    norm: Callable[[int], nn.Module] = partial(nn.RMSNorm, eps=1e-5)
 
     def make_feedforward(self, size: int) -> nn.Module | None:
         """The second half of a block."""
         return None
+
+    def layer_arguments(self) -> Sequence[Mapping[str, Tensor]]:
+        """What each layer is called with by name, if it needs more than a :class:`Layer` does."""
+        return [{}] * len(self.blocks)
 
     def build(self, hidden_size: int, num_layers: int) -> None:
         """Makes all that has weights."""
@@ -47,9 +54,10 @@ class ResidualStack(Stack):
     ) -> tuple[Float[Tensor, "T B H"], State]:
         """All between the dropouts of input and output."""
         states = [None] * len(self.blocks) if state is None else state
-        stream, new_state = self.expand(input), []
-        for block, own in zip(self.blocks, states, strict=True):
-            stream, last = block(stream, own, self.hidden_dropout, self.weight_dropout)
+        stream, new_state = exact(self.expand(input)), []
+        arguments = self.layer_arguments()
+        for block, own, more in zip(self.blocks, states, arguments, strict=True):
+            stream, last = block(stream, own, self.hidden_dropout, self.weight_dropout, more)
             new_state.append(last)
         return self.project(self.last_norm(stream)), tuple(new_state)
 
@@ -73,18 +81,40 @@ class _Block(nn.Module):
         state: Sequence[Tensor] | None,
         dropout: Callable[[Tensor], Tensor],
         weight_dropout: Callable[[Tensor], Tensor],
+        arguments: Mapping[str, Tensor],
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        added, state = cast(Layer, self.layer)(self.norm(stream), state, weight_dropout)
+        added, last = self.layer(self.norm(stream), state, weight_dropout, **arguments)
         stream = stream + dropout(added)
         if self.feedforward is not None and self.feedforward_norm is not None:
             stream = stream + dropout(self.feedforward(self.feedforward_norm(stream)))
-        return stream, state
+        return stream, last
 
 
 def _linear(input_size: int, output_size: int) -> nn.Module:
     if input_size == output_size:
         return nn.Identity()
     return nn.Linear(input_size, output_size, bias=False)
+
+
+class SwiGLU(nn.Module):
+    """A feed-forward network of as many weights as one that is four times as wide as its input.
+
+    Source: Shazeer 2020 (arXiv 2002.05202).
+
+    Args:
+        size: H. Inside, it is 8/3 times as wide.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        inner_size = 8 * (size // 3)
+        self.gates = nn.Linear(size, 2 * inner_size, bias=False)
+        self.out = nn.Linear(inner_size, size, bias=False)
+
+    def forward(self, input: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
+        """One step does not see another."""
+        gate, value = self.gates(input).chunk(2, -1)
+        return self.out(functional.silu(gate) * value)
 
 
 class CausalConv(nn.Module):

@@ -176,8 +176,8 @@ def _base_with_the_rest(target: Callable[..., Any]) -> Callable[..., Any] | None
     """The base to which one of lmbench's classes hands on ``**options``."""
     if not inspect.isclass(target) or not target.__module__.startswith("lmbench."):
         return None
-    takes_the_rest = inspect.getfullargspec(target.__init__).varkw is not None
-    return target.__base__ if takes_the_rest else None
+    kinds = {one.kind for one in inspect.signature(target).parameters.values()}
+    return target.__base__ if inspect.Parameter.VAR_KEYWORD in kinds else None
 
 
 def _fits(value: Any, hint: Any) -> bool:

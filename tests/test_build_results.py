@@ -86,7 +86,9 @@ def config_of(command: str) -> dict[str, Any]:
 
 def without_the_runs_own(config: Any) -> dict[str, Any]:
     values = flatten(config)
-    own = ("name", "seed", "data.path", "data._target_", "init_from")
+    own = {"name", "seed", "data.path", "data._target_", "init_from"}
+    if values["trainer.precision"] == "32-true":
+        own.add("model.head.autocast")  # has nothing to cast
     return {key: values[key] for key in values if key not in own}
 
 

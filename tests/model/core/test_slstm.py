@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from lmbench.model.core import SLSTM
-from lmbench.model.core.slstm import GatedFeedForward, SLSTMLayer
+from lmbench.model.core.slstm import SLSTMLayer
 
 T, B, SIZE, N = 9, 3, 12, 3
 D = SIZE // N
@@ -117,9 +117,10 @@ def test_higher_layers_start_with_longer_memories() -> None:
 
 
 def test_feedforward_matches_the_formula() -> None:
-    feedforward, input = GatedFeedForward(6, 8).double(), normal(T, B, 6)
-    gate, inner = (input @ half.t() for half in feedforward.up.weight.split(8))
-    expected = inner * gate * (1 + torch.erf(gate / 2**0.5)) / 2 @ feedforward.down.weight.t()
+    core, input = SLSTM(8, 6, num_heads=2, **NO_DROPOUT).double(), normal(T, B, 6)
+    feedforward = core.blocks[0].feedforward
+    gate, inner = (input @ half.t() for half in feedforward.gates.weight.split(8))
+    expected = inner * gate * (1 + torch.erf(gate / 2**0.5)) / 2 @ feedforward.out.weight.t()
     assert_close(feedforward(input), expected)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmbench.model.core.residual import CausalConv, ResidualStack, SwiGLU
+from lmbench.model.core.residual import CausalConv, GatedFeedForward, ResidualStack
 from lmbench.model.core.stack import exact
 
 CHUNK = 64  # steps at most
@@ -43,7 +43,7 @@ class GatedDeltaNet(ResidualStack):
 
     def make_feedforward(self, size: int) -> nn.Module:
         """A SwiGLU."""
-        return SwiGLU(size)
+        return GatedFeedForward(size, 8 * (size // 3), functional.silu)
 
 
 class GatedDeltaNetLayer(nn.Module):

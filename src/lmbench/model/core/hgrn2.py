@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmbench.model.core.residual import ResidualStack, SwiGLU
+from lmbench.model.core.residual import GatedFeedForward, ResidualStack
 from lmbench.model.core.stack import exact
 
 CHUNK = 32  # steps, a power of two
@@ -43,7 +43,7 @@ class HGRN2(ResidualStack):
 
     def make_feedforward(self, size: int) -> nn.Module:
         """A SwiGLU."""
-        return SwiGLU(size)
+        return GatedFeedForward(size, 8 * (size // 3), functional.silu)
 
     def build(self, hidden_size: int, num_layers: int) -> None:
         """Makes all that has weights."""

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from lmbench.model.contracts import State
 from lmbench.model.core.stack import Stack, exact
@@ -96,25 +95,28 @@ def _linear(input_size: int, output_size: int) -> nn.Module:
     return nn.Linear(input_size, output_size, bias=False)
 
 
-class SwiGLU(nn.Module):
-    """A feed-forward network of as many weights as one that is four times as wide as its input.
+class GatedFeedForward(nn.Module):
+    """Two linear layers with a gate between them, for each step by itself.
 
-    Source: Shazeer 2020 (arXiv 2002.05202).
+    Source: Shazeer 2020 (arXiv 2002.05202): SwiGLU, with SiLU, or GEGLU, with GELU.
 
     Args:
-        size: H. Inside, it is 8/3 times as wide.
+        size: Number of features, H.
+        inner_size: Number of features between the layers. With 8/3 of ``size``, it has as many
+            weights as a network without a gate that is four times as wide as its input.
+        activation: Of the gate.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, inner_size: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        inner_size = 8 * (size // 3)
         self.gates = nn.Linear(size, 2 * inner_size, bias=False)
         self.out = nn.Linear(inner_size, size, bias=False)
+        self.activation = activation
 
     def forward(self, input: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
-        """One step does not see another."""
+        """Applies it to a window."""
         gate, value = self.gates(input).chunk(2, -1)
-        return self.out(functional.silu(gate) * value)
+        return self.out(self.activation(gate) * value)
 
 
 class CausalConv(nn.Module):

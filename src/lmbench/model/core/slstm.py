@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmbench.model.core.recurrence import StepProduct
-from lmbench.model.core.residual import CausalConv, ResidualStack
+from lmbench.model.core.residual import CausalConv, GatedFeedForward, ResidualStack
 from lmbench.model.core.stack import exact
 
 
@@ -50,27 +50,8 @@ class SLSTM(ResidualStack):
         return SLSTMLayer(input_size, self._num_heads)
 
     def make_feedforward(self, size: int) -> nn.Module:
-        """A :class:`GatedFeedForward` 4/3 as wide."""
-        return GatedFeedForward(size, 4 * size // 3)
-
-
-class GatedFeedForward(nn.Module):
-    """Two linear layers, between them a gate with GELU.
-
-    Args:
-        size: H.
-        inner_size: Number of features between the layers.
-    """
-
-    def __init__(self, size: int, inner_size: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(size, 2 * inner_size, bias=False)
-        self.down = nn.Linear(inner_size, size, bias=False)
-
-    def forward(self, input: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
-        """Applies it to each step by itself."""
-        gate, inner = self.up(input).chunk(2, -1)
-        return self.down(functional.gelu(gate) * inner)
+        """A GEGLU 4/3 as wide."""
+        return GatedFeedForward(size, 4 * size // 3, functional.gelu)
 
 
 class SLSTMLayer(nn.Module):

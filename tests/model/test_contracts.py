@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lmbench.conf import conf_dir
+from lmbench.machine import multiplies_bfloat16
 from lmbench.model import LSTM, Embedding, LanguageModel
 from lmbench.model.contracts import Core, Head, detach_state
+from lmbench.model.core import stack
 from lmbench.model.dropout import Dropouts
 
 T, B, SIZE, V = 7, 3, 8, 23
@@ -103,6 +105,22 @@ def test_gradients_are_finite_differences(make) -> None:
         return torch.cat([first, core(input[3:], state).output])
 
     assert torch.autograd.gradcheck(run, (input, *core.parameters()), fast_mode=True)
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+@of_conf("core")
+def test_autocast_ends_where_the_processor_cannot_multiply_bfloat16(
+    make, multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if multiplies and not multiplies_bfloat16():
+        pytest.skip("This processor has no bfloat16.")
+    monkeypatch.setattr(stack, "multiplies_bfloat16", lambda: multiplies)
+    core, input = make().eval(), normal(T, B, SIZE).float()
+    expected = core(input).output
+    with torch.autocast("cpu", torch.bfloat16):
+        output = core(input).output
+    assert torch.equal(output, expected) != multiplies
+    assert (output.float() - expected).norm() < 0.05 * expected.norm()
 
 
 @pytest.mark.slow

@@ -72,22 +72,20 @@ def test_wrong_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device_type", "dtype", "multiplies", "ignored"),
+    ("device_type", "dtype", "ignored"),
     [
-        ("cpu", torch.bfloat16, True, False),
-        ("cpu", torch.bfloat16, False, True),
-        ("cuda", torch.bfloat16, True, True),  # cuDNN's would be float16
-        ("cuda", torch.float16, True, False),
-        ("meta", torch.bfloat16, True, False),
+        ("cpu", torch.bfloat16, False),
+        ("cuda", torch.bfloat16, True),  # cuDNN's would be float16
+        ("cuda", torch.float16, False),
+        ("meta", torch.bfloat16, False),
     ],
 )
-def test_where_autocast_is_ignored(monkeypatch, device_type, dtype, multiplies, ignored) -> None:
-    monkeypatch.setattr(rnn, "multiplies_bfloat16", lambda: multiplies)
+def test_where_autocast_is_ignored(monkeypatch, device_type, dtype, ignored) -> None:
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: dtype)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: True)
-    assert rnn._ignores_autocast(device_type) == ignored
+    assert rnn._becomes_float16(device_type) == ignored
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
-    assert not rnn._ignores_autocast(device_type)
+    assert not rnn._becomes_float16(device_type)
 
 
 def make_layer() -> tuple[nn.LSTM, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
@@ -153,21 +151,3 @@ def test_only_training_on_a_cpu_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -
     with torch.no_grad():
         assert rnn._num_parts(layer, input) == 1
     assert rnn._num_parts(layer, input.to("meta")) == 1
-
-
-@pytest.mark.parametrize("has_bfloat16", [True, False])
-@pytest.mark.parametrize("p", [0.0, 0.5])
-def test_autocast_ends_where_the_processor_cannot_multiply_bfloat16(
-    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, p: float
-) -> None:
-    if has_bfloat16 and not rnn.multiplies_bfloat16():
-        pytest.skip("This processor has no bfloat16.")
-    monkeypatch.setattr(rnn, "multiplies_bfloat16", lambda: has_bfloat16)
-    layer, input, state = make_layer()
-    layer, input, (hidden, cell) = layer.float(), input.float(), [s.float() for s in state]
-    exact, _ = run_rnn(torch.lstm, layer, input, (hidden, cell), dropped(layer, p))
-    with torch.autocast("cpu", torch.bfloat16):
-        output, _ = run_rnn(torch.lstm, layer, input.bfloat16(), (hidden, cell), dropped(layer, p))
-    assert output.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
-    # the input has been rounded to bfloat16's 8 bits in either case
-    assert_close(output.float(), exact, rtol=2e-2, atol=2e-2)

@@ -1,13 +1,16 @@
 """Plain LSTM. Shape letters: T time steps, B columns, E embedding, H hidden."""
 
-import itertools
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmbench.model.contracts import CoreOutput, State
 from lmbench.model.core.rnn import LSTMLayer
-from lmbench.model.core.stack import run_layers
+from lmbench.model.core.stack import (
+    autocast_where_fast,
+    require_layers,
+    run_layers,
+    stack_layers,
+)
 from lmbench.model.dropout import require_probabilities
 
 
@@ -38,18 +41,18 @@ class LSTM(nn.Module):
     ) -> None:
         super().__init__()
         require_probabilities(dropout=dropout)
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        require_layers(num_layers)
         self.input_size = input_size
         self.output_size = hidden_size if output_size is None else output_size
-        sizes = [input_size, *[hidden_size] * (num_layers - 1), self.output_size]
-        self.layers = nn.ModuleList(LSTMLayer(*pair) for pair in itertools.pairwise(sizes))
+        sizes = input_size, hidden_size, self.output_size
+        self.layers = stack_layers(LSTMLayer, *sizes, num_layers)
         self.dropout = nn.Dropout(dropout)
         self.dropouts = (self.dropout,)
 
     def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
         """Runs a window, from ``state`` or from zeros."""
-        raw_output, state = run_layers(
-            self.layers, self.dropout(input), state, between=self.dropout
-        )  # (T, B, H)
+        with autocast_where_fast(input.device.type):
+            raw_output, state = run_layers(
+                self.layers, self.dropout(input), state, between=self.dropout
+            )  # (T, B, H)
         return CoreOutput(self.dropout(raw_output), raw_output, state)

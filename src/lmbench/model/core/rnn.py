@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmbench.machine import multiplies_bfloat16
-
 GATES_BYTES = 64 * 2**20
 
 
@@ -55,9 +53,9 @@ def run_rnn(
     With one from :class:`lmbench.model.dropout.WeightDropout`, an LSTM is that of AWD-LSTM.
 
     On a CPU a long window is run in parts, one after the other, so that what the backward pass
-    needs at one time stays small. Autocast to bfloat16 is ignored on a CPU that cannot multiply it,
-    and on a GPU, where cuDNN's layers would run in float16 instead (PyTorch's
-    ATen/cudnn/AutocastRNN.cpp), too narrow for gradients that no loss scaler has multiplied.
+    needs at one time stays small. On a GPU autocast to bfloat16 is ignored: cuDNN's layers would
+    run in float16 instead (PyTorch's ATen/cudnn/AutocastRNN.cpp), too narrow for gradients that no
+    loss scaler has multiplied.
 
     Args:
         kernel: ``torch.lstm`` or ``torch.gru``.
@@ -70,7 +68,7 @@ def run_rnn(
     Returns:
         Output ``(T, B, H)`` and the new state.
     """
-    if _ignores_autocast(input.device.type):
+    if _becomes_float16(input.device.type):
         dtype = recurrent_weight.dtype
         with torch.autocast(input.device.type, enabled=False):
             state = [tensor.to(dtype) for tensor in state]
@@ -99,11 +97,9 @@ def run_rnn(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs), tuple(state)
 
 
-def _ignores_autocast(device_type: str) -> bool:
-    if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
+def _becomes_float16(device_type: str) -> bool:
+    if device_type != "cuda" or not torch.is_autocast_enabled(device_type):
         return False
-    if device_type == "cpu":
-        return not multiplies_bfloat16()
     return torch.get_autocast_dtype(device_type) == torch.bfloat16
 
 

@@ -1,6 +1,7 @@
 """Cores made of layers. Shape letters: T time steps, B columns, E embedding, H hidden."""
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, cast
@@ -32,6 +33,24 @@ class Layer(Protocol):
                 weight that makes its gates.
         """
         ...
+
+
+def stack_layers(
+    make_layer: Callable[[int, int], nn.Module],
+    input_size: int,
+    hidden_size: int,
+    output_size: int,
+    num_layers: int,
+) -> nn.ModuleList:
+    """Layers of sizes ``input_size`` → ``hidden_size`` → … → ``output_size``."""
+    sizes = [input_size, *[hidden_size] * (num_layers - 1), output_size]
+    return nn.ModuleList(make_layer(*pair) for pair in itertools.pairwise(sizes))
+
+
+def require_layers(num_layers: int) -> None:
+    """Raises ValueError unless there is a layer."""
+    if num_layers < 1:
+        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
 
 
 def run_layers(
@@ -68,7 +87,7 @@ def run_layers(
     return output, tuple(new_state)
 
 
-class Stack(nn.Module):
+class Stack(nn.Module, ABC):
     """Layers one on top of the other, with the dropouts of AWD-LSTM.
 
     A core says in :meth:`make_layer` what its layers are.
@@ -107,8 +126,7 @@ class Stack(nn.Module):
             output_dropout=output_dropout,
             weight_dropout=weight_dropout,
         )
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        require_layers(num_layers)
         self.input_size = input_size
         self.output_size = hidden_size if output_size is None else output_size
         self.build(hidden_size, num_layers)
@@ -123,14 +141,14 @@ class Stack(nn.Module):
             self.weight_dropout,
         )
 
+    @abstractmethod
     def make_layer(self, input_size: int, output_size: int) -> nn.Module:
         """A :class:`Layer` of these sizes."""
-        raise NotImplementedError
 
     def build(self, hidden_size: int, num_layers: int) -> None:
         """Makes all that has weights."""
-        sizes = [self.input_size, *[hidden_size] * (num_layers - 1), self.output_size]
-        self.layers = nn.ModuleList(self.make_layer(*pair) for pair in itertools.pairwise(sizes))
+        sizes = self.input_size, hidden_size, self.output_size
+        self.layers = stack_layers(self.make_layer, *sizes, num_layers)
 
     def run(
         self, input: Float[Tensor, "T B E"], state: State | None

@@ -30,7 +30,7 @@ class ResidualStack(Stack):
         return None
 
     def layer_arguments(self) -> Sequence[Mapping[str, Tensor]]:
-        """What each layer is called with by name, if it needs more than a :class:`Layer` does."""
+        """What each layer is called with by name, beside what every layer is given."""
         return [{}] * len(self.blocks)
 
     def build(self, hidden_size: int, num_layers: int) -> None:

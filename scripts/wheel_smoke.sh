@@ -83,7 +83,7 @@ PYTHON
 run=$(echo outputs/*/*)
 "$work/venv/bin/lmbench-export" "$run" --output export
 "$work/venv/bin/lmbench-generate" export --num-tokens 20 --temperature 0 </dev/null >text.txt
-"$work/venv/bin/lmbench-generate" "$run" --score text.txt
+"$work/venv/bin/lmbench-score" "$run" text.txt
 "$fresh" - <<'PYTHON'
 import sys
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import copy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from lmbench.conf import conf_dir
 from lmbench.model import LanguageModel
 from lmbench.run.config import plain_config
+from lmbench.saved.checkpoint import DATA
 
 SMALL = (
     "data=synthetic",
@@ -73,3 +75,12 @@ def exact_log_probs(model: LanguageModel, ids: np.ndarray) -> Tensor:
 @cache
 def _plain(*overrides: str) -> dict[str, Any]:
     return plain_config(composed(*overrides))
+
+
+def change_words(run_dir: Path, place: int, word: str) -> None:
+    """Puts another word into the vocabulary of a run's best checkpoint."""
+    path = run_dir / "checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint[DATA]["words"][place] = word
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)

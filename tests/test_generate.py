@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from small import change_words
 
 import lmbench
 from lmbench import generate, machine
-from lmbench.evaluation.text import describe, read_text
-from lmbench.saved.checkpoint import DATA
 
 pytestmark = pytest.mark.usefixtures("matmul_precision")
 
@@ -50,14 +49,6 @@ def run_dir(make_run: Callable[..., Path]) -> Path:
     folder = make_run()
     change_words(folder, 1, "<unk>")
     return folder
-
-
-def change_words(run_dir: Path, place: int, word: str) -> None:
-    path = run_dir / "checkpoints/best.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    checkpoint[DATA]["words"][place] = word
-    with path.open("wb") as file:
-        torch.save(checkpoint, file)
 
 
 def test_all_words_but_unk_come_up(run_dir: Path, run_main: Callable):
@@ -129,40 +120,14 @@ def test_several_samples(run_dir: Path, run_main: Callable):
     assert samples[1] == run_main(run_dir, *options).out
 
 
-def test_a_text_is_scored(run_dir: Path, tmp_path: Path, run_main: Callable):
-    model, vocabulary = lmbench.load(run_dir)
-    text = f"{vocabulary.words[3]} Dog\n{vocabulary.words[7]}"
-    path = tmp_path / "text.txt"
-    path.write_text(text, "utf-8")
-    reading, unknown = read_text(model, vocabulary, text)
-    assert reading is not None
-    expected = describe(reading.score, unknown)
-    ended = run_main(run_dir, "--score", path)
-    assert ended == (0, f"{expected}\n", "")
-    assert run_main(run_dir, "--score", "-", stdin=text.encode()) == ended
-
-
-def test_what_cannot_be_scored(run_dir: Path, tmp_path: Path, run_main: Callable):
-    (tmp_path / "empty").touch()
-    (tmp_path / "latin1").write_bytes(b"a\nb\xe9\n")
-    for name, message in (
-        ("empty", "is empty: there is nothing to score."),
-        ("latin1", "is not UTF-8: byte 0xe9 at byte offset 3, in line 2 "),
-        (".", "cannot be read: Is a directory."),
-    ):
-        ended = run_main(run_dir, "--score", tmp_path / name)
-        assert (ended.code, ended.out) == (1, "")
-        assert ended.err.startswith(f"{tmp_path / name} {message}")
-        assert len(ended.err.splitlines()) == 1
-    assert run_main(run_dir, "--score", "-", stdin=b"").err.startswith("stdin is empty")
-    for option in ("--top-k=1", "--score=-"):
-        not_utf8 = run_main(run_dir, option, stdin=b"abc\xff").err
-        assert not_utf8.startswith("stdin is not UTF-8: byte 0xff at byte offset 3, in line 1 ")
+def test_a_prompt_that_is_not_utf8(run_dir: Path, run_main: Callable):
+    ended = run_main(run_dir, stdin=b"abc\xff")
+    assert ended.err.startswith("stdin is not UTF-8: byte 0xff at byte offset 3, in line 1 ")
 
 
 def test_what_is_not_a_model_or_a_device(run_dir: Path, tmp_path: Path, run_main: Callable):
     for arguments, message in (
-        ((tmp_path, "--score", __file__), "neither the directory of a run"),
+        ((tmp_path,), "neither the directory of a run"),
         ((run_dir, "--device", "nowhere"), "device=nowhere cannot be used: "),
     ):
         ended = run_main(*arguments)
@@ -175,26 +140,14 @@ def test_products_are_those_of_evaluate(
     run_dir: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(machine, "relative_error", lambda precision: 6e-7)
-    for options in ("--num-tokens=1", "--score=-"):
-        torch.set_float32_matmul_precision("highest")
-        assert run_main(run_dir, options, "--device=cpu", stdin=b"a\n").code == 0
-        assert torch.get_float32_matmul_precision() == "medium"
+    torch.set_float32_matmul_precision("highest")
+    assert run_main(run_dir, "--num-tokens=1", "--device=cpu").code == 0
+    assert torch.get_float32_matmul_precision() == "medium"
 
 
-def test_a_stdin_that_is_closed(run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["lmbench-generate", str(run_dir), "--score", "-"])
-    monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(SystemExit):
-        generate.main()
-    assert capsys.readouterr().err == "stdin is closed: there is nothing to score.\n"
-
-
-@pytest.mark.parametrize("options", [("--temperature", 0), ("--score", "-")])
-def test_a_stdout_that_is_full(
-    run_dir: Path, run_main: Callable, options: tuple, full_stdout: Callable
-):
+def test_a_stdout_that_is_full(run_dir: Path, run_main: Callable, full_stdout: Callable):
     with full_stdout():
-        ended = run_main(run_dir, *options, stdin=b"Dog\n")
+        ended = run_main(run_dir, "--temperature", 0, stdin=b"Dog\n")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.endswith("stdout cannot be written: No space left on device.\n")
     assert "Traceback" not in ended.err

@@ -15,7 +15,6 @@ def test_the_defaults():
         "top_p": 1.0,
         "num_samples": 1,
         "allow_unk": False,
-        "score": None,
         "device": "auto",
     }
 
@@ -31,7 +30,6 @@ def test_what_goes_together():
     )
     assert (options.temperature, options.top_k, options.top_p) == (1e-3, 5, 0.5)
     assert parse_options(["DIR", "--temperature", "0", "--allow-unk"]).allow_unk
-    assert parse_options(["DIR", "--score", "-", "--device", "cpu"]).score == "-"
     assert parse_options(["DIR", "--temperature", "0", "--num-tokens", "1"]).num_tokens == 1
 
 
@@ -49,9 +47,6 @@ def test_what_goes_together():
         "--seed -1",
         f"--seed {2**63}",
         "--num-samples 0",
-        "--num-tokens 9 --score x",
-        "--seed 1 --score x",
-        "--allow-unk --score x",
         "--seed 5 --temperature 0",
         "--num-samples 2 --temperature 0",
         "--nonsense",

@@ -1,16 +1,19 @@
 """A model in Python: against the commands, and against sums over all that could be said."""
 
+import csv
 import math
 from collections.abc import Callable
+from io import StringIO
 from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small import exact_log_probs
 
-from lmbench import generate, load
+from lmbench import generate, load, score
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.loaded import Loaded
@@ -31,34 +34,68 @@ def loaded() -> Loaded:
     return Loaded(model, vocabulary)
 
 
-def test_each_word_has_its_log_probability_after_all_before_it(loaded: Loaded):
+def log2_probs(loaded: Loaded, text: str) -> pd.Series:
+    """Of each word after all before it."""
+    return -loaded.score(text, stream=True)["surp"]
+
+
+def test_each_word_has_its_surprisal_after_all_before_it(loaded: Loaded):
     ids = np.array([loaded.vocabulary.ids[word] for word in ["<eos>", *WORDS]])
-    found = loaded.log_probs(TEXT)
-    assert list(found.index) == WORDS
-    np.testing.assert_allclose(found, exact_log_probs(loaded.model, ids), rtol=1e-5)
-    step_by_step, state = [], None
+    found = log2_probs(loaded, TEXT)
+    expected = exact_log_probs(loaded.model, ids) / math.log(2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    nats, state = [], None
     with torch.no_grad():
         for before, word in pairwise(ids):
             output, _, state = loaded.model(torch.tensor([[before]]), state)
             logits = output[0, 0].double() @ loaded.model.head.weight.double().T
             logits += loaded.model.head.bias
-            step_by_step.append(float(logits[word] - logits.logsumexp(0)))
-    np.testing.assert_allclose(found, step_by_step, rtol=1e-5)
+            nats.append(float(logits[word] - logits.logsumexp(0)))
+    np.testing.assert_allclose(found * math.log(2), nats, rtol=1e-5)
+
+
+def test_a_sentence_knows_nothing_of_those_before_it(loaded: Loaded):
+    table = loaded.score(TEXT)
+    assert table["word"].tolist() == [*WORDS[:8], "dog", "<eos>"]
+    assert table["sentid"].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 2, 2]
+    assert table["sentpos"].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4]
+    assert table["wlen"].tolist() == [1, 5, 1, 5, 5, 1, 1, 1, 3, 5]
+    assert table.index[table["unknown"]].tolist() == [8]
+    for number, sentence in table.groupby("sentid"):
+        alone = loaded.score(TEXT.split("\n")[number] or "\n")
+        columns = ["word", "sentpos", "unknown"]
+        assert sentence[columns].values.tolist() == alone[columns].values.tolist()
+        for column in ("surp", "entropy", "entred"):
+            np.testing.assert_allclose(sentence[column], alone[column], rtol=1e-5, atol=1e-6)
+    streamed = loaded.score(TEXT, stream=True)
+    assert streamed["entropy"][0] == pytest.approx(table["entropy"][0])
+    assert abs(streamed["surp"] - table["surp"])[4:].min() > 1e-4
+
+
+def test_the_entropy_falls_by_the_reduction_or_rises(loaded: Loaded):
+    table = loaded.score(TEXT)
+    for _, sentence in table.groupby("sentid"):
+        entropy, reduction = sentence["entropy"].tolist(), sentence["entred"].tolist()
+        assert reduction[0] == 0
+        for place in range(1, len(entropy)):
+            assert reduction[place] == max(0, entropy[place - 1] - entropy[place])
+    assert (table["entred"] > 0).sum() > 1
 
 
 def test_the_probabilities_of_all_texts_of_three_words_sum_to_one(loaded: Loaded):
     texts = [" ".join(words) for words in product(loaded.vocabulary.words, repeat=3)]
-    probabilities = [math.exp(loaded.log_probs(text)[:3].sum()) for text in texts]
+    probabilities = [2 ** log2_probs(loaded, text)[:3].sum() for text in texts]
     assert len(probabilities) == 125
     assert math.isclose(math.fsum(probabilities), 1.0, rel_tol=1e-6)
 
 
 def test_a_text_that_ends_with_its_line_has_no_other_words(loaded: Loaded):
     for text in ("a b\n", "a b"):
-        assert loaded.log_probs(text).index.tolist() == ["a", "b", "<eos>"]
-    empty = loaded.log_probs("")
-    assert len(empty) == 0
-    assert empty.sum() == 0
+        assert loaded.score(text)["word"].tolist() == ["a", "b", "<eos>"]
+    for stream in (False, True):
+        empty = loaded.score("", stream=stream)
+        assert len(empty) == 0
+        assert empty["surp"].sum() == 0
 
 
 def test_encoded_texts_are_what_the_model_reads(loaded: Loaded):
@@ -68,7 +105,8 @@ def test_encoded_texts_are_what_the_model_reads(loaded: Loaded):
     with torch.no_grad():
         log_probs = loaded.model.head.log_probs(loaded.model(ids[:, None]).output)[:, 0]
     chosen = log_probs[:-1].gather(1, ids[1:, None])[:, 0]
-    np.testing.assert_allclose(loaded.log_probs("b dog\nc")[:-1], chosen, rtol=1e-5)
+    found = log2_probs(loaded, "b dog\nc")[:-1] * math.log(2)
+    np.testing.assert_allclose(found, chosen, rtol=1e-5)
 
 
 def test_it_says_what_the_commands_say(
@@ -81,21 +119,22 @@ def test_it_says_what_the_commands_say(
     loaded = load(run_dir)
     words = loaded.vocabulary.words
 
-    def printed(command: Callable, *arguments: object) -> str:
-        command(generate.parse_options([str(run_dir), *map(str, arguments)]))
-        return capsys.readouterr().out
-
     prompt = f"{words[5]} {words[9]}"
     options = {"num_tokens": 40, "temperature": 1.5, "top_k": 30, "top_p": 0.9}
     as_typed = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     for seed in (1, 2):
-        typed = printed(generate.generate, f"--prompt={prompt}", f"--seed={seed}", *as_typed)
+        typed_options = [f"--prompt={prompt}", f"--seed={seed}", *as_typed]
+        generate.generate(generate.parse_options([str(run_dir), *typed_options]))
+        typed = capsys.readouterr().out
         drawn = loaded.generate(prompt, seed=seed, **options)
         assert typed.removesuffix("\n").endswith(drawn.removesuffix("\n"))
         assert len(drawn.replace("\n", " <eos> ").split()) == 40
         text_path.write_text(drawn, "utf-8")
-        nats = -loaded.log_probs(drawn).sum()
-        assert f" {nats:,.2f} nats\n" in printed(generate.score, f"--score={text_path}")
+        score.score(score.parse_options([str(run_dir), str(text_path), "--eos"]))
+        table = pd.read_table(StringIO(capsys.readouterr().out), quoting=csv.QUOTE_NONE)
+        expected = loaded.score(drawn)
+        np.testing.assert_allclose(table["surp"], expected["surp"], rtol=1e-8)
+        assert table["word"].tolist() == expected["word"].tolist()
 
 
 def test_a_text_can_be_continued_where_it_ends(loaded: Loaded):
@@ -116,7 +155,7 @@ def test_seeds_and_unknown_words(loaded: Loaded):
     assert "<unk>" not in " ".join(texts)
     assert "<unk>" in loaded.generate(num_tokens=200, seed=1, temperature=9, allow_unk=True)
     without = Loaded(loaded.model, Vocabulary(("a", "<eos>", "b", "d", "c")))
-    for method in (without.encode, without.log_probs, without.generate):
+    for method in (without.encode, without.score, without.generate):
         with pytest.raises(UserError, match="'dog'"):
             method("a dog")
 

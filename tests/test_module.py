@@ -22,7 +22,7 @@ from lmbench.errors import UserError
 from lmbench.model import AWDLSTM, Embedding, LanguageModel, Softmax
 from lmbench.module import Best, LanguageModelModule
 from lmbench.optim import PhasedLR
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 WORDS = 11
 BPTT = 8

@@ -1,9 +1,257 @@
+"""The command, as it is typed."""
+
+import io
 import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-from lmbench.score import Score
+import numpy as np
+import pandas as pd
+import pytest
+from small import change_words, exact_log_probs
+
+import lmbench
+from lmbench import score
+from lmbench.data.columns import EvaluationSettings
+from lmbench.evaluation.reading import read_stream
+
+pytestmark = pytest.mark.usefixtures("matmul_precision")
 
 
-def test_ratios_come_last():
-    score = Score(30.0, 8, extra_divisor=2)
-    assert score.plain() == {"nll": 3.0, "ppl": math.exp(3), "num_tokens": 8}
-    assert Score(800.0, 1).ppl == math.inf
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: Any
+    out: str
+    err: str
+
+    @property
+    def table(self) -> list[list[str]]:
+        """The fields of each line."""
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+    def run(*arguments: object, stdin: bytes = b"") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["lmbench-score", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        code = 0
+        try:
+            score.main()
+        except SystemExit as error:
+            code = error.code
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_dirs(untrained_runs: Callable[..., Path]) -> list[Path]:
+    """Two seeds; the 41 words are <eos> and words of letters, without <unk>."""
+    return [untrained_runs("seed=1"), untrained_runs("seed=2")]
+
+
+@pytest.fixture
+def text(run_dirs: list[Path]) -> str:
+    words = lmbench.load(run_dirs[0]).vocabulary.words
+    return f"{words[3]} {words[5]} {words[9]}\n\n{words[7]} {words[5]}\n"
+
+
+COLUMNS = ["word", "sentid", "sentpos", "wlen", "surp", "entropy", "entred", "unknown"]
+
+
+def test_a_row_a_word(run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callable):
+    path = tmp_path / "my.txt"
+    path.write_text(text, "utf-8")
+    ended = run_main(run_dirs[0], path)
+    assert ended.code == 0
+    header, *rows = ended.table
+    assert header == COLUMNS
+    assert [row[0] for row in rows] == text.split()
+    assert [row[1:3] for row in rows] == [list(place) for place in ("00", "01", "02", "20", "21")]
+    assert [int(row[3]) for row in rows] == [len(word) for word in text.split()]
+    loaded = lmbench.load(run_dirs[0])
+    eos = loaded.vocabulary.ids["<eos>"]
+    expected: list[float] = []
+    for line in text.splitlines():
+        ids = np.array([eos, *(loaded.vocabulary.ids[word] for word in line.split())])
+        if len(ids) > 1:
+            expected += (-exact_log_probs(loaded.model, ids) / math.log(2)).tolist()
+    np.testing.assert_allclose([float(row[4]) for row in rows], expected, rtol=1e-5)
+    assert run_main(run_dirs[0], "-", stdin=text.encode()).out == ended.out
+    with_ends = run_main(run_dirs[0], path, "--eos").table[1:]
+    assert [row for row in with_ends if row[0] != "<eos>"] == rows
+    assert [row[0] for row in with_ends].count("<eos>") == 3
+
+
+def test_surprisals_sum_to_the_perplexity_of_the_standard_evaluation(
+    run_dirs: list[Path], run_main: Callable
+):
+    model, vocabulary = lmbench.load(run_dirs[0])
+    lines = [f"{' '.join(vocabulary.words[2 + n % 7 : 20])}\n" for n in range(60)]
+    ids = vocabulary.encode(["<eos>", *"".join(lines).replace("\n", " <eos> ").split()])
+    settings = EvaluationSettings()
+    columns = settings.arrange(ids, "test")
+    assert columns.num_columns > 1
+    reading = read_stream(model, columns, window=settings.window)
+    ended = run_main(run_dirs[0], "-", "--stream", "--eos", stdin="".join(lines).encode())
+    bits = [float(row[4]) for row in ended.table[1:]]
+    assert len(bits) == reading.score.num_tokens
+    assert sum(bits) * math.log(2) == pytest.approx(reading.score.nats, rel=1e-6)
+    told = f"{len(bits):,} tokens, {reading.score.nats:,.2f} nats, perplexity "
+    assert f"{told}{reading.score.ppl:,.2f}" in ended.err
+
+
+def test_several_runs_have_a_column_each_and_their_mean(
+    run_dirs: list[Path], text: str, run_main: Callable
+):
+    alone = [run_main(folder, "-", stdin=text.encode()).table for folder in run_dirs]
+    ended = run_main(*run_dirs, "-", stdin=text.encode())
+    header, *rows = ended.table
+    names = [name.removeprefix("surp_") for name in header[len(COLUMNS) :]]
+    assert len(set(names)) == 2
+    for row, *of_each in zip(rows, *(table[1:] for table in alone), strict=True):
+        assert row[:4] == of_each[0][:4]
+        assert row[8:] == [one[4] for one in of_each]
+        for column in (4, 5, 6):
+            mean = sum(float(one[column]) for one in of_each) / 2
+            assert float(row[column]) == pytest.approx(mean, rel=1e-8)
+    for folder in run_dirs:
+        assert f"{folder}: 8 tokens, " in ended.err
+
+
+def test_a_row_a_sentence(run_dirs: list[Path], text: str, run_main: Callable):
+    words = pd.DataFrame(run_main(run_dirs[0], "-", stdin=text.encode()).table[1:], columns=COLUMNS)
+    header, *rows = run_main(run_dirs[0], "-", "--sentences", stdin=text.encode()).table
+    assert header == ["sentid", "sentence", "words", "surp", "unknown"]
+    assert [row[0] for row in rows] == ["0", "2"]
+    assert [row[1] for row in rows] == [text.splitlines()[0], text.splitlines()[2]]
+    assert [row[2] for row in rows] == ["3", "2"]
+    sums = words.astype({"surp": float}).groupby("sentid")["surp"].sum()
+    np.testing.assert_allclose([float(row[3]) for row in rows], sums, rtol=1e-7)
+
+
+def test_several_texts_say_whose_words_they_are(
+    run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callable
+):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(text, "utf-8")
+    header, *rows = run_main(run_dirs[0], tmp_path / "a.txt", tmp_path / "b.txt").table
+    assert header == ["file", *COLUMNS]
+    half = len(rows) // 2
+    assert [row[1:] for row in rows[:half]] == [row[1:] for row in rows[half:]]
+    assert {row[0] for row in rows[half:]} == {str(tmp_path / "b.txt")}
+    by_sentence = run_main(run_dirs[0], tmp_path / "a.txt", tmp_path / "b.txt", "--sentences").table
+    assert [row[1] for row in by_sentence] == ["sentid", "0", "2", "0", "2"]
+
+
+def test_files(run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callable):
+    printed = run_main(run_dirs[0], "-", stdin=text.encode()).out
+    for name in ("scores.tsv", "scores.parquet"):
+        ended = run_main(run_dirs[0], "-", "--output", tmp_path / name, stdin=text.encode())
+        assert (ended.code, ended.out) == (0, "")
+    assert (tmp_path / "scores.tsv").read_text("utf-8") == printed
+    table = pd.read_parquet(tmp_path / "scores.parquet")
+    assert list(table) == COLUMNS
+    assert table["word"].tolist() == text.split()
+
+
+def test_unknown_words_are_marked(make_run: Callable[..., Path], run_main: Callable):
+    folder = make_run()
+    word = lmbench.load(folder).vocabulary.words[3]
+    ended = run_main(folder, "-", stdin=b"Dog\n")
+    assert ended.code == 1
+    assert ended.err.startswith("'Dog': not among the 41 words")
+    change_words(folder, 1, "<unk>")
+    ended = run_main(folder, "-", stdin=f"Dog {word} Dog \x1b[31mred <unk>\n".encode())
+    assert [row[0] for row in ended.table[1:]] == ["Dog", word, "Dog", "\\x1b[31mred", "<unk>"]
+    assert [row[-1] for row in ended.table[1:]] == ["1", "0", "1", "1", "0"]
+    assert "Read as <unk>: Dog (2), \\x1b[31mred (1)\n" in ended.err
+    assert "50.00% unknown words" in ended.err
+    surprisals = [row[4] for row in ended.table[1:]]
+    as_unk = run_main(folder, "-", stdin=f"<unk> {word} <unk> <unk> <unk>\n".encode())
+    assert [row[4] for row in as_unk.table[1:]] == surprisals
+
+
+def test_what_cannot_be_scored(run_dirs: list[Path], tmp_path: Path, run_main: Callable):
+    (tmp_path / "empty").touch()
+    (tmp_path / "latin1").write_bytes(b"a\nb\xe9\n")
+    for name, message in (
+        ("empty", "is empty: there is nothing to score."),
+        ("latin1", "is not UTF-8: byte 0xe9 at byte offset 3, in line 2 "),
+        ("nowhere", "cannot be read: No such file or directory."),
+    ):
+        ended = run_main(run_dirs[0], tmp_path / name)
+        assert (ended.code, ended.out) == (1, "")
+        assert ended.err.startswith(f"{tmp_path / name} {message}")
+        assert len(ended.err.splitlines()) == 1
+    assert run_main(run_dirs[0], "-").err.startswith("stdin is empty")
+    ended = run_main(tmp_path, "-", stdin=b"a")
+    assert "neither the directory of a run" in ended.err
+
+
+def test_models_that_split_a_text_in_two_ways(
+    run_dirs: list[Path], run_main: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    load = lmbench.load
+
+    def load_other(folder: Path, **options: Any) -> Any:
+        model, vocabulary = load(folder, **options)
+        if folder == run_dirs[1]:
+            words = (*vocabulary.words[:-2], "a", ".")
+            vocabulary = type(vocabulary)(words, "moses")
+        else:
+            vocabulary = type(vocabulary)((*vocabulary.words[:-1], "a."))
+        return type(load(folder))(model, vocabulary)
+
+    monkeypatch.setattr(lmbench, "load", load_other)
+    ended = run_main(*run_dirs, "-", stdin=b"a.\n")
+    assert (ended.code, ended.out) == (1, "")
+    assert f"{run_dirs[1]} and {run_dirs[0]} make other words of the text" in ended.err
+
+
+def test_a_stdin_that_is_closed(run_dirs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lmbench-score", str(run_dirs[0]), "-"])
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit):
+        score.main()
+    assert capsys.readouterr().err == "stdin is closed: there is nothing to score.\n"
+
+
+def test_a_stdout_that_is_full(
+    run_dirs: list[Path], text: str, run_main: Callable, full_stdout: Callable
+):
+    with full_stdout():
+        ended = run_main(run_dirs[0], "-", stdin=text.encode())
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.endswith("stdout cannot be written: No space left on device.\n")
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "text.txt"], "nowhere is not a folder: name a run or an export first"),
+        (["."], "name a text to score after the runs, or - for stdin"),
+        ([".", "-", "--output=no/a.tsv"], "--output no/a.tsv: there is no folder no"),
+        ([".", "-", "--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as ended:
+        score.parse_options(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_torch():
+    script = "import sys; from lmbench import score; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "False\n"

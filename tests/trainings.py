@@ -22,7 +22,7 @@ from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 from lmbench.module import TRAINER_OPTIONS, LanguageModelModule
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 
 class Clock:

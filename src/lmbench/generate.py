@@ -1,4 +1,4 @@
-"""``lmbench-generate``: lets a model continue a text, or score one."""
+"""``lmbench-generate``: lets a model continue a text."""
 
 import argparse
 import secrets
@@ -7,11 +7,10 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import lmbench
 from lmbench.command import VERSION, run_command
-from lmbench.errors import UserError
 from lmbench.machine import device_of, set_matmul_precision, set_up_threads
 from lmbench.printing import printing
 
@@ -61,34 +60,9 @@ def _prompt(options: Namespace) -> str:
         return options.prompt
     if sys.stdin is None or sys.stdin.isatty():
         return ""
-    return _text(sys.stdin.buffer, "stdin")
-
-
-def score(options: Namespace) -> None:
-    """Says on stdout how probable a text is to the model.
-
-    Raises:
-        UserError: The folder holds no model; the text is empty, not UTF-8 or cannot be read; there
-            are unknown words and no ``<unk>`` for them.
-    """
-    from lmbench.evaluation.text import describe, read_text
-
-    from_stdin = options.score == "-"
-    if from_stdin and sys.stdin is None:
-        raise UserError("stdin is closed: there is nothing to score.")
-    file = sys.stdin.buffer if from_stdin else Path(options.score)
-    name = "stdin" if from_stdin else str(file)
-    reading, unknown = read_text(*_load(options), _text(file, name))
-    if reading is None:
-        raise UserError(f"{name} is empty: there is nothing to score.")
-    with printing(encoding="utf-8"):
-        print(describe(reading.score, unknown))
-
-
-def _text(file: "Path | BinaryIO", name: str) -> str:
     from lmbench.data.tokenization import read_blocks
 
-    return b"".join(read_blocks(file, name)).decode()
+    return b"".join(read_blocks(sys.stdin.buffer, "stdin")).decode()
 
 
 def _load(options: Namespace) -> "Loaded":
@@ -102,7 +76,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     parser = argparse.ArgumentParser(
         prog="lmbench-generate",
         description="Continue a text: words that a model draws, one after the other, each from its "
-        "distribution over the words of its vocabulary. Or score a text of your own.",
+        "distribution over the words of its vocabulary.",
         epilog="A text is read as the training text was: words are separated by white space, and "
         "from punctuation if they were there; a line end is the word <eos>, which also stands "
         "before the first word. Without --prompt, the prompt is read from stdin if "
@@ -122,19 +96,12 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--seed", metavar="N", type=_number(int, 0), help="as an earlier call has printed it")
     add("--num-samples", metavar="N", type=_number(int, 1), default=1, help="texts to draw (1)")
     add("--allow-unk", action="store_true", help="let <unk> be drawn")
-    add("--score", metavar="FILE", help="score this text instead; - for stdin")
     add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")
     options = parser.parse_args(arguments)
-    of_chance = ("top_k", "top_p", "seed", "num_samples")
-    useless: dict[str, tuple[str, ...]] = {}
-    if options.score is not None:  # which draws nothing
-        useless["--score"] = (*of_chance, "prompt", "num_tokens", "temperature", "allow_unk")
-    elif options.temperature == 0:  # nor does this
-        useless["--temperature 0"] = of_chance
-    for reason, names in useless.items():
-        for name in names:
+    if options.temperature == 0:
+        for name in ("top_k", "top_p", "seed", "num_samples"):
             if getattr(options, name) != parser.get_default(name):
-                parser.error(f"--{name.replace('_', '-')} does nothing with {reason}")
+                parser.error(f"--{name.replace('_', '-')} does nothing with --temperature 0")
     if options.seed is None:
         options.seed = secrets.randbelow(2**32)
     return options
@@ -157,7 +124,7 @@ def main() -> None:
     """Entry point of the console script."""
     options = parse_options(sys.argv[1:])
     set_up_threads()
-    run_command(lambda: (generate if options.score is None else score)(options))
+    run_command(lambda: generate(options))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from lmbench.data.vocabulary import EOS, Vocabulary
-from lmbench.evaluation.text import encode_text, pieces, read_text, sample_words
+from lmbench.data.words import words_of
+from lmbench.evaluation.progress import progress_of
+from lmbench.evaluation.text import encode_text, pieces, sample_words
+from lmbench.evaluation.words import score_sentences, score_stream
 from lmbench.model import LanguageModel
 
 if TYPE_CHECKING:
@@ -41,22 +45,54 @@ class Loaded(NamedTuple):
         ids, _ = encode_text(text, self.vocabulary)
         return torch.from_numpy(ids).long().to(self.model.device)
 
-    def log_probs(self, text: str) -> "pd.Series":
-        """Log-probability of each word of a text, given all words before it.
+    def score(self, text: str, *, stream: bool = False) -> "pd.DataFrame":
+        """Surprisal and entropy of each word of a text, and of the ``<eos>`` of each line.
 
-        The words are those that ``lmbench-generate --score`` adds up: the first one follows
-        ``<eos>``, and the ``<eos>`` of the last line is among them, with or without its line end.
+        Args:
+            text: A sentence a line; a last line without a line end is given one.
+            stream: Whether the text is read in one stream, as the standard evaluation reads a
+                split. Otherwise each sentence is read by itself, after an ``<eos>``.
 
         Returns:
-            Nats, by word, in the order of the text. ``-log_probs / math.log(2)`` is the surprisal
-            in bits, and ``math.exp(-log_probs.mean())`` the perplexity.
+            A row a word, in the order of the text: ``word``, as it stands there; ``sentid`` and
+            ``sentpos``, its sentence and its place in that, from 0; ``wlen``, its length in
+            letters; ``surp``, its surprisal in bits; ``entropy``, in bits, of the distribution that
+            predicted it; ``entred``, by how much that is less than the word before had, but at
+            least 0, and 0 for the first of a sentence; ``unknown``, whether it was read as
+            ``<unk>``. The columns up to ``entred`` are those of vansky/neural-complexity (van
+            Schijndel and Linzen 2018).
         """
         import pandas as pd  # slow to import
 
-        reading, _ = read_text(self.model, self.vocabulary, text)
-        words = [] if reading is None else self.vocabulary.decode(reading.targets)
-        values = [] if reading is None else reading.log_probs.numpy()
-        return pd.Series(values, pd.Index(words, dtype="str", name="word"), "float64", "log_prob")
+        if text and not text.endswith("\n"):
+            text += "\n"
+        words = words_of(text, self.vocabulary.tokenizer)
+        ids = self.vocabulary.encode([EOS, *words])
+        is_end = np.array([word == EOS for word in words], bool)
+        ends = np.flatnonzero(is_end) + 1
+        starts = np.append(0, ends[:-1])[: len(ends)]
+        with progress_of("scoring", len(words)) as on_window:
+            if stream and words:
+                scores = score_stream(self.model, ids, on_window)
+            else:
+                sentences = [ids[start : end + 1] for start, end in zip(starts, ends, strict=True)]
+                sentences = [np.append(ids[:1], sentence[1:]) for sentence in sentences]
+                scores = score_sentences(self.model, sentences, on_window)
+        sentence = np.repeat(np.arange(len(ends)), ends - starts)
+        position = np.arange(len(words)) - starts[sentence]
+        reduction = np.maximum(0.0, -np.diff(scores.entropy, prepend=0.0))
+        return pd.DataFrame(
+            {
+                "word": pd.array(words, "str"),
+                "sentid": sentence,
+                "sentpos": position,
+                "wlen": [len(word) for word in words],
+                "surp": scores.surprisal,
+                "entropy": scores.entropy,
+                "entred": np.where(position == 0, 0.0, reduction),
+                "unknown": [word not in self.vocabulary.ids for word in words],
+            }
+        )
 
     def generate(
         self,

@@ -1,64 +1,169 @@
-"""What a model scored: sums first, ratios last."""
+"""``lmbench-score``: surprisal and entropy, word by word."""
 
+import argparse
+import csv
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import sys
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import Module
-from torchmetrics import Metric
+import lmbench
+from lmbench.command import VERSION, run_command
+from lmbench.errors import UserError
+from lmbench.files import replacing
+from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
+from lmbench.printing import printable, printing
 
-
-class Score(NamedTuple):
-    """What a model scored on a text, or on some of its targets."""
-
-    nats: float
-    """Sum of the negative log-likelihoods of the scored targets."""
-    num_tokens: int
-    """Number of scored targets."""
-    extra_divisor: int = 0
-    """What the published code's divisor has on top of that number; 0 otherwise."""
-
-    @property
-    def nll(self) -> float:
-        """Nats per token."""
-        return self.nats / (self.num_tokens + self.extra_divisor)
-
-    @property
-    def ppl(self) -> float:
-        """Perplexity; infinite where it is too large for a float."""
-        try:
-            return math.exp(self.nll)
-        except OverflowError:
-            return math.inf
-
-    def plain(self) -> dict[str, float | int]:
-        """The score as files have it."""
-        return {"nll": self.nll, "ppl": self.ppl, "num_tokens": self.num_tokens}
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-class ScoreSums(Metric):
-    """Nats and number of tokens over windows and processes."""
+def score(options: Namespace) -> None:
+    """Writes a table of words, or of sentences, and says on stderr what each model makes of them.
 
-    nats: Tensor
-    num_tokens: Tensor
+    Raises:
+        UserError: A folder holds no model; two models make other words of a text; a text is empty,
+            not UTF-8 or cannot be read; there are unknown words and no ``<unk>`` for them; the
+            table cannot be written.
+    """
+    import pandas as pd
 
-    def __init__(self) -> None:
-        super().__init__()
-        # float64: a split's nats, added up window by window, need more than float32's 24 bits.
-        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("num_tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+    device = device_of(options.device)
+    set_matmul_precision("auto", device.type)  # as lmbench-evaluate does
+    texts = {printable(name): _text(name) for name in options.files}
+    tables = []
+    for folder in options.folders:
+        loaded = lmbench.load(folder, device=device)
+        parts = {name: loaded.score(text, stream=options.stream) for name, text in texts.items()}
+        table = pd.concat(parts, names=["file", "row"]).reset_index(level="file")
+        _tell(folder, table)
+        if tables and not table["word"].equals(tables[0]["word"]):
+            raise UserError(
+                f"{folder} and {options.folders[0]} make other words of the text: one of them was "
+                "trained on text whose punctuation was separated. Score with them one by one."
+            )
+        tables.append(table)
+    table = _mean(tables, _short_names(options.folders))
+    if not options.eos:
+        table = table.loc[table["word"] != "<eos>"]
+    if options.sentences:
+        table = _sentences(table)
+    if len(texts) == 1:
+        table = table.drop(columns="file")
+    _write(table, options.output)
 
-    def update(self, nats: Tensor, num_tokens: int) -> None:
-        """Adds the nats and the number of tokens of a window."""
-        self.nats += nats
-        self.num_tokens += num_tokens
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
-        """Moves the sums, but leaves their types: precision=bf16-true converts every submodule."""
-        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), exclude_state)
+def _text(name: str) -> str:
+    from lmbench.data.tokenization import read_blocks
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Sum of nats and number of tokens."""
-        return self.nats, self.num_tokens
+    if name == "-" and sys.stdin is None:
+        raise UserError("stdin is closed: there is nothing to score.")
+    file = sys.stdin.buffer if name == "-" else Path(name)
+    name = "stdin" if name == "-" else name
+    text = b"".join(read_blocks(file, name)).decode()
+    if not text:
+        raise UserError(f"{name} is empty: there is nothing to score.")
+    return text
+
+
+def _tell(folder: Path, table: "pd.DataFrame") -> None:
+    unknown = Counter(table["word"][table["unknown"]])
+    nats = table["surp"].sum() * math.log(2)
+    print(
+        f"{folder}: {len(table):,} tokens, {nats:,.2f} nats, perplexity "
+        f"{math.exp(nats / len(table)):,.2f}, {unknown.total() / len(table):.2%} unknown words",
+        file=sys.stderr,
+    )
+    if unknown:
+        most = ", ".join(f"{printable(word[:40])} ({n:,})" for word, n in unknown.most_common(10))
+        print(f"Read as <unk>: {most}", file=sys.stderr)
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _mean(tables: Sequence["pd.DataFrame"], names: Sequence[str]) -> "pd.DataFrame":
+    """Means over the models; with several of them, also the surprisal that each gives."""
+    table = tables[0].copy()
+    for column in ("surp", "entropy", "entred"):
+        table[column] = sum(one[column] for one in tables) / len(tables)
+    table["unknown"] = sum(one["unknown"] for one in tables) > 0
+    if len(tables) > 1:
+        for name, one in zip(names, tables, strict=True):
+            table[f"surp_{name}"] = one["surp"]
+    return table
+
+
+def _sentences(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Sums over the words of each sentence."""
+    sums = [name for name in table if name.startswith("surp") or name == "unknown"]
+    of_words = {"sentence": ("word", " ".join), "words": ("word", "size")}
+    groups = table.groupby(["file", "sentid"], sort=False)
+    return groups.agg(**of_words, **{name: (name, "sum") for name in sums}).reset_index()
+
+
+def _write(table: "pd.DataFrame", output: Path | None) -> None:
+    if output is not None and output.suffix == ".parquet":
+        with replacing(output) as temporary:
+            table.to_parquet(temporary, index=False)
+        return
+    # Words may be quotes, and those who read the table split it at tabs.
+    form = {"sep": "\t", "index": False, "quoting": csv.QUOTE_NONE, "float_format": "%.9g"}
+    table = table.astype({"unknown": "int64"})
+    if output is not None:
+        with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+            table.to_csv(file, **form)
+        return
+    for name in {"word", "sentence", "file"} & set(table):
+        table[name] = table[name].map(printable)
+    with printing(encoding="utf-8"):
+        table.to_csv(sys.stdout, **form)
+
+
+def parse_options(arguments: Sequence[str]) -> Namespace:
+    """The options of a command line; ends the process where they are wrong, or with ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="lmbench-score",
+        usage="%(prog)s [options] DIR [DIR …] FILE [FILE …]",
+        description="Surprisal and entropy of each word of a text, in bits, as a table separated "
+        "by tabs: word, sentid, sentpos, wlen, surp, entropy, entred, unknown. With several "
+        "models, means over them, and the surprisal that each gives.",
+        epilog="A text has a sentence on each line. Words are made as those of the training text "
+        "were; unknown ones are read as <unk>, and marked. Each sentence is read by itself, after "
+        "an <eos>, the word for a line end.",
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    add = parser.add_argument
+    add("paths", metavar="DIR … FILE …", nargs="+", help="runs or exports, then texts; - for stdin")
+    add("--stream", action="store_true", help="read each text in one stream, as a split")
+    add("--eos", action="store_true", help="a row for the end of each sentence, too")
+    add("--sentences", action="store_true", help="a row a sentence, with its sums")
+    add("--output", metavar="PATH", type=Path, help="a file instead of stdout; .parquet: Parquet")
+    add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")
+    options = parser.parse_args(arguments)
+    options.folders = [Path(path) for path in options.paths if path != "-" and Path(path).is_dir()]
+    options.files = [path for path in options.paths if path == "-" or not Path(path).is_dir()]
+    if not options.folders:
+        parser.error(f"{options.paths[0]} is not a folder: name a run or an export first")
+    if not options.files:
+        parser.error("name a text to score after the runs, or - for stdin")
+    if options.output is not None and not options.output.parent.is_dir():
+        parser.error(f"--output {options.output}: there is no folder {options.output.parent}")
+    return options
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    options = parse_options(sys.argv[1:])
+    set_up_threads()
+    set_up_allocator()
+    run_command(lambda: score(options))
+
+
+if __name__ == "__main__":
+    main()

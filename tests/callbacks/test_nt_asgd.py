@@ -22,7 +22,7 @@ from lmbench.errors import UserError
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 from lmbench.module import LanguageModelModule
 from lmbench.optim import ASGD
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 WORDS, COLUMNS, BPTT, SEED = 11, 2, 8, 5
 LR, DECAY = 0.5, 0.01

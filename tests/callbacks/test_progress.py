@@ -10,7 +10,7 @@ from trainings import Scripted, quiet_trainer, random_windows, small_module
 from lmbench.callbacks import progress
 from lmbench.callbacks.progress import Progress
 from lmbench.module import Best
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 
 @pytest.fixture

@@ -1,21 +1,14 @@
-"""Texts as words, and their scores against the whole of a text read at once in float64."""
+"""Texts as words."""
 
-import math
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import exact_log_probs
 
 from lmbench.data.corpus import load_text
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.evaluation.text import WINDOW, describe, encode_text, pieces, read_text, shown
-from lmbench.model import LanguageModel
-from lmbench.score import Score
+from lmbench.evaluation.text import encode_text, pieces, shown
 
-MakeModel = Callable[..., LanguageModel]
 VOCABULARY = Vocabulary(("<eos>", "a", "b", "<unk>", "c", "d", "é"))
 
 
@@ -66,70 +59,6 @@ def test_words_for_people():
     assert shown("\x00" * 41) == "\\x00" * 9 + "\\x0…"
 
 
-def expected_nats(model: LanguageModel, text: str) -> tuple[float, int]:
-    words = ["<eos>"]
-    for line in text.removesuffix("\n").split("\n"):
-        words += [*line.split(), "<eos>"]
-    log_probs = exact_log_probs(model, VOCABULARY.encode(words))
-    return -float(log_probs.sum()), len(log_probs)
-
-
-def score(model: LanguageModel, text: str) -> tuple[Score | None, Counter[str]]:
-    reading, unknown = read_text(model, VOCABULARY, text)
-    return reading and reading.score, unknown
-
-
-@pytest.mark.parametrize("head", ["softmax", "adaptive_softmax"])
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a",
-        "a b c\nd d\n",
-        "\n\n a \n",
-        "é é a\tb \xa0 c  é\n <unk> <eos> a",
-        "dog cat a dog\n",
-        " ".join("abcd"[i * i % 4] for i in range(2 * WINDOW + 100)),
-    ],
-)
-def test_each_token_is_scored_once(make_model: MakeModel, head: str, text: str):
-    model = make_model(f"lstm-{head}", len(VOCABULARY))
-    nats, num_tokens = expected_nats(model, text)
-    found, _ = score(model, text)
-    assert found is not None
-    assert found.num_tokens == num_tokens
-    assert math.isclose(found.nats, nats, rel_tol=1e-6)
-    assert math.isclose(found.nll, nats / num_tokens, rel_tol=1e-6)
-
-
-@pytest.mark.usefixtures("no_float64")
-def test_a_device_without_float64_can_score(make_model: MakeModel):
-    assert score(make_model(num_words=len(VOCABULARY)), "a b\n")[0] is not None
-
-
-def test_unknown_words_are_counted(make_model: MakeModel):
-    model = make_model(num_words=len(VOCABULARY))
-    found, unknown = score(model, "dog a <unk> dog\ncat dogs b \x1b[31mred")
-    assert found is not None
-    assert unknown == {"dog": 2, "cat": 1, "dogs": 1, "\x1b[31mred": 1}
-    assert found.num_tokens == 10
-    *_, line = describe(found, unknown).splitlines()
-    expected = "50.00% unknown words, read as <unk>: dog (2), cat (1), dogs (1), \\x1b[31mred (1)"
-    assert line.strip() == expected
-
-
-def test_unknown_words_without_a_word_for_them(make_model: MakeModel):
-    known = Vocabulary(("<eos>", "a"))
-    with pytest.raises(UserError, match=r"^'dog', 'cat': not among the 2 words"):
-        read_text(make_model(), known, "a dog a cat\n")
+def test_unknown_words_without_a_word_for_them():
     with pytest.raises(UserError, match=r"^'dog': not among the 2 words"):
-        encode_text("a dog", known)
-
-
-def test_an_empty_text_has_no_score(make_model: MakeModel):
-    assert score(make_model(), "") == (None, {})
-
-
-def test_a_score_for_people():
-    text = describe(Score(1400.0, 200), Counter())
-    figures = [line.split()[0] for line in text.splitlines()]
-    assert figures == ["200", "1,400.00", "7.0000", "1,096.63", "0.00%"]
+        encode_text("a dog", Vocabulary(("<eos>", "a")))

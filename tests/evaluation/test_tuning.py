@@ -14,7 +14,7 @@ from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import tell_edges, tune_in_turn
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 
 @pytest.mark.parametrize("warmup", [False, True])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lmbench.live_line import LiveLine, duration
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from lmbench.evaluation.progress import OnWindow
 from lmbench.model.contracts import detach_state
 from lmbench.model.dropout import Dropouts
 from lmbench.model.language_model import LanguageModel
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 Learn = Callable[[Float[Tensor, ""]], object]
 """Takes the mean nats of a window, with their graph, and may change the model by them."""

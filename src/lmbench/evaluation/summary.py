@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.reading import Reading
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 COUNT_BORDERS = (1, 10, 100, 1_000, 10_000)
 """Numbers of occurrences in training at which a new bucket begins."""

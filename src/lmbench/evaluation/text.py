@@ -1,4 +1,4 @@
-"""Text as people write it: as words of a vocabulary, and scored by a model."""
+"""Text as people write it: as words of a vocabulary, and continued by a model."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,19 +9,12 @@ import torch
 from jaxtyping import Int, Int32
 from torch import Tensor
 
-from lmbench.data.columns import columns_for_evaluation
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.data.words import words_of
 from lmbench.errors import UserError
-from lmbench.evaluation.progress import progress_of
-from lmbench.evaluation.reading import Reading, read_stream
 from lmbench.evaluation.sampling import sample
 from lmbench.model import LanguageModel
 from lmbench.printing import printable
-from lmbench.score import Score
-
-WINDOW = 1024
-"""Tokens that are read at a time; it moves memory and time, not results."""
 
 
 def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " T"], Counter[str]]:
@@ -63,33 +56,6 @@ def shown(word: str) -> str:
     return word if len(word) <= 40 else f"{word[:39]}…"
 
 
-def read_text(
-    model: LanguageModel, vocabulary: Vocabulary, text: str
-) -> tuple[Reading | None, Counter[str]]:
-    """Scores each token of a text once, the first one after ``<eos>`` and a zero state.
-
-    Args:
-        model: The model.
-        vocabulary: The model's words.
-        text: The text; a last line without a line end is given one.
-
-    Returns:
-        What the model made of the tokens, None for an empty text; and how often each word occurs
-        that is not in the vocabulary.
-
-    Raises:
-        UserError: There are unknown words, and the vocabulary has no ``<unk>``.
-    """
-    if text and not text.endswith("\n"):
-        text += "\n"
-    ids, unknown = encode_text(text, vocabulary)
-    if len(ids) == 1:
-        return None, unknown
-    columns = columns_for_evaluation(ids, columns=1, burn_in=0)
-    with progress_of("scoring", len(ids) - 1) as on_window:
-        return read_stream(model, columns, window=WINDOW, on_window=on_window), unknown
-
-
 def sample_words(
     model: LanguageModel,
     vocabulary: Vocabulary,
@@ -120,18 +86,3 @@ def sample_words(
         )
     drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
     return (vocabulary.words[word] for word in drawn)
-
-
-def describe(score: Score, unknown: Counter[str]) -> str:
-    """A score and the text's unknown words for people, a line for each number."""
-    lines = [
-        f"{score.num_tokens:>14,} tokens, each scored once: the first after {EOS}",
-        f"{score.nats:>14,.2f} nats",
-        f"{score.nll:>14.4f} nats per token",
-        f"{score.ppl:>14,.2f} perplexity",
-        f"{unknown.total() / score.num_tokens:>14.2%} unknown words",
-    ]
-    if unknown:
-        most = ", ".join(f"{shown(word)} ({count:,})" for word, count in unknown.most_common(10))
-        lines[-1] += f", read as {UNK}: {most}"
-    return "\n".join(lines)

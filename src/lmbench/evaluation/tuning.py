@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from lmbench.score import Score
+from lmbench.perplexity import Score
 
 log = logging.getLogger(__name__)
 

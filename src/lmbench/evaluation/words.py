@@ -1,0 +1,125 @@
+"""Surprisal and entropy of the words of a text.
+
+Shape letters: T time steps, B columns, H hidden, N targets, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int32
+from torch import Tensor
+
+from lmbench.data.columns import IGNORE_INDEX, EvaluationSettings
+from lmbench.evaluation.progress import OnWindow
+from lmbench.model import LanguageModel
+
+LOG_PROBS_BYTES = 32 * 2**20
+"""Size of the log-probabilities that are held at a time."""
+
+BATCH_TOKENS = 4096
+"""Most tokens of sentences that are read side by side, padding among them."""
+
+
+class WordScores(NamedTuple):
+    """What a model makes of targets, in bits."""
+
+    surprisal: Float[np.ndarray, " N"]
+    """-log2 of the target's probability."""
+    entropy: Float[np.ndarray, " N"]
+    """Of the distribution that the target was predicted by."""
+
+
+def score_sentences(
+    model: LanguageModel,
+    sentences: Sequence[Int32[np.ndarray, " _"]],
+    on_window: OnWindow = lambda num_scored, nats: None,
+) -> WordScores:
+    """Scores sentences, each from a zero state.
+
+    Args:
+        model: The model, in evaluation mode.
+        sentences: Ids of each; the first one is not a target but what the others follow.
+        on_window: Called after each batch.
+
+    Returns:
+        The scores of all targets, in the order of the text.
+    """
+    lengths = np.array([len(ids) - 1 for ids in sentences])
+    ends = lengths.cumsum()
+    total = int(ends[-1]) if len(ends) else 0
+    scores = WordScores(np.empty(total), np.empty(total))
+    # Sentences of like length go together, so that little is padded.
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order) and lengths[order[start]] > 0:
+        num_steps = int(lengths[order[start]])
+        batch = order[start : start + max(1, BATCH_TOKENS // num_steps)]
+        start += len(batch)
+        batch = batch[lengths[batch] > 0]
+        padded = np.zeros((num_steps + 1, len(batch)), np.int64)
+        for column, index in enumerate(batch):
+            padded[: lengths[index] + 1, column] = sentences[index]
+        tokens = torch.from_numpy(padded)
+        with torch.no_grad():
+            output = model(tokens[:-1].to(model.device)).output  # (T, B, H)
+        inside = np.arange(num_steps)[:, None] < lengths[batch]
+        places = ((ends - lengths)[batch] + np.arange(num_steps)[:, None])[inside]
+        mask = torch.from_numpy(inside)
+        found = score_outputs(model, output[mask.to(output.device)], tokens[1:][mask])
+        _put(scores, places, found, on_window)
+    return scores
+
+
+def score_stream(
+    model: LanguageModel,
+    ids: Int32[np.ndarray, " T"],
+    on_window: OnWindow = lambda num_scored, nats: None,
+) -> WordScores:
+    """Scores a text in one stream, as the standard evaluation reads a split.
+
+    Args:
+        model: The model, in evaluation mode.
+        ids: ``(N + 1,)``; the first one is not a target but what the others follow.
+        on_window: Called after each window.
+    """
+    settings = EvaluationSettings()
+    columns = settings.arrange(ids, "test")
+    scores = WordScores(np.empty(len(ids) - 1), np.empty(len(ids) - 1))
+    state = None
+    for start in range(0, columns.num_rows, settings.window):
+        end = min(start + settings.window, columns.num_rows)
+        tokens, targets = columns.read(start, end)
+        here = targets != IGNORE_INDEX
+        with torch.no_grad():
+            output, _, state = model(tokens.to(model.device), state)
+        found = score_outputs(model, output[here.to(output.device)], targets[here])
+        _put(scores, columns.places(start, end)[here.numpy()], found, on_window)
+    return scores
+
+
+def _put(scores: WordScores, places: np.ndarray, found: WordScores, on_window: OnWindow) -> None:
+    for of_all, here in zip(scores, found, strict=True):
+        of_all[places] = here
+    on_window(len(places), float(found.surprisal.sum()) * math.log(2))
+
+
+def score_outputs(
+    model: LanguageModel, outputs: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
+) -> WordScores:
+    """Surprisal and entropy of targets by the outputs of the core that predict them."""
+    scores = WordScores(np.empty(len(targets)), np.empty(len(targets)))
+    rows = max(1, LOG_PROBS_BYTES // (4 * model.head.vocabulary_size))
+    dtype = model.embedding.weight.dtype
+    for start in range(0, len(targets), rows):
+        part = slice(start, start + rows)
+        here = outputs[part].to(model.device, dtype)
+        with torch.no_grad():
+            log_probs = model.head.log_probs(here).float()
+            nats = -log_probs.gather(1, targets[part, None].to(here.device)).squeeze(1)
+            entropy = -torch.linalg.vecdot(log_probs.exp(), log_probs)
+        for all_scores, of_part in zip(scores, (nats, entropy), strict=True):
+            all_scores[part] = of_part.double().cpu().numpy() / math.log(2)
+    return scores

@@ -253,3 +253,43 @@ def write_run() -> Callable[..., Path]:
 @pytest.fixture
 def write_evaluation() -> Callable[..., Path]:
     return _write_evaluation
+
+
+def _write_pairs(
+    run_dir: Path, correct: np.ndarray, *, name: str = "set", known: float = 0.5, **changes: Any
+) -> Path:
+    """A ``minimal_pairs-NAME.json`` with its records: paradigms of 20 pairs, all of one field."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = run_dir / f"minimal_pairs-{name}.json"
+    paradigms = [f"p{place // 20:02}" for place in range(len(correct))]
+    pq.write_table(
+        pa.table({"paradigm": paradigms, "correct": correct.astype(bool)}),
+        path.with_suffix(".parquet"),
+    )
+
+    def rows(names: list[str]) -> list[dict[str, Any]]:
+        array = np.array(names)
+        return [{"name": x, "accuracy": correct[array == x].mean()} for x in sorted(set(names))]
+
+    size = len(correct)
+    values = {
+        "corpus_sha256": SHA,
+        "pairs": {"name": name, "sha256": "0" * 64, "tokenizer": "moses", "lowercase": False},
+        "num_pairs": size,
+        "accuracy": correct.mean(),
+        "parts": {"known": {"accuracy": known}},
+        "by": {
+            "field": rows(["syntax"] * size),
+            "phenomenon": rows([f"x{int(p[1:]) % 3}" for p in paradigms]),
+            "paradigm": rows(paradigms),
+        },
+    }
+    path.write_text(json.dumps(values | changes))
+    return path
+
+
+@pytest.fixture
+def write_pairs() -> Callable[..., Path]:
+    return _write_pairs

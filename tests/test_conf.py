@@ -112,7 +112,7 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
     assert set(plain["batching"]) <= arguments_of(LanguageModelDataModule)
     assert set(plain["loss"]) <= arguments_of(LanguageModelModule)
     of_reading = {key for key, value in plain["evaluation"].items() if not isinstance(value, dict)}
-    assert of_reading <= {"protocol", "columns", "burn_in", "window"}
+    assert of_reading <= {"protocol", "columns", "burn_in", "window", "pairs", "tokenizer"}
 
 
 @pytest.mark.parametrize(

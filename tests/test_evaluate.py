@@ -377,3 +377,39 @@ def test_a_folder_with_an_equals_sign_in_its_name_is_taken(
     assert with_run(["a", "~evaluation.cache"]) == ["~evaluation.cache", "run=a"]
     with pytest.raises(SystemExit):
         with_run(["a", "run=b"])
+
+
+def test_minimal_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """They need no corpus, and are read by the best checkpoint."""
+    model, vocabulary = lmbench.load(run)
+    words = vocabulary.words
+    path = tmp_path / "my.tsv"
+    lines = [f"{words[n]} {words[n + 1]}\t{words[n + 1]} {words[n]}" for n in range(2, 30)]
+    path.write_text("\n".join(lines), "utf-8")
+    own = (f"run={run}", "device=cpu", "evaluation=minimal_pairs")
+    accuracy = evaluate(
+        composed(*own, f"evaluation.pairs={path}", name="evaluate"), "minimal_pairs"
+    )
+    sums = [
+        float(exact_log_probs(model, vocabulary.encode(["<eos>", *text.split()])).sum())
+        for line in lines
+        for text in line.split("\t")
+    ]
+    assert accuracy == np.mean(np.array(sums[::2]) > np.array(sums[1::2]))
+    results = json.loads((run / "minimal_pairs-my.json").read_text("utf-8"))
+    assert results["accuracy"] == accuracy
+    of_run = json.loads((run / "results.json").read_text("utf-8"))
+    assert results["corpus_sha256"] == of_run["data"]["sha256"]
+    assert results["weights_sha256"] == of_run["weights_sha256"]
+    assert "lstm, minimal pairs of my\n" in capsys.readouterr().out
+    for overrides, message in (
+        ((), r"^Set evaluation\.pairs="),
+        (
+            ("evaluation=[minimal_pairs,cache]", f"evaluation.pairs={path}"),
+            r"combined with cache\.$",
+        ),
+        ((f"evaluation.pairs={path}", "evaluation.tokenizer=x"), r"^evaluation\.tokenizer must be"),
+        ((f"evaluation.pairs={path}x",), r"cannot be read: No such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(composed(*own, *overrides, name="evaluate"), "minimal_pairs")

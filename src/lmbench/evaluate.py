@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +18,9 @@ from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, s
 from lmbench.printing import printing
 from lmbench.run.config import read_run_config, set_value
 from lmbench.run.directory import quoted, require_inside
+
+if TYPE_CHECKING:
+    from lmbench.loaded import Loaded
 
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
 # Hydra's.
@@ -33,7 +36,7 @@ def evaluate(config: DictConfig, name: str) -> float:
         name: Name of the evaluation, in the names of its files.
 
     Returns:
-        The perplexity.
+        The perplexity; of minimal pairs, the accuracy.
 
     Raises:
         UserError: A wrong value or file; the run's directory cannot be written; the model gives a
@@ -57,6 +60,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     from lmbench.build.evaluator import build_evaluator
     from lmbench.build.model import build_saved
     from lmbench.evaluation import outcome
+    from lmbench.loaded import Loaded
     from lmbench.saved.checkpoint import read_run_model
 
     for key in ("tune", "save_tokens"):
@@ -64,8 +68,6 @@ def evaluate(config: DictConfig, name: str) -> float:
     device = device_of(config.device)
     set_matmul_precision(config.float32_matmul_precision, device.type)
     saved = read_run_model(run_dir)
-    corpus = factory(run_config["data"], "data")()
-    corpus.require_sha256(saved.corpus_sha256)
     model = build_saved(saved).to(device)
     of_run = {
         "model": run_config["model"]["name"],
@@ -76,6 +78,11 @@ def evaluate(config: DictConfig, name: str) -> float:
     if model.embedding.weight.dtype.itemsize < 4:
         model.float()  # so that small steps of dynamic evaluation are not rounded away
     node = cast(dict[str, Any], OmegaConf.to_container(config.evaluation, resolve=True))
+    if "pairs" in node:
+        of_run["corpus_sha256"] = saved.corpus_sha256
+        return _evaluate_pairs(node, Loaded(model, saved.vocabulary), of_run, run_dir)
+    corpus = factory(run_config["data"], "data")()
+    corpus.require_sha256(saved.corpus_sha256)
     evaluator = build_evaluator(node, model, corpus, folder=run_dir / "checkpoints")
     tune = config.evaluation.tune
     found = outcome.evaluate(evaluator, config.split, name=name, of_run=of_run, tune=tune)
@@ -85,6 +92,31 @@ def evaluate(config: DictConfig, name: str) -> float:
     finally:
         outcome.write(found, run_dir, save_tokens=config.evaluation.save_tokens)
     return found.results["ppl"]
+
+
+def _evaluate_pairs(
+    node: dict[str, Any], loaded: "Loaded", of_run: dict[str, Any], run_dir: Path
+) -> float:
+    from lmbench.data.minimal_pairs import read_pairs
+    from lmbench.evaluation import minimal_pairs
+
+    if node["pairs"] in (None, "???"):
+        raise UserError("Set evaluation.pairs=…, a file, a folder or a zip archive of pairs.")
+    if others := [name for name, value in node.items() if isinstance(value, dict)]:
+        raise UserError(f"evaluation=minimal_pairs cannot be combined with {', '.join(others)}.")
+    pairs = read_pairs(Path(str(node["pairs"])))
+    try:
+        results, scores = minimal_pairs.evaluate_pairs(
+            *loaded, pairs, tokenizer=str(node["tokenizer"]), of_run=of_run
+        )
+    except ValueError as error:
+        raise UserError(f"evaluation.{error}.") from error
+    try:
+        with printing(f" The results are in {run_dir}."):
+            minimal_pairs.show_pairs(results)
+    finally:
+        minimal_pairs.write_pairs(results, scores, pairs, run_dir)
+    return results["accuracy"]
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="evaluate")

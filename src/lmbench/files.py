@@ -125,6 +125,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value or {}
 
 
+def file_stem(name: str) -> str:
+    """The name as one of a file, in letters that every system takes."""
+    return re.sub(r"[^\w-]+", "_", name, flags=re.ASCII)
+
+
 def flush_to_disk(path: Path) -> None:
     """Brings a file's content, or the new names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

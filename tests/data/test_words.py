@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sacremoses import MosesDetokenizer
 
-from lmbench.data.words import require_tokenizer, separate, words_of
+from lmbench.data.vocabulary import Vocabulary
+from lmbench.data.words import require_tokenizer, separate, tokenizer_like, words_of
 
 # Written out by the eye, as WikiText writes such text.
 PAIRS = [
@@ -46,10 +47,12 @@ def test_lines_stay_lines():
 def test_languages():
     assert words_of("l'homme d'État", "moses-fr") == ["l'", "homme", "d'", "État"]
     assert words_of("z.B. Nr. 5 ist da.", "moses-de") == ["z.B.", "Nr.", "5", "ist", "da", "."]
-    for name in ("none", "moses", "moses-en", "moses-de"):
+    for name in ("none", "moses", "moses-en", "moses-de", "penn"):
         require_tokenizer(name)
     for name in ("", "Moses", "moses-", "moses-english", "moses-xx", "none-de", "spacy", "None"):
-        with pytest.raises(ValueError, match=r"^tokenizer must be none, moses, .*de, .*not '"):
+        with pytest.raises(
+            ValueError, match=r"^tokenizer must be none, penn, moses, .*de, .*not '"
+        ):
             require_tokenizer(name)
 
 
@@ -74,3 +77,23 @@ def test_wikitext_comes_back_from_running_text(wikitext2_dir: Path):
         ).get_matching_blocks()
     )
     assert same > 0.998 * sum(map(len, lines))
+
+
+def test_contractions_of_the_penn_treebank():
+    text = "It isn't what they can't do, won't they? Ann's"
+    words = "It is n't what they ca n't do , wo n't they ? Ann 's"
+    assert separate(text, "penn") == words
+    assert separate(words, "penn") == words
+
+
+@pytest.mark.parametrize(
+    ("words", "tokenizer", "expected"),
+    [
+        (("isn", "'t", "."), "none", "moses"),
+        (("is", "n't"), "none", "penn"),
+        (("isn't", "dog."), "none", "none"),
+        (("is", "n't"), "moses-de", "moses-de"),
+    ],
+)
+def test_a_vocabulary_shows_its_tokenizer(words: tuple[str, ...], tokenizer: str, expected: str):
+    assert tokenizer_like(Vocabulary(words, tokenizer)) == expected

@@ -1,7 +1,8 @@
 """Running text as words: punctuation separated from the words, as WikiText has it.
 
 A tokenizer is known by its name. ``none`` takes what white space separates. ``moses`` is the Moses
-tokenizer (Koehn et al. 2007) for English, and ``moses-de`` that for German.
+tokenizer (Koehn et al. 2007) for English, and ``moses-de`` that for German. ``penn`` is ``moses``
+with the contractions of the Penn Treebank.
 """
 
 import re
@@ -9,30 +10,33 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from lmbench.data.vocabulary import EOS
+from lmbench.data.vocabulary import EOS, Vocabulary
 
 NONE = "none"
+PENN = "penn"
 
 _CURLY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 _IN_NUMBER = re.compile(r"(?<=\d)([.,])(?=\d)")
 _MARK = re.compile(r"@ ([-.,]) @")
 _SPECIAL = re.compile(r"< (unk|eos) >")
 _CONTRACTION = re.compile(r"(?<= )' (?=(?:s|t|d|m|ll|re|ve)(?: |$))")
+_NOT = re.compile(r" ?n 't(?!\S)")
 
 
 def require_tokenizer(name: str) -> None:
     """Refuses what is not the name of a tokenizer.
 
     Raises:
-        ValueError: It is not ``none``, ``moses``, or ``moses-`` and the code of a language.
+        ValueError: It is not ``none``, ``penn``, ``moses``, or ``moses-`` and the code of a
+            language.
     """
-    if name == NONE:
+    if name in (NONE, PENN):
         return
     kind, _, language = name.partition("-")
     if kind != "moses" or name == "moses-" or (language and language not in _languages()):
         raise ValueError(
-            "tokenizer must be none, moses, or moses- and the code of a language that Moses knows "
-            f"({', '.join(_languages())}), not {name!r}"
+            "tokenizer must be none, penn, moses, or moses- and the code of a language that Moses "
+            f"knows ({', '.join(_languages())}), not {name!r}"
         )
 
 
@@ -66,7 +70,8 @@ def separate(text: str, tokenizer: str) -> str:
     text = _IN_NUMBER.sub(r" @\1@ ", "\n".join(lines))
     # What the library takes apart though it was separated before.
     text = _MARK.sub(r"@\1@", text)
-    return _CONTRACTION.sub("'", _SPECIAL.sub(r"<\1>", text))
+    text = _CONTRACTION.sub("'", _SPECIAL.sub(r"<\1>", text))
+    return _NOT.sub(" n't", text) if tokenizer == PENN else text
 
 
 def words_of(text: str, tokenizer: str) -> list[str]:
@@ -76,6 +81,20 @@ def words_of(text: str, tokenizer: str) -> list[str]:
     ['Well', ',', 'well', '.', '<eos>', 'Yes']
     """
     return separate(text, tokenizer).replace("\n", f" {EOS} ").split()
+
+
+def tokenizer_like(vocabulary: Vocabulary) -> str:
+    """The tokenizer that makes such words as a vocabulary has, of text that is not separated.
+
+    Args:
+        vocabulary: One that was made of running text knows its tokenizer. Of others, such as
+            WikiText-2's, whose text came separated, the words show it.
+    """
+    if vocabulary.tokenizer != NONE:
+        return vocabulary.tokenizer
+    if "n't" in vocabulary.ids:
+        return PENN
+    return "moses" if {"'t", "'s", "."} & vocabulary.ids.keys() else NONE
 
 
 @cache

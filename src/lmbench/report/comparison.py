@@ -5,10 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmbench.errors import UserError
+from lmbench.files import file_stem
 from lmbench.printing import printable
-from lmbench.report.ensemble import build_ensemble, file_stem
+from lmbench.report.ensemble import build_ensemble
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import CORPUS, Published, published_table
+from lmbench.report.minimal_pairs import (
+    PairSet,
+    accuracy_table,
+    compare_pairs,
+    pair_sets,
+    test_table,
+)
 from lmbench.report.runs import Run, Skipped, read_runs
 from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
 from lmbench.report.tables import Table, group_table
@@ -23,8 +31,9 @@ class Chapter:
         section: The groups of these runs.
         comparisons: All tests, over the text and over seeds.
         verdict: What it says.
-        tables: The groups; members of ensembles; what others have published.
+        tables: The groups; members of ensembles; what others have published; minimal pairs.
         published: Results of others on this corpus.
+        pair_sets: Sets of minimal pairs that were read.
         suffix: What the names of its files end in, if there are other corpora.
     """
 
@@ -33,6 +42,7 @@ class Chapter:
     verdict: Sequence[Sentence]
     tables: Sequence[Table]
     published: Sequence[Published]
+    pair_sets: Sequence[PairSet]
     suffix: str
 
 
@@ -93,7 +103,12 @@ def compare(
         tables = [group_table(section)]
         tables += [members for run, members in built.values() if run.corpus == section.corpus]
         tables += [published_table(of_corpus)] if of_corpus else []
+        sets = pair_sets(section)
+        for pairs in sets:
+            tests, unusable = compare_pairs(pairs)
+            skipped += unusable
+            tables += [accuracy_table(pairs), *([test_table(tests, pairs)] if tests else [])]
         said = verdict(section, comparisons, split)
         suffix = f"_{file_stem(corpus)}" if len(sections) > 1 else ""
-        chapters.append(Chapter(section, comparisons, said, tables, of_corpus, suffix))
+        chapters.append(Chapter(section, comparisons, said, tables, of_corpus, sets, suffix))
     return Report(chapters, skipped, split)

@@ -3,7 +3,6 @@
 Shape letters: M members, N targets of a split.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lmbench.errors import UserError
-from lmbench.files import read_small, replacing
+from lmbench.files import file_stem, read_small, replacing
 from lmbench.report.records import read_columns
 from lmbench.report.runs import SPLITS, Evaluation, Run, Score, find_run_dirs, read_run
 from lmbench.report.significance import OWN_PREDICTIONS
@@ -36,11 +35,6 @@ def mixture_weights(probabilities: np.ndarray) -> np.ndarray:
         if likelihood - before < 1e-12:
             return weights
         before, weights = likelihood, weights * (probabilities / mixed).mean(axis=1)
-
-
-def file_stem(name: str) -> str:
-    """The name as one of a file, in letters that every system takes."""
-    return re.sub(r"[^\w-]+", "_", name, flags=re.ASCII)
 
 
 def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> tuple[Run, Table]:

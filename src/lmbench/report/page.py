@@ -10,6 +10,7 @@ from lmbench.errors import UserError
 from lmbench.files import replacing
 from lmbench.report.comparison import Chapter, Report
 from lmbench.report.groups import Group
+from lmbench.report.minimal_pairs import part_table
 from lmbench.report.plots import Plot, draw_plots
 from lmbench.report.significance import MOST_GROUPS, OWN_PREDICTIONS, Comparison
 from lmbench.report.tables import (
@@ -37,7 +38,10 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         UserError: The folder cannot be made, or cannot be written.
     """
     chapters = report.chapters
-    plots = {chapter.suffix: draw_plots(chapter.section, chapter.published) for chapter in chapters}
+    plots = {
+        chapter.suffix: draw_plots(chapter.section, chapter.published, chapter.pair_sets)
+        for chapter in chapters
+    }
     tables = [table for chapter in chapters for table in chapter.tables]
     skipped = [skipped_table(report.skipped)] if report.skipped else []
     pairs = (pair_table("", chapter.comparisons, report.split) for chapter in chapters)
@@ -49,6 +53,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         "runs.csv": csv_text(run_table(chapter.section) for chapter in chapters),
         "significance.csv": csv_text(pairs),
     }
+    if sets := [pairs for chapter in chapters for pairs in chapter.pair_sets]:
+        texts["minimal_pairs.csv"] = csv_text(map(part_table, sets))
     contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     for suffix, drawn in plots.items():
         for plot in drawn:

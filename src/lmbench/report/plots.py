@@ -12,6 +12,7 @@ import numpy as np
 
 from lmbench.report.groups import Group, Section
 from lmbench.report.literature import Published
+from lmbench.report.minimal_pairs import PairSet, percent_text
 from lmbench.report.runs import Curve
 from lmbench.report.statistics import Estimate
 from lmbench.report.tables import estimate_text
@@ -48,8 +49,10 @@ class Plot(NamedTuple):
     svg: bytes
 
 
-def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
-    """Test perplexities, and learning curves against epochs and time.
+def draw_plots(
+    section: Section, published: Sequence[Published], pair_sets: Sequence[PairSet] = ()
+) -> list[Plot]:
+    """Test perplexities, learning curves against epochs and time, and accuracies on minimal pairs.
 
     At most fourteen groups are drawn, those with the lowest valid perplexity. What no run has
     recorded is left out.
@@ -57,6 +60,7 @@ def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
     Args:
         section: The groups.
         published: Results to draw beside them, in grey.
+        pair_sets: Sets of minimal pairs.
     """
     import matplotlib as mpl
 
@@ -84,6 +88,17 @@ def draw_plots(section: Section, published: Sequence[Published]) -> list[Plot]:
             )
             alt = f"Valid perplexity on {corpus} against {words}: {said}"
             plots.append(_plot(figure, f"curves_{quantity}", alt, caption + more))
+        for pairs in pair_sets:
+            of_set = [group for group in groups if group in pairs.accuracies]
+            figure = _draw_accuracies(pairs, of_set)
+            said = "; ".join(
+                f"{group.name}: {percent_text(value)}"
+                for group in of_set
+                if (value := pairs.accuracy(group, ("", "all")))
+            )
+            alt = f"Accuracy on minimal pairs of {pairs.name} in %: {said}"
+            caption = f"Minimal pairs of {pairs.name}: mean over seeds with 95% interval."
+            plots.append(_plot(figure, f"minimal_pairs_{pairs.name}", alt, caption + more))
     return plots
 
 
@@ -156,6 +171,41 @@ def _draw_dots(
     axes.set_xlabel(f"test perplexity\n{legend}" if legend else "test perplexity", fontsize=8)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", alpha=0.25)
+    return figure
+
+
+def _draw_accuracies(pairs: PairSet, groups: Sequence[Group]) -> "Figure":
+    """A row for all pairs and each phenomenon, with a dot for each group."""
+    from matplotlib.figure import Figure
+
+    places = [("", "all"), ("", "known words")]
+    places += [("phenomenon", name) for name in pairs.names("phenomenon")]
+    places = [place for place in places if any(pairs.accuracy(group, place) for group in groups)]
+    row_inches = max(0.3, 0.13 * len(groups))
+    height = 1 + row_inches * len(places) + 0.19 * len(groups)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_yticks(range(len(places)), [name.replace("_", " ") for _, name in places], fontsize=8)
+    axes.set(ylim=(len(places) - 0.5, -0.5), xlabel="accuracy (%)")
+    for index, group in enumerate(groups):
+        shift = 0.7 * ((index + 0.5) / len(groups) - 0.5)
+        values = [pairs.accuracy(group, place) for place in places]
+        found = [(place + shift, value) for place, value in enumerate(values) if value]
+        axes.errorbar(
+            [100 * value.mean for _, value in found],
+            [place for place, _ in found],
+            xerr=[100 * (value.half_width or 0) for _, value in found],
+            fmt="o",
+            markersize=4,
+            capsize=2,
+            color=_color(group),
+            label=f" {group.name}",
+        )
+    axes.axvline(50, color=GREY, linewidth=1, linestyle=":", zorder=0)
+    for place in range(1, len(places)):
+        axes.axhline(place - 0.5, color=GREY, linewidth=0.3, zorder=0)
+    axes.grid(axis="x", alpha=0.25)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=8)
     return figure
 
 

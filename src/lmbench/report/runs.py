@@ -77,6 +77,24 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class PairAccuracies:
+    """A ``minimal_pairs-NAME.json``.
+
+    Attributes:
+        protocol: Which pairs were read and how, in words that are equal where it was alike.
+        num_pairs: Number of all pairs.
+        accuracies: (level, name) → share of the pairs that are correct: of ("", "all") and
+            ("", "known words"), and of each field, phenomenon and paradigm.
+        records: The Parquet file with a row for each pair; None if there is none.
+    """
+
+    protocol: str
+    num_pairs: int
+    accuracies: Mapping[tuple[str, str], float]
+    records: Path | None
+
+
+@dataclass(frozen=True)
 class Curve:
     """The validations of a run, in their order.
 
@@ -109,6 +127,7 @@ class Run:
         scores: Split → score of the best checkpoint; test is missing if it was not scored.
         curve: Its validations; None if they cannot be read.
         evaluations: (name, split) → what ``lmbench-evaluate`` found.
+        minimal_pairs: Name of a set of pairs → what it found of these.
         skipped: Its files that cannot be read.
     """
 
@@ -123,6 +142,7 @@ class Run:
     scores: Mapping[str, Score]
     curve: Curve | None
     evaluations: Mapping[tuple[str, str], Evaluation]
+    minimal_pairs: Mapping[str, PairAccuracies] = field(default_factory=dict)
     skipped: Sequence[Skipped] = ()
 
     @property
@@ -255,6 +275,12 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
             for file in sorted(run_dir.glob("evaluation-*.json"))
             if (match := re.fullmatch(r"evaluation-(.+)-(valid|test)\.json", file.name))
         }
+        pairs = {
+            printable(file.stem.removeprefix("minimal_pairs-")): unless_damaged(
+                _read_pair_accuracies, file, results
+            )
+            for file in sorted(run_dir.glob("minimal_pairs-*.json"))
+        }
         return Run(
             run_dir=run_dir,
             name=printable(str(name or config.get("name") or results["model"])),
@@ -267,6 +293,7 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
             scores=scores,
             curve=unless_damaged(_read_curve, run_dir / "metrics.csv", results),
             evaluations={key: found for key, found in evaluations.items() if found},
+            minimal_pairs={name: found for name, found in pairs.items() if found},
             skipped=skipped,
         )
 
@@ -274,9 +301,7 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
 def _read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Evaluation:
     values = read_json(path)
     with _damage_named(path):
-        weights = {values.get("weights_sha256"), results.get("weights_sha256")}
-        if values["corpus_sha256"] != results["data"]["sha256"] or len(weights - {None}) > 1:
-            raise ValueError("it is of another corpus than the run, or of weights it no longer has")
+        _require_same_weights(values, results)
         if values["split"] != split:
             raise ValueError("it is of another split than its name says")
         records = path.with_suffix(".parquet")
@@ -286,6 +311,37 @@ def _read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Eval
             is_tuned=values.get("tuned") is not None,
             records=records if records.is_file() else None,
         )
+
+
+def _read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccuracies:
+    values = read_json(path)
+    with _damage_named(path):
+        _require_same_weights(values, results)
+        counts = {("", "all"): values, ("", "known words"): values["parts"]["known"]}
+        for level, rows in values["by"].items():
+            counts |= {(printable(level), printable(row["name"])): row for row in rows}
+        accuracies = {
+            place: float(row["accuracy"])
+            for place, row in counts.items()
+            if row["accuracy"] is not None
+        }
+        if not all(0 <= accuracy <= 1 for accuracy in accuracies.values()):
+            raise ValueError("an accuracy is not between 0 and 1")
+        of = values["pairs"]
+        lowercase = ", lower case" if of["lowercase"] else ""
+        records = path.with_suffix(".parquet")
+        return PairAccuracies(
+            protocol=printable(f"{of['sha256'][:12]}, tokenizer {of['tokenizer']}{lowercase}"),
+            num_pairs=int(values["num_pairs"]),
+            accuracies=accuracies,
+            records=records if records.is_file() else None,
+        )
+
+
+def _require_same_weights(values: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    weights = {values.get("weights_sha256"), results.get("weights_sha256")}
+    if values["corpus_sha256"] != results["data"]["sha256"] or len(weights - {None}) > 1:
+        raise ValueError("it is of another corpus than the run, or of weights it no longer has")
 
 
 def protocol_text(values: Mapping[str, Any]) -> str:

@@ -1,0 +1,126 @@
+"""Minimal pairs: sentences of which one is grammatical and the other is not."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lmbench.errors import UserError
+
+
+class Pair(NamedTuple):
+    """Two sentences that differ in little."""
+
+    good: str
+    bad: str
+    paradigm: str
+    """What is contrasted."""
+    phenomenon: str | None = None
+    """What the paradigm belongs to."""
+    field: str | None = None
+    """What the phenomenon belongs to."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairSet:
+    """Pairs from one place.
+
+    Args:
+        name: Of the file or folder, without its ending.
+        pairs: All pairs, file by file in the order of their names.
+    """
+
+    name: str
+    pairs: list[Pair]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the pairs."""
+        return hashlib.sha256(json.dumps(self.pairs).encode()).hexdigest()
+
+
+def read_pairs(path: Path) -> PairSet:
+    r"""Reads minimal pairs.
+
+    Args:
+        path: A file, or a folder or zip archive of such files. ``NAME.jsonl`` has a pair on each
+            line as BLiMP has it (Warstadt et al. 2020): ``sentence_good`` and ``sentence_bad``, and
+            if they are there ``UID``, the paradigm, ``linguistics_term``, the phenomenon, and
+            ``field``. Any other file has a good sentence, a tab, a bad one, and if wanted further
+            tabs with the paradigm, the phenomenon and the field. A paradigm that is not named is
+            called ``NAME``. Of a folder or archive, files that end in ``.jsonl``, ``.tsv`` or
+            ``.txt`` are read.
+
+    Raises:
+        UserError: The path cannot be read, a line is no pair, or there is none at all.
+    """
+    pairs: list[Pair] = []
+    for name, content in _files(path):
+        place = name if name == str(path) else f"{path}, {name}"
+        try:
+            lines = content.decode("utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{place} is not UTF-8: {error}.") from error
+        make = _from_json if name.endswith(".jsonl") else _from_tabs
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    pairs.append(make(line.rstrip("\r"), Path(name).stem))
+                except (ValueError, KeyError, TypeError) as error:
+                    what = f"there is no {error}" if isinstance(error, KeyError) else error
+                    raise UserError(f"{place}, line {number} is not a pair: {what}.") from error
+    if not pairs:
+        raise UserError(f"{path} holds no minimal pairs: no line of a .jsonl, .tsv or .txt file.")
+    return PairSet(path.name.removesuffix(path.suffix), pairs)
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file, in the order of the names."""
+    endings = (".jsonl", ".tsv", ".txt")
+    try:
+        if path.is_dir():
+            for file in sorted(file for file in path.rglob("*") if file.suffix in endings):
+                yield str(file.relative_to(path)), file.read_bytes()
+        elif path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                for name in sorted(archive.namelist()):
+                    # An archive from a Mac has a second file about each one.
+                    if name.endswith(endings) and not Path(name).name.startswith("._"):
+                        yield name, archive.read(name)
+        else:
+            yield str(path), path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _from_json(line: str, paradigm: str) -> Pair:
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("it is not an object")
+    phenomenon, field = values.get("linguistics_term"), values.get("field")
+    if field == "syntax_semantics":  # BLiMP spells it in two ways
+        field = "syntax/semantics"
+    paradigm = values.get("UID", paradigm)
+    return _checked(
+        Pair(values["sentence_good"], values["sentence_bad"], paradigm, phenomenon, field)
+    )
+
+
+def _from_tabs(line: str, paradigm: str) -> Pair:
+    good, *others = line.split("\t")
+    if not 1 <= len(others) <= 4:
+        raise ValueError(f"it has {len(others)} tabs, not one to four")
+    return _checked(Pair(good, *([*others, paradigm] if len(others) == 1 else others)))
+
+
+def _checked(pair: Pair) -> Pair:
+    if not all(isinstance(value, str) or value is None for value in pair):
+        raise ValueError("a value is not a text")
+    if not (pair.good.strip() and pair.bad.strip()):
+        raise ValueError("a sentence is empty")
+    return pair

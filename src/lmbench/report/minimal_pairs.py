@@ -1,0 +1,247 @@
+"""Accuracies on minimal pairs: means over seeds, and which differences hold.
+
+Shape letters: G groups, P pairs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from lmbench.errors import UserError
+from lmbench.report.groups import Group, Section
+from lmbench.report.runs import PairAccuracies, Skipped
+from lmbench.report.significance import LEVEL, MOST_GROUPS
+from lmbench.report.statistics import Difference, Estimate, estimate, holm, t_test
+from lmbench.report.tables import Cell, Table, p_text
+
+Place = tuple[str, str]
+"""A level and a name in it, as :class:`lmbench.report.runs.PairAccuracies` has them."""
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """What the groups of a section made of one set of pairs.
+
+    Attributes:
+        name: Name of the set.
+        accuracies: Group → those of its runs that read these pairs.
+        notes: What is to be read beside it.
+    """
+
+    name: str
+    accuracies: Mapping[Group, Sequence[PairAccuracies]]
+    notes: Sequence[str]
+
+    def accuracy(self, group: Group, place: Place) -> Estimate | None:
+        """Mean over a group's seeds, of one part of the pairs."""
+        values = [x.accuracies[place] for x in self.accuracies[group] if place in x.accuracies]
+        return estimate(values) if values else None
+
+    def names(self, level: str) -> list[str]:
+        """Names of a level that any run has found, in alphabetical order."""
+        found = (place for of in self.accuracies.values() for x in of for place in x.accuracies)
+        return sorted({name for its_level, name in found if its_level == level})
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """A test of the difference between two groups' accuracies.
+
+    Attributes:
+        first: The group with the lower valid perplexity.
+        second: The other; the difference is this one's accuracy minus the first one's.
+        test: The difference, its interval and p-value.
+        drawn: What is drawn: "pair", "paradigm" or "seed".
+        num_drawn: How many there are, of each group.
+        adjusted_p: p for all pairs of groups together (Holm).
+    """
+
+    first: Group
+    second: Group
+    test: Difference
+    drawn: str
+    num_drawn: tuple[int, int]
+    adjusted_p: float = 1.0
+
+
+def pair_sets(section: Section) -> list[PairSet]:
+    """The sets of pairs that the runs of a section have read."""
+    sets = []
+    for name in sorted(
+        {name for g in section.groups for run in g.runs for name in run.minimal_pairs}
+    ):
+        found = {
+            group: [run.minimal_pairs[name] for run in group.runs if name in run.minimal_pairs]
+            for group in section.groups
+        }
+        usual = next(x.protocol for of in found.values() for x in of)
+        alike = {group: [x for x in of if x.protocol == usual] for group, of in found.items()}
+        alike = {group: of for group, of in alike.items() if of}
+        notes = ["Accuracy in %. Of equal probabilities, neither is correct."]
+        notes += [
+            f"{len(of)} of {len(group.runs)} {group.unit}s of {group.name}."
+            for group, of in alike.items()
+            if len(of) < len(group.runs)
+        ]
+        if sum(map(len, alike.values())) < sum(map(len, found.values())):
+            notes.append(f"Those that read other pairs of this name are left out ({usual}).")
+        sets.append(PairSet(name, alike, notes))
+    return sets
+
+
+def accuracy_table(pairs: PairSet) -> Table:
+    """A row for each group."""
+    places = [("", "all"), ("", "known words"), *(("field", x) for x in pairs.names("field"))]
+    rows = [
+        {
+            "label": Cell(group.name, "name"),
+            "num_seeds": Cell(len(of), f"{group.unit}s"),
+            **{
+                f"{level}_{name}": Cell(
+                    pairs.accuracy(group, (level, name)), name, percent_text, is_wide=bool(level)
+                )
+                for level, name in places
+            },
+        }
+        for group, of in pairs.accuracies.items()
+    ]
+    return Table(f"Minimal pairs of {pairs.name}", rows, pairs.notes)
+
+
+def part_table(pairs: PairSet) -> Table:
+    """A row for each group and part of the pairs, paradigms among them."""
+    levels = ("", "field", "phenomenon", "paradigm")
+    rows = [
+        {
+            "pairs": Cell(pairs.name),
+            "label": Cell(group.name),
+            "level": Cell(level or None),
+            "part": Cell(name),
+            "accuracy": Cell(pairs.accuracy(group, (level, name))),
+        }
+        for group in pairs.accuracies
+        for level in levels
+        for name in pairs.names(level)
+    ]
+    return Table("Minimal pairs", rows)
+
+
+def test_table(comparisons: Sequence[PairComparison], pairs: PairSet) -> Table:
+    """A row for each test."""
+    rows = [
+        {
+            "pairs": Cell(pairs.name),
+            "first_label": Cell(one.first.name, "first"),
+            "second_label": Cell(one.second.name, "second"),
+            "drawn": Cell(one.drawn, "drawn"),
+            "first_num_drawn": Cell(one.num_drawn[0]),
+            "second_num_drawn": Cell(one.num_drawn[1]),
+            "difference": Cell(one.test.difference, "points", _points_text),
+            "low": Cell(one.test.low, "from", _points_text),
+            "high": Cell(one.test.high, "to", _points_text),
+            "p": Cell(one.test.p, "p", p_text),
+            "p_holm": Cell(one.adjusted_p, "p, all pairs (Holm)", p_text),
+            "verdict": Cell("holds" if one.adjusted_p < LEVEL else "does not hold", "verdict"),
+        }
+        for one in comparisons
+    ]
+    note = (
+        "Would the groups differ on other pairs of these paradigms, on other paradigms, with other "
+        "seeds? Paired t-tests of means over seeds; Welch's over seeds."
+    )
+    return Table(f"Differences on minimal pairs of {pairs.name}", rows, [note])
+
+
+def compare_pairs(pairs: PairSet) -> tuple[list[PairComparison], list[Skipped]]:
+    """Tests each two groups: over pairs, over paradigms, and over seeds.
+
+    Returns:
+        The tests, and the records that cannot be used.
+    """
+    skipped: list[Skipped] = []
+    groups = list(pairs.accuracies)[:MOST_GROUPS]
+    correct: dict[Group, np.ndarray] = {}
+    paradigms = np.empty(0)
+    for group in groups:
+        of_runs = []
+        for one in pairs.accuracies[group]:
+            if one.records is not None:
+                try:
+                    paradigms, values = read_correct(one)
+                    of_runs.append(values)
+                except UserError as error:
+                    skipped.append(Skipped(one.records, str(error)))
+        if of_runs:
+            correct[group] = np.mean(of_runs, axis=0)
+    found = [*_over_pairs(correct, paradigms)]
+    seeds = [
+        PairComparison(first, second, test, "seed", (len(sides[0]), len(sides[1])))
+        for first, second in combinations(groups, 2)
+        if (
+            sides := [
+                [x.accuracies["", "all"] for x in pairs.accuracies[g]] for g in (first, second)
+            ]
+        )
+        if (test := t_test(*sides, is_paired=False))
+    ]
+    comparisons = []
+    for drawn in ("pair", "paradigm", "seed"):
+        of_kind = [one for one in [*found, *seeds] if one.drawn == drawn]
+        adjusted = holm([one.test.p for one in of_kind])
+        comparisons += [
+            replace(one, adjusted_p=p) for one, p in zip(of_kind, adjusted, strict=True)
+        ]
+    return comparisons, skipped
+
+
+def _over_pairs(
+    correct: Mapping[Group, np.ndarray], paradigms: np.ndarray
+) -> Iterator[PairComparison]:
+    names, place = np.unique(paradigms, return_inverse=True)
+    sizes = np.bincount(place, minlength=len(names))
+    for first, second in combinations(correct, 2):
+        by_pair = correct[first], correct[second]
+        by_paradigm = [np.bincount(place, weights=values) / sizes for values in by_pair]
+        for drawn, sides in (("pair", by_pair), ("paradigm", by_paradigm)):
+            test = t_test(*map(np.ndarray.tolist, sides), is_paired=True)
+            if test is not None:
+                yield PairComparison(first, second, test, drawn, (len(sides[0]), len(sides[1])))
+
+
+def read_correct(of: PairAccuracies) -> tuple[np.ndarray, np.ndarray]:
+    """Paradigm of each pair, and 1 where the run was right, ``(P,)`` both.
+
+    Raises:
+        UserError: The file is damaged, holds something else, or is of another evaluation.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    assert of.records is not None
+    try:
+        with pq.ParquetFile(of.records) as file:
+            if file.metadata.num_rows != of.num_pairs:
+                raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {of.num_pairs:,}")
+            table = file.read(["paradigm", "correct"])
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a column has gaps")
+        correct = np.asarray(table["correct"].to_numpy(), float)
+        if abs(correct.mean() - of.accuracies["", "all"]) > 1e-9:
+            raise ValueError(f"its accuracy is {correct.mean():.6f}")
+        return table["paradigm"].to_numpy().astype(str), correct
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise UserError(
+            f"{of.records} is damaged: {error}. Make it again with lmbench-evaluate."
+        ) from error
+
+
+def percent_text(value: Estimate) -> str:
+    """Mean and interval of an accuracy, in percent."""
+    mean = f"{100 * value.mean:.1f}"
+    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.1f}"
+
+
+def _points_text(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")

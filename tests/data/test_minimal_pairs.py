@@ -1,0 +1,100 @@
+"""Files of minimal pairs, as others wrote them and as people write their own."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lmbench.data.minimal_pairs import Pair, read_pairs
+from lmbench.errors import UserError
+
+BLIMP = {
+    "sentence_good": "Dogs bark.",
+    "sentence_bad": "Dogs barks.",
+    "field": "morphology",
+    "linguistics_term": "agreement",
+    "UID": "agreement_1",
+    "pairID": "0",
+}
+
+
+def json_lines(*rows: dict) -> str:
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+def test_json_lines_as_in_blimp(tmp_path: Path):
+    path = tmp_path / "agreement_1.jsonl"
+    bare = {"sentence_good": "a", "sentence_bad": "b", "field": "syntax_semantics"}
+    path.write_text(json_lines(BLIMP, bare), "utf-8")
+    found = read_pairs(path)
+    assert found.name == "agreement_1"
+    assert found.pairs == [
+        Pair("Dogs bark.", "Dogs barks.", "agreement_1", "agreement", "morphology"),
+        Pair("a", "b", "agreement_1", None, "syntax/semantics"),
+    ]
+
+
+def test_lines_with_tabs(tmp_path: Path):
+    path = tmp_path / "my pairs.tsv"
+    path.write_bytes("\ufeffgood é\tbad\r\n\na b\tb a\torder\ta phenomenon\tsyntax\n".encode())
+    found = read_pairs(path)
+    assert found.name == "my pairs"
+    assert found.pairs == [
+        Pair("good é", "bad", "my pairs"),
+        Pair("a b", "b a", "order", "a phenomenon", "syntax"),
+    ]
+
+
+def test_a_folder_and_an_archive_of_it_are_the_same_pairs(tmp_path: Path):
+    folder = tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data/b.jsonl").write_text(json_lines(BLIMP), "utf-8")
+    (folder / "data/a.tsv").write_text("a\tb\n", "utf-8")
+    (folder / "README.md").write_text("not a pair", "utf-8")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in sorted(folder.rglob("*"), reverse=True):
+            archive.write(file, file.relative_to(folder))
+        archive.writestr("__MACOSX/data/._b.jsonl", b"\x00\x05\x16\x07")
+    (in_folder, in_archive) = read_pairs(folder), read_pairs(tmp_path / "set.zip")
+    assert [pair.paradigm for pair in in_folder.pairs] == ["a", "agreement_1"]
+    assert in_archive.pairs == in_folder.pairs
+    assert in_archive.sha256 == in_folder.sha256
+    assert in_archive.name == in_folder.name == "set"
+    (folder / "data/a.tsv").write_text("a\tc\n", "utf-8")
+    assert read_pairs(folder).sha256 != in_folder.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "x.jsonl",
+            b'{"sentence_good": "a"}\n',
+            "line 1 is not a pair: there is no 'sentence_bad'",
+        ),
+        ("x.jsonl", b"\n[1]\n", "line 2 is not a pair: it is not an object"),
+        ("x.jsonl", b"{\n", "line 1 is not a pair: Expecting property name"),
+        ("x.jsonl", json_lines(BLIMP | {"field": 3}).encode(), "line 1 is not a pair: a value is"),
+        ("x.tsv", b"a\tb\na b\n", "line 2 is not a pair: it has 0 tabs, not one to four"),
+        ("x.tsv", b"a\tb\tc\td\te\tf\n", "line 1 is not a pair: it has 5 tabs, not one to four"),
+        ("x.tsv", b"a\t \n", "line 1 is not a pair: a sentence is empty"),
+        ("x.tsv", b"a\tb\xe9\n", "is not UTF-8: 'utf-8' codec can't decode byte 0xe9"),
+        ("x.tsv", b"\n", "holds no minimal pairs"),
+        ("x.zip", b"no archive", "cannot be read: File is not a zip file"),
+    ],
+)
+def test_what_is_not_a_pair(tmp_path: Path, name: str, content: bytes, message: str):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        read_pairs(path)
+    assert str(raised.value).startswith(str(path))
+    assert message in str(raised.value)
+
+
+def test_what_is_not_there(tmp_path: Path):
+    with pytest.raises(UserError, match=r"nowhere\.zip cannot be read: No such file"):
+        read_pairs(tmp_path / "nowhere.zip")
+    with pytest.raises(UserError, match="holds no minimal pairs"):
+        read_pairs(tmp_path)

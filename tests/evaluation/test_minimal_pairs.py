@@ -1,0 +1,145 @@
+"""Accuracies on minimal pairs against probabilities that are known."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from lmbench.data.minimal_pairs import Pair, PairSet
+from lmbench.data.vocabulary import Vocabulary
+from lmbench.errors import UserError
+from lmbench.evaluation.minimal_pairs import evaluate_pairs, show_pairs, write_pairs
+from lmbench.evaluation.words import sentence_surprisals
+from lmbench.loaded import Loaded
+from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
+
+PROBABILITIES = {"<eos>": 0.1, "<unk>": 0.05, "a": 0.4, "b": 0.3, "C": 0.1, "is": 0.03, "n't": 0.02}
+OF_RUN = {"model": "lstm", "seed": 1, "weights_sha256": "0", "corpus_sha256": "1"}
+
+
+def unigram_model(vocabulary: Vocabulary) -> LanguageModel:
+    """It gives each word its probability, whatever came before."""
+    size = len(vocabulary)
+    model = LanguageModel(Embedding(size, 3), LSTM(3, 4, 3), Softmax(3, size)).eval()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        weights = [PROBABILITIES.get(word, 0.1) for word in vocabulary.words]
+        model.head.bias.copy_(torch.tensor(weights).log())
+    return model
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    return Vocabulary(tuple(PROBABILITIES))
+
+
+def pairs_of(*pairs: tuple[str, ...]) -> PairSet:
+    return PairSet("my pairs", [Pair(*pair) for pair in pairs])
+
+
+PAIRS = pairs_of(
+    ("a b", "b b", "first", "x", "syntax"),  # right
+    ("b", "a", "first", "x", "syntax"),  # wrong
+    ("a b", "b a", "first", "x", "syntax"),  # the same probability
+    ("a dog", "a cat", "second", "y", "syntax"),  # the same words
+    ("a dog", "b cat", "second", "y", "syntax"),  # right
+    ("a", "a C dog", "third"),  # right
+)
+
+
+def test_counts(vocabulary: Vocabulary):
+    results, scores = evaluate_pairs(
+        unigram_model(vocabulary), vocabulary, PAIRS, tokenizer="none", of_run=OF_RUN
+    )
+    assert results["accuracy"] == 0.5
+    counts = {"num_pairs": 6, "num_correct": 3, "num_ties": 2}
+    assert counts.items() <= results.items()
+    assert results["parts"] == {
+        "known": {"num_pairs": 3, "num_correct": 1, "num_ties": 1, "accuracy": 1 / 3},
+        "unknown": {"num_pairs": 2, "num_correct": 2, "num_ties": 0, "accuracy": 1.0},
+        "identical": {"num_pairs": 1, "num_correct": 0, "num_ties": 1, "accuracy": 0.0},
+    }
+    assert results["unknown_word_share"] == 5 / 22
+    by = {level: {row["name"]: row for row in rows} for level, rows in results["by"].items()}
+    assert {level: list(rows) for level, rows in by.items()} == {
+        "field": ["syntax"],
+        "phenomenon": ["x", "y"],
+        "paradigm": ["first", "second", "third"],
+    }
+    assert by["field"]["syntax"]["accuracy"] == 2 / 5
+    assert by["phenomenon"]["y"]["known"]["accuracy"] is None
+    assert by["paradigm"]["first"]["num_ties"] == 1
+    bits = [-math.log2(0.4 * 0.3), -math.log2(0.3), -math.log2(0.12), -math.log2(0.4 * 0.05)]
+    np.testing.assert_allclose(scores.good[:4], bits, rtol=1e-6)
+    assert scores.is_correct.tolist() == [True, False, False, False, True, True]
+
+
+def test_words_are_made_as_the_vocabulary_has_them(vocabulary: Vocabulary):
+    pairs = pairs_of(("a isn't b", "a isn't a", "p"))
+    results, scores = evaluate_pairs(unigram_model(vocabulary), vocabulary, pairs, of_run=OF_RUN)
+    assert results["pairs"]["tokenizer"] == "penn"
+    assert scores.good[0] == pytest.approx(-math.log2(0.4 * 0.03 * 0.02 * 0.3), rel=1e-6)
+    lower = Vocabulary(tuple(word.lower() for word in PROBABILITIES))
+    results, scores = evaluate_pairs(
+        unigram_model(lower), lower, pairs_of(("A b", "A A", "p")), of_run=OF_RUN
+    )
+    assert results["pairs"]["lowercase"]
+    assert scores.good[0] == pytest.approx(-math.log2(0.4 * 0.3), rel=1e-6)
+    assert not scores.has_unknown.any()
+
+
+def test_probabilities_are_those_of_sentences_without_their_end():
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(("<eos>", *"ABCDEFGH"))
+    model = LanguageModel(Embedding(9, 5), LSTM(5, 7, 5), Softmax(5, 9)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_()
+    pairs = pairs_of(("A B C", "A B D", "p"), ("E", "H G A B C D", "p"))
+    _, scores = evaluate_pairs(model, vocabulary, pairs, of_run=OF_RUN)
+    for place, pair in enumerate(pairs.pairs):
+        for text, found in ((pair.good, scores.good), (pair.bad, scores.bad)):
+            words = Loaded(model, vocabulary).score(text)["surp"][:-1]
+            assert found[place] == pytest.approx(words.sum(), rel=1e-6)
+
+
+def test_sentences_without_words_have_no_surprisal(vocabulary: Vocabulary):
+    ids = [np.zeros(1, np.int32), vocabulary.encode(["<eos>", "a", "b"]), np.zeros(1, np.int32)]
+    found = sentence_surprisals(unigram_model(vocabulary), ids)
+    np.testing.assert_allclose(found, [0, -math.log2(0.12), 0], rtol=1e-6)
+    assert sentence_surprisals(unigram_model(vocabulary), []).tolist() == []
+
+
+def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFixture):
+    results, scores = evaluate_pairs(
+        unigram_model(vocabulary), vocabulary, PAIRS, tokenizer="none", of_run=OF_RUN
+    )
+    write_pairs(results, scores, PAIRS, tmp_path)
+    names = {f"minimal_pairs-my_pairs.{end}" for end in ("json", "parquet")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert json.loads((tmp_path / "minimal_pairs-my_pairs.json").read_text("utf-8")) == results
+    table = pq.read_table(tmp_path / "minimal_pairs-my_pairs.parquet").to_pydict()
+    assert table["paradigm"] == [pair.paradigm for pair in PAIRS.pairs]
+    assert table["field"][-1] is None
+    assert Counter(table["correct"]) == {True: 3, False: 3}
+    assert table["identical"] == [False, False, False, True, False, False]
+    show_pairs(results)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "lstm, minimal pairs of my pairs"
+    assert lines[2].split() == ["all", "50.0%", "6", "2", "33.3%", "3"]
+    assert lines[-1].startswith("22.7% of the words are read as <unk>; pairs that became ")
+
+
+def test_unknown_words_without_a_word_for_them():
+    vocabulary = Vocabulary(("<eos>", "a", "b"))
+    with pytest.raises(UserError, match=r"^'dog': not among the 3 words"):
+        evaluate_pairs(unigram_model(vocabulary), vocabulary, PAIRS, of_run=OF_RUN)
+    with pytest.raises(ValueError, match=r"^tokenizer must be none, penn"):
+        evaluate_pairs(
+            unigram_model(vocabulary), vocabulary, PAIRS, tokenizer="bert", of_run=OF_RUN
+        )

@@ -49,7 +49,7 @@ bench: $(DEV) ## measure speed and memory of training and evaluation on this mac
 chaos: $(DEV) ## kill short runs again and again, and compare what comes of their resumes
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
-extras: $(EXTRAS)/.ready ## start each launcher, sweeper and logger of the extras once, with a network
+extras: $(EXTRAS)/.ready ## start each launcher, sweeper, logger and tool of the extras once, with a network
 	scripts/extras.sh $(EXTRAS)/bin
 
 clean: ## remove builds and caches; environments, outputs/ and multirun/ stay
@@ -76,5 +76,6 @@ $(DEV): $(READY)
 
 $(EXTRAS)/.ready: pyproject.toml
 	test -x $(EXTRAS)/bin/pip || $(PYTHON) -m venv $(EXTRAS)
-	$(EXTRAS)/bin/python -m pip install -e '.[sweep,slurm,ray,wandb,mlflow]'
+	$(EXTRAS)/bin/python -m pip install 'pip>=25.1'
+	$(EXTRAS)/bin/python -m pip install -e '.[sweep,slurm,ray,wandb,mlflow,hf]' lm_eval --group test
 	@touch $@

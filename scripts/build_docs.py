@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pdoc
@@ -34,6 +35,8 @@ def build(output: Path) -> list[str]:
     warnings.simplefilter("error", UserWarning)  # the kind that pdoc gives
     pdoc.render.configure(docformat="google")
     names = [module.name for module in pkgutil.walk_packages(lmbench.__path__, "lmbench.")]
+    if not find_spec("lm_eval"):  # which is not a light dependency
+        names.remove("lmbench.hf.lm_eval")
     reached = set(pdoc.extract.walk_specs(["lmbench"]))  # without those that an __all__ leaves out
     pdoc.pdoc("lmbench", *[name for name in names if name not in reached], output_directory=output)
     broken = []

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Starts each launcher, sweeper and logger that the extras bring once for real, on the embedded
-# corpus, and checks that every job came to its end. Called by `make extras`, which installs them first.
+# corpus, and checks that every job came to its end; then models in lm-evaluation-harness. Called by
+# `make extras`, which installs them first.
 set -euo pipefail
 bin=$(cd "${1:?usage: scripts/extras.sh FOLDER_OF_COMMANDS}" && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -75,4 +77,5 @@ sweep submitit_local "${submitit[@]}"
 again submitit_local "${submitit[@]}"
 sweep ray "${ray[@]}"
 again ray "${ray[@]}"
+(cd "$root" && "$bin/python" -m pytest tests/test_hf_lm_eval.py)
 printf '\n=== all passed in %d s\n' "$SECONDS"

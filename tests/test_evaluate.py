@@ -408,6 +408,7 @@ def test_minimal_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
             ("evaluation=[minimal_pairs,cache]", f"evaluation.pairs={path}"),
             r"combined with cache\.$",
         ),
+        ((f"evaluation.pairs={path}", "evaluation.tune=true"), r"with evaluation\.tune=true\.$"),
         ((f"evaluation.pairs={path}", "evaluation.tokenizer=x"), r"^evaluation\.tokenizer must be"),
         ((f"evaluation.pairs={path}x",), r"cannot be read: No such file"),
     ):

@@ -65,7 +65,7 @@ def text(run_dirs: list[Path]) -> str:
 COLUMNS = ["word", "sentid", "sentpos", "wlen", "surp", "entropy", "entred", "unknown"]
 
 
-def test_a_row_a_word(run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callable):
+def test_one_row_per_word(run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callable):
     path = tmp_path / "my.txt"
     path.write_text(text, "utf-8")
     ended = run_main(run_dirs[0], path)
@@ -122,10 +122,10 @@ def test_several_runs_have_a_column_each_and_their_mean(
             mean = sum(float(one[column]) for one in of_each) / 2
             assert float(row[column]) == pytest.approx(mean, rel=1e-8)
     for folder in run_dirs:
-        assert f"{folder}: 8 tokens, " in ended.err
+        assert f"{folder}, line ends included: 8 tokens, " in ended.err
 
 
-def test_a_row_a_sentence(run_dirs: list[Path], text: str, run_main: Callable):
+def test_one_row_per_sentence(run_dirs: list[Path], text: str, run_main: Callable):
     words = pd.DataFrame(run_main(run_dirs[0], "-", stdin=text.encode()).table[1:], columns=COLUMNS)
     header, *rows = run_main(run_dirs[0], "-", "--sentences", stdin=text.encode()).table
     assert header == ["sentid", "sentence", "words", "surp", "unknown"]
@@ -178,6 +178,19 @@ def test_unknown_words_are_marked(make_run: Callable[..., Path], run_main: Calla
     assert [row[4] for row in as_unk.table[1:]] == surprisals
 
 
+def test_raw_text(make_run: Callable[..., Path], run_main: Callable):
+    folder = make_run()
+    for place, word in enumerate(("<unk>", "isn", "'t", "."), start=1):
+        change_words(folder, place, word)
+    ended = run_main(folder, "-", "--tokenizer=moses", stdin=b"Isn't isn't.\n")
+    assert [row[0] for row in ended.table[1:]] == ["Isn", "'t", "isn", "'t", "."]
+    assert ended.out == run_main(folder, "-", stdin=b"Isn 't isn 't .\n").out
+    assert run_main(folder, "-", stdin=b"isn't.\n").table[1][0] == "isn't."
+    # All words of this vocabulary are in lower case.
+    in_lower_case = run_main(folder, "-", stdin=b"isn 't isn 't .\n").out
+    assert run_main(folder, "-", "--tokenizer=auto", stdin=b"Isn't isn't.\n").out == in_lower_case
+
+
 def test_what_cannot_be_scored(run_dirs: list[Path], tmp_path: Path, run_main: Callable):
     (tmp_path / "empty").touch()
     (tmp_path / "latin1").write_bytes(b"a\nb\xe9\n")
@@ -212,7 +225,17 @@ def test_models_that_split_a_text_in_two_ways(
     monkeypatch.setattr(lmbench, "load", load_other)
     ended = run_main(*run_dirs, "-", stdin=b"a.\n")
     assert (ended.code, ended.out) == (1, "")
-    assert f"{run_dirs[1]} and {run_dirs[0]} make other words of the text" in ended.err
+    assert f"{run_dirs[1]} and {run_dirs[0]} split the text into different words" in ended.err
+
+
+def test_a_model_in_bfloat16_is_read_in_float32(make_run: Callable[..., Path], run_main: Callable):
+    folder = make_run("trainer.precision=bf16-true")
+    loaded = lmbench.load(folder)
+    word = loaded.vocabulary.words[5]
+    loaded.model.float()
+    expected = loaded.score(f"{word} {word}")["surp"][:2]
+    rows = run_main(folder, "-", stdin=f"{word} {word}".encode()).table[1:]
+    np.testing.assert_allclose([float(row[4]) for row in rows], expected, rtol=1e-7)
 
 
 def test_a_stdin_that_is_closed(run_dirs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys):
@@ -239,6 +262,9 @@ def test_a_stdout_that_is_full(
         (["nowhere", "text.txt"], "nowhere is not a folder: name a run or an export first"),
         (["."], "name a text to score after the runs, or - for stdin"),
         ([".", "-", "--output=no/a.tsv"], "--output no/a.tsv: there is no folder no"),
+        ([".", "-", "--output=."], "--output . is a folder, or what is to be scored"),
+        ([".", "a.txt", "--output=./a.txt"], "--output a.txt is a folder, or what is to be"),
+        ([".", "-", "--tokenizer=bert"], "--tokenizer must be none, penn, moses, or moses-"),
         ([".", "-", "--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )

@@ -98,19 +98,23 @@ def _evaluate_pairs(
     node: dict[str, Any], loaded: "Loaded", of_run: dict[str, Any], run_dir: Path
 ) -> float:
     from lmbench.data.minimal_pairs import read_pairs
+    from lmbench.data.words import Splitter
     from lmbench.evaluation import minimal_pairs
 
     if node["pairs"] in (None, "???"):
         raise UserError("Set evaluation.pairs=…, a file, a folder or a zip archive of pairs.")
-    if others := [name for name, value in node.items() if isinstance(value, dict)]:
+    others = [name for name, value in node.items() if isinstance(value, dict)]
+    others += [f"evaluation.{key}=true" for key in ("tune", "save_tokens") if node[key]]
+    if others:
         raise UserError(f"evaluation=minimal_pairs cannot be combined with {', '.join(others)}.")
-    pairs = read_pairs(Path(str(node["pairs"])))
     try:
-        results, scores = minimal_pairs.evaluate_pairs(
-            *loaded, pairs, tokenizer=str(node["tokenizer"]), of_run=of_run
-        )
+        Splitter.of(loaded.vocabulary, node["tokenizer"])
     except ValueError as error:
         raise UserError(f"evaluation.{error}.") from error
+    pairs = read_pairs(Path(str(node["pairs"])))
+    results, scores = minimal_pairs.evaluate_pairs(
+        *loaded, pairs, tokenizer=node["tokenizer"], of_run=of_run
+    )
     try:
         with printing(f" The results are in {run_dir}."):
             minimal_pairs.show_pairs(results)

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lmbench.data.vocabulary import EOS, Vocabulary
-from lmbench.data.words import words_of
+from lmbench.data.words import Splitter
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.text import encode_text, pieces, sample_words
 from lmbench.evaluation.words import score_sentences, score_stream
@@ -45,28 +45,35 @@ class Loaded(NamedTuple):
         ids, _ = encode_text(text, self.vocabulary)
         return torch.from_numpy(ids).long().to(self.model.device)
 
-    def score(self, text: str, *, stream: bool = False) -> "pd.DataFrame":
+    def score(
+        self, text: str, *, stream: bool = False, tokenizer: str | None = None
+    ) -> "pd.DataFrame":
         """Surprisal and entropy of each word of a text, and of the ``<eos>`` of each line.
 
         Args:
             text: A sentence a line; a last line without a line end is given one.
             stream: Whether the text is read in one stream, as the standard evaluation reads a
                 split. Otherwise each sentence is read by itself, after an ``<eos>``.
+            tokenizer: How the text is split into words, see
+                :meth:`lmbench.data.words.Splitter.of`.
 
         Returns:
-            A row a word, in the order of the text: ``word``, as it stands there; ``sentid`` and
+            One row per word, in the order of the text: ``word``, as it stands there; ``sentid`` and
             ``sentpos``, its sentence and its place in that, from 0; ``wlen``, its length in
-            letters; ``surp``, its surprisal in bits; ``entropy``, in bits, of the distribution that
-            predicted it; ``entred``, by how much that is less than the word before had, but at
-            least 0, and 0 for the first of a sentence; ``unknown``, whether it was read as
+            characters; ``surp``, its surprisal in bits; ``entropy``, in bits, of the distribution
+            that predicted it; ``entred``, by how much that is less than the word before had, but
+            at least 0, and 0 for the first of a sentence; ``unknown``, whether it was read as
             ``<unk>``. The columns up to ``entred`` are those of vansky/neural-complexity (van
             Schijndel and Linzen 2018).
+
+        Raises:
+            ValueError: There is no such tokenizer.
         """
         import pandas as pd  # slow to import
 
         if text and not text.endswith("\n"):
             text += "\n"
-        words = words_of(text, self.vocabulary.tokenizer)
+        words = Splitter.of(self.vocabulary, tokenizer).words(text)
         ids = self.vocabulary.encode([EOS, *words])
         is_end = np.array([word == EOS for word in words], bool)
         ends = np.flatnonzero(is_end) + 1

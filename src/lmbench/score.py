@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import lmbench
 from lmbench.command import VERSION, run_command
+from lmbench.data.words import require_tokenizer
 from lmbench.errors import UserError
 from lmbench.files import replacing
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
@@ -25,35 +26,44 @@ def score(options: Namespace) -> None:
     """Writes a table of words, or of sentences, and says on stderr what each model makes of them.
 
     Raises:
-        UserError: A folder holds no model; two models make other words of a text; a text is empty,
-            not UTF-8 or cannot be read; there are unknown words and no ``<unk>`` for them; the
-            table cannot be written.
+        UserError: A folder holds no model; two models split a text into different words; a text is
+            empty, not UTF-8 or cannot be read; there are unknown words and no ``<unk>`` for them;
+            the table cannot be written.
     """
     import pandas as pd
 
     device = device_of(options.device)
     set_matmul_precision("auto", device.type)  # as lmbench-evaluate does
     texts = {printable(name): _text(name) for name in options.files}
-    tables = []
-    for folder in options.folders:
+    how = {"stream": options.stream, "tokenizer": options.tokenizer}
+    mean, surprisals = pd.DataFrame(), {}
+    for folder, name in zip(options.folders, _short_names(options.folders), strict=True):
         loaded = lmbench.load(folder, device=device)
-        parts = {name: loaded.score(text, stream=options.stream) for name, text in texts.items()}
+        loaded.model.float()
+        parts = {file: loaded.score(text, **how) for file, text in texts.items()}
         table = pd.concat(parts, names=["file", "row"]).reset_index(level="file")
         _tell(folder, table)
-        if tables and not table["word"].equals(tables[0]["word"]):
+        surprisals[f"surp_{name}"] = table["surp"]
+        if mean.empty:
+            mean = table
+            continue
+        if not table["word"].equals(mean["word"]):
             raise UserError(
-                f"{folder} and {options.folders[0]} make other words of the text: one of them was "
-                "trained on text whose punctuation was separated. Score with them one by one."
+                f"{folder} and {options.folders[0]} split the text into different words: the "
+                "punctuation of only one's training text was separated. Set --tokenizer."
             )
-        tables.append(table)
-    table = _mean(tables, _short_names(options.folders))
+        for column in ("surp", "entropy", "entred"):
+            mean[column] += (table[column] - mean[column]) / len(surprisals)
+        mean["unknown"] |= table["unknown"]
+    if len(surprisals) > 1:
+        mean = mean.assign(**surprisals)
     if not options.eos:
-        table = table.loc[table["word"] != "<eos>"]
+        mean = mean.loc[mean["word"] != "<eos>"]
     if options.sentences:
-        table = _sentences(table)
+        mean = _sentences(mean)
     if len(texts) == 1:
-        table = table.drop(columns="file")
-    _write(table, options.output)
+        mean = mean.drop(columns="file")
+    _write(mean, options.output)
 
 
 def _text(name: str) -> str:
@@ -70,33 +80,24 @@ def _text(name: str) -> str:
 
 
 def _tell(folder: Path, table: "pd.DataFrame") -> None:
+    from lmbench.evaluation.text import shown
+    from lmbench.perplexity import Score
+
     unknown = Counter(table["word"][table["unknown"]])
-    nats = table["surp"].sum() * math.log(2)
+    found = Score(float(table["surp"].sum()) * math.log(2), len(table))
     print(
-        f"{folder}: {len(table):,} tokens, {nats:,.2f} nats, perplexity "
-        f"{math.exp(nats / len(table)):,.2f}, {unknown.total() / len(table):.2%} unknown words",
+        f"{folder}, line ends included: {found.num_tokens:,} tokens, {found.nats:,.2f} nats, "
+        f"perplexity {found.ppl:,.2f}, {unknown.total() / len(table):.2%} unknown words",
         file=sys.stderr,
     )
     if unknown:
-        most = ", ".join(f"{printable(word[:40])} ({n:,})" for word, n in unknown.most_common(10))
+        most = ", ".join(f"{shown(word)} ({n:,})" for word, n in unknown.most_common(10))
         print(f"Read as <unk>: {most}", file=sys.stderr)
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-
-
-def _mean(tables: Sequence["pd.DataFrame"], names: Sequence[str]) -> "pd.DataFrame":
-    """Means over the models; with several of them, also the surprisal that each gives."""
-    table = tables[0].copy()
-    for column in ("surp", "entropy", "entred"):
-        table[column] = sum(one[column] for one in tables) / len(tables)
-    table["unknown"] = sum(one["unknown"] for one in tables) > 0
-    if len(tables) > 1:
-        for name, one in zip(names, tables, strict=True):
-            table[f"surp_{name}"] = one["surp"]
-    return table
 
 
 def _sentences(table: "pd.DataFrame") -> "pd.DataFrame":
@@ -141,8 +142,12 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add = parser.add_argument
     add("paths", metavar="DIR … FILE …", nargs="+", help="runs or exports, then texts; - for stdin")
     add("--stream", action="store_true", help="read each text in one stream, as a split")
-    add("--eos", action="store_true", help="a row for the end of each sentence, too")
-    add("--sentences", action="store_true", help="a row a sentence, with its sums")
+    help_tokenizer = (
+        "what separates punctuation: none, moses, moses-de, … (as the training text was)"
+    )
+    add("--tokenizer", metavar="NAME", help=help_tokenizer)
+    add("--eos", action="store_true", help="also a row for the end of each sentence")
+    add("--sentences", action="store_true", help="one row per sentence, with its sums")
     add("--output", metavar="PATH", type=Path, help="a file instead of stdout; .parquet: Parquet")
     add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")
     options = parser.parse_args(arguments)
@@ -152,8 +157,16 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         parser.error(f"{options.paths[0]} is not a folder: name a run or an export first")
     if not options.files:
         parser.error("name a text to score after the runs, or - for stdin")
-    if options.output is not None and not options.output.parent.is_dir():
-        parser.error(f"--output {options.output}: there is no folder {options.output.parent}")
+    if options.tokenizer not in (None, "auto"):
+        try:
+            require_tokenizer(options.tokenizer)
+        except ValueError as error:
+            parser.error(f"--{error}")
+    if (output := options.output) is not None:
+        if not output.parent.is_dir():
+            parser.error(f"--output {output}: there is no folder {output.parent}")
+        if output.is_dir() or output.resolve() in [Path(file).resolve() for file in options.files]:
+            parser.error(f"--output {output} is a folder, or what is to be scored")
     return options
 
 

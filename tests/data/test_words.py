@@ -8,7 +8,7 @@ import pytest
 from sacremoses import MosesDetokenizer
 
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.data.words import require_tokenizer, separate, tokenizer_like, words_of
+from lmbench.data.words import Splitter, require_tokenizer, separate, words_of
 
 # Written out by the eye, as WikiText writes such text.
 PAIRS = [
@@ -89,11 +89,39 @@ def test_contractions_of_the_penn_treebank():
 @pytest.mark.parametrize(
     ("words", "tokenizer", "expected"),
     [
-        (("isn", "'t", "."), "none", "moses"),
-        (("is", "n't"), "none", "penn"),
-        (("isn't", "dog."), "none", "none"),
-        (("is", "n't"), "moses-de", "moses-de"),
+        (("isn", "'t", ".", "A"), "none", ("moses", False, False)),
+        (("isn", "'t", "n't", ".", "A"), "none", ("moses", False, False)),
+        (("is", "n't", ".", "A"), "none", ("penn", False, False)),
+        (("is", "n't", "N"), "none", ("penn", True, True)),
+        (("isn't", "Dog."), "none", ("none", False, False)),
+        (("is", "n't", ".", "A"), "moses-de", ("moses-de", False, False)),
     ],
 )
-def test_a_vocabulary_shows_its_tokenizer(words: tuple[str, ...], tokenizer: str, expected: str):
-    assert tokenizer_like(Vocabulary(words, tokenizer)) == expected
+def test_a_vocabulary_shows_how_words_are_separated(
+    words: tuple[str, ...], tokenizer: str, expected: tuple
+):
+    vocabulary = Vocabulary(words, tokenizer)
+    found = Splitter.of(vocabulary, "auto")
+    assert (found.tokenizer, found.is_lowercase, found.drops_punctuation) == expected
+    assert Splitter.of(vocabulary) == Splitter(vocabulary, tokenizer)
+
+
+def test_raw_text_as_the_penn_treebank_has_it():
+    """Words as in ptb.train.txt, which has no punctuation but what stands for words."""
+    known = (
+        "<eos>",
+        "<unk>",
+        "mr.",
+        "vinken",
+        "is",
+        "n't",
+        "'s",
+        "$",
+        "N",
+        "hydro-quebec",
+        "high-speed",
+    )
+    splitter = Splitter.of(Vocabulary(known), "auto")
+    text = "Mr. Vinken isn't \"Hydro-Quebec's\" (high-speed), $ <unk>.\n"
+    expected = "mr. vinken is n't hydro-quebec 's high-speed $ <unk> <eos>"
+    assert splitter.words(text) == expected.split()

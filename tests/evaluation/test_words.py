@@ -35,7 +35,7 @@ def by_hand(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return -np.log2(p[np.arange(len(p)), ids[1:]]), -(p * np.log2(p)).sum(1)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 30, 4096])
+@pytest.mark.parametrize("batch_tokens", [1, 5, 30, 4096])
 @pytest.mark.parametrize("rows", [1, 7, 10**6])
 def test_each_sentence_by_itself(model, batch_tokens: int, rows: int, monkeypatch) -> None:
     monkeypatch.setattr(words, "BATCH_TOKENS", batch_tokens)

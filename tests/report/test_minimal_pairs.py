@@ -1,18 +1,19 @@
 """Accuracies on minimal pairs: means, tests against other formulas, and damaged files."""
 
 import csv
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
 from lmbench.report.comparison import compare
 from lmbench.report.groups import Section
-from lmbench.report.minimal_pairs import accuracy_table, compare_pairs, pair_sets
+from lmbench.report.minimal_pairs import accuracy_table, compare_accuracies, pair_results
 from lmbench.report.page import write_report
 
 Write = Callable[..., Path]
@@ -41,7 +42,7 @@ def folder(tmp_path: Path, write_run: Write, write_pairs: Write) -> Path:
 
 
 def test_means_over_seeds(folder: Path, section_of: Callable[[Path], Section]):
-    (pairs,) = pair_sets(section_of(folder))
+    (pairs,) = pair_results(section_of(folder))
     titles, rows, _ = accuracy_table(pairs).shown()
     assert titles == ["name", "seeds", "all", "known words", "syntax"]
     for (name, num_seeds, all_pairs, known, syntax), model in zip(rows, "ab", strict=True):
@@ -53,8 +54,8 @@ def test_means_over_seeds(folder: Path, section_of: Callable[[Path], Section]):
 
 
 def test_differences(folder: Path, section_of: Callable[[Path], Section]):
-    (pairs,) = pair_sets(section_of(folder))
-    comparisons, skipped = compare_pairs(pairs)
+    (pairs,) = pair_results(section_of(folder))
+    comparisons, skipped = compare_accuracies(pairs)
     assert skipped == []
     assert [one.drawn for one in comparisons] == ["pair", "paradigm", "seed"]
     means = {model: (CORRECT[model, 1] + CORRECT[model, 2]) / 2 for model in "ab"}
@@ -88,6 +89,8 @@ def test_they_stand_in_the_report(folder: Path):
     (row,) = (row for row in rows if (row["label"], row["part"]) == ("b", "p07"))
     expected = np.mean([CORRECT["b", seed][140:160].mean() for seed in (1, 2)])
     assert float(row["accuracy_mean"]) == pytest.approx(expected)
+    with files["minimal_pairs_significance.csv"].open() as file:
+        assert [row["drawn"] for row in csv.DictReader(file)] == ["pair", "paradigm", "seed"]
     page = files["index.html"].read_text("utf-8")
     assert "Minimal pairs of set: mean over seeds with 95% interval." in page
 
@@ -104,16 +107,17 @@ def test_other_pairs_of_the_same_name_are_left_out(
     folder: Path, write_pairs: Write, section_of: Callable[[Path], Section]
 ):
     other = {"name": "set", "sha256": "1" * 64, "tokenizer": "moses", "lowercase": False}
-    write_pairs(folder / "b1", CORRECT["b", 1], pairs=other)
-    (pairs,) = pair_sets(section_of(folder))
-    assert [len(of) for of in pairs.accuracies.values()] == [2, 1]
-    assert "1 of 2 seeds of b." in pairs.notes
+    write_pairs(folder / "a1", CORRECT["a", 1], pairs=other)  # the first, but the rarer ones
+    (pairs,) = pair_results(section_of(folder))
+    assert [len(of) for of in pairs.accuracies.values()] == [1, 2]
+    assert "1 of 2 seeds of a." in pairs.notes
     assert pairs.notes[-1].startswith("Those that read other pairs of this name are left out")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"accuracy": None}, "float() argument must be a string or a real number"),
         ({"accuracy": 1.5}, "an accuracy is not between 0 and 1"),
         ({"corpus_sha256": "other"}, "it is of another corpus than the run"),
         ({"by": []}, "'list' object has no attribute 'items'"),
@@ -127,18 +131,28 @@ def test_a_damaged_file_is_left_out(folder: Path, write_pairs: Write, changes: d
     assert message in skipped.reason
 
 
-def test_damaged_records_are_left_out(folder: Path):
-    path = folder / "a1/minimal_pairs-set.json"
-    values = json.loads(path.read_text("utf-8"))
-    for changes, message in (
-        ({"num_pairs": 601}, "it has 600 rows, not 601"),
-        ({"accuracy": 0.25}, f"its accuracy is {CORRECT['a', 1].mean():.6f}"),
+def test_damaged_records_are_left_out(folder: Path, write_pairs: Write):
+    path = folder / "a2/minimal_pairs-set.json"
+    records, accuracy = path.with_suffix(".parquet"), CORRECT["a", 2].mean()
+    right = pq.read_table(records)
+    for table, message in (
+        (right[:-1], "it has 599 rows, not 600"),
+        (
+            right.append_column("x", right["correct"]).drop_columns("correct"),
+            "Column correct does not exist",
+        ),
+        (right.set_column(1, "correct", pa.array(CORRECT["a", 2])), "'correct': 'double'"),
+        (right[::-1], "Its paradigms are not those of the other runs."),
+        (
+            right.set_column(1, "correct", pa.array([True] * 600)),
+            f"is 1.000000, not {accuracy:.6f}",
+        ),
+        (right.set_column(0, "paradigm", pa.array([None] * 600, pa.string())), "a column has gaps"),
     ):
-        path.write_text(json.dumps(values | changes), "utf-8")
-        report = compare([(None, folder)])
-        (skipped,) = report.skipped
-        assert skipped.path == path.with_suffix(".parquet")
+        pq.write_table(table, records)
+        (skipped,) = compare([(None, folder)]).skipped
+        assert skipped.path.name == records.name
         assert message in skipped.reason
-    path.with_suffix(".parquet").write_bytes(b"damaged")
+    records.write_bytes(b"damaged")
     (skipped,) = compare([(None, folder)]).skipped
     assert re.search(r"is damaged: .*Make it again with lmbench-evaluate", skipped.reason)

@@ -3,12 +3,17 @@
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path
 from typing import NamedTuple
 
 from lmbench.errors import UserError
+
+_DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError)
+_DAMAGED_ARCHIVE += (RuntimeError, NotImplementedError)  # with a password, or packed in another way
 
 
 class Pair(NamedTuple):
@@ -29,7 +34,7 @@ class PairSet:
     """Pairs from one place.
 
     Args:
-        name: Of the file or folder, without its ending.
+        name: Of the folder, or of the file without its ending.
         pairs: All pairs, file by file in the order of their names.
     """
 
@@ -55,7 +60,7 @@ def read_pairs(path: Path) -> PairSet:
             ``.txt`` are read.
 
     Raises:
-        UserError: The path cannot be read, a line is no pair, or there is none at all.
+        UserError: The path cannot be read, a line is not a pair, or there is none at all.
     """
     pairs: list[Pair] = []
     for name, content in _files(path):
@@ -69,12 +74,13 @@ def read_pairs(path: Path) -> PairSet:
             if line.strip():
                 try:
                     pairs.append(make(line.rstrip("\r"), Path(name).stem))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     what = f"there is no {error}" if isinstance(error, KeyError) else error
                     raise UserError(f"{place}, line {number} is not a pair: {what}.") from error
     if not pairs:
         raise UserError(f"{path} holds no minimal pairs: no line of a .jsonl, .tsv or .txt file.")
-    return PairSet(path.name.removesuffix(path.suffix), pairs)
+    path = path.resolve()
+    return PairSet(path.name if path.is_dir() else path.stem, pairs)
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -94,7 +100,7 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
             yield str(path), path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except _DAMAGED_ARCHIVE as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
 
 
@@ -105,22 +111,23 @@ def _from_json(line: str, paradigm: str) -> Pair:
     phenomenon, field = values.get("linguistics_term"), values.get("field")
     if field == "syntax_semantics":  # BLiMP spells it in two ways
         field = "syntax/semantics"
-    paradigm = values.get("UID", paradigm)
+    paradigm = values.get("UID") or paradigm
     return _checked(
         Pair(values["sentence_good"], values["sentence_bad"], paradigm, phenomenon, field)
     )
 
 
 def _from_tabs(line: str, paradigm: str) -> Pair:
-    good, *others = line.split("\t")
-    if not 1 <= len(others) <= 4:
-        raise ValueError(f"it has {len(others)} tabs, not one to four")
-    return _checked(Pair(good, *([*others, paradigm] if len(others) == 1 else others)))
+    fields = line.split("\t")
+    if not 2 <= len(fields) <= 5:
+        raise ValueError(f"it has {len(fields) - 1} tabs, not one to four")
+    good, bad, named, phenomenon, field = [*fields, "", "", ""][:5]
+    return _checked(Pair(good, bad, named or paradigm, phenomenon or None, field or None))
 
 
 def _checked(pair: Pair) -> Pair:
     if not all(isinstance(value, str) or value is None for value in pair):
-        raise ValueError("a value is not a text")
+        raise ValueError("a value is not a string")
     if not (pair.good.strip() and pair.bad.strip()):
         raise ValueError("a sentence is empty")
     return pair

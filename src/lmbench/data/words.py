@@ -2,10 +2,11 @@
 
 A tokenizer is known by its name. ``none`` takes what white space separates. ``moses`` is the Moses
 tokenizer (Koehn et al. 2007) for English, and ``moses-de`` that for German. ``penn`` is ``moses``
-with the contractions of the Penn Treebank.
+with the contractions of the Penn Treebank, and without WikiText's marks in ``red @-@ hot``.
 """
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -20,6 +21,7 @@ _IN_NUMBER = re.compile(r"(?<=\d)([.,])(?=\d)")
 _MARK = re.compile(r"@ ([-.,]) @")
 _SPECIAL = re.compile(r"< (unk|eos) >")
 _CONTRACTION = re.compile(r"(?<= )' (?=(?:s|t|d|m|ll|re|ve)(?: |$))")
+_PUNCTUATION = re.compile(r"[^\w<>]+")
 _NOT = re.compile(r" ?n 't(?!\S)")
 
 
@@ -63,15 +65,18 @@ def separate(text: str, tokenizer: str) -> str:
         return text
     _, _, language = tokenizer.partition("-")
     moses = _moses(language or "en")
+    is_penn = tokenizer == PENN
     lines = (
-        moses.tokenize(line, aggressive_dash_splits=True, return_str=True, escape=False)
+        moses.tokenize(line, aggressive_dash_splits=not is_penn, return_str=True, escape=False)
         for line in text.translate(_CURLY).split("\n")
     )
-    text = _IN_NUMBER.sub(r" @\1@ ", "\n".join(lines))
+    text = "\n".join(lines)
+    if not is_penn:
+        text = _IN_NUMBER.sub(r" @\1@ ", text)
+        text = _MARK.sub(r"@\1@", text)
     # What the library takes apart though it was separated before.
-    text = _MARK.sub(r"@\1@", text)
     text = _CONTRACTION.sub("'", _SPECIAL.sub(r"<\1>", text))
-    return _NOT.sub(" n't", text) if tokenizer == PENN else text
+    return _NOT.sub(" n't", text) if is_penn else text
 
 
 def words_of(text: str, tokenizer: str) -> list[str]:
@@ -83,18 +88,59 @@ def words_of(text: str, tokenizer: str) -> list[str]:
     return separate(text, tokenizer).replace("\n", f" {EOS} ").split()
 
 
-def tokenizer_like(vocabulary: Vocabulary) -> str:
-    """The tokenizer that makes such words as a vocabulary has, of text that is not separated.
+@dataclass(frozen=True)
+class Splitter:
+    """Splits text into words such as a vocabulary has.
 
     Args:
-        vocabulary: One that was made of running text knows its tokenizer. Of others, such as
-            WikiText-2's, whose text came separated, the words show it.
+        vocabulary: The words.
+        tokenizer: See :func:`require_tokenizer`.
+        is_lowercase: Whether text is read in lower case.
+        drops_punctuation: Whether punctuation that is not in the vocabulary is left out.
+
+    Raises:
+        ValueError: There is no such tokenizer.
     """
-    if vocabulary.tokenizer != NONE:
-        return vocabulary.tokenizer
-    if "n't" in vocabulary.ids:
-        return PENN
-    return "moses" if {"'t", "'s", "."} & vocabulary.ids.keys() else NONE
+
+    vocabulary: Vocabulary
+    tokenizer: str
+    is_lowercase: bool = False
+    drops_punctuation: bool = False
+
+    def __post_init__(self) -> None:
+        require_tokenizer(self.tokenizer)
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, tokenizer: str | None = None) -> "Splitter":
+        """What splits text for a model.
+
+        Args:
+            vocabulary: The model's words.
+            tokenizer: A tokenizer; None for that of the training text, which is ``none`` where
+                that came separated, as WikiText-2 does. ``auto`` is for raw text, whatever the
+                training text was: the vocabulary shows how its words were separated. If it has no
+                capital letters, text is read in lower case; if it has no full stop, punctuation
+                that it lacks is left out (both as in the Penn Treebank of Mikolov et al. 2010).
+
+        Raises:
+            ValueError: There is no such tokenizer.
+        """
+        if tokenizer != "auto":
+            return cls(vocabulary, vocabulary.tokenizer if tokenizer is None else tokenizer)
+        ids, tokenizer = vocabulary.ids.keys(), vocabulary.tokenizer
+        if tokenizer == NONE and ids & {"n't", "'t", "'s", "."}:
+            tokenizer = PENN if "n't" in ids and "'t" not in ids else "moses"
+        # N stands for all numbers in the Penn Treebank.
+        is_lowercase = not any(word != word.lower() for word in ids if word != "N")
+        return cls(vocabulary, tokenizer, is_lowercase, tokenizer != NONE and "." not in ids)
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, ``<eos>`` at its line ends."""
+        words = words_of(text.lower() if self.is_lowercase else text, self.tokenizer)
+        if not self.drops_punctuation:
+            return words
+        ids = self.vocabulary.ids
+        return [word for word in words if word in ids or not _PUNCTUATION.fullmatch(word)]
 
 
 @cache

@@ -5,8 +5,10 @@ Shape letter: P pairs.
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +21,10 @@ from jaxtyping import Bool, Float
 
 from lmbench.data.minimal_pairs import PairSet
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
-from lmbench.data.words import require_tokenizer, separate, tokenizer_like
+from lmbench.data.words import Splitter
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.words import sentence_surprisals
-from lmbench.files import file_stem, replace_text, replacing
+from lmbench.files import replace_text, replacing
 from lmbench.model import LanguageModel
 from lmbench.printing import printable
 
@@ -39,7 +41,7 @@ class PairScores:
         good: ``(P,)`` surprisals of the grammatical sentences, in bits.
         bad: ``(P,)`` those of the others.
         has_unknown: ``(P,)`` whether a word of either sentence was read as ``<unk>``.
-        is_identical: ``(P,)`` whether the two became the same words by that.
+        is_identical: ``(P,)`` whether the two are the same words by that.
     """
 
     good: Float[np.ndarray, " P"]
@@ -63,44 +65,40 @@ def evaluate_pairs(
     vocabulary: Vocabulary,
     pairs: PairSet,
     *,
-    tokenizer: str = "auto",
+    tokenizer: str | None = "auto",
     of_run: Mapping[str, Any],
 ) -> tuple[dict[str, Any], PairScores]:
     """Accuracy on minimal pairs: the share of those whose good sentence is more probable.
 
     A sentence is read by itself after an ``<eos>``, and its probability is the product of those of
     its words, without that of its end (as in Warstadt et al. 2020, section 4). A pair whose
-    sentences have the same probability is a tie, and not correct. Without capital letters in the
-    vocabulary, sentences are read in lower case.
+    sentences have the same probability is a tie, and not correct.
 
     Args:
         model: The model, in evaluation mode.
         vocabulary: Its words.
         pairs: The pairs.
-        tokenizer: See :mod:`lmbench.data.words`; ``auto`` for what the vocabulary's words show.
-        of_run: What the results are to say of the run besides.
+        tokenizer: How the sentences are split into words, see
+            :meth:`lmbench.data.words.Splitter.of`.
+        of_run: What else the results say about the run.
 
     Returns:
         All that the files say: ``num_pairs``, ``num_correct``, ``num_ties`` and ``accuracy`` of
         all pairs, and under ``parts`` of those without unknown words, of those with some, and of
-        those that became identical by these; under ``by`` the same for each field, phenomenon and
-        paradigm. And the scores of each pair.
+        those whose sentences are identical to the model; under ``by`` the same for each field,
+        phenomenon and paradigm. And the scores of each pair.
 
     Raises:
         ValueError: ``tokenizer`` is not the name of one.
         UserError: There are unknown words, and the vocabulary has no ``<unk>``.
     """
     start = time.perf_counter()
-    if tokenizer == "auto":
-        tokenizer = tokenizer_like(vocabulary)
-    require_tokenizer(tokenizer)
-    texts = [text for pair in pairs.pairs for text in (pair.good, pair.bad)]
-    # N stands for all numbers in the Penn Treebank, which is in lower case.
-    is_lowercase = not any(word != word.lower() for word in vocabulary.words if word != "N")
-    if is_lowercase:
-        texts = [text.lower() for text in texts]
-    one_line_each = "\n".join(text.replace("\n", " ") for text in texts)
-    words = [line.split() for line in separate(one_line_each, tokenizer).split("\n")]
+    splitter = Splitter.of(vocabulary, tokenizer)
+    words = [
+        splitter.words(text.replace("\n", " "))
+        for pair in pairs.pairs
+        for text in (pair.good, pair.bad)
+    ]
     sentences = [vocabulary.encode([EOS, *of_sentence]) for of_sentence in words]
     unknown = [sum(word not in vocabulary.ids for word in of_sentence) for of_sentence in words]
     num_words = sum(map(len, words))
@@ -123,8 +121,9 @@ def evaluate_pairs(
         "pairs": {
             "name": pairs.name,
             "sha256": pairs.sha256,
-            "tokenizer": tokenizer,
-            "lowercase": is_lowercase,
+            "tokenizer": splitter.tokenizer,
+            "lowercase": splitter.is_lowercase,
+            "drops_punctuation": splitter.drops_punctuation,
         },
         **_counts(scores, np.ones(len(pairs.pairs), bool)),
         "unknown_word_share": sum(unknown) / num_words,
@@ -143,11 +142,13 @@ def write_pairs(
     results: Mapping[str, Any], scores: PairScores, pairs: PairSet, folder: Path
 ) -> None:
     """Writes ``minimal_pairs-NAME.json``, and ``.parquet`` with a row for each pair."""
-    path = folder / f"minimal_pairs-{file_stem(pairs.name)}"
+    path = folder / ("minimal_pairs-" + re.sub(r"[^\w-]+", "_", pairs.name)[:100])
     columns = {level: [getattr(pair, level) for pair in pairs.pairs] for level in LEVELS}
     table = pa.table(
         {
             **{level: pa.array(values, pa.string()) for level, values in columns.items()},
+            "good": [pair.good for pair in pairs.pairs],
+            "bad": [pair.bad for pair in pairs.pairs],
             "surp_good": scores.good,
             "surp_bad": scores.bad,
             "unknown": scores.has_unknown,
@@ -155,10 +156,14 @@ def write_pairs(
             "correct": scores.is_correct,
         }
     )
+    text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    json_path = path.with_name(f"{path.name}.json")
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no earlier results, or damaged ones
+        if json.loads(json_path.read_text("utf-8"))["pairs"] != results["pairs"]:
+            log.warning("%s, of other pairs or words, is replaced", json_path)
     with replacing(path.with_name(f"{path.name}.parquet")) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    replace_text(path.with_name(f"{path.name}.json"), text)
+    replace_text(json_path, text)
 
 
 def show_pairs(results: Mapping[str, Any]) -> None:
@@ -175,7 +180,7 @@ def show_pairs(results: Mapping[str, Any]) -> None:
     parts = results["parts"]
     print(
         f"{results['unknown_word_share']:.1%} of the words are read as {UNK}; "
-        f"pairs that became identical by that: {parts['identical']['num_pairs']:,}"
+        f"pairs that are identical by that: {parts['identical']['num_pairs']:,}"
     )
 
 

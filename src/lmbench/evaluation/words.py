@@ -49,7 +49,7 @@ def score_sentences(
     """
     total = sum(len(ids) - 1 for ids in sentences)
     scores = WordScores(np.empty(total), np.empty(total))
-    for places, outputs, targets in _read_sentences(model, sentences):
+    for places, outputs, targets in read_sentences(model, sentences):
         _put(scores, places, score_outputs(model, outputs, targets), on_window)
     return scores
 
@@ -68,7 +68,7 @@ def sentence_surprisals(
     """
     lengths = [len(ids) - 1 for ids in sentences]
     nats = np.zeros(sum(lengths))
-    for places, outputs, targets in _read_sentences(model, sentences):
+    for places, outputs, targets in read_sentences(model, sentences):
         with torch.no_grad():
             found = model.head.loss(outputs, targets.to(outputs.device), reduction="none")
         nats[places] = found.double().cpu().numpy()
@@ -77,12 +77,18 @@ def sentence_surprisals(
     return np.bincount(sentence, weights=nats, minlength=len(lengths)) / math.log(2)
 
 
-def _read_sentences(
+def read_sentences(
     model: LanguageModel, sentences: Sequence[Int32[np.ndarray, " _"]]
 ) -> Iterator[tuple[Int[np.ndarray, " M"], Float[Tensor, "M H"], Int[Tensor, " M"]]]:
-    """For each batch: places of the targets in the text, outputs that predict them, and targets.
+    """Reads sentences, each from a zero state; those of like length side by side.
 
-    Sentences of like length are read side by side, so that little is padded.
+    Args:
+        model: The model, in evaluation mode.
+        sentences: See :func:`score_sentences`.
+
+    Yields:
+        For each batch: places of the targets in the text, the outputs that predict them, and the
+        targets.
     """
     lengths = np.array([len(ids) - 1 for ids in sentences], int)
     starts = lengths.cumsum() - lengths
@@ -91,16 +97,19 @@ def _read_sentences(
     while len(order):
         num_steps = int(lengths[order[0]])
         batch, order = np.split(order, [max(1, BATCH_TOKENS // num_steps)])
-        padded = np.zeros((num_steps + 1, len(batch)), np.int64)
-        for column, index in enumerate(batch):
-            padded[: lengths[index] + 1, column] = sentences[index]
-        tokens = torch.from_numpy(padded)
-        with torch.no_grad():
-            output = model(tokens[:-1].to(model.device)).output  # (T, B, H)
-        inside = np.arange(num_steps)[:, None] < lengths[batch]
-        mask = torch.from_numpy(inside)
-        places = (starts[batch] + np.arange(num_steps)[:, None])[inside]
-        yield places, output[mask.to(output.device)], tokens[1:][mask]
+        state = None
+        for start in range(0, num_steps, BATCH_TOKENS):  # a sentence can be a whole text
+            steps = np.arange(start, min(start + BATCH_TOKENS, num_steps))[:, None]
+            padded = np.zeros((len(steps) + 1, len(batch)), np.int64)
+            for column, index in enumerate(batch):
+                ids = sentences[index][start : start + len(steps) + 1]
+                padded[: len(ids), column] = ids
+            tokens = torch.from_numpy(padded)
+            with torch.no_grad():
+                output, _, state = model(tokens[:-1].to(model.device), state)  # (T, B, H)
+            inside = steps < lengths[batch]
+            mask = torch.from_numpy(inside)
+            yield (starts[batch] + steps)[inside], output[mask.to(output.device)], tokens[1:][mask]
 
 
 def score_stream(
@@ -141,7 +150,7 @@ def score_outputs(
 ) -> WordScores:
     """Surprisal and entropy of targets by the outputs of the core that predict them."""
     scores = WordScores(np.empty(len(targets)), np.empty(len(targets)))
-    rows = max(1, LOG_PROBS_BYTES // (4 * model.head.vocabulary_size))
+    rows = rows_at_once(model)
     dtype = model.embedding.weight.dtype
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
@@ -153,3 +162,8 @@ def score_outputs(
         for all_scores, of_part in zip(scores, (nats, entropy), strict=True):
             all_scores[part] = of_part.double().cpu().numpy() / math.log(2)
     return scores
+
+
+def rows_at_once(model: LanguageModel) -> int:
+    """Number of targets whose distributions are held at a time."""
+    return max(1, LOG_PROBS_BYTES // (4 * model.head.vocabulary_size))

@@ -11,11 +11,12 @@ from lmbench.report.ensemble import build_ensemble
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import CORPUS, Published, published_table
 from lmbench.report.minimal_pairs import (
-    PairSet,
+    AccuracyComparison,
+    PairResults,
+    accuracy_difference_table,
     accuracy_table,
-    compare_pairs,
-    pair_sets,
-    test_table,
+    compare_accuracies,
+    pair_results,
 )
 from lmbench.report.runs import Run, Skipped, read_runs
 from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
@@ -33,7 +34,7 @@ class Chapter:
         verdict: What it says.
         tables: The groups; members of ensembles; what others have published; minimal pairs.
         published: Results of others on this corpus.
-        pair_sets: Sets of minimal pairs that were read.
+        pairs: Sets of minimal pairs that were read, and the tests of their accuracies.
         suffix: What the names of its files end in, if there are other corpora.
     """
 
@@ -42,7 +43,7 @@ class Chapter:
     verdict: Sequence[Sentence]
     tables: Sequence[Table]
     published: Sequence[Published]
-    pair_sets: Sequence[PairSet]
+    pairs: Sequence[tuple[PairResults, Sequence[AccuracyComparison]]]
     suffix: str
 
 
@@ -103,12 +104,14 @@ def compare(
         tables = [group_table(section)]
         tables += [members for run, members in built.values() if run.corpus == section.corpus]
         tables += [published_table(of_corpus)] if of_corpus else []
-        sets = pair_sets(section)
-        for pairs in sets:
-            tests, unusable = compare_pairs(pairs)
+        pairs = []
+        for of_set in pair_results(section):
+            tests, unusable = compare_accuracies(of_set)
             skipped += unusable
-            tables += [accuracy_table(pairs), *([test_table(tests, pairs)] if tests else [])]
+            tables.append(accuracy_table(of_set))
+            tables += [accuracy_difference_table(tests, of_set)] if tests else []
+            pairs.append((of_set, tests))
         said = verdict(section, comparisons, split)
         suffix = f"_{file_stem(corpus)}" if len(sections) > 1 else ""
-        chapters.append(Chapter(section, comparisons, said, tables, of_corpus, sets, suffix))
+        chapters.append(Chapter(section, comparisons, said, tables, of_corpus, pairs, suffix))
     return Report(chapters, skipped, split)

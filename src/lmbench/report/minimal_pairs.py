@@ -3,6 +3,7 @@
 Shape letters: G groups, P pairs.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -11,6 +12,7 @@ import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.report.groups import Group, Section
+from lmbench.report.records import read_correct
 from lmbench.report.runs import PairAccuracies, Skipped
 from lmbench.report.significance import LEVEL, MOST_GROUPS
 from lmbench.report.statistics import Difference, Estimate, estimate, holm, t_test
@@ -21,7 +23,7 @@ Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class PairSet:
+class PairResults:
     """What the groups of a section made of one set of pairs.
 
     Attributes:
@@ -46,7 +48,7 @@ class PairSet:
 
 
 @dataclass(frozen=True)
-class PairComparison:
+class AccuracyComparison:
     """A test of the difference between two groups' accuracies.
 
     Attributes:
@@ -66,7 +68,7 @@ class PairComparison:
     adjusted_p: float = 1.0
 
 
-def pair_sets(section: Section) -> list[PairSet]:
+def pair_results(section: Section) -> list[PairResults]:
     """The sets of pairs that the runs of a section have read."""
     sets = []
     for name in sorted(
@@ -76,10 +78,11 @@ def pair_sets(section: Section) -> list[PairSet]:
             group: [run.minimal_pairs[name] for run in group.runs if name in run.minimal_pairs]
             for group in section.groups
         }
-        usual = next(x.protocol for of in found.values() for x in of)
+        protocols = Counter(x.protocol for of in found.values() for x in of)
+        ((usual, _),) = protocols.most_common(1)
         alike = {group: [x for x in of if x.protocol == usual] for group, of in found.items()}
         alike = {group: of for group, of in alike.items() if of}
-        notes = ["Accuracy in %. Of equal probabilities, neither is correct."]
+        notes = ["Accuracy in %. A pair with equal probabilities counts as incorrect."]
         notes += [
             f"{len(of)} of {len(group.runs)} {group.unit}s of {group.name}."
             for group, of in alike.items()
@@ -87,11 +90,11 @@ def pair_sets(section: Section) -> list[PairSet]:
         ]
         if sum(map(len, alike.values())) < sum(map(len, found.values())):
             notes.append(f"Those that read other pairs of this name are left out ({usual}).")
-        sets.append(PairSet(name, alike, notes))
+        sets.append(PairResults(name, alike, notes))
     return sets
 
 
-def accuracy_table(pairs: PairSet) -> Table:
+def accuracy_table(pairs: PairResults) -> Table:
     """A row for each group."""
     places = [("", "all"), ("", "known words"), *(("field", x) for x in pairs.names("field"))]
     rows = [
@@ -110,7 +113,7 @@ def accuracy_table(pairs: PairSet) -> Table:
     return Table(f"Minimal pairs of {pairs.name}", rows, pairs.notes)
 
 
-def part_table(pairs: PairSet) -> Table:
+def part_table(pairs: PairResults) -> Table:
     """A row for each group and part of the pairs, paradigms among them."""
     levels = ("", "field", "phenomenon", "paradigm")
     rows = [
@@ -128,7 +131,9 @@ def part_table(pairs: PairSet) -> Table:
     return Table("Minimal pairs", rows)
 
 
-def test_table(comparisons: Sequence[PairComparison], pairs: PairSet) -> Table:
+def accuracy_difference_table(
+    comparisons: Sequence[AccuracyComparison], pairs: PairResults
+) -> Table:
     """A row for each test."""
     rows = [
         {
@@ -142,19 +147,19 @@ def test_table(comparisons: Sequence[PairComparison], pairs: PairSet) -> Table:
             "low": Cell(one.test.low, "from", _points_text),
             "high": Cell(one.test.high, "to", _points_text),
             "p": Cell(one.test.p, "p", p_text),
-            "p_holm": Cell(one.adjusted_p, "p, all pairs (Holm)", p_text),
+            "p_holm": Cell(one.adjusted_p, "p, all groups (Holm)", p_text),
             "verdict": Cell("holds" if one.adjusted_p < LEVEL else "does not hold", "verdict"),
         }
         for one in comparisons
     ]
     note = (
-        "Would the groups differ on other pairs of these paradigms, on other paradigms, with other "
-        "seeds? Paired t-tests of means over seeds; Welch's over seeds."
+        "Would the groups differ on other pairs, on other paradigms, with other seeds? Paired "
+        "t-tests of means over seeds, of paradigms with equal weight; Welch's over seeds."
     )
     return Table(f"Differences on minimal pairs of {pairs.name}", rows, [note])
 
 
-def compare_pairs(pairs: PairSet) -> tuple[list[PairComparison], list[Skipped]]:
+def compare_accuracies(pairs: PairResults) -> tuple[list[AccuracyComparison], list[Skipped]]:
     """Tests each two groups: over pairs, over paradigms, and over seeds.
 
     Returns:
@@ -163,21 +168,25 @@ def compare_pairs(pairs: PairSet) -> tuple[list[PairComparison], list[Skipped]]:
     skipped: list[Skipped] = []
     groups = list(pairs.accuracies)[:MOST_GROUPS]
     correct: dict[Group, np.ndarray] = {}
-    paradigms = np.empty(0)
+    paradigms = None
     for group in groups:
         of_runs = []
         for one in pairs.accuracies[group]:
-            if one.records is not None:
-                try:
-                    paradigms, values = read_correct(one)
-                    of_runs.append(values)
-                except UserError as error:
-                    skipped.append(Skipped(one.records, str(error)))
+            if one.records is None:
+                continue
+            try:
+                its, values = read_correct(one.records, one.num_pairs, one.accuracies["", "all"])
+                paradigms = its if paradigms is None else paradigms
+                if not np.array_equal(its, paradigms):
+                    raise UserError("Its paradigms are not those of the other runs.")
+                of_runs.append(values)
+            except UserError as error:
+                skipped.append(Skipped(one.records, str(error)))
         if of_runs:
             correct[group] = np.mean(of_runs, axis=0)
-    found = [*_over_pairs(correct, paradigms)]
+    found = [] if paradigms is None else [*_over_pairs(correct, paradigms)]
     seeds = [
-        PairComparison(first, second, test, "seed", (len(sides[0]), len(sides[1])))
+        AccuracyComparison(first, second, test, "seed", (len(sides[0]), len(sides[1])))
         for first, second in combinations(groups, 2)
         if (
             sides := [
@@ -198,7 +207,7 @@ def compare_pairs(pairs: PairSet) -> tuple[list[PairComparison], list[Skipped]]:
 
 def _over_pairs(
     correct: Mapping[Group, np.ndarray], paradigms: np.ndarray
-) -> Iterator[PairComparison]:
+) -> Iterator[AccuracyComparison]:
     names, place = np.unique(paradigms, return_inverse=True)
     sizes = np.bincount(place, minlength=len(names))
     for first, second in combinations(correct, 2):
@@ -207,34 +216,7 @@ def _over_pairs(
         for drawn, sides in (("pair", by_pair), ("paradigm", by_paradigm)):
             test = t_test(*map(np.ndarray.tolist, sides), is_paired=True)
             if test is not None:
-                yield PairComparison(first, second, test, drawn, (len(sides[0]), len(sides[1])))
-
-
-def read_correct(of: PairAccuracies) -> tuple[np.ndarray, np.ndarray]:
-    """Paradigm of each pair, and 1 where the run was right, ``(P,)`` both.
-
-    Raises:
-        UserError: The file is damaged, holds something else, or is of another evaluation.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    assert of.records is not None
-    try:
-        with pq.ParquetFile(of.records) as file:
-            if file.metadata.num_rows != of.num_pairs:
-                raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {of.num_pairs:,}")
-            table = file.read(["paradigm", "correct"])
-        if any(column.null_count for column in table.columns):
-            raise ValueError("a column has gaps")
-        correct = np.asarray(table["correct"].to_numpy(), float)
-        if abs(correct.mean() - of.accuracies["", "all"]) > 1e-9:
-            raise ValueError(f"its accuracy is {correct.mean():.6f}")
-        return table["paradigm"].to_numpy().astype(str), correct
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise UserError(
-            f"{of.records} is damaged: {error}. Make it again with lmbench-evaluate."
-        ) from error
+                yield AccuracyComparison(first, second, test, drawn, (len(sides[0]), len(sides[1])))
 
 
 def percent_text(value: Estimate) -> str:

@@ -10,7 +10,7 @@ from lmbench.errors import UserError
 from lmbench.files import replacing
 from lmbench.report.comparison import Chapter, Report
 from lmbench.report.groups import Group
-from lmbench.report.minimal_pairs import part_table
+from lmbench.report.minimal_pairs import accuracy_difference_table, part_table
 from lmbench.report.plots import Plot, draw_plots
 from lmbench.report.significance import MOST_GROUPS, OWN_PREDICTIONS, Comparison
 from lmbench.report.tables import (
@@ -39,7 +39,9 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     """
     chapters = report.chapters
     plots = {
-        chapter.suffix: draw_plots(chapter.section, chapter.published, chapter.pair_sets)
+        chapter.suffix: draw_plots(
+            chapter.section, chapter.published, [of_set for of_set, _ in chapter.pairs]
+        )
         for chapter in chapters
     }
     tables = [table for chapter in chapters for table in chapter.tables]
@@ -53,8 +55,10 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         "runs.csv": csv_text(run_table(chapter.section) for chapter in chapters),
         "significance.csv": csv_text(pairs),
     }
-    if sets := [pairs for chapter in chapters for pairs in chapter.pair_sets]:
-        texts["minimal_pairs.csv"] = csv_text(map(part_table, sets))
+    if sets := [of_set for chapter in chapters for of_set in chapter.pairs]:
+        texts["minimal_pairs.csv"] = csv_text(part_table(pairs) for pairs, _ in sets)
+        tests = csv_text(accuracy_difference_table(tests, pairs) for pairs, tests in sets)
+        texts["minimal_pairs_significance.csv"] = tests
     contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     for suffix, drawn in plots.items():
         for plot in drawn:

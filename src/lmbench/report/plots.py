@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lmbench.files import file_stem
 from lmbench.report.groups import Group, Section
 from lmbench.report.literature import Published
-from lmbench.report.minimal_pairs import PairSet, percent_text
+from lmbench.report.minimal_pairs import PairResults, percent_text
 from lmbench.report.runs import Curve
 from lmbench.report.statistics import Estimate
 from lmbench.report.tables import estimate_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_GROUPS = 14
+MOST_PHENOMENA = 40
 AXES = {"epochs": "epochs", "minutes": "wall-clock time of the training (minutes)"}
 """What perplexity is drawn against, as fields of a curve, and what the axis says."""
 
@@ -50,7 +52,7 @@ class Plot(NamedTuple):
 
 
 def draw_plots(
-    section: Section, published: Sequence[Published], pair_sets: Sequence[PairSet] = ()
+    section: Section, published: Sequence[Published], pair_results: Sequence[PairResults] = ()
 ) -> list[Plot]:
     """Test perplexities, learning curves against epochs and time, and accuracies on minimal pairs.
 
@@ -60,7 +62,7 @@ def draw_plots(
     Args:
         section: The groups.
         published: Results to draw beside them, in grey.
-        pair_sets: Sets of minimal pairs.
+        pair_results: Sets of minimal pairs.
     """
     import matplotlib as mpl
 
@@ -88,7 +90,7 @@ def draw_plots(
             )
             alt = f"Valid perplexity on {corpus} against {words}: {said}"
             plots.append(_plot(figure, f"curves_{quantity}", alt, caption + more))
-        for pairs in pair_sets:
+        for pairs in pair_results:
             of_set = [group for group in groups if group in pairs.accuracies]
             figure = _draw_accuracies(pairs, of_set)
             said = "; ".join(
@@ -98,7 +100,9 @@ def draw_plots(
             )
             alt = f"Accuracy on minimal pairs of {pairs.name} in %: {said}"
             caption = f"Minimal pairs of {pairs.name}: mean over seeds with 95% interval."
-            plots.append(_plot(figure, f"minimal_pairs_{pairs.name}", alt, caption + more))
+            plots.append(
+                _plot(figure, f"minimal_pairs_{file_stem(pairs.name)}", alt, caption + more)
+            )
     return plots
 
 
@@ -174,12 +178,13 @@ def _draw_dots(
     return figure
 
 
-def _draw_accuracies(pairs: PairSet, groups: Sequence[Group]) -> "Figure":
-    """A row for all pairs and each phenomenon, with a dot for each group."""
+def _draw_accuracies(pairs: PairResults, groups: Sequence[Group]) -> "Figure":
+    """A row for all pairs and each phenomenon unless they are many, with a dot for each group."""
     from matplotlib.figure import Figure
 
     places = [("", "all"), ("", "known words")]
-    places += [("phenomenon", name) for name in pairs.names("phenomenon")]
+    phenomena = pairs.names("phenomenon")
+    places += [("phenomenon", name) for name in phenomena if len(phenomena) <= MOST_PHENOMENA]
     places = [place for place in places if any(pairs.accuracy(group, place) for group in groups)]
     row_inches = max(0.3, 0.13 * len(groups))
     height = 1 + row_inches * len(places) + 0.19 * len(groups)

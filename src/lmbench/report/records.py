@@ -1,16 +1,22 @@
-"""Log-probabilities of single tokens, as sums over articles.
+"""Log-probabilities of single tokens, as sums over articles; and which minimal pairs were right.
 
 Shape letter: A articles or blocks of a text.
 """
 
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.report.runs import Score
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BLOCK = 1_000
 """Tokens in a block of a text without articles."""
@@ -46,18 +52,9 @@ def read_columns(path: Path, score: Score) -> dict[str, np.ndarray]:
     Raises:
         UserError: The file is damaged, holds something else, or is of another evaluation.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     num_tokens = score.num_tokens
-    try:
-        with pq.ParquetFile(path) as file:
-            if file.metadata.num_rows != num_tokens or not num_tokens:
-                raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {num_tokens:,}")
-            types = {name: str(file.schema_arrow.field(name).type) for name in _TYPES}
-            if types != _TYPES:
-                raise ValueError(f"its columns are {types}, not {_TYPES}")
-            table = file.read(list(_TYPES))
+    with _damage_named(path):
+        table = _read(path, _TYPES, num_tokens)
         if table["article"].null_count == num_tokens:
             table = table.drop_columns(["article"])
         if any(column.null_count for column in table.columns):
@@ -72,11 +69,53 @@ def read_columns(path: Path, score: Score) -> dict[str, np.ndarray]:
         # The divisor of awd-lstm-lm is up to 10 larger than the number of targets.
         if not -1e-5 * nll <= nll - score.nll <= (1e-5 + 10 / num_tokens) * nll:
             raise ValueError(f"its mean is {nll:.6f} nats, not {score.nll:.6f}")
+    return columns
+
+
+def read_correct(path: Path, num_pairs: int, accuracy: float) -> tuple[np.ndarray, np.ndarray]:
+    """Paradigm of each pair of a ``minimal_pairs-NAME.parquet``, and 1 where the run was right.
+
+    Args:
+        path: The file.
+        num_pairs: Number of pairs that were read.
+        accuracy: What the evaluation found.
+
+    Raises:
+        UserError: The file is damaged, holds something else, or is of another evaluation.
+    """
+    with _damage_named(path):
+        table = _read(path, {"paradigm": "string", "correct": "bool"}, num_pairs)
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a column has gaps")
+        correct = np.asarray(table["correct"].to_numpy(), float)
+        if abs(correct.mean() - accuracy) > 1e-9:
+            raise ValueError(f"its accuracy is {correct.mean():.6f}, not {accuracy:.6f}")
+        return table["paradigm"].to_numpy(), correct
+
+
+def _read(path: Path, types: Mapping[str, str], num_rows: int) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if file.metadata.num_rows != num_rows or not num_rows:
+            raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {num_rows:,}")
+        found = {name: str(file.schema_arrow.field(name).type) for name in types}
+        if found != types:
+            raise ValueError(f"its columns are {found}, not {types}")
+        return file.read(list(types))
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turns what a damaged file makes Arrow raise into a sentence."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise UserError(
             f"{path} is damaged: {error}. Make it again with lmbench-evaluate."
         ) from error
-    return columns
 
 
 def read_records(path: Path, score: Score) -> Records:

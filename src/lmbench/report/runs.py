@@ -317,22 +317,22 @@ def _read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccurac
     values = read_json(path)
     with _damage_named(path):
         _require_same_weights(values, results)
-        counts = {("", "all"): values, ("", "known words"): values["parts"]["known"]}
+        num_pairs, of = int(values["num_pairs"]), values["pairs"]
+        counts = {("", "known words"): values["parts"]["known"]}
         for level, rows in values["by"].items():
             counts |= {(printable(level), printable(row["name"])): row for row in rows}
-        accuracies = {
+        accuracies = {("", "all"): float(values["accuracy"])} | {
             place: float(row["accuracy"])
             for place, row in counts.items()
             if row["accuracy"] is not None
         }
         if not all(0 <= accuracy <= 1 for accuracy in accuracies.values()):
             raise ValueError("an accuracy is not between 0 and 1")
-        of = values["pairs"]
-        lowercase = ", lower case" if of["lowercase"] else ""
+        how = f"tokenizer {of['tokenizer']}{', lower case' if of['lowercase'] else ''}"
         records = path.with_suffix(".parquet")
         return PairAccuracies(
-            protocol=printable(f"{of['sha256'][:12]}, tokenizer {of['tokenizer']}{lowercase}"),
-            num_pairs=int(values["num_pairs"]),
+            protocol=printable(f"{num_pairs:,} pairs {of['sha256'][:12]}, {how}"),
+            num_pairs=num_pairs,
             accuracies=accuracies,
             records=records if records.is_file() else None,
         )

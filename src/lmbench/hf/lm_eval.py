@@ -1,0 +1,113 @@
+"""A model for lm-evaluation-harness: ``pip install 'lmbench[hf]' lm_eval``.
+
+    python -m lmbench.hf.lm_eval --model lmbench --model_args path=DIR --tasks blimp
+
+is its own command that knows lmbench's models, too. In Python, ``LMBench(DIR)`` is the ``model`` of
+``lm_eval.simple_evaluate``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
+from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+
+import lmbench
+from lmbench.data.vocabulary import EOS
+from lmbench.data.words import Splitter
+from lmbench.evaluation.words import read_sentences, rows_at_once
+
+
+@register_model("lmbench")
+class LMBench(LM):
+    """A run or an export; each text is read from a zero state, after an ``<eos>``.
+
+    Args:
+        path: See :func:`lmbench.load`.
+        tokenizer: How texts are split into words, see :meth:`lmbench.data.words.Splitter.of`.
+        device: See :func:`lmbench.load`.
+        batch_size: Does nothing: texts of like length are read side by side.
+        max_batch_size: Does nothing either.
+
+    Raises:
+        lmbench.errors.UserError: See :func:`lmbench.load`.
+        ValueError: There is no such tokenizer.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer: str = "auto",
+        device: str | None = None,
+        batch_size: Any = None,
+        max_batch_size: Any = None,
+    ) -> None:
+        super().__init__()
+        if device in (None, "cuda:0"):  # the harness's default, whether there is such a one or not
+            device = "auto"
+        self.model, self.vocabulary = lmbench.load(path, device=device)
+        self.model.float()
+        self.splitter = Splitter.of(self.vocabulary, tokenizer)
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Natural log-probability of each continuation, and whether each word is the likeliest."""
+        sentences, lengths = [], []
+        for request in requests:
+            context, continuation = request.args
+            before = self.splitter.words(context)
+            words = self.splitter.words(context + continuation)
+            if words[: len(before)] != before:  # a word goes on where the context ends
+                words = before + self.splitter.words(continuation)
+            sentences.append(self.vocabulary.encode([EOS, *words]))
+            lengths.append(len(words) - len(before))
+        return self._scores(sentences, lengths)
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+        """Natural log-probability of each text."""
+        words = [self.splitter.words(request.args[0]) for request in requests]
+        sentences = [self.vocabulary.encode([EOS, *of_text]) for of_text in words]
+        return [nats for nats, _ in self._scores(sentences, list(map(len, words)))]
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """Generation is not supported.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("lmbench scores texts here; lmbench-generate continues them.")
+
+    def _scores(
+        self, sentences: Sequence[np.ndarray], lengths: Sequence[int]
+    ) -> list[tuple[float, bool]]:
+        """Of the last words of each sentence, as many as its length says."""
+        num_targets = np.array([len(ids) - 1 for ids in sentences], int)
+        ends = num_targets.cumsum()
+        log_probs, is_likeliest = np.empty(num_targets.sum()), np.empty(num_targets.sum(), bool)
+        size = rows_at_once(self.model)
+        for places, outputs, targets in read_sentences(self.model, sentences):
+            nats, likeliest = [], []
+            parts = outputs.split(size), targets.to(outputs.device).split(size)
+            for part, words in zip(*parts, strict=True):
+                with torch.no_grad():
+                    rows = self.model.head.log_probs(part)
+                nats.append(rows.gather(1, words[:, None])[:, 0])
+                likeliest.append(rows.argmax(1) == words)
+            log_probs[places] = torch.cat(nats).double().cpu().numpy()
+            is_likeliest[places] = torch.cat(likeliest).cpu().numpy()
+        slices = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+        return [(float(log_probs[of].sum()), bool(is_likeliest[of].all())) for of in slices]
+
+
+def main() -> None:
+    """Entry point: the command of lm-evaluation-harness."""
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

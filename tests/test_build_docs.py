@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,4 +21,5 @@ def test_it_builds_without_a_warning(tmp_path: Path):
     for module in package.rglob("*.py"):
         name = module.relative_to(package.parent).with_suffix("")
         name = name.parent if name.name == "__init__" else name
-        assert (tmp_path / name).with_suffix(".html").exists(), module
+        if name.name != "lm_eval" or find_spec("lm_eval"):  # which only `make extras` installs
+            assert (tmp_path / name).with_suffix(".html").exists(), module

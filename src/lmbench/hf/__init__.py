@@ -27,6 +27,8 @@ from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.data.words import Splitter
 from lmbench.model import LanguageModel
 
+__all__ = ["CausalLM", "WordTokenizer", "load"]  # lm_eval, beside it, is another tool's
+
 PAD = "<pad>"
 """The padding token; its id is that after all words, and no model reads it."""
 

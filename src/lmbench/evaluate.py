@@ -101,7 +101,7 @@ def _evaluate_pairs(
     from lmbench.data.words import Splitter
     from lmbench.evaluation import minimal_pairs
 
-    if node["pairs"] in (None, "???"):
+    if node["pairs"] is None:
         raise UserError("Set evaluation.pairs=…, a file, a folder or a zip archive of pairs.")
     others = [name for name, value in node.items() if isinstance(value, dict)]
     others += [f"evaluation.{key}=true" for key in ("tune", "save_tokens") if node[key]]

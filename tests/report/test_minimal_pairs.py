@@ -57,7 +57,7 @@ def test_differences(folder: Path, section_of: Callable[[Path], Section]):
     (pairs,) = pair_results(section_of(folder))
     comparisons, skipped = compare_accuracies(pairs)
     assert skipped == []
-    assert [one.drawn for one in comparisons] == ["pair", "paradigm", "seed"]
+    assert [one.unit for one in comparisons] == ["pair", "paradigm", "seed"]
     means = {model: (CORRECT[model, 1] + CORRECT[model, 2]) / 2 for model in "ab"}
     by_paradigm = {model: values.reshape(-1, 20).mean(1) for model, values in means.items()}
     seeds = {model: [CORRECT[model, seed].mean() for seed in (1, 2)] for model in "ab"}
@@ -72,7 +72,8 @@ def test_differences(folder: Path, section_of: Callable[[Path], Section]):
         assert one.test.p == one.adjusted_p == pytest.approx(test.pvalue)
         low, high = test.confidence_interval()
         assert (one.test.low, one.test.high) == pytest.approx((low, high))
-    assert [one.num_drawn for one in comparisons] == [(600, 600), (30, 30), (2, 2)]
+    assert [one.num_units for one in comparisons] == [600, 30, None]
+    assert [one.num_seeds for one in comparisons] == [(2, 2)] * 3
 
 
 def test_they_stand_in_the_report(folder: Path):

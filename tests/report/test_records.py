@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmbench.errors import UserError
+from lmbench.report.evaluations import Score
 from lmbench.report.records import BLOCK, read_records
-from lmbench.report.runs import Score
 
 Write = Callable[..., Path]
 NATS = -np.random.default_rng(1).gamma(2, 2, 2_500)

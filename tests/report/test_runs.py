@@ -10,7 +10,8 @@ import pytest
 
 from lmbench.errors import UserError
 from lmbench.report.comparison import compare
-from lmbench.report.runs import Curve, Score, Skipped, find_run_dirs, read_run, read_runs
+from lmbench.report.evaluations import Score
+from lmbench.report.runs import Curve, Skipped, find_run_dirs, read_run, read_runs
 
 Write = Callable[..., Path]
 

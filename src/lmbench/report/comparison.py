@@ -11,7 +11,6 @@ from lmbench.report.ensemble import build_ensemble
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import CORPUS, Published, published_table
 from lmbench.report.minimal_pairs import (
-    AccuracyComparison,
     PairResults,
     accuracy_difference_table,
     accuracy_table,
@@ -43,7 +42,7 @@ class Chapter:
     verdict: Sequence[Sentence]
     tables: Sequence[Table]
     published: Sequence[Published]
-    pairs: Sequence[tuple[PairResults, Sequence[AccuracyComparison]]]
+    pairs: Sequence[tuple[PairResults, Sequence[Comparison]]]
     suffix: str
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.files import file_stem, read_small, replacing
+from lmbench.report.evaluations import Evaluation, Score
 from lmbench.report.records import read_columns
-from lmbench.report.runs import SPLITS, Evaluation, Run, Score, find_run_dirs, read_run
+from lmbench.report.runs import SPLITS, Run, find_run_dirs, read_run
 from lmbench.report.significance import OWN_PREDICTIONS
 from lmbench.report.tables import Cell, Row, Table, perplexity_text
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from lmbench.errors import UserError
 from lmbench.printing import printable
-from lmbench.report.runs import Corpus, Evaluation, Run, Skipped
+from lmbench.report.evaluations import Evaluation
+from lmbench.report.runs import Corpus, Run, Skipped
 from lmbench.report.statistics import Estimate, estimate
 from lmbench.run.config import OF_THE_MACHINE
 

@@ -5,21 +5,22 @@ Shape letters: G groups, P pairs.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from lmbench.errors import UserError
+from lmbench.report.evaluations import PairAccuracies
 from lmbench.report.groups import Group, Section
 from lmbench.report.records import read_correct
-from lmbench.report.runs import PairAccuracies, Skipped
-from lmbench.report.significance import LEVEL, MOST_GROUPS
-from lmbench.report.statistics import Difference, Estimate, estimate, holm, t_test
+from lmbench.report.runs import Skipped
+from lmbench.report.significance import MOST_GROUPS, Comparison, adjusted
+from lmbench.report.statistics import Estimate, estimate, t_test
 from lmbench.report.tables import Cell, Table, p_text
 
 Place = tuple[str, str]
-"""A level and a name in it, as :class:`lmbench.report.runs.PairAccuracies` has them."""
+"""A level and a name in it, as :class:`lmbench.report.evaluations.PairAccuracies` has them."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +46,6 @@ class PairResults:
         """Names of a level that any run has found, in alphabetical order."""
         found = (place for of in self.accuracies.values() for x in of for place in x.accuracies)
         return sorted({name for its_level, name in found if its_level == level})
-
-
-@dataclass(frozen=True)
-class AccuracyComparison:
-    """A test of the difference between two groups' accuracies.
-
-    Attributes:
-        first: The group with the lower valid perplexity.
-        second: The other; the difference is this one's accuracy minus the first one's.
-        test: The difference, its interval and p-value.
-        drawn: What is drawn: "pair", "paradigm" or "seed".
-        num_drawn: How many there are, of each group.
-        adjusted_p: p for all pairs of groups together (Holm).
-    """
-
-    first: Group
-    second: Group
-    test: Difference
-    drawn: str
-    num_drawn: tuple[int, int]
-    adjusted_p: float = 1.0
 
 
 def pair_results(section: Section) -> list[PairResults]:
@@ -131,24 +111,24 @@ def part_table(pairs: PairResults) -> Table:
     return Table("Minimal pairs", rows)
 
 
-def accuracy_difference_table(
-    comparisons: Sequence[AccuracyComparison], pairs: PairResults
-) -> Table:
+def accuracy_difference_table(comparisons: Sequence[Comparison], pairs: PairResults) -> Table:
     """A row for each test."""
     rows = [
         {
             "pairs": Cell(pairs.name),
             "first_label": Cell(one.first.name, "first"),
             "second_label": Cell(one.second.name, "second"),
-            "drawn": Cell(one.drawn, "drawn"),
-            "first_num_drawn": Cell(one.num_drawn[0]),
-            "second_num_drawn": Cell(one.num_drawn[1]),
+            "test": Cell(one.test_name),
+            "first_num_seeds": Cell(one.num_seeds[0]),
+            "second_num_seeds": Cell(one.num_seeds[1]),
+            "drawn": Cell(one.unit, "drawn"),
+            "num_drawn": Cell(one.num_units),
             "difference": Cell(one.test.difference, "points", _points_text),
             "low": Cell(one.test.low, "from", _points_text),
             "high": Cell(one.test.high, "to", _points_text),
             "p": Cell(one.test.p, "p", p_text),
             "p_holm": Cell(one.adjusted_p, "p, all groups (Holm)", p_text),
-            "verdict": Cell("holds" if one.adjusted_p < LEVEL else "does not hold", "verdict"),
+            "verdict": Cell("holds" if one.holds else "does not hold", "verdict"),
         }
         for one in comparisons
     ]
@@ -159,15 +139,15 @@ def accuracy_difference_table(
     return Table(f"Differences on minimal pairs of {pairs.name}", rows, [note])
 
 
-def compare_accuracies(pairs: PairResults) -> tuple[list[AccuracyComparison], list[Skipped]]:
-    """Tests each two groups: over pairs, over paradigms, and over seeds.
+def compare_accuracies(pairs: PairResults) -> tuple[list[Comparison], list[Skipped]]:
+    """Tests every two groups: over pairs, over paradigms, and over seeds.
 
     Returns:
         The tests, and the records that cannot be used.
     """
     skipped: list[Skipped] = []
     groups = list(pairs.accuracies)[:MOST_GROUPS]
-    correct: dict[Group, np.ndarray] = {}
+    correct: dict[Group, tuple[np.ndarray, int]] = {}  # means over seeds, and how many
     paradigms = None
     for group in groups:
         of_runs = []
@@ -183,40 +163,34 @@ def compare_accuracies(pairs: PairResults) -> tuple[list[AccuracyComparison], li
             except UserError as error:
                 skipped.append(Skipped(one.records, str(error)))
         if of_runs:
-            correct[group] = np.mean(of_runs, axis=0)
+            correct[group] = np.mean(of_runs, axis=0), len(of_runs)
     found = [] if paradigms is None else [*_over_pairs(correct, paradigms)]
-    seeds = [
-        AccuracyComparison(first, second, test, "seed", (len(sides[0]), len(sides[1])))
-        for first, second in combinations(groups, 2)
-        if (
-            sides := [
-                [x.accuracies["", "all"] for x in pairs.accuracies[g]] for g in (first, second)
-            ]
-        )
-        if (test := t_test(*sides, is_paired=False))
-    ]
-    comparisons = []
-    for drawn in ("pair", "paradigm", "seed"):
-        of_kind = [one for one in [*found, *seeds] if one.drawn == drawn]
-        adjusted = holm([one.test.p for one in of_kind])
-        comparisons += [
-            replace(one, adjusted_p=p) for one, p in zip(of_kind, adjusted, strict=True)
-        ]
-    return comparisons, skipped
+    found += _over_seeds(pairs, groups)
+    by_unit = [[one for one in found if one.unit == unit] for unit in ("pair", "paradigm", "seed")]
+    return [one for of_unit in by_unit for one in adjusted(of_unit)], skipped
 
 
 def _over_pairs(
-    correct: Mapping[Group, np.ndarray], paradigms: np.ndarray
-) -> Iterator[AccuracyComparison]:
+    correct: Mapping[Group, tuple[np.ndarray, int]], paradigms: np.ndarray
+) -> Iterator[Comparison]:
     names, place = np.unique(paradigms, return_inverse=True)
     sizes = np.bincount(place, minlength=len(names))
     for first, second in combinations(correct, 2):
-        by_pair = correct[first], correct[second]
+        by_pair = correct[first][0], correct[second][0]
+        num_seeds = correct[first][1], correct[second][1]
         by_paradigm = [np.bincount(place, weights=values) / sizes for values in by_pair]
-        for drawn, sides in (("pair", by_pair), ("paradigm", by_paradigm)):
-            test = t_test(*map(np.ndarray.tolist, sides), is_paired=True)
-            if test is not None:
-                yield AccuracyComparison(first, second, test, drawn, (len(sides[0]), len(sides[1])))
+        for unit, sides in (("pair", by_pair), ("paradigm", by_paradigm)):
+            if test := t_test(*map(np.ndarray.tolist, sides), is_paired=True):
+                num_units = len(sides[0])
+                yield Comparison(first, second, test, "paired t", num_seeds, unit, num_units)
+
+
+def _over_seeds(pairs: PairResults, groups: Sequence[Group]) -> Iterator[Comparison]:
+    accuracies = {g: [x.accuracies["", "all"] for x in pairs.accuracies[g]] for g in groups}
+    for first, second in combinations(groups, 2):
+        sides = accuracies[first], accuracies[second]
+        if test := t_test(*sides, is_paired=False):
+            yield Comparison(first, second, test, "Welch", (len(sides[0]), len(sides[1])))
 
 
 def percent_text(value: Estimate) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmbench.errors import UserError
-from lmbench.report.runs import Score
+from lmbench.report.evaluations import Score
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,23 +4,30 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lmbench.conf import flatten
 from lmbench.errors import UserError
 from lmbench.files import read_json, read_small, read_yaml
 from lmbench.printing import printable
+from lmbench.report.evaluations import (
+    LARGEST_PERPLEXITY,
+    Evaluation,
+    PairAccuracies,
+    Score,
+    damage_named,
+    protocol_text,
+    read_evaluation,
+    read_pair_accuracies,
+    score_of,
+)
 from lmbench.run.directory import as_override, is_run
 
 SPLITS = {"valid": "val", "test": "test"}
 """The splits that are scored, and what ``results.json`` calls them."""
-
-LARGEST_PERPLEXITY = 1e100
-"""A perplexity above this is that of a run that diverged, and its square need not be finite."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,6 @@ class Skipped:
     reason: str
 
 
-class Score(NamedTuple):
-    """Nats per token, perplexity, and the number of scored targets of a split."""
-
-    nll: float
-    ppl: float
-    num_tokens: int
-
-
 @dataclass(frozen=True)
 class Corpus:
     """What a run was trained on; two are equal where their content is.
@@ -57,41 +56,6 @@ class Corpus:
     name: str = field(compare=False)
     sha256: str
     perplexity_floor: Mapping[str, float] = field(compare=False, default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An ``evaluation-NAME-SPLIT.json``.
-
-    Attributes:
-        score: What it found.
-        protocol: How the split was read, in words that are equal where it was read alike.
-        is_tuned: Whether its settings were chosen on valid.
-        records: The Parquet file with each target's log-probability; None if there is none.
-    """
-
-    score: Score
-    protocol: str
-    is_tuned: bool
-    records: Path | None
-
-
-@dataclass(frozen=True)
-class PairAccuracies:
-    """A ``minimal_pairs-NAME.json``.
-
-    Attributes:
-        protocol: Which pairs were read and how, in words that are equal where it was alike.
-        num_pairs: Number of all pairs.
-        accuracies: (level, name) → share of the pairs that are correct: of ("", "all") and
-            ("", "known words"), and of each field, phenomenon and paradigm.
-        records: The Parquet file with a row for each pair; None if there is none.
-    """
-
-    protocol: str
-    num_pairs: int
-    accuracies: Mapping[tuple[str, str], float]
-    records: Path | None
 
 
 @dataclass(frozen=True)
@@ -253,10 +217,10 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
             skipped.append(Skipped(path, f"The run counts without this file. {error}"))
             return None
 
-    with _damage_named(path):
+    with damage_named(path):
         data = results["data"]
         scores = {
-            split: _score(results[key])
+            split: score_of(results[key])
             for split, key in SPLITS.items()
             if split == "valid" or results.get(key) is not None
         }
@@ -270,14 +234,14 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
         floor = {split: float(floors[split]) for split in SPLITS if split in floors}
         evaluations = {
             (printable(match[1]), match[2]): unless_damaged(
-                _read_evaluation, file, match[2], results
+                read_evaluation, file, match[2], results
             )
             for file in sorted(run_dir.glob("evaluation-*.json"))
             if (match := re.fullmatch(r"evaluation-(.+)-(valid|test)\.json", file.name))
         }
         pairs = {
             printable(file.stem.removeprefix("minimal_pairs-")): unless_damaged(
-                _read_pair_accuracies, file, results
+                read_pair_accuracies, file, results
             )
             for file in sorted(run_dir.glob("minimal_pairs-*.json"))
         }
@@ -298,99 +262,13 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
         )
 
 
-def _read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Evaluation:
-    values = read_json(path)
-    with _damage_named(path):
-        _require_same_weights(values, results)
-        if values["split"] != split:
-            raise ValueError("it is of another split than its name says")
-        records = path.with_suffix(".parquet")
-        return Evaluation(
-            score=_score(values),
-            protocol=protocol_text(values),
-            is_tuned=values.get("tuned") is not None,
-            records=records if records.is_file() else None,
-        )
-
-
-def _read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccuracies:
-    values = read_json(path)
-    with _damage_named(path):
-        _require_same_weights(values, results)
-        num_pairs, of = int(values["num_pairs"]), values["pairs"]
-        counts = {("", "known words"): values["parts"]["known"]}
-        for level, rows in values["by"].items():
-            counts |= {(printable(level), printable(row["name"])): row for row in rows}
-        accuracies = {("", "all"): float(values["accuracy"])} | {
-            place: float(row["accuracy"])
-            for place, row in counts.items()
-            if row["accuracy"] is not None
-        }
-        if not all(0 <= accuracy <= 1 for accuracy in accuracies.values()):
-            raise ValueError("an accuracy is not between 0 and 1")
-        how = f"tokenizer {of['tokenizer']}{', lower case' if of['lowercase'] else ''}"
-        records = path.with_suffix(".parquet")
-        return PairAccuracies(
-            protocol=printable(f"{num_pairs:,} pairs {of['sha256'][:12]}, {how}"),
-            num_pairs=num_pairs,
-            accuracies=accuracies,
-            records=records if records.is_file() else None,
-        )
-
-
-def _require_same_weights(values: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-    weights = {values.get("weights_sha256"), results.get("weights_sha256")}
-    if values["corpus_sha256"] != results["data"]["sha256"] or len(weights - {None}) > 1:
-        raise ValueError("it is of another corpus than the run, or of weights it no longer has")
-
-
-def protocol_text(values: Mapping[str, Any]) -> str:
-    """Describes the reading behind the scores of a file, in equal words where it was alike.
-
-    Settings that were tuned may differ from seed to seed, and are still those of one recipe: of
-    them it says what they were tuned on.
-
-    Args:
-        values: The content of ``results.json`` or of an ``evaluation-NAME-SPLIT.json``.
-
-    Raises:
-        KeyError, TypeError, ValueError: The file is damaged.
-    """
-    settings, tuned = values["evaluation"], values.get("tuned") or {}
-    words = {"protocol": "protocol", "columns": "columns", "burn_in": "burn-in"}
-    parts = [f"{word} {_plain(settings[key])}" for key, word in words.items() if key in settings]
-    modes = {name: settings.get(name) for name in ("dynamic", "statistics", "cache")}
-    modes |= {k: x for k, x in settings.items() if isinstance(x, dict) and k not in words}
-    # Elsewhere it moves memory and time, not results.
-    of_windows = modes["dynamic"] or modes.get("mc_dropout")
-    if of_windows or (modes["cache"] and modes["cache"].get("warmup")):
-        parts.append(f"window {_plain(settings.get('window'))}")
-    for name, mode in modes.items():
-        if not mode:
-            continue
-        said = []
-        if name in tuned:
-            some = tuned.get("num_tokens")
-            said.append(f"tuned on {f'the first {some:,} tokens of ' if some else ''}valid")
-        tried = [row for row in tuned.get(name) or [] if isinstance(row, dict)]
-        said += [
-            f"{key} {_plain(value)}"
-            for key, value in mode.items()
-            if value is not None and value is not False
-            # Not what tuning has chosen among several values.
-            if all(row.get(key) == value for row in tried)
-        ]
-        parts.append(f"{name} ({', '.join(said)})")
-    return printable(", ".join(parts))
-
-
 def _read_curve(path: Path, results: Mapping[str, Any]) -> Curve:
     timing = path.with_name("timing.csv")
     rows = [row for row in _rows(path) if row.get("val/ppl")]
     timed = _rows(timing) if timing.exists() else []
-    with _damage_named(timing):
+    with damage_named(timing):
         seconds = {row["step"]: row["train/seconds"] for row in timed if row.get("train/seconds")}
-    with _damage_named(path):
+    with damage_named(path):
         num_epochs, epochs = float(results["train"]["epochs"]), [int(row["epoch"]) for row in rows]
         if not rows or not math.isfinite(num_epochs):
             raise ValueError("it holds no validation")
@@ -408,35 +286,9 @@ def _read_curve(path: Path, results: Mapping[str, Any]) -> Curve:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     text = read_small(path)
-    with _damage_named(path):
+    with damage_named(path):
         rows = list(csv.DictReader(text.splitlines(), strict=True))
         is_cut = bool(text) and not text.endswith("\n")
         if is_cut or any(None in row or None in row.values() for row in rows):
             raise ValueError("a row does not have as many fields as there are columns, or is cut")
         return rows
-
-
-def _score(values: Mapping[str, Any]) -> Score:
-    score = Score(float(values["nll"]), float(values["ppl"]), int(values["num_tokens"]))
-    if not (score.nll >= 0 and 1 <= score.ppl <= LARGEST_PERPLEXITY):
-        raise ValueError(f"{score.ppl:g} is not the perplexity of a run, unless one that diverged")
-    if abs(math.log(score.ppl) - score.nll) > 0.01:
-        raise ValueError(f"{score.ppl:g} is not the perplexity of {score.nll:g} nats")
-    return score
-
-
-def _plain(value: Any) -> str:
-    """A setting: numbers that are equal, as 1 and 1.0, in equal words; a dict is by split."""
-    if isinstance(value, dict):
-        return " and ".join(f"{_plain(item)} ({split})" for split, item in value.items())
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turns what a damaged file makes Python raise into a sentence."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, csv.Error) as error:
-        what = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is damaged: {what}. Copy it again, or run again.") from error

@@ -36,16 +36,16 @@ narrow where articles differ much."""
 
 @dataclass(frozen=True)
 class Comparison:
-    """One test of the difference between two groups, in nats per token.
+    """One test of the difference between two groups, in nats per token or in accuracy.
 
     Attributes:
         first: The group with the lower valid perplexity.
-        second: The other; the difference is this one's nats per token minus the first one's.
+        second: The other; the difference is this one's mean minus the first one's.
         test: The difference, its interval and p-value.
         test_name: "Welch", "paired t" or "bootstrap".
         num_seeds: Numbers of seeds of the first group and of the second.
-        unit: What is drawn: "seed", "article" or "block".
-        num_units: Articles or blocks that were drawn from; None for the test over seeds.
+        unit: What is drawn: "seed", "article" or "block"; of minimal pairs, "pair" or "paradigm".
+        num_units: Of what is drawn but seeds, how many there were; None for the test over seeds.
         evaluation: The evaluation whose records were compared; None for the test over seeds.
         adjusted_p: p for all pairs together (Holm).
     """
@@ -62,7 +62,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """The second group's perplexity over the first one's."""
+        """The second group's perplexity over the first one's, of a difference in nats."""
         return math.exp(min(self.test.difference, 700.0))
 
     @property
@@ -96,7 +96,7 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
                 num_seeds = len(values[0]), len(values[1])
                 comparisons.append(Comparison(first, second, test, name, num_seeds))
     comparisons.sort(key=lambda one: (one.first.number, one.second.number))
-    return _adjusted(comparisons)
+    return adjusted(comparisons)
 
 
 def _nats(group: Group, split: str) -> dict[Hashable, float]:
@@ -131,7 +131,7 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
                 protocol = group.evaluations(name, split)[0].protocol
                 texts.setdefault((protocol, records[0].text), []).append((group, records))
         found = [one for members in texts.values() for one in _compare(name, members)]
-        comparisons += _adjusted(found)
+        comparisons += adjusted(found)
     return comparisons, skipped
 
 
@@ -178,6 +178,7 @@ def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Itera
         )
 
 
-def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    adjusted = holm([comparison.test.p for comparison in comparisons])
-    return [replace(one, adjusted_p=p) for one, p in zip(comparisons, adjusted, strict=True)]
+def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p for all of them together (Holm 1979)."""
+    p_values = holm([comparison.test.p for comparison in comparisons])
+    return [replace(one, adjusted_p=p) for one, p in zip(comparisons, p_values, strict=True)]

@@ -1,16 +1,14 @@
 """The command, as it is typed."""
 
-import io
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 import pytest
 import torch
+from commands import runner
 from small import change_words
 
 import lmbench
@@ -19,28 +17,9 @@ from lmbench import generate, machine
 pytestmark = pytest.mark.usefixtures("matmul_precision")
 
 
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: Any
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
-    def run(*arguments: object, stdin: bytes | None = None) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["lmbench-generate", *map(str, arguments)])
-        terminal = SimpleNamespace(buffer=io.BytesIO(stdin or b""), isatty=lambda: stdin is None)
-        monkeypatch.setattr(sys, "stdin", terminal)
-        code = 0
-        try:
-            generate.main()
-        except SystemExit as error:
-            code = error.code
-        return Ended(code, *capsys.readouterr())
-
-    return run
+    return runner(generate.main, monkeypatch, capsys)
 
 
 @pytest.fixture

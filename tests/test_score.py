@@ -1,17 +1,16 @@
 """The command, as it is typed."""
 
-import io
 import math
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from commands import runner
 from small import change_words, exact_log_probs
 
 import lmbench
@@ -22,32 +21,9 @@ from lmbench.evaluation.reading import read_stream
 pytestmark = pytest.mark.usefixtures("matmul_precision")
 
 
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: Any
-    out: str
-    err: str
-
-    @property
-    def table(self) -> list[list[str]]:
-        """The fields of each line."""
-        return [line.split("\t") for line in self.out.splitlines()]
-
-
 @pytest.fixture
 def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
-    def run(*arguments: object, stdin: bytes = b"") -> Ended:
-        monkeypatch.setattr(sys, "argv", ["lmbench-score", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
-        code = 0
-        try:
-            score.main()
-        except SystemExit as error:
-            code = error.code
-        return Ended(code, *capsys.readouterr())
-
-    return run
+    return runner(score.main, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ CHUNK = 128
 class MLSTM(ResidualStack):
     """Blocks of an LSTM whose memory is a matrix, which keys write to and queries read.
 
-    Source: Beck et al. 2024 (arXiv 2405.04517), section 2.3, forget gates with a sigmoid, and the
-    pre up-projection block of appendix A.4: twice as wide inside, a convolution over four steps,
+    Source: Beck et al. 2024 (arXiv 2405.04517), forget gates with a sigmoid, and the
+    pre up-projection block: twice as wide inside, a convolution over four steps,
     and queries, keys and values made in blocks of four features. As in the package xlstm, the
     gates read queries, keys and values, linear layers have no biases, and all but the up- and
     down-projection start as there. No block is one of sLSTM.

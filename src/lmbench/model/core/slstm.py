@@ -18,8 +18,8 @@ from lmbench.model.core.stack import exact
 class SLSTM(ResidualStack):
     """Blocks of an LSTM whose input gate is exponential and whose output is normalized by it.
 
-    Source: Beck et al. 2024 (arXiv 2405.04517), section 2.2, forget gates with a sigmoid, and the
-    post up-projection block of appendix A.4: a convolution over four steps for input and forget
+    Source: Beck et al. 2024 (arXiv 2405.04517), forget gates with a sigmoid, and the
+    post up-projection block: a convolution over four steps for input and forget
     gates, heads that read no other head's features, and a gated feed-forward network. As in the
     package xlstm, linear layers have no biases, and the cell starts with that package's values: its
     recurrent weight with zeros. No block is one of mLSTM.

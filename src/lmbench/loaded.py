@@ -67,7 +67,7 @@ class Loaded(NamedTuple):
             Schijndel and Linzen 2018).
 
         Raises:
-            ValueError: There is no such tokenizer.
+            ValueError: The tokenizer is unknown.
         """
         import pandas as pd  # slow to import
 

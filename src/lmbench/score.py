@@ -134,16 +134,16 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         description="Surprisal and entropy of each word of a text, in bits, as a table separated "
         "by tabs: word, sentid, sentpos, wlen, surp, entropy, entred, unknown. With several "
         "models, means over them, and the surprisal that each gives.",
-        epilog="A text has a sentence on each line. Words are made as those of the training text "
-        "were; unknown ones are read as <unk>, and marked. Each sentence is read by itself, after "
-        "an <eos>, the word for a line end.",
+        epilog="A text has a sentence on each line. Unknown words are read as <unk>, and marked. "
+        "Each sentence is read by itself, after an <eos>, the word for a line end.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument
     add("paths", metavar="DIR … FILE …", nargs="+", help="runs or exports, then texts; - for stdin")
     add("--stream", action="store_true", help="read each text in one stream, as a split")
     help_tokenizer = (
-        "what separates punctuation: none, moses, moses-de, … (as the training text was)"
+        "how words are separated: none, moses, moses-de, penn; auto: as the vocabulary shows, for "
+        "raw text (as lmbench separated the training text, if it did)"
     )
     add("--tokenizer", metavar="NAME", help=help_tokenizer)
     add("--eos", action="store_true", help="also a row for the end of each sentence")

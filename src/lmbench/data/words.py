@@ -99,7 +99,7 @@ class Splitter:
         drops_punctuation: Whether punctuation that is not in the vocabulary is left out.
 
     Raises:
-        ValueError: There is no such tokenizer.
+        ValueError: The tokenizer is unknown.
     """
 
     vocabulary: Vocabulary
@@ -123,7 +123,7 @@ class Splitter:
                 that it lacks is left out (both as in the Penn Treebank of Mikolov et al. 2010).
 
         Raises:
-            ValueError: There is no such tokenizer.
+            ValueError: The tokenizer is unknown.
         """
         if tokenizer != "auto":
             return cls(vocabulary, vocabulary.tokenizer if tokenizer is None else tokenizer)

@@ -71,7 +71,7 @@ def evaluate_pairs(
     """Accuracy on minimal pairs: the share of those whose good sentence is more probable.
 
     A sentence is read by itself after an ``<eos>``, and its probability is the product of those of
-    its words, without that of its end (as in Warstadt et al. 2020, section 4). A pair whose
+    its words, without that of its end (as in Warstadt et al. 2020). A pair whose
     sentences have the same probability is a tie, and not correct.
 
     Args:
@@ -142,6 +142,7 @@ def write_pairs(
     results: Mapping[str, Any], scores: PairScores, pairs: PairSet, folder: Path
 ) -> None:
     """Writes ``minimal_pairs-NAME.json``, and ``.parquet`` with a row for each pair."""
+    # Letters of any script stay, or two sets with names in another one would share a file.
     path = folder / ("minimal_pairs-" + re.sub(r"[^\w-]+", "_", pairs.name)[:100])
     columns = {level: [getattr(pair, level) for pair in pairs.pairs] for level in LEVELS}
     table = pa.table(

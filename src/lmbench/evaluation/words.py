@@ -119,6 +119,9 @@ def score_stream(
 ) -> WordScores:
     """Scores a text in one stream, as the standard evaluation reads a split.
 
+    Unlike a :class:`lmbench.evaluation.reading.Reading`, it keeps no outputs: of a large text they
+    would fill the memory.
+
     Args:
         model: The model, in evaluation mode.
         ids: ``(N + 1,)``; the first one is not a target but what the others follow.
@@ -151,13 +154,11 @@ def score_outputs(
     """Surprisal and entropy of targets by the outputs of the core that predict them."""
     scores = WordScores(np.empty(len(targets)), np.empty(len(targets)))
     rows = rows_at_once(model)
-    dtype = model.embedding.weight.dtype
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
-        here = outputs[part].to(model.device, dtype)
         with torch.no_grad():
-            log_probs = model.head.log_probs(here).float()
-            nats = -log_probs.gather(1, targets[part, None].to(here.device)).squeeze(1)
+            log_probs = model.head.log_probs(outputs[part]).float()
+            nats = -log_probs.gather(1, targets[part, None].to(model.device)).squeeze(1)
             entropy = -torch.linalg.vecdot(log_probs.exp(), log_probs)
         for all_scores, of_part in zip(scores, (nats, entropy), strict=True):
             all_scores[part] = of_part.double().cpu().numpy() / math.log(2)

@@ -45,7 +45,7 @@ def load(
 
     Raises:
         lmbench.errors.UserError: See :func:`lmbench.load`.
-        ValueError: There is no such tokenizer.
+        ValueError: The tokenizer is unknown.
     """
     model, vocabulary = lmbench.load(path, device=device)
     return CausalLM(model.float()), WordTokenizer(vocabulary, tokenizer)
@@ -118,7 +118,7 @@ class WordTokenizer(PreTrainedTokenizer):
         tokenizer: See :func:`load`.
 
     Raises:
-        ValueError: There is no such tokenizer.
+        ValueError: The tokenizer is unknown.
     """
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: str | None = None) -> None:

@@ -2,10 +2,11 @@
 
     python -m lmbench.hf.lm_eval --model lmbench --model_args path=DIR --tasks blimp
 
-is its own command that knows lmbench's models, too. In Python, ``LMBench(DIR)`` is the ``model`` of
-``lm_eval.simple_evaluate``.
+is the harness's own command, to which lmbench's models are known. In Python, hand ``LMBench(DIR)``
+to ``lm_eval.simple_evaluate`` as its ``model``.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from lmbench.data.vocabulary import EOS
 from lmbench.data.words import Splitter
 from lmbench.evaluation.words import read_sentences, rows_at_once
 
+log = logging.getLogger(__name__)
+
 
 @register_model("lmbench")
 class LMBench(LM):
@@ -29,13 +32,13 @@ class LMBench(LM):
     Args:
         path: See :func:`lmbench.load`.
         tokenizer: How texts are split into words, see :meth:`lmbench.data.words.Splitter.of`.
-        device: See :func:`lmbench.load`.
+        device: See :func:`lmbench.load`; None for a CUDA device if there is one.
         batch_size: Does nothing: texts of like length are read side by side.
         max_batch_size: Does nothing either.
 
     Raises:
         lmbench.errors.UserError: See :func:`lmbench.load`.
-        ValueError: There is no such tokenizer.
+        ValueError: The tokenizer is unknown.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class LMBench(LM):
         max_batch_size: Any = None,
     ) -> None:
         super().__init__()
-        if device in (None, "cuda:0"):  # the harness's default, whether there is such a one or not
-            device = "auto"
-        self.model, self.vocabulary = lmbench.load(path, device=device)
+        if device == "cuda:0" and not torch.cuda.is_available():  # the harness's default
+            log.warning("There is no CUDA device: lmbench reads on the CPU.")
+            device = "cpu"
+        self.model, self.vocabulary = lmbench.load(path, device=device or "auto")
         self.model.float()
         self.splitter = Splitter.of(self.vocabulary, tokenizer)
 

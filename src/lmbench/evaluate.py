@@ -142,12 +142,16 @@ def _name(config: DictConfig, choice: str | None) -> str:
 
 
 def with_run(arguments: Sequence[str]) -> list[str]:
-    """The command line with run directories that stand alone made ``run=DIR``, several a sweep.
+    """The command line with run directories that stand alone made ``run=DIR``.
+
+    Several runs or splits are a sweep, also without ``-m``.
 
     >>> with_run(["outputs/1", "split=valid", "--cfg", "job"])
     ['split=valid', '--cfg', 'job', 'run=outputs/1']
     >>> with_run(["a", "b"])
     ['-m', 'run=a,b']
+    >>> with_run(["a", "split=valid,test"])
+    ['-m', 'split=valid,test', 'run=a']
     """
     is_folder = [
         before not in _OPTIONS_WITH_A_VALUE
@@ -158,7 +162,8 @@ def with_run(arguments: Sequence[str]) -> list[str]:
     others = [text for text, yes in zip(arguments, is_folder, strict=True) if not yes]
     if folders and any(text.startswith("run=") for text in others):
         sys.exit("Give the runs by their folders, or by run=…, not both.")
-    if len(folders) > 1 and not {"-m", "--multirun"} & set(others):
+    splits = [text for text in others if re.fullmatch(r"split=\w+(,\w+)+", text)]
+    if (len(folders) > 1 or splits) and not {"-m", "--multirun"} & set(others):
         others.insert(0, "-m")
     return [*others, *([f"run={','.join(folders)}"] if folders else [])]
 

@@ -268,3 +268,16 @@ def test_a_plain_command_whose_stdout_is_full(
 def test_errors_of_programmers_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 / 0)
+
+
+def test_the_help_of_a_command_that_nobody_reads_on_ends_without_a_word():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lmbench.evaluate", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    process.stdout.close()
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (128 + signal.SIGPIPE, "")

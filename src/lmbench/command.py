@@ -93,6 +93,8 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
 
     try:
         main()
+    except BrokenPipeError:  # of --help | head
+        end_unread()
     except (HydraException, OmegaConfBaseException) as error:
         from lmbench.suggestions import explain
 

@@ -36,12 +36,13 @@ others reached with the full-size model, from the sources named below; none was 
 Epochs are computed here from the tokens read. Where a run started from the weights of another, that
 one's epochs and minutes come first.
 
-Older code trained most of these. The `results.json` of `cpu_hour` and `cpu_night_constant_dropout`
-count the last, unfinished epoch as a whole one. From the `metrics.csv` of the runs on the AMD EPYC a
-false last row was taken out, which repeated an earlier one; the `config.yaml` of `lstm_4_epochs` and
-`lstm_6_epochs` were composed afterwards. AWD-LSTM's rows on the AMD EPYC were trained when recurrent
-weights were dropped by other random numbers, and `awd_lstm_6_epochs` before the head kept its words
-in the order of frequency: the same command now gives another draw.
+Older code trained most of these. The `results.json` of `cpu_hour_constant_dropout` and
+`cpu_night_constant_dropout` count the last, unfinished epoch as a whole one. From the `metrics.csv`
+of the older runs on the AMD EPYC a false last row was taken out, which repeated an earlier one; the
+`config.yaml` of `lstm_4_epochs` and `lstm_6_epochs` were composed afterwards. AWD-LSTM's rows on
+the AMD EPYC were trained when recurrent weights were dropped by other random numbers, and
+`awd_lstm_6_epochs` before the head kept its words in the order of frequency: the same command now
+gives another draw.
 
 The cache figures come from `lmbench-evaluate run=RUN_DIR evaluation=cache evaluation.tune=true`,
 with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. The

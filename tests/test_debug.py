@@ -47,7 +47,7 @@ def test_any_experiment_can_be_debugged(experiment: str, debug: str):
 @pytest.mark.parametrize(
     "choice",
     [
-        ("experiment=cpu_hour", "model.head.cutoffs=[10]"),
+        ("experiment=cpu_hour", "model.head.cutoffs=[10]", "batching.shuffle_articles=false"),
         ("experiment=quickstart_awd_lstm",),
         ("experiment=awd_lstm_wikitext2_90",),
         ("model=lstm", "scheduler=plateau"),

@@ -64,9 +64,9 @@ def test_fast_does_a_little_of_everything(tmp_path: Path, choice: tuple[str, ...
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["lstm", "awd_lstm"])
-def test_overfit_learns_its_windows_by_heart(tmp_path: Path, model: str):
-    choice = (f"experiment=quickstart_{model}", "debug=overfit")
+@pytest.mark.parametrize("experiment", ["quickstart_lstm", "quickstart_awd_lstm", "cpu_hour"])
+def test_overfit_learns_its_windows_by_heart(tmp_path: Path, experiment: str):
+    choice = (f"experiment={experiment}", "debug=overfit")
     sizes = ("model.embedding_size=100", "model.core.hidden_size=200")
     config = config_of(*choice, *TINY, *sizes)
     train(ChosenRun(config), tmp_path)

@@ -1,4 +1,4 @@
-"""``lmbench-compare``: groups runs over seeds, and tells which is better and how surely."""
+"""``lmbench-compare``: groups runs over seeds, and tells which group is better."""
 
 import argparse
 import os
@@ -60,8 +60,8 @@ def _labelled(text: str) -> tuple[str | None, Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lmbench-compare",
-        description="Compare runs: a table of means over seeds, which is better and how surely; "
-        "with --output a page with plots, and the tables as Markdown, CSV and LaTeX.",
+        description="Compare runs: a table of means over seeds, which is better and with what "
+        "confidence; with --output a page with plots, and the tables as Markdown, CSV and LaTeX.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from trainings import Scripted, quiet_trainer, random_corpus, small_module, windows_of
 
 from lmbench.callbacks.nt_asgd import NTASGD
-from lmbench.callbacks.results import Results, _table
+from lmbench.callbacks.results import Results, _summary
 from lmbench.callbacks.throughput import Throughput
 from lmbench.optim import ASGD
 
@@ -164,7 +164,7 @@ def test_a_model_of_any_name_has_a_table(
     assert f"{plain} on text" in caplog.text
 
 
-def test_the_caption_tells_what_the_run_took():
+def test_the_words_below_the_table_tell_what_the_run_took():
     results = {
         "model": "lstm",
         "num_parameters": 1_234_567,
@@ -180,7 +180,7 @@ def test_the_caption_tells_what_the_run_took():
             "peak_memory_bytes": 3 * 2**29,
         },
     }
-    assert _table(results).caption == (
+    assert _summary(results) == (
         "1,234,567 parameters, best after epoch 4, 4,321 steps, 9,876 tokens/s, 1.5 min, "
         "peak memory 1.50 GiB, averaged SGD after epoch 3"
     )

@@ -68,7 +68,9 @@ class Results(L.Callback):
         replace_text(self._path, json.dumps(results, indent=2, allow_nan=False) + "\n")
         self._log_hyperparameters(trainer, results)
         text = StringIO()  # for train.log too, so without colors
-        Console(file=text, width=Console().width).print(_table(results))
+        console = Console(file=text, width=Console().width)
+        console.print(_table(results))
+        console.print(_summary(results))
         lines = (line.rstrip() for line in text.getvalue().splitlines())
         log.info("results.json is written.\n%s", "\n".join(lines))
 
@@ -147,7 +149,7 @@ def _callback(trainer: Any, kind: type) -> Any:
 
 
 def _table(results: Mapping[str, Any]) -> Table:
-    train, floor = results["train"], results["data"].get("perplexity_floor")
+    floor = results["data"].get("perplexity_floor")
     title = Text(printable(f"{results['model']} on {results['data']['name']}"))
     table = Table(title=title, title_justify="left")
     for column in ("split", "perplexity", "nats/token", "tokens", *(["floor"] if floor else [])):
@@ -158,16 +160,19 @@ def _table(results: Mapping[str, Any]) -> Table:
             continue
         cells = [name, f"{score['ppl']:.2f}", f"{score['nll']:.4f}", f"{score['num_tokens']:,}"]
         table.add_row(*cells, *([f"{floor[name]:.2f}"] if floor else []))
-    caption = [f"{results['num_parameters']:,} parameters"]
-    if results["best_epoch"] is not None:
-        caption.append(f"best after epoch {results['best_epoch'] + 1}")
-    caption.append(f"{train['steps']:,} steps")
-    if train["tokens_per_second"]:
-        caption.append(f"{train['tokens_per_second']:,.0f} tokens/s")
-    if train["seconds"]:
-        caption.append(f"{train['seconds'] / 60:.1f} min")
-    caption.append(f"peak memory {train['peak_memory_bytes'] / 2**30:.2f} GiB")
-    if results["nt_asgd"]["triggered_epoch"] is not None:
-        caption.append(f"averaged SGD after epoch {results['nt_asgd']['triggered_epoch'] + 1}")
-    table.caption = ", ".join(caption)
     return table
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    train, words = results["train"], [f"{results['num_parameters']:,} parameters"]
+    if results["best_epoch"] is not None:
+        words.append(f"best after epoch {results['best_epoch'] + 1}")
+    words.append(f"{train['steps']:,} steps")
+    if train["tokens_per_second"]:
+        words.append(f"{train['tokens_per_second']:,.0f} tokens/s")
+    if train["seconds"]:
+        words.append(f"{train['seconds'] / 60:.1f} min")
+    words.append(f"peak memory {train['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if results["nt_asgd"]["triggered_epoch"] is not None:
+        words.append(f"averaged SGD after epoch {results['nt_asgd']['triggered_epoch'] + 1}")
+    return ", ".join(words)

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
-from lmbench.command import errors_for_users, run_command
+from lmbench.command import _CAUGHT, errors_for_users, run_command, run_hydra
 from lmbench.errors import Interrupted, UserError
 from lmbench.run.directory import alone_in
 
@@ -281,3 +281,14 @@ def test_the_help_of_a_command_that_nobody_reads_on_ends_without_a_word():
     process.stdout.close()
     _, stderr = process.communicate()
     assert (process.returncode, stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_another_broken_pipe_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def main() -> None:
+        raise BrokenPipeError
+
+    for name in ("HYDRA_FULL_ERROR", _CAUGHT):  # which the command sets
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "argv", ["lmbench-train", "model=lstm"])
+    with pytest.raises(BrokenPipeError):
+        run_hydra(main, "train")

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 VERSION = f"lmbench {version('lmbench')}"
 _FULL_ERROR, _CAUGHT = "HYDRA_FULL_ERROR", "LMBENCH_CATCHES_ERRORS"
+_OPTIONS_THAT_PRINT = {"--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help"}
 
 
 @contextmanager
@@ -93,7 +94,9 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
 
     try:
         main()
-    except BrokenPipeError:  # of --help | head
+    except BrokenPipeError:  # a training may have other pipes
+        if not any(text.partition("=")[0] in _OPTIONS_THAT_PRINT for text in sys.argv[1:]):
+            raise
         end_unread()
     except (HydraException, OmegaConfBaseException) as error:
         from lmbench.suggestions import explain

@@ -36,7 +36,7 @@ others reached, from the sources named below; none was measured here.
 Epochs are computed here from the tokens read. Where a run started from the weights of another, that
 one's epochs and minutes come first.
 
-Older code trained most of these. The `results.json` of `cpu_hour_constant_dropout` and
+Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
 `cpu_night_constant_dropout` count the last, unfinished epoch as a whole one. From the `metrics.csv`
 of the older runs on the AMD EPYC a false last row was taken out, which repeated an earlier one; the
 `config.yaml` of `lstm_4_epochs` and `lstm_6_epochs` were composed afterwards. The older rows of

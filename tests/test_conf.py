@@ -45,7 +45,8 @@ def rows_of_choices() -> list[dict[str, str]]:
     """All triples of model, optimizer and schedule; every other option in one of them at least."""
     triple = ("model", "optimizer", "scheduler")
     triples = [*product(*(OPTIONS[group] for group in triple))]
-    others = [group for group in OPTIONS if group not in (*triple, "experiment", "debug")]
+    apart = (*triple, "experiment", "ablation", "debug")
+    others = [group for group in OPTIONS if group not in apart]
     rows = []
     for index in range(max(map(len, [triples, *OPTIONS.values()]))):
         row = {group: OPTIONS[group][index % len(OPTIONS[group])] for group in others}
@@ -273,6 +274,42 @@ def test_the_90_epochs_have_the_published_phases():
     lrs = [[factor * 5e-3 for factor in phase.lr_factor] for phase in phases]
     assert lrs == [[5e-4, 5e-3], [5e-3, 5e-3], [5e-3, 5e-4], [5e-4, 0.0]]
     assert [list(phase.beta1) for phase in phases] == [[0.8, 0.7], [0.7] * 2, [0.7, 0.8], [0.8] * 2]
+
+
+CPU_HOUR = ("cpu_hour", "cpu_hour_lstm")
+# What each ablation sets in the recipe that it is made for.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no_weight_dropout": {"model.core.weight_dropout": 0.0},
+    "no_locked_dropout": {"model.core.locked_dropout": False},
+    "no_embedding_dropout": {"model.embedding_dropout": 0.0},
+    "no_ar_tar": {"loss.ar_alpha": 0.0, "loss.tar_beta": 0.0},
+    "no_tying": {"model.tied": False},
+    "no_averaging": {"callbacks.nt_asgd": None, "callbacks.weight_average": None},
+    "no_variable_windows": {"batching.variable_windows": False},
+    "with_embedding_dropout": {"model.embedding_dropout": 0.05},
+    "with_ar_tar": {"loss.ar_alpha": 1.0, "loss.tar_beta": 0.5},
+    "with_averaging": {
+        "callbacks.weight_average": {
+            "_target_": "lmbench.callbacks.weight_average.WeightAverage",
+            "eta": 8,
+        }
+    },
+    "with_variable_windows": {"batching.variable_windows": True},
+}
+
+
+@pytest.mark.parametrize("ablation", OPTIONS["ablation"])
+@pytest.mark.parametrize("experiments", [("quickstart_awd_lstm", "quickstart_lstm"), CPU_HOUR])
+def test_an_ablation_changes_one_part_of_a_recipe(ablation: str, experiments: tuple[str, str]):
+    experiment = experiments[ablation.startswith("with_")]
+    expected = config_of(f"experiment={experiment}")
+    parts = ABLATIONS[ablation]
+    assert any(OmegaConf.select(OmegaConf.create(expected), key) != parts[key] for key in parts)
+    for key, value in [*parts.items(), ("name", ablation)]:
+        set_value(expected, key, value)
+    config = config_of(f"experiment={experiment}", f"ablation={ablation}")
+    assert config == expected
+    build.require_known_keys(config)
 
 
 def test_the_larger_lstm_is_that_of_pytorchs_examples():

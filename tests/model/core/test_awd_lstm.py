@@ -50,6 +50,23 @@ def test_every_dropout_in_its_place() -> None:
     )
 
 
+def test_ordinary_dropout_in_the_place_of_locked_dropout() -> None:
+    core, input = make()
+    unlocked = AWDLSTM(E, H, OUTPUT, num_layers=3, **PROBABILITIES, locked_dropout=False).double()
+    unlocked.load_state_dict(core.state_dict())
+    torch.manual_seed(1)
+    result = unlocked(input)
+
+    torch.manual_seed(1)
+    expected = functional.dropout(input, 0.4)
+    for index, layer in enumerate(unlocked.layers):
+        if index > 0:
+            expected = functional.dropout(expected, 0.2)
+        dropped = {"weight_hh_l0": WeightDropout(0.5)(layer.weight_hh_l0)}
+        expected, _ = functional_call(layer, dropped, expected)
+    assert_close(result.output, functional.dropout(expected, 0.3))
+
+
 def test_evaluation_is_exact_and_parameters_are_those_of_plain_layers() -> None:
     core, input = make()
     plain = AWDLSTM(E, H, OUTPUT, num_layers=3, **dict.fromkeys(PROBABILITIES, 0.0)).double()

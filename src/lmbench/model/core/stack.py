@@ -97,11 +97,13 @@ class Stack(nn.Module, ABC):
         hidden_size: Size of every layer but the last.
         output_size: Size of the last layer, H; None for ``hidden_size``.
         num_layers: Number of layers.
-        input_dropout: Probability that an element of the input is dropped for a whole window.
+        input_dropout: Probability that an element of the input is dropped, for a whole window.
         hidden_dropout: The same between layers.
         output_dropout: The same on the last layer's output.
         weight_dropout: Probability that an element of a recurrent weight is dropped for a window;
             in a layer without one, of the weight that makes its gates, as in AWD-QRNN.
+        locked_dropout: Whether the dropouts of input, layers and output keep one mask for a whole
+            window; False for ordinary dropout, which drops anew at every step.
 
     Raises:
         ValueError: If a probability is not in [0, 1) or ``num_layers`` is less than 1.
@@ -118,6 +120,7 @@ class Stack(nn.Module, ABC):
         hidden_dropout: float,
         output_dropout: float,
         weight_dropout: float,
+        locked_dropout: bool = True,
     ) -> None:
         super().__init__()
         require_probabilities(
@@ -130,9 +133,10 @@ class Stack(nn.Module, ABC):
         self.input_size = input_size
         self.output_size = hidden_size if output_size is None else output_size
         self.build(hidden_size, num_layers)
-        self.input_dropout = LockedDropout(input_dropout)
-        self.hidden_dropout = LockedDropout(hidden_dropout)
-        self.output_dropout = LockedDropout(output_dropout)
+        dropout = LockedDropout if locked_dropout else nn.Dropout
+        self.input_dropout = dropout(input_dropout)
+        self.hidden_dropout = dropout(hidden_dropout)
+        self.output_dropout = dropout(output_dropout)
         self.weight_dropout = WeightDropout(weight_dropout)
         self.dropouts = (
             self.input_dropout,

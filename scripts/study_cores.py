@@ -1,0 +1,331 @@
+"""Runs the study of cores that docs/cores.md describes, and writes its tables.
+
+Each core is tuned in short runs, all by the same ones, and then trained with several seeds, each of
+which is evaluated with a cache, too. Every run has a folder of its own in DIR: the same command
+leaves finished ones alone and resumes the others. After SIGTERM or Ctrl-C all runs save.
+
+    python scripts/study_cores.py DIR --corpus synthetic --jobs 2
+    python scripts/study_cores.py DIR data.path=../shared/data/wikitext-2 --cores gru,qrnn
+    python scripts/study_cores.py DIR --tables      of what there is, without training
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmbench.errors import UserError
+from lmbench.files import read_json
+from lmbench.report.statistics import estimate
+from lmbench.report.tables import estimate_text
+
+LRS = (0.003, 0.006, 0.012)
+DROPOUT_FACTORS = (0.5, 0.25, 1.0)
+"""The first one while the learning rate is tuned."""
+
+DROPOUTS = {
+    "model.embedding_dropout": 0.05,
+    "model.core.input_dropout": 0.3,
+    "model.core.hidden_dropout": 0.2,
+    "model.core.output_dropout": 0.3,
+    "model.core.weight_dropout": 0.25,
+}
+OF_CORE = {
+    "lstm": {  # what AWD-LSTM is without all that it adds
+        "model/core": "awd_lstm",
+        "model.embedding_dropout": 0.0,
+        "model.core.weight_dropout": 0.0,
+        "+model.core.locked_dropout": "false",
+        "loss.ar_alpha": 0.0,
+        "loss.tar_beta": 0.0,
+    },
+}
+
+
+class Corpus(NamedTuple):
+    """A corpus of the study.
+
+    Attributes:
+        experiment: The experiment that all runs share.
+        seeds: Those of the final runs.
+        tuning: What makes a run of the tuning short.
+        sizes: Core → ``hidden_size`` with which all have about as many parameters.
+        options: Core → what else it needs at this size.
+    """
+
+    experiment: str
+    seeds: Sequence[int]
+    tuning: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    options: Mapping[str, Mapping[str, Any]]
+
+
+CORPORA = {
+    "wikitext2": Corpus(
+        "cores",
+        (1, 2, 3),
+        {"trainer.limit_train_batches": 0.2, "batching.shuffle_articles": "false"},
+        {
+            "lstm": 600,
+            "awd_lstm": 600,
+            "gru": 720,
+            "qrnn": 1064,
+            "mogrifier_lstm": 528,
+            "min_gru": 312,
+            "min_lstm": 296,
+            "mlstm": 440,
+            "slstm": 448,
+            "hgrn2": 320,
+            "gated_delta_net": 296,
+        },
+        {},
+    ),
+    "synthetic": Corpus(
+        "cores_synthetic",
+        (1, 2, 3, 4, 5),
+        {},
+        {
+            "lstm": 198,
+            "awd_lstm": 198,
+            "gru": 244,
+            "qrnn": 297,
+            "mogrifier_lstm": 134,
+            "min_gru": 115,
+            "min_lstm": 109,
+            "mlstm": 160,
+            "slstm": 164,
+            "hgrn2": 118,
+            "gated_delta_net": 108,
+        },
+        {"mlstm": {"model.core.num_heads": 2}, "hgrn2": {"model.core.num_heads": 2}},
+    ),
+}
+
+
+class Job(NamedTuple):
+    """A run: its folder and the overrides of lmbench-train."""
+
+    folder: Path
+    overrides: Mapping[str, Any]
+
+
+class Stopped(Exception):
+    """The study was asked to end."""
+
+
+class Runner:
+    """Starts processes of lmbench, and ends them together."""
+
+    def __init__(self, num_threads: int, extra: Sequence[str]) -> None:
+        self.extra = extra
+        self.stopping = threading.Event()
+        self._environment = os.environ | {"OMP_NUM_THREADS": str(num_threads)}
+        self._processes: set[subprocess.Popen[str]] = set()
+
+    def train(self, job: Job) -> None:
+        """Trains a run to its end, from where it is."""
+        if (job.folder / "results.json").exists():
+            return
+        if (job.folder / "checkpoints" / "last.ckpt").exists():
+            arguments = [f"resume={job.folder}"]
+        else:
+            overrides = [f"{key}={value}" for key, value in job.overrides.items()]
+            arguments = [*overrides, *self.extra, f"hydra.run.dir={job.folder}"]
+        self._run("lmbench.train", arguments, job.folder)
+
+    def evaluate(self, job: Job) -> None:
+        """Evaluates a run with a cache that is tuned on valid."""
+        if (job.folder / "evaluation-cache-test.json").exists():
+            return
+        options = ["evaluation=cache", "evaluation.tune=true", "split=valid,test"]
+        self._run("lmbench.evaluate", [str(job.folder), *options], job.folder)
+
+    def stop(self) -> None:
+        """Lets all that runs save and end."""
+        self.stopping.set()
+        for process in list(self._processes):
+            process.terminate()
+
+    def _run(self, module: str, arguments: Sequence[str], folder: Path) -> None:
+        if self.stopping.is_set():
+            raise Stopped
+        begin = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which asks them to stop
+        )
+        self._processes.add(process)
+        _, errors = process.communicate()
+        self._processes.discard(process)
+        if self.stopping.is_set():
+            raise Stopped
+        if process.returncode:
+            raise UserError(f"{folder}: {module} {shlex.join(arguments)} failed:\n{errors[-2000:]}")
+        print(f"{folder}: {module}, {(time.monotonic() - begin) / 60:.1f} min", flush=True)
+
+
+def job_of(root: Path, corpus: str, core: str, **values: Any) -> Job:
+    """A run of the study: of the tuning, or with ``seed=`` a final one."""
+    setting = CORPORA[corpus]
+    lr, factor, seed = values["lr"], values["factor"], values.get("seed")
+    dropouts = {key: round(value * factor, 6) for key, value in DROPOUTS.items()}
+    overrides = {
+        "experiment": setting.experiment,
+        "name": core,
+        "model/core": core,
+        "model.core.hidden_size": setting.sizes[core],
+        "optimizer.lr": lr,
+        **dropouts,
+        **OF_CORE.get(core, {}),
+        **setting.options.get(core, {}),
+    }
+    if seed is None:
+        overrides |= {"trainer.limit_test_batches": 0, **setting.tuning}
+        return Job(root / corpus / "tuning" / core / f"lr_{lr}_dropout_{factor}", overrides)
+    return Job(root / corpus / "seeds" / core / f"seed_{seed}", {**overrides, "seed": seed})
+
+
+def valid_perplexity(job: Job) -> float | None:
+    """What a run reached on valid; None if it has not finished."""
+    path = job.folder / "results.json"
+    return read_json(path)["val"]["ppl"] if path.exists() else None
+
+
+def best_of(jobs: Mapping[Any, Job]) -> Any:
+    """The setting whose run is the best on valid; None if one has not finished."""
+    found = {setting: valid_perplexity(job) for setting, job in jobs.items()}
+    if None in found.values():
+        return None
+    return min(found, key=lambda setting: found[setting] or 0.0)
+
+
+def trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
+    """The first runs of the tuning."""
+    factor = DROPOUT_FACTORS[0]
+    return {lr: job_of(root, corpus, core, lr=lr, factor=factor) for lr in LRS}
+
+
+def trials_of_dropout(root: Path, corpus: str, core: str) -> dict[float, Job]:
+    """The other ones, once the learning rate is known; one of them is among the first."""
+    lr = best_of(trials_of_lr(root, corpus, core))
+    if lr is None:
+        return {}
+    return {factor: job_of(root, corpus, core, lr=lr, factor=factor) for factor in DROPOUT_FACTORS}
+
+
+def final_runs(root: Path, corpus: str, core: str) -> list[Job]:
+    """The runs with several seeds, once the tuning has ended."""
+    trials = trials_of_dropout(root, corpus, core)
+    factor = best_of(trials) if trials else None
+    if factor is None:
+        return []
+    lr = trials[factor].overrides["optimizer.lr"]
+    seeds = CORPORA[corpus].seeds
+    return [job_of(root, corpus, core, lr=lr, factor=factor, seed=seed) for seed in seeds]
+
+
+def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_jobs: int) -> None:
+    """Runs all that has not been run.
+
+    Raises:
+        UserError: A run has failed.
+        Stopped: The runner was stopped.
+    """
+    stages = (
+        (runner.train, lambda core: trials_of_lr(root, corpus, core).values()),
+        (runner.train, lambda core: trials_of_dropout(root, corpus, core).values()),
+        (runner.train, lambda core: final_runs(root, corpus, core)),
+        (runner.evaluate, lambda core: final_runs(root, corpus, core)),
+    )
+    for act, jobs_of in stages:
+        with ThreadPoolExecutor(num_jobs) as pool:
+            futures = [pool.submit(act, job) for core in cores for job in jobs_of(core)]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                runner.stop()
+                raise
+
+
+def tables(root: Path, corpus: str) -> str:
+    """What the tuning found and what the final runs reached, as Markdown."""
+    trials = [["core", *(f"lr {lr}" for lr in LRS), *(f"dropout x {f}" for f in DROPOUT_FACTORS)]]
+    rows = [["core", "size", "lr", "dropout x", "valid", "test", "cache", "tokens/s", "memory"]]
+    for core, size in CORPORA[corpus].sizes.items():
+        found = [
+            valid_perplexity(job)
+            for jobs in (trials_of_lr(root, corpus, core), trials_of_dropout(root, corpus, core))
+            for job in jobs.values()
+        ]
+        if any(found):
+            texts = ["—" if value is None else f"{value:.2f}" for value in found]
+            trials.append([core, *texts, *["—"] * (6 - len(texts))])
+        finished = [run for run in final_runs(root, corpus, core) if valid_perplexity(run)]
+        if finished:
+            rows.append([core, str(size), *_final_cells(finished)])
+    return "\n\n".join("\n".join(_lines(table)) for table in (trials, rows))
+
+
+def _final_cells(jobs: Sequence[Job]) -> Iterable[str]:
+    overrides = jobs[0].overrides
+    yield f"{overrides['optimizer.lr']}"
+    yield f"{overrides['model.core.input_dropout'] / DROPOUTS['model.core.input_dropout']:g}"
+    results = [read_json(job.folder / "results.json") for job in jobs]
+    for split in ("val", "test"):
+        yield estimate_text(estimate([result[split]["ppl"] for result in results]))
+    caches = [job.folder / "evaluation-cache-test.json" for job in jobs]
+    found = [read_json(path)["ppl"] for path in caches if path.exists()]
+    yield estimate_text(estimate(found)) if found else "—"
+    train = [result["train"] for result in results]
+    yield f"{sum(values['tokens_per_second'] for values in train) / len(train):,.0f}"
+    yield f"{max(values['peak_memory_bytes'] for values in train) / 2**30:.2f} GiB"
+
+
+def _lines(table: Sequence[Sequence[str]]) -> Iterable[str]:
+    for row in (table[0], ["---"] * len(table[0]), *table[1:]):
+        yield f"| {' | '.join(row)} |"
+
+
+def main(args: argparse.Namespace, extra: Sequence[str]) -> None:
+    """Runs the study, then prints its tables."""
+    root = Path(args.dir).resolve()
+    cores = args.cores.split(",") if args.cores else list(CORPORA[args.corpus].sizes)
+    if unknown := set(cores) - CORPORA[args.corpus].sizes.keys():
+        raise UserError(f"--cores: the study has no {', '.join(sorted(unknown))}.")
+    if not args.tables:
+        runner = Runner(args.threads, extra)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        study(root, args.corpus, cores, runner, args.jobs)
+    print(tables(root, args.corpus))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dir", help="folder of the study")
+    parser.add_argument("--corpus", choices=list(CORPORA), default="wikitext2")
+    parser.add_argument("--cores", help="some of them, with commas")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each")
+    parser.add_argument("--tables", action="store_true", help="print the tables, do not train")
+    arguments, overrides = parser.parse_known_args()
+    try:
+        main(arguments, overrides)
+    except UserError as error:
+        sys.exit(str(error))
+    except (KeyboardInterrupt, Stopped):
+        sys.exit("Stopped. The same command continues.")

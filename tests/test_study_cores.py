@@ -1,0 +1,87 @@
+"""The study of cores: equal sizes, equal tuning, and the choice of what to train."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small import config_of
+from study_cores import (
+    CORPORA,
+    DROPOUTS,
+    Job,
+    final_runs,
+    job_of,
+    tables,
+    trials_of_dropout,
+    trials_of_lr,
+)
+
+from lmbench.build import training as build
+from lmbench.build.model import build_model
+from lmbench.conf import conf_dir
+
+
+def config_of_job(job: Job) -> dict:
+    return config_of(*(f"{key}={value}" for key, value in job.overrides.items()))
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_all_cores_have_as_many_parameters(corpus: str):
+    sizes = {}
+    for core in CORPORA[corpus].sizes:
+        config = config_of_job(job_of(Path("x"), corpus, core, lr=0.003, factor=1.0, seed=1))
+        build.require_known_keys(config)
+        with torch.device("meta"):
+            model = build_model(config["model"], vocabulary_size=33_278)
+        sizes[core] = sum(parameter.numel() for parameter in model.core.parameters())
+    assert set(sizes) == {path.stem for path in (conf_dir() / "model/core").glob("*.yaml")}
+    for core, size in sizes.items():
+        assert size == pytest.approx(sizes["awd_lstm"], rel=0.02), core
+
+
+def test_runs_of_a_core_differ_in_what_is_tuned_alone():
+    jobs = [
+        job_of(Path("x"), "wikitext2", "gru", lr=lr, factor=factor)
+        for lr in (0.003, 0.006)
+        for factor in (0.5, 1.0)
+    ]
+    differing = {key for key in jobs[0].overrides if len({job.overrides[key] for job in jobs}) > 1}
+    assert differing == {"optimizer.lr", *DROPOUTS}
+    assert len({job.folder for job in jobs}) == len(jobs)
+    assert jobs[1].overrides["model.core.input_dropout"] == 0.3
+
+
+def write(job: Job, perplexity: float) -> None:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    train = {"tokens_per_second": 1000.0, "peak_memory_bytes": 2**30}
+    scores = {split: {"ppl": perplexity} for split in ("val", "test")}
+    (job.folder / "results.json").write_text(json.dumps({**scores, "train": train}))
+
+
+def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
+    def lrs() -> dict[float, Job]:
+        return trials_of_lr(tmp_path, "synthetic", "gru")
+
+    def dropouts() -> dict[float, Job]:
+        return trials_of_dropout(tmp_path, "synthetic", "gru")
+
+    for lr, perplexity in ((0.003, 130.0), (0.006, 120.0)):
+        write(lrs()[lr], perplexity)
+    assert dropouts() == {}  # one rate is still missing
+    write(lrs()[0.012], 140.0)
+    assert {job.overrides["optimizer.lr"] for job in dropouts().values()} == {0.006}
+    assert dropouts()[0.5].folder == lrs()[0.006].folder
+    write(dropouts()[0.25], 119.0)
+    assert final_runs(tmp_path, "synthetic", "gru") == []
+    write(dropouts()[1.0], 125.0)
+    runs = final_runs(tmp_path, "synthetic", "gru")
+    assert [run.overrides["seed"] for run in runs] == [1, 2, 3, 4, 5]
+    assert {run.overrides["model.core.input_dropout"] for run in runs} == {0.3 * 0.25}
+
+    for perplexity, run in zip((110.0, 112.0), runs, strict=False):
+        write(run, perplexity)
+    tuning, final = tables(tmp_path, "synthetic").split("\n\n")
+    assert "| gru | 130.00 | 120.00 | 140.00 | 120.00 | 119.00 | 125.00 |" in tuning
+    # Student's t of one degree of freedom, 12.7062, times a standard error of 1
+    assert "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | — | 1,000" in final

@@ -33,8 +33,9 @@ is typed by hand. Perplexities are valid / test, for the checkpoint that validat
 recipe with several seeds, the mean ± 95% interval (Student's t). The settings of cache and dynamic
 evaluation were tuned on valid, so only their test figures are fair. Published figures are what
 others reached, from the sources named below; none was measured here.
-Epochs are computed here from the tokens read. Where a run started from the weights of another, that
-one's epochs and minutes come first.
+Epochs are computed here from the tokens read. If a run started from another run's weights, the other
+run's epochs and minutes come first; its `init_from=` stands for a run of your own, since the folders
+here have no weights.
 
 Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
 `cpu_night_constant_dropout` count the last, unfinished epoch as a whole one. From the `metrics.csv`
@@ -44,7 +45,7 @@ AWD-LSTM on the AMD EPYC predate a change in the random numbers of weight dropou
 `awd_lstm_6_epochs` one in the order of the head's words: the same command now gives slightly
 different figures.
 
-The cache figures come from `lmbench-evaluate run=RUN_DIR evaluation=cache evaluation.tune=true`,
+The cache figures come from `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true`,
 with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. The
 window is always 3785, the largest of the grid and the published one. Those of dynamic evaluation
 had `evaluation=dynamic_cache`, `evaluation.window=20`, `evaluation.dynamic.epsilon=2e-5`,

@@ -1,8 +1,10 @@
 """Lightning's own callbacks in a run: which there are, and that a run with one can be resumed."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch import callbacks as of_lightning
@@ -11,6 +13,7 @@ from small import small_config
 
 from lmbench.build.callbacks import callbacks
 from lmbench.callbacks.checkpoints import Checkpoints
+from lmbench.callbacks.weight_average import WeightAverage
 from lmbench.conf import OF_LIGHTNING, PLACES, require_known_targets
 from lmbench.errors import UserError
 from lmbench.files import read_json
@@ -68,6 +71,15 @@ def test_other_classes_are_refused(target: str, part: str):
 def test_what_does_not_work_is_refused(tmp_path: Path, nodes: list[dict[str, Any]], part: str):
     with pytest.raises(UserError, match=part):
         callbacks(config_with(*nodes), tmp_path)
+
+
+def test_averaged_sgd_without_its_averages_has_to_be_asked_for(tmp_path: Path):
+    config = config_with(model="awd_lstm")
+    del config["callbacks"]["nt_asgd"]
+    with pytest.raises(UserError, match=r"without callbacks\.nt_asgd"):
+        callbacks(config, tmp_path)
+    config["callbacks"]["nt_asgd"] = None
+    assert callbacks(config, tmp_path)
 
 
 AVERAGE = {"_target_": "lmbench.callbacks.weight_average.WeightAverage", "eta": 2}
@@ -145,6 +157,15 @@ def test_what_the_device_does_is_not_among_the_metrics(tmp_path: Path):
     assert "cpu_percent" not in (tmp_path / "metrics.csv").read_text()
     assert "cpu_percent" in (tmp_path / "timing.csv").read_text()
     assert "lr-SGD" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_an_average_is_kept_where_the_weights_will_be():
+    """Lightning sets callbacks up before it moves the model to the device."""
+    module, meta = L.LightningModule(), torch.device("meta")
+    module.layer = torch.nn.Linear(2, 3)
+    average = WeightAverage(2.0)
+    average.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=meta)), module, "fit")
+    assert average._average_model.module.layer.weight.device == meta
 
 
 @pytest.mark.parametrize("node", [of("EMAWeightAveraging", decay=0.5), AVERAGE])

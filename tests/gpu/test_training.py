@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch.trainer.connectors.logger_connector import result
 from torch import nn
 from torch.testing import assert_close
-from trainings import windows_of
+from trainings import quiet_trainer, random_windows, small_module, windows_of
 
 from lmbench.callbacks.throughput import Throughput
+from lmbench.callbacks.weight_average import WeightAverage
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
@@ -114,3 +115,11 @@ def test_steps_do_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.fit(module, datamodule=datamodule)
     assert devices.count("cpu") > 2 * 20  # 20 steps an epoch, and two values from the fifth on
     assert devices.count("cuda") <= 2 * 2  # valid perplexity
+
+
+def test_an_average_of_the_weights_stays_on_the_gpu() -> None:
+    average = WeightAverage(2.0)
+    module, datamodule = small_module(9), random_windows(9, 80)
+    trainer = quiet_trainer(average, max_epochs=1, accelerator="cuda", devices=1)
+    trainer.fit(module, datamodule=datamodule)
+    assert {x.device.type for x in average._average_model.parameters()} == {"cuda"}

@@ -97,7 +97,8 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
     target = config["optimizer"]["_target_"]
     optimizer = import_target(target)
     is_averaged = isinstance(optimizer, type) and issubclass(optimizer, (ASGD, torch.optim.ASGD))
-    if is_averaged and not any(isinstance(callback, NTASGD) for callback in made):
+    is_used = any(isinstance(callback, NTASGD) for callback in made)
+    if is_averaged and not is_used and "nt_asgd" not in config["callbacks"]:  # null asks for it
         raise UserError(
             f"optimizer._target_={target}: without callbacks.nt_asgd, nothing would use the "
             "averages, and what is tested would be SGD's last iterate. Set callbacks=nt_asgd, or "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -30,6 +31,11 @@ class WeightAverage(WeightAveraging):
         # Buffers hold no weights, and are copied.
         super().__init__(multi_avg_fn=self._move, use_buffers=False)
         self.eta = eta
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Keeps the average where the weights will be; Lightning moves them only afterwards."""
+        pl_module.to(trainer.strategy.root_device)
+        super().setup(trainer, pl_module, stage)
 
     def _move(
         self, averages: Sequence[Tensor], weights: Sequence[Tensor], num_averaged: Tensor | int

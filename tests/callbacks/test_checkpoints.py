@@ -308,6 +308,18 @@ def test_more_epochs_are_those_that_a_longer_run_would_have_had(
     assert_same_run(tmp_path, folder)
 
 
+def test_an_epoch_cut_short_counts_by_its_share_in_a_longer_run_too(tmp_path: Path):
+    def num_epochs() -> float:
+        return json.loads((tmp_path / "results.json").read_text("utf-8"))["train"]["epochs"]
+
+    trainer = run(tmp_path, "averaged", max_epochs=-1, max_steps=2).trainer
+    steps_of_epoch = trainer.num_training_batches
+    assert steps_of_epoch > 2
+    assert num_epochs() == 2 / steps_of_epoch
+    run(tmp_path, "averaged", resumes=True, max_epochs=-1, max_steps=2 + steps_of_epoch)
+    assert num_epochs() == 2 / steps_of_epoch + 1  # continues with the next epoch
+
+
 def test_fewer_steps_than_a_run_has_had_since_its_validation_are_refused(
     tmp_path: Path, clock: Clock
 ):

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from trainings import Scripted, quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks import progress
+from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.progress import Progress
 from lmbench.module import Best
 from lmbench.perplexity import Score
@@ -77,5 +79,23 @@ def test_without_a_terminal_there_is_a_line_every_minute(
     trainer.fit(small_module(9), datamodule=random_windows(9, 400))
     assert any(line.startswith("This will take about ") for line in lines)
     within = [line for line in lines if line.startswith("epoch 2/2, ")]
+    assert len(within) >= 2
+    assert all(" left" in line for line in within[:-1])
+
+
+def test_a_resumed_run_with_a_limit_of_steps_says_what_is_left(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    now = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    datamodule, last = random_windows(9, 400), None
+    for max_steps in (2, 12):
+        checkpoints = Checkpoints(tmp_path)
+        limits = {"max_epochs": -1, "max_steps": max_steps, "enable_checkpointing": True}
+        quiet_trainer(Progress(), checkpoints, **limits).fit(
+            small_module(9), datamodule=datamodule, ckpt_path=last
+        )
+        last = tmp_path / "last.ckpt"
+    within = [line for line in lines if line.startswith("epoch 2, ")]
     assert len(within) >= 2
     assert all(" left" in line for line in within[:-1])

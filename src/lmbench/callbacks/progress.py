@@ -37,11 +37,14 @@ class Progress(L.Callback):
         self._num_steps: int | None = None
         self._limit: TimeLimit | None = None
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Reads how long the training may be, before Checkpoints hides that in a resume."""
+        self._num_steps = pl_module.num_steps
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts the clock and the live line."""
         limits = [callback for callback in trainer.callbacks if isinstance(callback, TimeLimit)]
         self._limit = limits[0] if limits else None
-        self._num_steps = pl_module.num_steps
         if trainer.is_global_zero:
             _say_what_begins(trainer, pl_module)
         self._begin(trainer, "training")

@@ -47,10 +47,7 @@ class Results(L.Callback):
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         """Notes how far training went; the test resets the trainer's own counters."""
         self._num_steps = trainer.global_step
-        num_windows = num_windows_done(trainer)
-        self._num_epochs = trainer.current_epoch + 1
-        if num_windows < trainer.num_training_batches:  # time or steps were over
-            self._num_epochs = trainer.current_epoch + num_windows / trainer.num_training_batches
+        self._num_epochs += num_windows_done(trainer) / trainer.num_training_batches
 
     def state_dict(self) -> dict[str, Any]:
         """How far the training went."""

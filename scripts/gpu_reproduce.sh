@@ -17,7 +17,7 @@ export PYTHONPATH="$PWD/src:$PWD/$carried/site${PYTHONPATH:+:$PYTHONPATH}"
 if [[ -e $run/results.json ]]; then
   cat "$run/results.json"
   exit
-elif [[ -e $run/checkpoints/last.ckpt ]]; then
+elif [[ -e $run/config.yaml ]]; then
   arguments=("resume=$run")
 else
   arguments=(experiment=awd_lstm_wikitext2_90 "hydra.run.dir=$run")

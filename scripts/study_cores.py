@@ -10,6 +10,7 @@ leaves finished ones alone and resumes the others. After SIGTERM or Ctrl-C all r
 """
 
 import argparse
+import math
 import os
 import shlex
 import signal
@@ -23,9 +24,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmbench.errors import UserError
-from lmbench.files import read_json
+from lmbench.files import read_json, replace_text
 from lmbench.report.statistics import estimate
 from lmbench.report.tables import estimate_text
+
+DIVERGED = "diverged.txt"
+"""File in the folder of a run whose loss or score was not finite, with what it said."""
+
+DIVERGENCE = "Set optimizer.lr or trainer.gradient_clip_val lower"
+"""What lmbench-train says then."""
 
 LRS = (0.003, 0.006, 0.012)
 DROPOUT_FACTORS = (0.5, 0.25, 1.0)
@@ -43,7 +50,7 @@ OF_CORE = {
         "model/core": "awd_lstm",
         "model.embedding_dropout": 0.0,
         "model.core.weight_dropout": 0.0,
-        "+model.core.locked_dropout": "false",
+        "model.core.locked_dropout": "false",
         "loss.ar_alpha": 0.0,
         "loss.tar_beta": 0.0,
     },
@@ -132,9 +139,9 @@ class Runner:
 
     def train(self, job: Job) -> None:
         """Trains a run to its end, from where it is."""
-        if (job.folder / "results.json").exists():
+        if valid_perplexity(job) is not None:
             return
-        if (job.folder / "checkpoints" / "last.ckpt").exists():
+        if (job.folder / "config.yaml").exists():
             arguments = [f"resume={job.folder}"]
         else:
             overrides = [f"{key}={value}" for key, value in job.overrides.items()]
@@ -171,15 +178,18 @@ class Runner:
         self._processes.discard(process)
         if self.stopping.is_set():
             raise Stopped
-        if process.returncode:
+        if process.returncode and DIVERGENCE in errors:
+            replace_text(folder / DIVERGED, errors)
+        elif process.returncode:
             raise UserError(f"{folder}: {module} {shlex.join(arguments)} failed:\n{errors[-2000:]}")
         print(f"{folder}: {module}, {(time.monotonic() - begin) / 60:.1f} min", flush=True)
 
 
-def job_of(root: Path, corpus: str, core: str, **values: Any) -> Job:
+def job_of(
+    root: Path, corpus: str, core: str, *, lr: float, factor: float, seed: int | None = None
+) -> Job:
     """A run of the study: of the tuning, or with ``seed=`` a final one."""
     setting = CORPORA[corpus]
-    lr, factor, seed = values["lr"], values["factor"], values.get("seed")
     dropouts = {key: round(value * factor, 6) for key, value in DROPOUTS.items()}
     overrides = {
         "experiment": setting.experiment,
@@ -198,7 +208,9 @@ def job_of(root: Path, corpus: str, core: str, **values: Any) -> Job:
 
 
 def valid_perplexity(job: Job) -> float | None:
-    """What a run reached on valid; None if it has not finished."""
+    """What a run reached on valid, infinity if it diverged; None if it has not finished."""
+    if (job.folder / DIVERGED).exists():
+        return math.inf
     path = job.folder / "results.json"
     return read_json(path)["val"]["ppl"] if path.exists() else None
 

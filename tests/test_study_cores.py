@@ -8,8 +8,10 @@ import torch
 from small import config_of
 from study_cores import (
     CORPORA,
+    DIVERGED,
     DROPOUTS,
     Job,
+    best_of,
     final_runs,
     job_of,
     tables,
@@ -57,6 +59,15 @@ def write(job: Job, perplexity: float) -> None:
     train = {"tokens_per_second": 1000.0, "peak_memory_bytes": 2**30}
     scores = {split: {"ppl": perplexity} for split in ("val", "test")}
     (job.folder / "results.json").write_text(json.dumps({**scores, "train": train}))
+
+
+def test_a_diverged_run_is_never_the_best(tmp_path: Path):
+    trials = trials_of_lr(tmp_path, "synthetic", "gru")
+    for lr, perplexity in ((0.003, 130.0), (0.006, 120.0)):
+        write(trials[lr], perplexity)
+    trials[0.012].folder.mkdir(parents=True)
+    (trials[0.012].folder / DIVERGED).write_text("The loss is not finite.")
+    assert best_of(trials) == 0.006
 
 
 def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):

@@ -33,9 +33,9 @@ is typed by hand. Perplexities are valid / test, for the checkpoint that validat
 recipe with several seeds, the mean ± 95% interval (Student's t). The settings of cache and dynamic
 evaluation were tuned on valid, so only their test figures are fair. Published figures are what
 others reached, from the sources named below; none was measured here.
-Epochs are computed here from the tokens read. If a run started from another run's weights, the other
-run's epochs and minutes come first; its `init_from=` stands for a run of your own, since the folders
-here have no weights.
+Epochs are computed here from the tokens read. If a run started from another run's weights, the
+other run's epochs and minutes come first; its `init_from=` stands for a run of your own, since the
+folders here have no weights.
 
 Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
 `cpu_night_constant_dropout` count the last, unfinished epoch as a whole one. From the `metrics.csv`

@@ -17,6 +17,7 @@ from small import composed, config_of, set_value
 from lmbench import conf
 from lmbench.build import training as build
 from lmbench.build.arguments import parameters_of
+from lmbench.build.callbacks import callbacks
 from lmbench.build.loggers import _OF_WANDB
 from lmbench.build.model import build_model
 from lmbench.conf import (
@@ -300,7 +301,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("ablation", OPTIONS["ablation"])
 @pytest.mark.parametrize("experiments", [("quickstart_awd_lstm", "quickstart_lstm"), CPU_HOUR])
-def test_an_ablation_changes_one_part_of_a_recipe(ablation: str, experiments: tuple[str, str]):
+def test_an_ablation_changes_one_part_of_a_recipe(
+    ablation: str, experiments: tuple[str, str], tmp_path: Path
+):
     experiment = experiments[ablation.startswith("with_")]
     expected = config_of(f"experiment={experiment}")
     parts = ABLATIONS[ablation]
@@ -310,6 +313,7 @@ def test_an_ablation_changes_one_part_of_a_recipe(ablation: str, experiments: tu
     config = config_of(f"experiment={experiment}", f"ablation={ablation}")
     assert config == expected
     build.require_known_keys(config)
+    assert callbacks(config, tmp_path)
 
 
 def test_the_larger_lstm_is_that_of_pytorchs_examples():

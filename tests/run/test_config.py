@@ -359,7 +359,11 @@ def test_a_start_from_nowhere_takes_over_nothing():
 
 
 @pytest.mark.parametrize(
-    "override", ["model=lstm", "data=text", "model/core=lstm", "~model.core.dropout"]
+    "override",
+    [
+        *("model=lstm", "data=text", "model/core=lstm", "~model.core.dropout"),
+        *("ablation=no_ar_tar", "debug=overfit"),
+    ],
 )
 def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
     folder = write_run(tmp_path / "run", "model=awd_lstm")

@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from lmbench.model import LSTM
 from lmbench.model.core import rnn
 from lmbench.model.core.rnn import run_rnn
-from lmbench.model.core.stack import run_layers
 from lmbench.model.dropout import WeightDropout
 
 T, B, E, H = 4, 3, 5, 6
@@ -31,32 +30,31 @@ def lstm_by_hand(
     return torch.stack(outputs), hidden, cell
 
 
-def make(*sizes: int, num_layers: int) -> tuple[nn.ModuleList, Tensor]:
+def make(*sizes: int, num_layers: int) -> tuple[LSTM, Tensor]:
     torch.manual_seed(0)
-    layers = LSTM(*sizes, num_layers=num_layers).double().layers
-    return layers, torch.randn(T, B, sizes[0], dtype=torch.float64)
+    core = LSTM(*sizes, num_layers=num_layers).double()
+    return core, torch.randn(T, B, sizes[0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("given", [True, False])
 def test_outputs_states_and_gradients_match_the_formula(num_layers: int, given: bool) -> None:
-    layers, input = make(3, 5, 4, num_layers=num_layers)
-    sizes = [layer.hidden_size for layer in layers]
+    core, input = make(3, 5, 4, num_layers=num_layers)
+    sizes = [layer.hidden_size for layer in core.layers]
     assert sizes == [5] * (num_layers - 1) + [4]
     start = [torch.randn(2, 1, B, h, dtype=torch.float64) * given for h in sizes]
     state = tuple((h, c) for h, c in start) if given else None
-    output, new_state = run_layers(layers, input, state, between=torch.sin)
+    output, new_state = core.run(input, state)
 
     expected = input
     expected_state = []
-    for index, (layer, (h, c)) in enumerate(zip(layers, start, strict=True)):
-        expected = expected if index == 0 else expected.sin()
+    for layer, (h, c) in zip(core.layers, start, strict=True):
         expected, hidden, cell = lstm_by_hand(layer, expected, h[0], c[0])
         expected_state.append((hidden[None], cell[None]))
     assert_close(output, expected)
     assert_close(new_state, tuple(expected_state))
 
-    parameters = list(layers.parameters())
+    parameters = list(core.parameters())
     loss = output.square().sum() + sum(c.sum() for _, c in new_state)
     reference = expected.square().sum() + sum(c.sum() for _, c in expected_state)
     assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(reference, parameters))
@@ -65,10 +63,10 @@ def test_outputs_states_and_gradients_match_the_formula(num_layers: int, given: 
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="num_layers"):
         LSTM(3, 5, 4, num_layers=0)
-    layers, input = make(3, 5, 4, num_layers=2)
-    _, state = run_layers(layers, input, None, between=torch.sin)
+    core, input = make(3, 5, 4, num_layers=2)
+    _, state = core.run(input, None)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        run_layers(layers, input, state[:1], between=torch.sin)
+        core.run(input, state[:1])
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,21 @@
-"""Plain LSTM. Shape letters: T time steps, B columns, E embedding, H hidden."""
+"""Plain LSTM."""
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from lmbench.model.contracts import CoreOutput, State
 from lmbench.model.core.rnn import LSTMLayer
-from lmbench.model.core.stack import (
-    autocast_where_fast,
-    require_layers,
-    run_layers,
-    stack_layers,
-)
+from lmbench.model.core.stack import Stack
 from lmbench.model.dropout import require_probabilities
 
 
-class LSTM(nn.Module):
+class LSTM(Stack):
     """Stacked LSTM with dropout on its input, between its layers and on its output.
 
     Source: Zaremba et al. 2014 (arXiv 1409.2329), as in pytorch/examples' word_language_model.
 
     Args:
-        input_size: Size of a step's input, E.
+        input_size: Size of a step's input.
         hidden_size: Size of every layer but the last.
-        output_size: Size of the last layer, H; None for ``hidden_size``.
+        output_size: Size of the last layer; None for ``hidden_size``.
         num_layers: Number of layers.
         dropout: Probability that an element is dropped, anew at every time step.
 
@@ -39,20 +32,19 @@ class LSTM(nn.Module):
         *,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
         require_probabilities(dropout=dropout)
-        require_layers(num_layers)
-        self.input_size = input_size
-        self.output_size = hidden_size if output_size is None else output_size
-        sizes = input_size, hidden_size, self.output_size
-        self.layers = stack_layers(LSTMLayer, *sizes, num_layers)
-        self.dropout = nn.Dropout(dropout)
-        self.dropouts = (self.dropout,)
+        super().__init__(
+            input_size,
+            hidden_size,
+            output_size,
+            num_layers,
+            input_dropout=dropout,
+            hidden_dropout=dropout,
+            output_dropout=dropout,
+            weight_dropout=0.0,
+            locked_dropout=False,
+        )
 
-    def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
-        """Runs a window, from ``state`` or from zeros."""
-        with autocast_where_fast(input.device.type):
-            raw_output, state = run_layers(
-                self.layers, self.dropout(input), state, between=self.dropout
-            )  # (T, B, H)
-        return CoreOutput(self.dropout(raw_output), raw_output, state)
+    def make_layer(self, input_size: int, output_size: int) -> nn.Module:
+        """An LSTM layer."""
+        return LSTMLayer(input_size, output_size)

@@ -35,58 +35,6 @@ class Layer(Protocol):
         ...
 
 
-def stack_layers(
-    make_layer: Callable[[int, int], nn.Module],
-    input_size: int,
-    hidden_size: int,
-    output_size: int,
-    num_layers: int,
-) -> nn.ModuleList:
-    """Layers of sizes ``input_size`` → ``hidden_size`` → … → ``output_size``."""
-    sizes = [input_size, *[hidden_size] * (num_layers - 1), output_size]
-    return nn.ModuleList(make_layer(*pair) for pair in itertools.pairwise(sizes))
-
-
-def require_layers(num_layers: int) -> None:
-    """Raises ValueError unless there is a layer."""
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-
-
-def run_layers(
-    layers: Iterable[nn.Module],
-    input: Float[Tensor, "T B E"],
-    state: State | None,
-    *,
-    between: Callable[[Tensor], Tensor],
-    weight_dropout: Callable[[Tensor], Tensor] = lambda weight: weight,
-) -> tuple[Float[Tensor, "T B H"], State]:
-    """Runs layers one on top of the other.
-
-    Args:
-        layers: A :class:`Layer` each.
-        input: ``(T, B, E)``.
-        state: State before the first step; None for zeros.
-        between: Applied to each layer's output but the last one's.
-        weight_dropout: Handed to each layer.
-
-    Returns:
-        Outputs of the last layer, and the new state.
-
-    Raises:
-        ValueError: If ``state`` has another number of layers.
-    """
-    all_layers = list(cast(Iterable[Layer], layers))
-    states = [None] * len(all_layers) if state is None else state
-    output, new_state = input, []
-    for index, (layer, own) in enumerate(zip(all_layers, states, strict=True)):
-        if index > 0:
-            output = between(output)
-        output, last = layer(output, own, weight_dropout)
-        new_state.append(last)
-    return output, tuple(new_state)
-
-
 class Stack(nn.Module, ABC):
     """Layers one on top of the other, with the dropouts of AWD-LSTM.
 
@@ -129,7 +77,8 @@ class Stack(nn.Module, ABC):
             output_dropout=output_dropout,
             weight_dropout=weight_dropout,
         )
-        require_layers(num_layers)
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         self.input_size = input_size
         self.output_size = hidden_size if output_size is None else output_size
         self.build(hidden_size, num_layers)
@@ -151,20 +100,26 @@ class Stack(nn.Module, ABC):
 
     def build(self, hidden_size: int, num_layers: int) -> None:
         """Makes all that has weights."""
-        sizes = self.input_size, hidden_size, self.output_size
-        self.layers = stack_layers(self.make_layer, *sizes, num_layers)
+        sizes = [self.input_size, *[hidden_size] * (num_layers - 1), self.output_size]
+        self.layers = nn.ModuleList(self.make_layer(*pair) for pair in itertools.pairwise(sizes))
 
     def run(
         self, input: Float[Tensor, "T B E"], state: State | None
     ) -> tuple[Float[Tensor, "T B H"], State]:
-        """All between the dropouts of input and output."""
-        return run_layers(
-            self.layers,
-            input,
-            state,
-            between=self.hidden_dropout,
-            weight_dropout=self.weight_dropout,
-        )
+        """All between the dropouts of input and output.
+
+        Raises:
+            ValueError: If ``state`` has another number of layers.
+        """
+        layers = list(cast(Iterable[Layer], self.layers))
+        states = [None] * len(layers) if state is None else state
+        output, new_state = input, []
+        for index, (layer, own) in enumerate(zip(layers, states, strict=True)):
+            if index > 0:
+                output = self.hidden_dropout(output)
+            output, last = layer(output, own, self.weight_dropout)
+            new_state.append(last)
+        return output, tuple(new_state)
 
     def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
         """Runs a window, from ``state`` or from zeros."""

@@ -1,21 +1,18 @@
 """What an evaluation of a split hands on: to its table by training counts, and to its record."""
 
-import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.evaluator import Evaluator
-from lmbench.evaluation.outcome import evaluate, show, write, write_record
-from lmbench.evaluation.reading import Reading
+from lmbench.evaluation.outcome import evaluate, show, write
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 
 WORDS = (EOS, UNK, "=", "Title", "rare", "often")
@@ -78,33 +75,3 @@ def test_the_table_has_a_line_for_each_score(
         figures = f"{score['ppl']:.2f} {score['nll']:.4f} {score['num_tokens']}"
         assert f"{name} {figures}" in [" ".join(line.split()) for line in lines]
     assert "1 column(s), windows of 70, cache window 5, theta 0.662" in lines[-1]
-
-
-@pytest.fixture
-def reading() -> Reading:
-    log_probs = torch.tensor([-0.1, -300.0, -12.345678901234567], dtype=torch.float64)
-    return Reading(np.array([1, 2, 7]), np.array([4, 0, 4], dtype=np.int32), log_probs)
-
-
-def test_both_files_hold_every_target(reading: Reading, tmp_path: Path) -> None:
-    write_record(reading, tmp_path / "evaluation-a.b-test", np.array([1, 3]))
-    table = pq.read_table(tmp_path / "evaluation-a.b-test.parquet")
-    assert {field.name: str(field.type) for field in table.schema} == {
-        "position": "int64",
-        "target": "int32",
-        "log_probability": "float",
-        "article": "int32",
-    }
-    rows = table.to_pydict()
-    assert (rows["position"], rows["target"]) == ([1, 2, 7], [4, 0, 4])
-    assert rows["article"] == [0, 0, 1]
-    exact = [-0.1, -300.0, -12.345678901234567]
-    assert rows["log_probability"] == pytest.approx(exact, rel=1e-7)
-    lines = (tmp_path / "evaluation-a.b-test.txt").read_text("ascii").splitlines()
-    assert [float(line) for line in lines] == pytest.approx([math.exp(x) for x in exact], rel=1e-8)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_text_without_articles_has_none(reading: Reading, tmp_path: Path) -> None:
-    write_record(reading, tmp_path / "x", None)
-    assert pq.read_table(tmp_path / "x.parquet")["article"].to_pylist() == [None] * 3

@@ -9,7 +9,7 @@ import pytest
 
 from lmbench.errors import UserError
 from lmbench.report.evaluations import Score
-from lmbench.report.records import BLOCK, read_records
+from lmbench.report.records import BLOCK, read_records, write_columns
 
 Write = Callable[..., Path]
 NATS = -np.random.default_rng(1).gamma(2, 2, 2_500)
@@ -119,3 +119,35 @@ def test_other_files(tmp_path: Path):
         read_records(path, SCORE)
     with pytest.raises(UserError, match=r"y\.parquet is damaged"):
         read_records(tmp_path / "y.parquet", SCORE)
+
+
+COLUMNS = {
+    "position": np.array([1, 2, 7]),
+    "target": np.array([4, 0, 4], dtype=np.int32),
+    "log_probability": np.array([-0.1, -300.0, -12.345678901234567]),
+}
+
+
+def test_both_files_hold_every_target(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation-a.b-test.parquet"
+    write_columns(path, COLUMNS | {"article": np.array([0, 0, 1])})
+    table = pq.read_table(path)
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "position": "int64",
+        "target": "int32",
+        "log_probability": "float",
+        "article": "int32",
+    }
+    rows = table.to_pydict()
+    assert (rows["position"], rows["target"]) == ([1, 2, 7], [4, 0, 4])
+    assert rows["article"] == [0, 0, 1]
+    exact = [-0.1, -300.0, -12.345678901234567]
+    assert rows["log_probability"] == pytest.approx(exact, rel=1e-7)
+    lines = (tmp_path / "evaluation-a.b-test.txt").read_text("ascii").splitlines()
+    assert [float(line) for line in lines] == pytest.approx([math.exp(x) for x in exact], rel=1e-8)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_text_without_articles_has_none(tmp_path: Path) -> None:
+    write_columns(tmp_path / "x.parquet", COLUMNS)
+    assert pq.read_table(tmp_path / "x.parquet")["article"].to_pylist() == [None] * 3

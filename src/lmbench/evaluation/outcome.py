@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from lmbench.data.articles import article_starts
@@ -21,8 +19,9 @@ from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator, describe
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.summary import articles, summarize
-from lmbench.files import replace_text, replacing
+from lmbench.files import replace_text
 from lmbench.printing import printable
+from lmbench.report.records import write_columns
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +107,12 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
     results = outcome.results
     path = run_dir / f"evaluation-{results['evaluation']['name']}-{results['split']}"
     if save_tokens:
-        write_record(outcome.reading, path, outcome.article_starts)
+        reading = outcome.reading
+        columns = {"position": reading.positions, "target": reading.targets}
+        columns["log_probability"] = reading.log_probs.numpy()
+        if outcome.article_starts is not None:
+            columns["article"] = articles(reading, outcome.article_starts)
+        write_columns(path.with_name(f"{path.name}.parquet"), columns)
     else:  # it would not belong to these results
         for ending in ("parquet", "txt"):
             earlier = path.with_name(f"{path.name}.{ending}")
@@ -121,36 +125,6 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
         if json.loads(path.read_text("utf-8"))["evaluation"] != results["evaluation"]:
             log.warning("%s, of an evaluation with other settings, is replaced", path)
     replace_text(path, text)
-
-
-def write_record(reading: Reading, path: Path, article_starts: np.ndarray | None) -> None:
-    """Writes the log-probability of every target, for statistics and for exchange with others.
-
-    ``PATH.parquet`` has a row for each target: ``position`` in the stream, ``target`` (id),
-    ``log_probability`` (nats, rounded to float32) and ``article`` (from 0; null where the text has
-    none). ``PATH.txt`` has the probability of a target on each line, in the same order. Each is
-    written whole or not at all.
-
-    Args:
-        reading: What was scored.
-        path: Without the ending.
-        article_starts: Where articles begin in the stream, if it has any.
-    """
-    log_probs = reading.log_probs.numpy()
-    has_none = article_starts is None
-    article = [None] * len(log_probs) if has_none else articles(reading, article_starts)
-    table = pa.table(
-        {
-            "position": pa.array(reading.positions, pa.int64()),
-            "target": pa.array(reading.targets, pa.int32()),
-            "log_probability": pa.array(log_probs.astype(np.float32)),
-            "article": pa.array(article, pa.int32()),
-        }
-    )
-    with replacing(path.with_name(f"{path.name}.parquet")) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    lines = "\n".join(f"{probability:.9g}" for probability in np.exp(log_probs).tolist())
-    replace_text(path.with_name(f"{path.name}.txt"), lines + "\n")
 
 
 def show(results: Mapping[str, Any]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lmbench.errors import UserError
-from lmbench.files import file_stem, read_small, replacing
+from lmbench.files import file_stem, read_small
 from lmbench.report.evaluations import Evaluation, Score
-from lmbench.report.records import read_columns
+from lmbench.report.records import read_columns, write_columns
 from lmbench.report.runs import SPLITS, Run, find_run_dirs, read_run
 from lmbench.report.significance import OWN_PREDICTIONS
 from lmbench.report.tables import Cell, Row, Table, perplexity_text
@@ -75,7 +75,11 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
         scores[split] = Score(-float(mixed.mean()), _perplexity(mixed), len(mixed))
         records = output and output / f"{file_stem(name)}-{split}.parquet"
         if records is not None:
-            _write(records, columns[0] | {"log_probability": mixed.astype(np.float32)})
+            try:
+                records.parent.mkdir(parents=True, exist_ok=True)
+                write_columns(records, columns[0] | {"log_probability": mixed})
+            except OSError as error:
+                raise UserError(f"{records} cannot be written: {error.strerror}.") from error
         evaluations[kind, split] = replace(evaluation, score=scores[split], records=records)
     run = Run(
         run_dir=(output or Path()) / file_stem(name),
@@ -138,23 +142,6 @@ def _read_text(path: Path, num_targets: int) -> np.ndarray:
             f"It has {len(values):,} lines."
         )
     return values
-
-
-def _write(path: Path, columns: dict[str, np.ndarray]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    article = columns.get("article", [None] * len(columns["position"]))
-    table = pa.table(columns | {"article": pa.array(article, pa.int32())})
-    lines = "".join(f"{p:.9g}\n" for p in np.exp(columns["log_probability"]).tolist())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-        with replacing(path.with_suffix(".txt")) as temporary:
-            temporary.write_text(lines)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _perplexity(log_probs: np.ndarray) -> float:

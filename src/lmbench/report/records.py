@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmbench.errors import UserError
+from lmbench.files import replace_text, replacing
 from lmbench.report.evaluations import Score
 
 if TYPE_CHECKING:
@@ -70,6 +71,33 @@ def read_columns(path: Path, score: Score) -> dict[str, np.ndarray]:
         if not -1e-5 * nll <= nll - score.nll <= (1e-5 + 10 / num_tokens) * nll:
             raise ValueError(f"its mean is {nll:.6f} nats, not {score.nll:.6f}")
     return columns
+
+
+def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Writes what :func:`read_columns` reads, and in a ``.txt`` beside it only the probabilities.
+
+    A row of ``PATH.parquet`` is a target: ``position`` in the stream, ``target`` (id),
+    ``log_probability`` (nats, rounded to float32) and ``article`` (from 0; null where the text has
+    none). A line of ``PATH.txt`` is its probability. Each file is written whole or not at all.
+
+    Args:
+        path: The file, with its ending ``.parquet``.
+        columns: ``position``, ``target``, ``log_probability`` in float64 and, maybe, ``article``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    missing = [None] * len(columns["position"])
+    types = {"position": pa.int64(), "target": pa.int32(), "log_probability": pa.float32()}
+    types["article"] = pa.int32()
+    arrays = {
+        name: pa.array(columns.get(name, missing)).cast(kind, safe=False)
+        for name, kind in types.items()
+    }
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(arrays), temporary, compression="zstd")
+    lines = "\n".join(f"{p:.9g}" for p in np.exp(columns["log_probability"]).tolist())
+    replace_text(path.with_suffix(".txt"), lines + "\n")
 
 
 def read_correct(path: Path, num_pairs: int, accuracy: float) -> tuple[np.ndarray, np.ndarray]:

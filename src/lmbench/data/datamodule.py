@@ -108,21 +108,27 @@ class LanguageModelDataModule(L.LightningDataModule):
         Raises:
             UserError: A split's columns do not divide by the number of processes.
         """
-        for split in ("train", *self._evaluation):
-            self._of_this_process(split)
+        for split, columns in {"train": self._training, **self._evaluation}.items():
+            self._share(columns, split)
 
     def train_dataloader(self) -> TrainingWindows:
         """The windows of the trainer's current epoch, in this process's columns."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return self._training_windows(self._of_this_process("train", epoch), epoch=epoch)
+        columns = self._training
+        if self._article_starts is not None:
+            ids = shuffled_articles(self.corpus.train, self._article_starts, self._seed, epoch)
+            columns = replace(columns, ids=ids)
+        if self._partial_shuffle:
+            columns = columns.partially_shuffled(self._seed, epoch)
+        return self._training_windows(self._share(columns, "train"), epoch=epoch)
 
     def val_dataloader(self) -> EvaluationWindows:
         """The windows of the validation split, in this process's columns."""
-        return EvaluationWindows(self._of_this_process("valid"), window=self._evaluation_window)
+        return self._evaluation_windows("valid")
 
     def test_dataloader(self) -> EvaluationWindows:
         """The windows of the test split, in this process's columns."""
-        return EvaluationWindows(self._of_this_process("test"), window=self._evaluation_window)
+        return self._evaluation_windows("test")
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint must know to be read by itself: the words and the corpus's hash."""
@@ -133,14 +139,11 @@ class LanguageModelDataModule(L.LightningDataModule):
             "tokenizer": vocabulary.tokenizer,
         }
 
-    def _of_this_process(self, split: str, epoch: int = 0) -> Columns:
-        columns = self._training if split == "train" else self._evaluation[split]
-        if split == "train" and self._article_starts is not None:
-            starts = self._article_starts
-            ids = shuffled_articles(self.corpus.train, starts, self._seed, epoch)
-            columns = replace(columns, ids=ids)
-        if split == "train" and self._partial_shuffle:
-            columns = columns.partially_shuffled(self._seed, epoch)
+    def _evaluation_windows(self, split: str) -> EvaluationWindows:
+        columns = self._share(self._evaluation[split], split)
+        return EvaluationWindows(columns, window=self._evaluation_window)
+
+    def _share(self, columns: Columns, split: str) -> Columns:
         num_processes = self.trainer.world_size if self.trainer else 1
         if columns.num_columns % num_processes:
             key, also = "batching.batch_size", ""

@@ -49,7 +49,7 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         if is_training and is_run(run_dir):
             message += f" To resume: {_how_to_resume(run_dir, is_sweep)}"
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         keys = "batching.batch_size or the model's sizes" if is_training else "evaluation.columns"
         reason = str(error).partition("\n")[0]
@@ -107,7 +107,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
         sys.exit(1)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, on a GPU or on the machine."""
     is_of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's, which is slow to import
     return is_of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lmbench.command import errors_for_users, run_hydra
+from lmbench.command import errors_for_users, is_out_of_memory, run_hydra
 from lmbench.conf import PLACES, conf_dir, require_known_targets
 from lmbench.errors import UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
@@ -72,26 +72,26 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     trainer = build.trainer(config, run_dir, more=[resumed, stop], checkpoint_io=checkpoint_io)
     is_first = trainer.is_global_zero
     with alone_in(run_dir) if is_first else nullcontext():
-        path, checkpoint = _first_checkpoint(config, run_dir, resumes=run.resumes)
+        last = _last_checkpoint(run_dir) if run.resumes else None
+        first = last or _checkpoint_to_start_from(config)
+        checkpoint = None if first is None else _read_fitting(first, run_dir, config)
         corpus = factory(config["data"], "data")()
         datamodule = build.datamodule(config, corpus)
         model = build_model(config["model"], len(corpus.vocabulary), corpus.train)
         module = build.module(config, model)
-        if checkpoint is not None:
+        if first is not None and checkpoint is not None:
             corpus.require_sha256(checkpoint[DATA]["sha256"])
-            load_weights(path, checkpoint, module)
-        continues = checkpoint is not None and path.parents[1] == run_dir
+            load_weights(first, checkpoint, module)
         if is_first:
             if not run.resumes:
                 write_run_config(config, run_dir)
-            elif not continues:
+            elif last is None:
                 clear_run(run_dir)
             log.info("%s, into %s", printable(str(config.get("name"))), shown(run_dir))
             for note in corpus.notes:
                 log.info("%s: %s", printable(corpus.name), printable(note))
-        last = path if continues else None
         with stop, processes_ending_together(trainer), _damage_named(resumed, last):
-            if continues and checkpoint is not None:
+            if last is not None and checkpoint is not None:
                 checkpoint_io.checkpoint = checkpoint  # Lightning drops it once it has been read
                 resumed.first_step = checkpoint["global_step"]
                 if is_first:
@@ -101,10 +101,19 @@ def train(run: ChosenRun, run_dir: Path) -> float:
                 return _fit_and_test(trainer, module, datamodule, last)
 
 
-def _first_checkpoint(
-    config: dict[str, Any], run_dir: Path, *, resumes: bool
-) -> tuple[Path, dict[str, Any] | None]:
-    """The checkpoint with whose weights a run begins, and its path; None from scratch.
+def _last_checkpoint(run_dir: Path) -> Path | None:
+    """Where a resume continues; None if the run was stopped before it saved."""
+    path = run_dir / "checkpoints/last.ckpt"
+    return path if path.exists() or path.with_name("previous.ckpt").exists() else None
+
+
+def _checkpoint_to_start_from(config: dict[str, Any]) -> Path | None:
+    start = config["init_from"]
+    return None if start is None else Path(start, "checkpoints/best.ckpt")
+
+
+def _read_fitting(path: Path, run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with whose weights a run begins.
 
     Raises:
         UserError: It cannot be read, or does not fit the config; or it is missing though there was
@@ -113,15 +122,9 @@ def _first_checkpoint(
     from lmbench.build.model import require_fit
     from lmbench.saved.checkpoint import of_checkpoint, read_checkpoint
 
-    path = run_dir / "checkpoints/last.ckpt"
-    continues = resumes and (path.exists() or path.with_name("previous.ckpt").exists())
-    if not continues and config["init_from"] is None:
-        return path, None
-    if not continues:
-        path = Path(config["init_from"], "checkpoints/best.ckpt")
     checkpoint = read_checkpoint(path)
     require_fit(of_checkpoint(run_dir / "config.yaml", config["model"], path, checkpoint))
-    return path, checkpoint
+    return checkpoint
 
 
 def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path | None) -> float:
@@ -159,7 +162,7 @@ def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if last is None or resumed.has_begun:
+        if last is None or resumed.has_begun or is_out_of_memory(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{last} cannot be resumed ({reason}).") from error

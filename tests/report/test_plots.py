@@ -13,7 +13,7 @@ from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import PUBLISHED
 from lmbench.report.plots import (
     GREY,
-    MOST_GROUPS,
+    MOST_DRAWN,
     _draw_curves,
     _draw_dots,
     _references,
@@ -169,12 +169,12 @@ def test_of_many_groups_the_first_are_drawn(
     tmp_path: Path, write_run: Write, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("lmbench.report.plots.AXES", {"epochs": "epochs"})
-    for number in range(MOST_GROUPS + 1):
+    for number in range(MOST_DRAWN + 1):
         write_run(tmp_path / str(number), model=f"m{number:02}", valid=100 + number)
     for plot in draw_plots(read(tmp_path), []):
         assert "m13" in plot.alt
         assert "m14" not in plot.alt
-        assert plot.caption.endswith(f"Only the first {MOST_GROUPS} groups are drawn.")
+        assert plot.caption.endswith(f"Only the first {MOST_DRAWN} groups are drawn.")
 
 
 def test_what_no_run_has_is_not_drawn(tmp_path: Path, write_run: Write):

@@ -39,8 +39,8 @@ class PhasedLR(LRScheduler):
         phases: In their order.
 
     Attributes:
-        progress: Share of the run's time that is over, from 0 to 1, set from outside; it counts
-            from the next step of the schedule on.
+        progress: Share of the run's time that is over, from 0 to 1, set from outside. Dropouts
+            follow it at once, learning rate and β1 with the next step of the schedule.
 
     Raises:
         ValueError: There are no phases or no steps; a phase lacks a key, has an unknown one, or a

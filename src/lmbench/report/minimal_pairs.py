@@ -15,7 +15,7 @@ from lmbench.report.evaluations import PairAccuracies
 from lmbench.report.groups import Group, Section
 from lmbench.report.records import read_correct
 from lmbench.report.runs import Skipped
-from lmbench.report.significance import MOST_GROUPS, Comparison, adjusted
+from lmbench.report.significance import MOST_COMPARED, Comparison, adjusted
 from lmbench.report.statistics import Estimate, estimate, t_test
 from lmbench.report.tables import Cell, Table, p_text
 
@@ -146,7 +146,7 @@ def compare_accuracies(pairs: PairResults) -> tuple[list[Comparison], list[Skipp
         The tests, and the records that cannot be used.
     """
     skipped: list[Skipped] = []
-    groups = list(pairs.accuracies)[:MOST_GROUPS]
+    groups = list(pairs.accuracies)[:MOST_COMPARED]
     correct: dict[Group, tuple[np.ndarray, int]] = {}  # means over seeds, and how many
     paradigms = None
     for group in groups:

@@ -12,7 +12,7 @@ from lmbench.report.comparison import Chapter, Report
 from lmbench.report.groups import Group
 from lmbench.report.minimal_pairs import accuracy_difference_table, part_table
 from lmbench.report.plots import Plot, draw_plots
-from lmbench.report.significance import MOST_GROUPS, OWN_PREDICTIONS, Comparison
+from lmbench.report.significance import MOST_COMPARED, OWN_PREDICTIONS, Comparison
 from lmbench.report.tables import (
     csv_text,
     difference_table,
@@ -128,7 +128,7 @@ def difference_matrix(chapter: Chapter) -> list[tuple[str, list[dict[str, str]]]
         if one.evaluation in (None, *OWN_PREDICTIONS):
             tests.setdefault((one.first, one.second), []).append(one)
     named = {group for pair in tests for group in pair}
-    groups = [group for group in chapter.section.groups if group in named][:MOST_GROUPS]
+    groups = [group for group in chapter.section.groups if group in named][:MOST_COMPARED]
 
     def cell(row: Group, column: Group) -> dict[str, str]:
         found = tests.get((row, column)) or tests.get((column, row))

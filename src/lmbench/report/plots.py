@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_GROUPS = 14
+MOST_DRAWN = 14
 MOST_PHENOMENA = 40
 AXES = {"epochs": "epochs", "minutes": "wall-clock time of the training (minutes)"}
 """What perplexity is drawn against, as fields of a curve, and what the axis says."""
@@ -66,8 +66,8 @@ def draw_plots(
     """
     import matplotlib as mpl
 
-    groups = section.groups[:MOST_GROUPS]
-    more = f" Only the first {MOST_GROUPS} groups are drawn." * (len(section.groups) > MOST_GROUPS)
+    groups = section.groups[:MOST_DRAWN]
+    more = f" Only the first {MOST_DRAWN} groups are drawn." * (len(section.groups) > MOST_DRAWN)
     corpus, plots = section.corpus.name, []
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a box stands for it

@@ -25,7 +25,7 @@ LEVEL = 0.05
 OWN_PREDICTIONS = ("standard", "awd_lstm_lm")
 """Evaluations without cache or learning: their records are about the models themselves."""
 
-MOST_GROUPS = 20
+MOST_COMPARED = 20
 """Groups of which all pairs are tested: those of a thousand would take minutes, and p would have to
 be adjusted for half a million."""
 
@@ -74,7 +74,7 @@ class Comparison:
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     """A t-test for each pair of groups that have two seeds each, on nats per token.
 
-    Of more than :data:`MOST_GROUPS` that were read alike, the best ones are compared.
+    Of more than :data:`MOST_COMPARED` that were read alike, the best ones are compared.
 
     It is Welch's, or the paired one where runs of both groups go back to the same weights, or to
     those of runs with the same config and seed, as finetuned ones and those that they started from
@@ -86,7 +86,7 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
             read_alike.setdefault(group.protocol, []).append(group)
     comparisons = []
     for groups in read_alike.values():
-        for first, second in combinations(groups[:MOST_GROUPS], 2):
+        for first, second in combinations(groups[:MOST_COMPARED], 2):
             sides = _nats(first, split), _nats(second, split)
             common = [origin for origin in sides[0] if origin in sides[1]]
             values = [[side[origin] for origin in common or side] for side in sides]
@@ -112,7 +112,7 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
     """The bootstrap over articles, for each pair of groups with records of the same tokens.
 
     Records are compared if their evaluations have the same name and were read alike; of more than
-    :data:`MOST_GROUPS` groups with such records, those of the best ones. What is compared is the
+    :data:`MOST_COMPARED` groups with such records, those of the best ones. What is compared is the
     mean over a group's seeds of each token's log-probability.
 
     Args:
@@ -161,7 +161,7 @@ def _records(group: Group, name: str, split: str, skipped: list[Skipped]) -> Ite
 
 
 def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Iterator[Comparison]:
-    members = members[:MOST_GROUPS]
+    members = members[:MOST_COMPARED]
     if len(members) < 2:
         return
     any_records = members[0][1][0]

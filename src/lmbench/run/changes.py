@@ -102,8 +102,8 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
         key = override.lstrip("+~").partition("=")[0]
         if key == "ablation" or override == "debug=overfit":
             raise UserError(
-                f"{override} cannot be combined with init_from={config.init_from}, which brings its "
-                f"own {', '.join(OF_WEIGHTS)}. Set single values instead, such as loss.ar_alpha=0."
+                f"{override} cannot be combined with init_from={config.init_from}, which brings "
+                f"its own {', '.join(OF_WEIGHTS)}. Set single values, such as loss.ar_alpha=0."
             )
         if re.split(r"[./@]", key)[0] not in OF_WEIGHTS:
             continue

@@ -174,6 +174,8 @@ class Runner:
             start_new_session=True,  # Ctrl-C reaches this process alone, which asks them to stop
         )
         self._processes.add(process)
+        if self.stopping.is_set():  # since the look above
+            process.terminate()
         _, errors = process.communicate()
         self._processes.discard(process)
         if self.stopping.is_set():

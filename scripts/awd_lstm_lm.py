@@ -1,10 +1,10 @@
-"""Weights of salesforce/awd-lstm-lm by lmbench's names, and back.
+"""Renames weights of salesforce/awd-lstm-lm to lmbench's names, and back.
 
     python scripts/awd_lstm_lm.py WEIGHTS CONVERTED [--back]
 
 Both are files of ``torch.save(model.state_dict(), path)``. The original saves a list of model,
-criterion and optimizer instead (``WT2.pt``), which only its own code can read: take the
-``state_dict()`` of the first there. A run of lmbench has its model in ``lmbench.load(RUN_DIR)``.
+criterion and optimizer instead (``WT2.pt``), which only its own code can read: save the
+``state_dict()`` of the first there. ``lmbench.load(RUN_DIR)`` gives the model of an lmbench run.
 ``CONVERTED`` is for the ``load_state_dict`` of a model of the same sizes.
 """
 
@@ -28,9 +28,9 @@ _LAYER = re.compile(r"core\.layers\.(\d+)\.(weight|bias)_(ih|hh)_l0")
 def from_awd_lstm_lm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A ``state_dict`` of the original model as one of ``LanguageModel`` with an AWDLSTM core.
 
-    A dropped recurrent weight ``weight_hh_l0`` that stands beside the raw one is left out: it is
-    only what the last forward pass made of it. Layers without weight dropout (``--wdrop 0``) have
-    no raw weight, and keep the other.
+    A recurrent weight ``weight_hh_l0`` after dropout, beside the raw one, is left out: it is only
+    what the last forward pass made of the raw one. Layers without weight dropout (``--wdrop 0``)
+    have no raw weight, and keep the other.
 
     Args:
         state_dict: Names and tensors of the original; the tensors are passed on, not copied.

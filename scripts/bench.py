@@ -1,10 +1,10 @@
 """Measures the speed and memory of training and evaluation on this machine's processor.
 
-lmbench's own step, through Trainer and config, stands beside the same step written plainly (all
-logits at once, default settings) and beside what the machine can do. Every variant runs in a
-process of its own; they take turns, so that a change of the machine's speed meets all alike.
-Tokens are random, windows of constant length; no file and no network is needed. Times are medians
-over all steps of all rounds.
+lmbench's own step, through Trainer and config, is compared with the same step written plainly (all
+logits at once, default settings) and with what the machine can do. Every variant runs in a process
+of its own; they take turns, so that a change in the machine's speed affects all alike. Tokens are
+random and windows of constant length; no files and no network are needed. Times are medians over
+all steps of all rounds.
 
     python scripts/bench.py                                 model=awd_lstm, then model=lstm
     python scripts/bench.py model=awd_lstm batching.batch_size=40
@@ -38,7 +38,7 @@ PRECISIONS = {
     "highest": ("float32_matmul_precision=highest", "trainer.precision=32-true"),
     "high": ("float32_matmul_precision=high", "trainer.precision=32-true"),
     "medium": ("float32_matmul_precision=medium", "trainer.precision=32-true"),
-    # Whoever takes bf16 takes a bf16 product in the head too, where the processor has it.
+    # Whoever chooses bf16 accepts a bf16 product in the head too, if the processor has it.
     "bf16-mixed": ("float32_matmul_precision=medium", "trainer.precision=bf16-mixed"),
 }
 PATHS = {
@@ -58,7 +58,7 @@ TINY = (
     "evaluation.window=8",
 )
 TINY_VOCABULARY_SIZE = 100
-TINY_STEPS = 100  # of a turn: one takes milliseconds
+TINY_STEPS = 100  # per turn: a step takes milliseconds
 
 
 @dataclass
@@ -68,10 +68,10 @@ class Variant:
     Attributes:
         run: The function of ``bench_variants``.
         arguments: Its arguments.
-        steps: Steps of a turn.
+        steps: Steps per turn.
         num_threads: None for PyTorch's choice.
         samples: Seconds of each step, by part.
-        facts: What the process tells besides.
+        facts: What else the process reports.
     """
 
     run: Callable[..., None]
@@ -93,7 +93,7 @@ class Variant:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measures one model after the other."""
+    """Measures one model after another."""
     named = any(override.startswith(("model=", "experiment=")) for override in args.overrides)
     groups = [[]] if named else [["model=awd_lstm"], ["model=lstm"]]
     console = Console(width=None if sys.stdout.isatty() else 110)
@@ -158,8 +158,8 @@ def plan(overrides: list[str], args: argparse.Namespace, folder: Path) -> dict[s
 
 def take_turns(measured: dict[str, Variant], args: argparse.Namespace, name: str) -> None:
     """Round-robin: every round gives each variant a turn; warm-ups come first."""
-    # A fresh interpreter's peak memory is all its own. For a try, processes are forked from one
-    # that has imported Lightning already, which saves three seconds each.
+    # A fresh interpreter's peak memory is all its own. With --quick, processes are forked from one
+    # that has already imported Lightning, which saves three seconds each.
     context: Any = get_context("forkserver" if args.quick else "spawn")
     if args.quick:
         context.set_forkserver_preload(["lmbench.build"])
@@ -167,7 +167,7 @@ def take_turns(measured: dict[str, Variant], args: argparse.Namespace, name: str
     try:
         for key, variant in measured.items():
             connections[key], theirs = context.Pipe()
-            own_allocator = not key.endswith("/baseline")  # which has default settings
+            own_allocator = not key.endswith("/baseline")  # these have default settings
             arguments = (theirs, variant.run, variant.arguments, variant.steps, variant.num_threads)
             processes[key] = context.Process(
                 target=variants.work, args=(*arguments, own_allocator), daemon=True
@@ -183,7 +183,7 @@ def take_turns(measured: dict[str, Variant], args: argparse.Namespace, name: str
                 variant.samples += samples
     finally:
         for process in processes.values():
-            process.kill()  # Lightning answers a SIGTERM by going on to the end of the step
+            process.kill()  # on SIGTERM, Lightning would first finish the step
             process.join()
 
 
@@ -332,7 +332,7 @@ def cpu_name() -> str:
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """One line about the machine, and a warning where others work on it too."""
+    """One line about the machine, and a warning if it is busy."""
     line = (
         f"{facts['cpu']}, {facts['num_cores']} cores, {facts['num_threads']} threads, torch "
         f"{facts['torch']}, lightning {facts['lightning']}, commit {facts['commit']}"
@@ -384,7 +384,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def parse_precisions(value: str) -> list[str]:
-    """Names between commas."""
+    """Comma-separated names."""
     unknown = [name for name in value.split(",") if name not in PRECISIONS]
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown} not among {', '.join(PRECISIONS)}")

@@ -83,7 +83,7 @@ def write_corpus(folder: Path, num_tokens: int, vocabulary_size: int) -> int:
     for split, length in lengths.items():
         with (folder / f"{split}.txt").open("w", encoding="utf-8") as file:
             num_words = length * TOKENS_OF_LINE // (TOKENS_OF_LINE + 1)  # a line end is a token too
-            if split == "train":  # every word once, since held-out text may have any
+            if split == "train":  # every word once, since held-out text may contain any
                 write_lines(file, words)
                 num_words -= vocabulary_size
             for start in range(0, num_words, BLOCK_TOKENS):
@@ -107,12 +107,12 @@ def write_lines(file: Any, words: np.ndarray) -> None:
 
 def in_own_process(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """What ``step`` measured, and the memory of its process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # tells if it is killed
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # raises if it is killed
         return pool.submit(measured, step, *arguments).result()
 
 
 def measured(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Runs in the process of its own."""
+    """Takes the step, in the process of its own."""
     set_up_allocator()
 
     import torch
@@ -120,7 +120,7 @@ def measured(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
     from lmbench.callbacks.throughput import peak_memory_bytes
 
     for module in ("lmbench.data.datamodule", "lmbench.model", "pyarrow.compute"):
-        importlib.import_module(module)  # no part of the step
+        importlib.import_module(module)  # not part of the step
 
     cpu = torch.device("cpu")
     before = peak_memory_bytes(cpu)
@@ -135,9 +135,9 @@ def measured(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
 
 
 def file_pages() -> dict[str, int]:
-    """Memory of this process that is pages of files, which the system takes back when it needs it.
+    """Memory of this process in pages of files, which the system reclaims when it needs to.
 
-    0 where the system is not Linux.
+    0 if the system is not Linux.
     """
     status = Path("/proc/self/status")
     lines = status.read_text("utf-8").splitlines() if status.exists() else []

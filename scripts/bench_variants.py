@@ -1,4 +1,4 @@
-"""What ``bench.py`` measures: one function a variant, each run in a process of its own.
+"""What ``bench.py`` measures: one function per variant, each run in a process of its own.
 
 Shape letters: T time steps of a window, B columns, E embedding, H hidden, V vocabulary.
 """
@@ -49,22 +49,22 @@ WARM_UP_STEPS = 2
 FIXED_OVERRIDES = (
     "trainer.accelerator=cpu",
     "trainer.devices=1",
-    "batching.variable_windows=false",  # every step is then the same work
+    "batching.variable_windows=false",  # so that every step is the same work
 )
 
 
 class Turns:
-    """Hands the processor on: a process works a turn of some steps, then waits for its next one.
+    """Shares the processor: a process works for a turn of some steps, then waits for the next one.
 
     The first turn is the warm-up. In the others the first step is not counted: while a process
     waits, a virtual machine may give its free memory away, and has to get it back.
 
     Args:
         connection: Pipe to the parent, which gets the samples of a turn with the facts.
-        steps: Steps of a turn.
+        steps: Steps per turn.
 
     Attributes:
-        facts: What else the parent shall know.
+        facts: What else to report to the parent.
     """
 
     def __init__(self, connection: Connection, steps: int) -> None:
@@ -79,7 +79,7 @@ class Turns:
         """Ends a step, and perhaps the turn; the next step is timed from the return on.
 
         Args:
-            parts: The seconds of this step, by part; None for those since the step before.
+            parts: The seconds of this step, by part; None for the time since the step before.
         """
         self._samples.append(parts or {"step": time.perf_counter() - self._start})
         if len(self._samples) == self._steps_of_turn:
@@ -98,11 +98,11 @@ def work(
     num_threads: int | None,
     own_allocator: bool,
 ) -> None:
-    """Runs a variant until the parent ends the process, whose target this is.
+    """The target of a process: runs a variant until the parent ends it.
 
-    ``own_allocator``: whether memory is kept as by ``lmbench-train``.
+    ``own_allocator``: whether freed memory is kept, as by ``lmbench-train``.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (r".*isinstance\(treespec, LeafSpec\)", "The number of training batches"):
         warnings.filterwarnings("ignore", message=message)
@@ -192,7 +192,7 @@ def machine(turns: Turns, *, matrix_size: int, copy_bytes: int) -> None:
         laps.end("allocation")
         target.copy_(source)
         laps.end("copy")
-        del source, target  # the others shall have the memory
+        del source, target  # leaves the memory to the others
         turns.end_step(laps.seconds)
 
 
@@ -229,7 +229,7 @@ class Laps:
 
 
 class EndStep(L.Callback):
-    """Cuts the Trainer's loop at one place, so that a step is all that happens until it returns."""
+    """Cuts the Trainer's loop at one place: a step is all that happens until it is there again."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -269,7 +269,7 @@ def lmbench_evaluation(turns: Turns, *, run_dir: str, **arguments: Any) -> None:
 
 
 def note_tokens(turns: Turns, datamodule: LanguageModelDataModule, split: str) -> int:
-    """Number of tokens of a window."""
+    """Number of tokens in a window."""
     num_tokens = next(windows(datamodule, split)).tokens.numel()
     turns.facts["num_tokens"] = num_tokens
     return num_tokens
@@ -361,7 +361,7 @@ def averaging_optimizers(
 
 
 def name_of(optimizer: torch.optim.Optimizer) -> str:
-    """An optimizer's name as the documentation has it: ``torch.optim.SGD``."""
+    """An optimizer's name as in the documentation: ``torch.optim.SGD``."""
     kind = type(optimizer)
     return f"{kind.__module__.partition('.')[0]}.optim.{kind.__name__}"
 

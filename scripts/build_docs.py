@@ -1,6 +1,6 @@
 """Builds the API reference from the docstrings: HTML for every module, by pdoc.
 
-``make docs`` calls it. It fails on a warning of pdoc's, and where a reference such as
+``make docs`` calls it. It fails on a warning from pdoc, and if a reference such as
 ``:class:`Core``` leads nowhere.
 """
 
@@ -32,10 +32,10 @@ def build(output: Path) -> list[str]:
         The references that lead nowhere, with their modules.
     """
     shutil.rmtree(output, ignore_errors=True)
-    warnings.simplefilter("error", UserWarning)  # the kind that pdoc gives
+    warnings.simplefilter("error", UserWarning)  # the kind that pdoc issues
     pdoc.render.configure(docformat="google")
     names = [module.name for module in pkgutil.walk_packages(lmbench.__path__, "lmbench.")]
-    if not find_spec("lm_eval"):  # which is not a light dependency
+    if not find_spec("lm_eval"):  # a heavy dependency, which may be missing
         names.remove("lmbench.hf.lm_eval")
     reached = set(pdoc.extract.walk_specs(["lmbench"]))  # without those that an __all__ leaves out
     pdoc.pdoc("lmbench", *[name for name in names if name not in reached], output_directory=output)

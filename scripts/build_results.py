@@ -1,4 +1,4 @@
-"""Rebuilds ``results/README.md`` and the pictures there from what runs have left in ``results/``.
+"""Rebuilds ``results/README.md`` and its pictures from what runs have left in ``results/``.
 
     python scripts/build_results.py
 
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The recipes of ``recipes.yaml`` with the results that lie beside it.
+    """The recipes of ``recipes.yaml`` with the results beside it.
 
     Raises:
         UserError: Results are missing or damaged.
@@ -79,7 +79,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def lineage(run_dir: Path, name: str) -> list[Run]:
-    """A run, after those whose weights it started from; these lie beside it."""
+    """A run, preceded by those whose weights it started from, which are in folders beside it."""
     run = read_run(run_dir, name)
     start = run.results.get("init_from")
     return [*(lineage(run_dir.parent / start, start) if start else ()), run]
@@ -131,7 +131,7 @@ def _section(rows: Sequence[Row]) -> str:
 
 
 def _perplexities(row: Row, evaluation: str) -> str:
-    """Valid and test; empty where nothing was evaluated so."""
+    """Valid and test; empty if nothing was evaluated that way."""
     found = {split: [_perplexity(run, evaluation, split) for run in row.runs] for split in SPLITS}
     known = {split: [ppl for ppl in of if ppl is not None] for split, of in found.items()}
     if not any(known.values()):
@@ -147,12 +147,12 @@ def _perplexity(run: Run, evaluation: str, split: str) -> float | None:
     found = run.evaluations.get((evaluation, split))
     path = run.run_dir / f"evaluation-dynamic_cache-{split}.json"
     if found is None and evaluation == "dynamic" and path.exists():
-        return read_json(path)["without_cache"]["ppl"]  # before the cache was laid over it
+        return read_json(path)["without_cache"]["ppl"]  # before the cache was applied
     return None if found is None else found.score.ppl
 
 
 def _sums(row: Row, form: str, value: Any) -> str:
-    """Means over seeds, of each run of their lineages."""
+    """Means over seeds, for each run of their lineages."""
     return " + ".join(form.format(fmean(map(value, of))) for of in zip(*row.lineages, strict=True))
 
 

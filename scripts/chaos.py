@@ -1,8 +1,8 @@
 """Kills a short run again and again, resumes it, and compares it with one that was never killed.
 
-A kill is a SIGKILL some milliseconds after a moment drawn at random: a phase first (the start, a
+A kill is a SIGKILL some milliseconds after a moment drawn at random: first a phase (the start, a
 window, a validation, the writing of a checkpoint, the switch to averaged SGD, the test, the end),
-then one of its moments. A run that ends is compared, and the next one is begun. Everything must be
+then one of its moments. A run that ends is compared, and the next one begins. Everything must be
 the same to the last bit: all tensors of the checkpoints, metrics.csv, the scalars of TensorBoard,
 and results.json, times and memory aside.
 
@@ -46,7 +46,7 @@ OVERRIDES = (
 )
 OF_MODEL = {
     "lstm": ("model=lstm",),
-    # Such a learning rate makes validation stall in the middle of the run.
+    # A learning rate this high makes validation stall in the middle of the run.
     "awd_lstm": ("model=awd_lstm", "callbacks.nt_asgd.non_monotone_interval=1", "optimizer.lr=40"),
 }
 PHASES = ("start", "window", "validation", "checkpoint", "switch", "test", "end")
@@ -57,7 +57,7 @@ MOST_MOMENTS = 60  # that a process passes before it is killed; the rest comes a
 
 
 def main(args: argparse.Namespace) -> None:
-    """The run that is let alone, those that are killed until they end, and the comparison."""
+    """The run that is left alone, those that are killed until they end, and the comparison."""
     chance = random.Random(args.seed)
     deaths: Counter[str] = Counter()
     differences: list[str] = []
@@ -120,7 +120,7 @@ def run(run_dir: Path, model: str, kill: Kill | None) -> tuple[str, dict[str, in
     """
     context: Any = get_context("forkserver")
     context.set_forkserver_preload(["lmbench.build.training"])
-    # No locks: a process that is killed would keep one. It alone writes, and is read afterwards.
+    # No locks: a killed process would keep one. Only it writes these; they are read afterwards.
     phase = context.Value("i", 0, lock=False)
     moments = context.Array("i", len(PHASES), lock=False)
     process = context.Process(target=work, args=(run_dir, model, kill, phase, moments))
@@ -205,7 +205,7 @@ def work(
 
 
 def compare(alone: Path, killed: Path) -> list[str]:
-    """What differs between two runs, line by line."""
+    """What differs between two runs, one difference per line."""
     from lmbench.saved.checkpoint import read_checkpoint
 
     differences = []

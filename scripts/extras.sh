@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Starts each launcher, sweeper and logger that the extras bring once for real, on the embedded
-# corpus, and checks that every job came to its end; then models in lm-evaluation-harness. Called by
-# `make extras`, which installs them first.
+# Runs each launcher, sweeper and logger of the extras once for real, on the embedded corpus, and
+# checks that every job finished; then tests models in lm-evaluation-harness. Called by
+# `make extras`, which installs the extras first.
 set -euo pipefail
 bin=$(cd "${1:?usage: scripts/extras.sh FOLDER_OF_COMMANDS}" && pwd)
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -35,9 +35,9 @@ sweep() { # NAME ARGUMENTS...: runs a sweep of two jobs
   printf '=== passed in %d s: %s\n' $((SECONDS - start)) "$name"
 }
 
-again() { # NAME ARGUMENTS...: the same sweep goes on, and redoes no job
+again() { # NAME ARGUMENTS...: resumes the same sweep, which must not redo a job
   local name=$1 before after
-  before=$(ls -li "$name"/*/results.json) # with inodes, as a file is replaced when it is written
+  before=$(ls -li "$name"/*/results.json) # with inodes, since writing a file replaces it
   shift
   "$bin/lmbench-train" -m "${tiny[@]}" "hydra.sweep.dir=$work/$name" "$@" sweep_resume=true \
     >"$name.log" 2>&1 || {
@@ -52,7 +52,7 @@ again() { # NAME ARGUMENTS...: the same sweep goes on, and redoes no job
   printf '=== passed: %s resumed\n' "$name"
 }
 
-recorded() { # NAME NUMBER: that many runs were recorded, each for itself
+recorded() { # NAME NUMBER: fails unless NUMBER, of runs recorded separately, is 2
   if (($2 != 2)); then
     echo "$1: $2 of 2 jobs are recorded" >&2
     exit 1

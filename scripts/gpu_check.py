@@ -1,4 +1,4 @@
-"""Checks lmbench on a CUDA device: the CPU's results, needless copies, speed, and training.
+"""Checks lmbench on a CUDA device: agreement with the CPU, needless copies, speed, and training.
 
 The model is AWD-LSTM at its published size on random tokens; training is on WikiText-2, if
 ``scripts/gpu_check.sh prepare`` has put it into ``build/gpu_check``. Fails if results differ.
@@ -44,7 +44,7 @@ PRECISIONS = {
     "tf32": ("float32_matmul_precision=high", "trainer.precision=32-true"),
     "bf16-mixed": ("float32_matmul_precision=high", "trainer.precision=bf16-mixed"),
 }
-TOLERANCE = 1e-5  # norm of the difference over that of the right
+TOLERANCE = 1e-5  # norm of the difference over that of the correct result
 ONLY_CUDA = [{"left out": "on a CUDA device only"}]
 
 
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def table_of(title: str, rows: Rows) -> Table:
-    """The dicts' keys are the columns."""
+    """A table whose columns are the dicts' keys."""
     first, *columns = rows[0]
     table = bench.new_table(title, *columns, first=first)
     table.min_width = min(len(title), 100)
@@ -78,7 +78,7 @@ def table_of(title: str, rows: Rows) -> Table:
 
 
 def set_up(args: argparse.Namespace, precision: str, *overrides: str) -> tuple[Any, Any, list]:
-    """Config, model and two windows of random tokens; the precision is that of LSTM layers too."""
+    """Config, model and two windows of random tokens; the precision is also set for LSTM layers."""
     chosen = ["model=awd_lstm", *PRECISIONS[precision], *(bench.TINY if args.quick else ())]
     vocabulary_size = bench.TINY_VOCABULARY_SIZE if args.quick else 33278
     config, model, data = variants.set_up([*chosen, *overrides], vocabulary_size, num_windows=2)
@@ -105,11 +105,11 @@ def parity(device: torch.device, args: argparse.Namespace) -> Rows:
 
 
 def two_windows(model: LanguageModel, batches: list, device: torch.device) -> dict[str, Any]:
-    """What two windows in training give, the second from the state that the first has left."""
+    """What two windows in training give, the second from the state that the first one left."""
     generator = torch.Generator().manual_seed(0)
 
     def dropout(input: Tensor, p: float) -> Tensor:
-        keep = torch.rand(input.shape, generator=generator) >= p  # by the CPU: devices differ
+        keep = torch.rand(input.shape, generator=generator) >= p  # on the CPU: devices differ
         return input * keep.to(input) / (1 - p)
 
     forward, state = {}, None
@@ -157,7 +157,7 @@ class Step:
 
 
 def seconds_of(call: Callable[[], Any], device: torch.device, num_calls: int) -> float:
-    """Median over five groups of calls, between which the device is waited for."""
+    """Median over five groups of calls, after each of which it waits for the device."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     samples = []
     for _ in range(1 + 5):  # the first one warms up
@@ -207,7 +207,7 @@ def speed(device: torch.device, args: argparse.Namespace) -> Rows:
         row |= {"ms/step": 1e3 * seconds, "peak memory, GiB": memory / 2**30}
         row |= {"TFLOP/s": reached / 1e12, "peak TFLOP/s": peak / 1e12}
         rows.append(row | {"% of peak": 100 * reached / peak})
-        del step, a, b, out  # the next one's peak memory is its own
+        del step, a, b, out  # so that the next one's peak memory is its own
     return rows
 
 
@@ -219,10 +219,10 @@ def cuda_graph(device: torch.device, args: argparse.Namespace) -> Rows:
     for precision in PRECISIONS:
         step, graph = Step(device, args, precision), torch.cuda.CUDAGraph()
         torch.cuda.synchronize(device)
-        with torch.cuda.stream(torch.cuda.Stream(device)):  # a graph is not recorded on the first
+        with torch.cuda.stream(torch.cuda.Stream(device)):  # a graph is not recorded on the default
             eager = 1e3 * seconds_of(step, device, args.steps)
         row: dict[str, Any] = {"precision": precision, "ms/step": eager}
-        step.optimizer.zero_grad()  # the graph's gradients lie in its own memory
+        step.optimizer.zero_grad()  # the graph's gradients are in its own memory
         try:
             with torch.cuda.graph(graph):
                 step()
@@ -234,7 +234,7 @@ def cuda_graph(device: torch.device, args: argparse.Namespace) -> Rows:
 
 
 def training(device: torch.device, args: argparse.Namespace) -> Rows:
-    """lmbench-train on WikiText-2, with --quick on some words."""
+    """lmbench-train on WikiText-2, or on a few words with --quick."""
     corpus = [f"data.path={CARRIED}/wikitext-2", f"data.cache_dir={CARRIED}/cache"]
     if args.quick:
         sizes = {"num_words": 40, "num_train_tokens": 2000, "num_valid_tokens": 300}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Checks lmbench on a machine with a CUDA device, torch and lightning, but without a network.
 #
-#   scripts/gpu_check.sh prepare [DIR]   with a network: puts what else is needed there, and
+#   scripts/gpu_check.sh prepare [DIR]   with a network: puts what else that machine needs, and
 #                                        WikiText-2 from DIR or $LMBENCH_DATA_DIR/wikitext-2, into
-#                                        build/gpu_check, which then travels with the checkout
-#   scripts/gpu_check.sh [ARGUMENTS]     there: runs gpu_check.py with them, by $PYTHON (python3);
+#                                        build/gpu_check, which is then copied with the checkout
+#   scripts/gpu_check.sh [ARGUMENTS]     on that machine: runs gpu_check.py with $PYTHON (python3);
 #                                        paths are relative to the checkout
 set -euo pipefail
 here=$PWD
@@ -23,7 +23,7 @@ prepare() {
   make .venv/.ready-dev
   rm -rf "$carried"
   mkdir -p "$carried"
-  # In the versions that are tested here. Of lmbench the metadata is needed; the code is that in src.
+  # In the versions tested here. Of lmbench only the metadata is needed; its code is that in src.
   .venv/bin/python -m pip install --quiet --no-deps --no-compile --target "$carried/site" \
     --constraint <(.venv/bin/python -m pip freeze --exclude-editable) "${packages[@]}" .
   compiled=$(find "$carried/site" -name '*.so')

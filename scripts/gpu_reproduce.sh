@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Trains experiment=awd_lstm_wikitext2_90 on a machine that is at hand for some minutes at a time.
+# Trains experiment=awd_lstm_wikitext2_90 on a machine that is available for minutes at a time.
 #
 #   scripts/gpu_reproduce.sh RUN_DIR MINUTES [OVERRIDES]
 #
-# starts the run, or resumes it, and saves it after so many minutes. A run in pieces ends with the
-# very weights of one that was never stopped. Exit status: 0 when the run is done, 75 when the same
-# command must be called again. After `scripts/gpu_check.sh prepare DIR` it needs no network, and
-# finds WikiText-2; $PYTHON (python3) must have torch and lightning. Paths are relative to the
-# checkout. OVERRIDES count when the run starts; a resume keeps them.
+# starts the run, or resumes it, and saves it after that many minutes. A run in pieces ends with
+# exactly the weights of one that was never stopped. Exit status: 0 when the run is done, 75 when
+# the same command must be run again. After `scripts/gpu_check.sh prepare DIR` it needs no network,
+# and finds WikiText-2; $PYTHON (python3) must have torch and lightning. Paths are relative to the
+# checkout. OVERRIDES are read when the run starts; a resume keeps them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [[ $# -ge 2 && $2 =~ ^[0-9]+(\.[0-9]+)?$ ]] || { sed -n 's/^# \{0,1\}//; 2,10p' "$0" >&2; exit 2; }

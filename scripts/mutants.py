@@ -1,8 +1,8 @@
 """Changes the code in small ways, one at a time, and counts the changes that fast tests notice.
 
 A mutant has one operator or number changed, or one statement removed. It is caught if a test fails
-or takes far longer than before, and not caught if no test reaches it. Coverage says
-which tests execute a line; it does not see into processes that they start.
+or takes far longer than before, and not caught if no test reaches it. Coverage says which tests
+execute a line; it does not see into processes that they start.
 
     python scripts/mutants.py                     200 mutants; takes about 40 minutes on one core
     python scripts/mutants.py --number 20 --seed 1 --output mutants.json
@@ -44,7 +44,7 @@ PYTEST = ["-m", "not slow and not gpu", "--tb=no", "--assert=plain", "-p", "no:c
 SLOW_IMPORTS = ["lightning", "torch.utils.tensorboard", "torchmetrics", "hydra", "datasets"]
 SLOW_IMPORTS += ["hypothesis", "matplotlib.pyplot", "scipy.stats"]
 TIMES_LONGER, SECONDS_MORE = 3, 30  # than the tests took before
-MOST_BYTES = 8 * 2**30  # a loop without an end may append
+MOST_BYTES = 8 * 2**30  # an endless loop may append
 
 
 class Mutant(NamedTuple):
@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
     before: str
     after: str
     in_function: bool  # else it takes effect at import
-    unparsed_lines: tuple[int, int]  # first and last; of all the function for a default
+    unparsed_lines: tuple[int, int]  # first and last; of the whole function for a default
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line} {self.kind}: {self.before}  →  {self.after}"
@@ -111,7 +111,7 @@ def outcomes(
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package.parent)}
     os.chdir(package.parents[1])
     sys.path.insert(0, str(package.parent))
-    for name in SLOW_IMPORTS:  # before the forks; but not the package, of which each has its own
+    for name in SLOW_IMPORTS:  # before the forks, except the package, of which each has its own
         import_module(name)
     for path, source in sources.items():
         write(package / path, ast.unparse(ast.parse(source)))
@@ -139,7 +139,7 @@ def sites(
 ) -> Iterator[tuple[str, int, bool, Callable[[], None]]]:
     """What can be changed below a node: the kind, the line, whether in a function, and the change.
 
-    Annotations, f-strings, logging and the text that stands for an object are left alone.
+    Annotations, f-strings, logging and the texts that represent objects are left alone.
     """
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     for field, value in ast.iter_fields(node):
@@ -162,7 +162,7 @@ def sites(
 
 
 def changed(node: ast.AST) -> tuple[str, ast.AST | None]:
-    """The kind of a change, and what takes the place of a node; None if it is not changed."""
+    """The kind of change, and what replaces a node; None if it is not changed."""
     match node:
         case ast.Constant(bool(value)):
             return "constant", ast.Constant(not value)
@@ -180,7 +180,7 @@ def changed(node: ast.AST) -> tuple[str, ast.AST | None]:
 
 
 def mutate(path: str, source: str, place: int) -> tuple[Mutant, str]:
-    """Makes one of the possible changes, and returns it with the source that it leads to."""
+    """Makes one of the possible changes, and returns it with the resulting source."""
     tree = ast.parse(source)
     old = ast.unparse(tree)
     kind, line, in_function, change = list(sites(tree))[place]
@@ -211,7 +211,7 @@ def first_difference(left: Sequence[str], right: Sequence[str]) -> int:
 
 
 def write(file: Path, source: str, *, mutated: bool = False) -> None:
-    """Writes a file whose time tells Python that bytecode of the original is not of a mutant."""
+    """Writes a file, dated so that Python does not take the original's bytecode for a mutant's."""
     file.write_text(source, "utf-8")
     os.utime(file, (mutated, mutated))
 
@@ -219,7 +219,7 @@ def write(file: Path, source: str, *, mutated: bool = False) -> None:
 def near_tests(
     mutant: Mutant, tests: list[str], tests_of_line: dict[tuple[str, int], set[str]]
 ) -> list[str]:
-    """Those that execute the lines, the mirrored file's first; at import, its folder's too."""
+    """Tests that execute the lines, the mirrored file's first; at import, its folder's too."""
     first, last = mutant.unparsed_lines
     lines = [tests_of_line.get((mutant.path, line), set()) for line in range(first, last + 1)]
     executing = set[str]().union(*lines)
@@ -254,14 +254,14 @@ def run_all(package: Path) -> tuple[dict[tuple[str, int], set[str]], dict[str, f
 
 
 def first_failure(tests: list[str]) -> str | None:
-    """Runs tests until one fails; pytest has an exit code if it could not even import them."""
+    """The first test that fails, or pytest's exit code if it could not even import them."""
     watch = Watch()
     code = pytest.main(["-x", *PYTEST, *tests], [watch]) if tests else 0
     return watch.failed[0] if watch.failed else f"exit code {code}" if code else None
 
 
 def in_child(work: Callable[[], Any], seconds: float | None = None, otherwise: Any = None) -> Any:
-    """What a forked process returns; what to return otherwise, if it dies or takes longer."""
+    """What a forked process returns, or ``otherwise`` if it dies or takes longer."""
     context = get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
 

@@ -1,8 +1,8 @@
 """Runs the study of cores that docs/cores.md describes, and writes its tables.
 
-Each core is tuned in short runs, all by the same ones, and then trained with several seeds, each of
-which is evaluated with a cache, too. Every run has a folder of its own in DIR: the same command
-leaves finished ones alone and resumes the others. After SIGTERM or Ctrl-C all runs save.
+Each core is tuned in short runs, the same for all, and then trained with several seeds; each of
+these runs is also evaluated with a cache. Every run has a folder of its own in DIR: the same
+command leaves finished runs alone and resumes the others. After SIGTERM or Ctrl-C all runs save.
 
     python scripts/study_cores.py DIR --corpus synthetic --jobs 2
     python scripts/study_cores.py DIR data.path=../shared/data/wikitext-2 --cores gru,qrnn
@@ -29,14 +29,14 @@ from lmbench.report.statistics import estimate
 from lmbench.report.tables import estimate_text
 
 DIVERGED = "diverged.txt"
-"""File in the folder of a run whose loss or score was not finite, with what it said."""
+"""File in the folder of a run whose loss or score was not finite, with its error output."""
 
 DIVERGENCE = "Set optimizer.lr or trainer.gradient_clip_val lower"
 """What lmbench-train says then."""
 
 LRS = (0.003, 0.006, 0.012)
 DROPOUT_FACTORS = (0.5, 0.25, 1.0)
-"""The first one while the learning rate is tuned."""
+"""The first is used while the learning rate is tuned."""
 
 DROPOUTS = {
     "model.embedding_dropout": 0.05,
@@ -46,7 +46,7 @@ DROPOUTS = {
     "model.core.weight_dropout": 0.25,
 }
 OF_CORE = {
-    "lstm": {  # what AWD-LSTM is without all that it adds
+    "lstm": {  # AWD-LSTM without all that it adds
         "model/core": "awd_lstm",
         "model.embedding_dropout": 0.0,
         "model.core.weight_dropout": 0.0,
@@ -62,9 +62,9 @@ class Corpus(NamedTuple):
 
     Attributes:
         experiment: The experiment that all runs share.
-        seeds: Those of the final runs.
-        tuning: What makes a run of the tuning short.
-        sizes: Core → ``hidden_size`` with which all have about as many parameters.
+        seeds: Seeds of the final runs.
+        tuning: What makes a tuning run short.
+        sizes: Core → ``hidden_size`` with which all have about the same number of parameters.
         options: Core → what else it needs at this size.
     """
 
@@ -156,7 +156,7 @@ class Runner:
         self._run("lmbench.evaluate", [str(job.folder), *options], job.folder)
 
     def stop(self) -> None:
-        """Lets all that runs save and end."""
+        """Makes everything that runs save and end."""
         self.stopping.set()
         for process in list(self._processes):
             process.terminate()
@@ -174,7 +174,7 @@ class Runner:
             start_new_session=True,  # Ctrl-C reaches this process alone, which asks them to stop
         )
         self._processes.add(process)
-        if self.stopping.is_set():  # since the look above
+        if self.stopping.is_set():  # since the check above
             process.terminate()
         _, errors = process.communicate()
         self._processes.discard(process)
@@ -190,7 +190,7 @@ class Runner:
 def job_of(
     root: Path, corpus: str, core: str, *, lr: float, factor: float, seed: int | None = None
 ) -> Job:
-    """A run of the study: of the tuning, or with ``seed=`` a final one."""
+    """A run of the study: a tuning run or, with ``seed=``, a final one."""
     setting = CORPORA[corpus]
     dropouts = {key: round(value * factor, 6) for key, value in DROPOUTS.items()}
     overrides = {
@@ -232,7 +232,7 @@ def trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
 
 
 def trials_of_dropout(root: Path, corpus: str, core: str) -> dict[float, Job]:
-    """The other ones, once the learning rate is known; one of them is among the first."""
+    """The other ones, once the learning rate is known; one of them is also among the first."""
     lr = best_of(trials_of_lr(root, corpus, core))
     if lr is None:
         return {}
@@ -251,7 +251,7 @@ def final_runs(root: Path, corpus: str, core: str) -> list[Job]:
 
 
 def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_jobs: int) -> None:
-    """Runs all that has not been run.
+    """Runs everything that has not been run yet.
 
     Raises:
         UserError: A run has failed.

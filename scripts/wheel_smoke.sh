@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the sdist, from it the wheel, and trains and compares a run from that wheel in an environment
-# that holds what the wheel declares and nothing else. The dependencies are links into .venv, so that
-# torch is neither downloaded nor unpacked a second time.
+# Builds the sdist and from it the wheel, then trains and compares a run with that wheel in an
+# environment that holds what the wheel declares and nothing else. The dependencies are links into
+# .venv, so that torch is neither downloaded nor unpacked a second time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make .venv/.ready-dev
@@ -33,7 +33,7 @@ while todo:
     try:
         found = distribution(wanted.name)
     except PackageNotFoundError:
-        continue  # `pip check` names it
+        continue  # `pip check` reports it
     if wanted.name != "lmbench":
         for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
             link = site_packages / top
@@ -47,7 +47,7 @@ PYTHON
 "$developer" -m pip --python "$fresh" install --no-deps "$work"/dist/*.whl
 "$developer" -m pip --python "$fresh" check
 
-# From here on neither the checkout nor the user's caches are in reach, and no network is needed.
+# From here on neither the checkout nor the user's caches are within reach; no network is needed.
 mkdir "$work/elsewhere"
 cd "$work/elsewhere"
 export HOME="$work" XDG_CACHE_HOME="$work/cache" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     """The model of a run or an export, with the weights to evaluate, and its vocabulary.
 
-    ``model, vocabulary = lmbench.load(DIR)`` takes both; :class:`lmbench.loaded.Loaded` says what
-    they can do together. The model is plain PyTorch, without Lightning and Hydra. Nothing that the
-    folder holds is run.
+    ``model, vocabulary = lmbench.load(DIR)`` unpacks both; :class:`lmbench.loaded.Loaded` says
+    what they can do together. The model is plain PyTorch, without Lightning or Hydra. No code in
+    the folder is run.
 
     Args:
         path: The directory of a run, or a folder that lmbench-export wrote.
@@ -36,6 +36,6 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     saved = read_saved(Path(path))
     try:
         return Loaded(build_saved(saved).to(found), saved.vocabulary)
-    except (RuntimeError, TypeError) as error:  # no room for it, or no numbers of its precision
+    except (RuntimeError, TypeError) as error:  # no room for it, or not in its precision
         reason = str(error).partition("\n")[0]
         raise UserError(f"device={found} cannot hold the model: {reason}") from error

@@ -23,17 +23,18 @@ _OPTIONS_THAT_PRINT = {"--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-h
 
 @contextmanager
 def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True) -> Iterator[None]:
-    """Turns errors of users into a message without a traceback, and interruptions into exit codes.
+    """Turns users' errors into messages without a traceback, and interruptions into exit codes.
 
     Args:
         run_dir: The run's directory.
-        is_sweep: Whether it is a sweep, at whose end Hydra shows the first failed job's error only.
+        is_sweep: Whether it is part of a sweep, at whose end Hydra shows only the first failed
+            job's error.
         is_training: Whether the run can be resumed.
     """
     from hydra.errors import CompactHydraException  # plain commands do without
     from omegaconf.errors import OmegaConfBaseException
 
-    # A line that stdout or train.log does not take is lost, and need not be told in a traceback.
+    # A line that stdout or train.log does not accept is lost; that needs no traceback.
     logging.raiseExceptions = False
     threading.excepthook = _say_of_thread
     try:
@@ -41,10 +42,10 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         return
     except UserError as error:
         message, cause = str(error), error
-    except OmegaConfBaseException as error:  # a value that refers to a key which is not there
+    except OmegaConfBaseException as error:  # a value that refers to a missing key
         message, cause = " ".join(str(error).split()), None  # Hydra would print this cause too
-    except OSError as error:  # a full disk, or a folder in the place of a file
-        place = error.filename2 or error.filename or run_dir  # where a file could not be renamed to
+    except OSError as error:  # a full disk, or a folder where a file should be
+        place = error.filename2 or error.filename or run_dir  # a rename's target comes first
         message, cause = f"{place}: {error.strerror or error}.", error
         if is_training and is_run(run_dir):
             message += f" To resume: {_how_to_resume(run_dir, is_sweep)}"
@@ -75,11 +76,11 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
 
 
 def run_hydra(main: Callable[[], object], config_name: str) -> None:
-    """Runs a command that Hydra composes the config of; what is wrong there is told in one line.
+    """Runs a command whose config Hydra composes; errors in that are reported in one line.
 
     Args:
-        main: What ``hydra.main`` has made.
-        config_name: Of the primary config, for the keys that there are.
+        main: What ``hydra.main`` returned.
+        config_name: Name of the primary config, for the keys that exist.
     """
     if "--version" in sys.argv[1:]:
         print(VERSION)
@@ -87,7 +88,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     if _wants_traceback():
         main()
         return
-    # Hydra then raises its errors, which it would print in a frame.
+    # Hydra then raises its errors instead of printing them in a frame.
     os.environ |= {_FULL_ERROR: "1", _CAUGHT: "1"}
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -114,16 +115,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _wants_traceback() -> bool:
-    """Whether the user has asked for it; processes that the command starts inherit both."""
+    """Whether the user asked for one; processes that the command starts inherit both variables."""
     return os.environ.get(_FULL_ERROR) == "1" and _CAUGHT not in os.environ
 
 
 def run_command(command: Callable[[], object]) -> None:
-    """Runs a plain command, and ends the process where it goes wrong.
+    """Runs a plain command, and ends the process if something goes wrong.
 
-    A UserError becomes one paragraph on stderr and exit code 1, Ctrl-C exit code 130. Where nobody
-    reads stdout any more, as behind ``| head``, nothing is said; where it is closed, nothing is
-    done.
+    A UserError becomes one paragraph on stderr and exit code 1, Ctrl-C exit code 130. If nobody
+    reads stdout any more, as with ``| head``, nothing is reported; if it is closed, the command is
+    not run.
     """
     try:
         if sys.stdout is None:
@@ -141,12 +142,12 @@ def run_command(command: Callable[[], object]) -> None:
 
 
 def _printable(message: str) -> str:
-    """The message, in which names of files and what stands in them may be a stranger's."""
+    """The message made safe to print: file names and contents in it may come from a stranger."""
     return "\n".join(map(printable, message.split("\n")))
 
 
 def _say_of_thread(args: threading.ExceptHookArgs) -> None:
-    """As Python does, but for a full disk: TensorBoard raises it in the main thread, too."""
+    """As Python does, except for a full disk: TensorBoard raises that in the main thread too."""
     if not isinstance(args.exc_value, OSError):
         threading.__excepthook__(args)
 

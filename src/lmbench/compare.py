@@ -51,9 +51,9 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _labelled(text: str) -> tuple[str | None, Path]:
-    """``NAME=DIR``; or ``DIR``, also where a folder's name has a "=" in it."""
+    """``NAME=DIR``; or ``DIR``, even if the folder's name contains a "="."""
     name, equals, folder = text.partition("=")
-    is_plain = not equals or not name or os.path.exists(text)  # noqa: PTH110 - Path's raises at long names
+    is_plain = not equals or not name or os.path.exists(text)  # noqa: PTH110 - Path's raises on long names
     return (None, Path(text)) if is_plain else (name, Path(folder))
 
 

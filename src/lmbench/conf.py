@@ -1,8 +1,8 @@
-"""Where the configs lie, and which classes they name: the only ones that a run may name.
+"""Where the configs are, and which classes they name: the only ones that a run may name.
 
-A config says by ``_target_`` which class (or function) an object is made of. What ``conf/`` names
+In a config, ``_target_`` names the class (or function) that makes an object. What ``conf/`` names
 at a place is allowed there, and so are some of Lightning's own classes; a prefix such as
-``lmbench.`` would let in all that a module imports.
+``lmbench.`` would let in everything that a module imports.
 """
 
 import difflib
@@ -44,16 +44,16 @@ OF_LIGHTNING = {
 }
 """Place → Lightning's own classes that a run may name there, and why it may not name some others.
 
-They are in ``lightning.pytorch.callbacks`` and ``lightning.pytorch.loggers``. Runs with each of
-the allowed ones have been resumed.
+They are in ``lightning.pytorch.callbacks`` and ``lightning.pytorch.loggers``. Resuming has been
+tried with each of the allowed ones.
 """
 
 ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"
-"""Environment variable with classes of the user's own, between commas."""
+"""Environment variable with the user's own classes, separated by commas."""
 
 
 def conf_dir() -> Path:
-    """The folder of Hydra groups: inside the installed package, else of the checkout."""
+    """The folder of Hydra groups: in the installed package, else in the checkout."""
     package = Path(__file__).resolve().parent
     in_wheel = package / "conf"
     return in_wheel if in_wheel.is_dir() else package.parents[1] / "conf"
@@ -72,11 +72,11 @@ def known_targets(place: str) -> frozenset[str]:
 
 
 def require_known_targets(config: Mapping[str, Any], places: Iterable[str], where: str) -> None:
-    """Refuses a config that names a class at one of the places that is not known there.
+    """Refuses a config that names, at one of the places, a class that is not known there.
 
     Args:
         config: A run's config, as plain values.
-        places: What is going to be built, of :data:`PLACES`.
+        places: Those of :data:`PLACES` that are going to be built.
         where: What the error message calls the config.
 
     Raises:

@@ -5,10 +5,10 @@ import sys
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes to what ``sys.stdout`` is at the moment: a live bar puts itself there.
+    """Writes to whatever ``sys.stdout`` is at the moment: a live bar puts itself there.
 
     In a terminal a line begins with the time of day, elsewhere with the date too. Errors go to
-    stderr, as they are.
+    stderr, without a time.
 
     Args:
         job: The number of a sweep's job, whose lines may mix with those of others.

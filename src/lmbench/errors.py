@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
     The message is one paragraph for a person: what was wrong, where (file, line, key), what to do.
     """

@@ -36,7 +36,7 @@ def evaluate(config: DictConfig, name: str) -> float:
         name: Name of the evaluation, in the names of its files.
 
     Returns:
-        The perplexity; of minimal pairs, the accuracy.
+        The perplexity; for minimal pairs, the accuracy.
 
     Raises:
         UserError: A wrong value or file; the run's directory cannot be written; the model gives a
@@ -47,7 +47,7 @@ def evaluate(config: DictConfig, name: str) -> float:
             raise UserError(f"Nothing reads {key}. There are {', '.join(_KEYS)}.")
     if config.split not in ("valid", "test"):
         raise UserError(f"split={config.split} must be valid or test.")
-    run_dir = Path(str(config.run))  # the job of a sweep has a number for a name
+    run_dir = Path(str(config.run))  # the folder of a sweep's job may be named by a number
     run_config = read_run_config(run_dir, (*MODEL_PLACES, "data"))
     for key, place in config.data.items():
         if place is not None:
@@ -136,15 +136,15 @@ def _main(config: DictConfig) -> float:
 
 
 def _name(config: DictConfig, choice: str | None) -> str:
-    """Name of an evaluation: what was chosen; of a list, for which Hydra has None, the modes'."""
+    """Name of an evaluation: the choice; for a list, where Hydra has None, the modes' names."""
     modes = (str(name) for name, node in config.evaluation.items() if isinstance(node, DictConfig))
     return choice or "_".join(sorted(modes)) or "standard"
 
 
 def with_run(arguments: Sequence[str]) -> list[str]:
-    """The command line with run directories that stand alone made ``run=DIR``.
+    """The command line with bare run directories turned into ``run=DIR``.
 
-    Several runs or splits are a sweep, also without ``-m``.
+    Several runs or splits make a sweep, even without ``-m``.
 
     >>> with_run(["outputs/1", "split=valid", "--cfg", "job"])
     ['split=valid', '--cfg', 'job', 'run=outputs/1']

@@ -8,16 +8,16 @@ from lmbench.printing import printable, printing
 
 
 def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
-    """Writes the export of a run, and says where it is and how large.
+    """Writes the export of a run, and prints where it is and how large.
 
     Args:
         run_dir: The directory of a finished run.
-        output: The folder to be.
+        output: The folder to write.
         overwrite: Whether to replace an older export.
 
     Raises:
         UserError: The run has not finished or is damaged; there is something else at ``output``;
-            its results are of other weights.
+            its results belong to other weights.
     """
     # Slow imports stay out of ``--help``.
     from lmbench.build.model import build_saved
@@ -31,7 +31,7 @@ def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
     model = build_saved(saved)
     name, card = model_card(run_dir, read_run_config(run_dir, ()), model.weights_sha256())
     with writing_export(output, saved, model, corpus_name=name, overwrite=overwrite) as folder:
-        # JSON has a way of writing halves of letters, which UTF-8 has not.
+        # JSON can express halves of surrogate pairs, which UTF-8 cannot.
         (folder / CARD).write_text(card, "utf-8", "backslashreplace")
     lines = [f"{path.stat().st_size:>13,} bytes  {path.name}" for path in sorted(output.iterdir())]
     lines.append(f"{model.num_parameters:,} parameters, exported to {output}")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and small files read with care."""
+"""Files written whole or not at all, and small files read with care."""
 
 import errno
 import glob
@@ -23,7 +23,7 @@ else:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast
 
 LARGEST_BYTES = 2**28
-"""Of results or metrics; nothing that lmbench writes as text comes near it."""
+"""For results and metrics; nothing that lmbench writes as text comes near it."""
 
 LARGEST_CONFIG = 2**20
 """Bytes of YAML, which takes seconds and much memory to read."""
@@ -42,13 +42,13 @@ class _YAMLLoader(SafeLoader):
         return mapping
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) > 100:  # Python could not print it, or count with it as a float
+        if len(node.value) > 100:  # Python could not print it, or use it as a float
             raise ValueError("a number has more than 100 digits")
         return super().construct_yaml_int(node)
 
 
 _YAMLLoader.add_constructor("tag:yaml.org,2002:int", _YAMLLoader.construct_yaml_int)
-_YAMLLoader.add_implicit_resolver(  # YAML 1.1 takes 1e-5, without a point, for a text
+_YAMLLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-5, without a point, as a text
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
@@ -56,14 +56,14 @@ _YAMLLoader.add_implicit_resolver(  # YAML 1.1 takes 1e-5, without a point, for 
 
 
 def require_file(path: Path, hint: str = "") -> None:
-    """Refuses what is not a regular file: a pipe or a device could be read for ever.
+    """Refuses what is not a regular file: reading a pipe or a device might never end.
 
     Args:
         path: What is going to be read.
-        hint: What to do, after a space.
+        hint: What to do, with a leading space.
 
     Raises:
-        UserError: It is missing, or something else.
+        UserError: It is missing, or not a regular file.
     """
     try:
         mode = path.stat().st_mode
@@ -126,17 +126,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def file_stem(name: str) -> str:
-    """The name as one of a file, in letters that every system takes."""
+    """The name as a file name, in characters that every system accepts."""
     return re.sub(r"[^\w-]+", "_", name, flags=re.ASCII)
 
 
 def flush_to_disk(path: Path) -> None:
-    """Brings a file's content, or the new names in a folder, to the disk."""
+    """Flushes a file's content, or the new names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems do this for files alone.
+        # Some file systems do this only for files.
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOSYS):
             raise
     finally:
@@ -148,10 +148,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields another name to write under; at the end it takes the file's place, or is removed."""
     _remove_leftovers(path, f"{glob.escape(path.name)}.*.tmp")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # others may write it too
-    temporary.unlink(missing_ok=True)  # by a killed process that had the same number
+    temporary.unlink(missing_ok=True)  # left by a killed process with the same number
     try:
         yield temporary
-        flush_to_disk(temporary)  # or a loss of power may leave the new name with nothing in it
+        flush_to_disk(temporary)  # or a power failure could leave an empty file under the new name
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -161,17 +161,17 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields another folder to fill; at the end it takes the place of what is at the path, if any.
 
-    If anything goes wrong, be it Ctrl-C, what was there is there again, and nothing else; folders
-    above it that had to be made stay.
+    If anything goes wrong, including Ctrl-C, only what was there before is left; parent folders
+    that had to be made stay.
     """
-    # A process that was killed between the two renames below has left none at the path.
+    # A process killed between the two renames below has left nothing at the path.
     name = glob.escape(path.name)
     for old in path.parent.glob(f".{name}.*.old"):
         if not path.exists():
             old.rename(path)
     _remove_leftovers(path, f".{name}.*.new", f".{name}.*.old")
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
-    for folder in (new, old):  # by a killed process that had the same number
+    for folder in (new, old):  # left by a killed process with the same number
         shutil.rmtree(folder, ignore_errors=True)
     try:
         new.mkdir(parents=True)
@@ -190,13 +190,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file under another name first; the old one stays until it is there."""
+    """Writes a UTF-8 file under another name first; the old one stays until that is done."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
 
 
 def _remove_leftovers(path: Path, *patterns: str) -> None:
-    """Removes what a process that was killed has left beside a path."""
+    """Removes what killed processes have left beside a path."""
     for pattern in patterns:
         for leftover in path.parent.glob(pattern):
             with suppress(OSError):  # removed by another process meanwhile

@@ -1,4 +1,4 @@
-"""``lmbench-generate``: lets a model continue a text."""
+"""``lmbench-generate``: has a model continue a text."""
 
 import argparse
 import secrets
@@ -55,7 +55,7 @@ def generate(options: Namespace) -> None:
 
 
 def _prompt(options: Namespace) -> str:
-    """The prompt of the options, else what stdin has to say if it is not a terminal."""
+    """The prompt from the options, else the content of stdin if that is not a terminal."""
     if options.prompt is not None:
         return options.prompt
     if sys.stdin is None or sys.stdin.isatty():
@@ -72,7 +72,7 @@ def _load(options: Namespace) -> "Loaded":
 
 
 def parse_options(arguments: Sequence[str]) -> Namespace:
-    """The options of a command line; ends the process where they are wrong, or with ``--help``."""
+    """The options of a command line; ends the process if they are wrong, or for ``--help``."""
     parser = argparse.ArgumentParser(
         prog="lmbench-generate",
         description="Continue a text: words that a model draws, one after the other, each from its "
@@ -108,7 +108,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
 
 
 def _number(kind: type[int] | type[float], least: float, most: float = 2**63 - 1) -> Callable:
-    """What argparse makes a number of, which must lie in a range."""
+    """The argparse type of a number that must lie in a range."""
 
     def convert(text: str) -> float:
         number = kind(text)
@@ -116,7 +116,7 @@ def _number(kind: type[int] | type[float], least: float, most: float = 2**63 - 1
             raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
         return number
 
-    convert.__name__ = kind.__name__  # as argparse calls it where the text is not a number
+    convert.__name__ = kind.__name__  # what argparse calls it if the text is not a number
     return convert
 
 

@@ -1,4 +1,4 @@
-"""All that lmbench needs of Lightning's inside, which a new version of Lightning may change.
+"""All that lmbench needs of Lightning's internals, which a new version of Lightning may change.
 
 A test fails when it does. Everything else in lmbench uses Lightning's public interface.
 """
@@ -16,28 +16,28 @@ from torch.optim import Optimizer
 
 
 def quieten_lightning() -> None:
-    """Silences what Lightning says of devices and of itself, and warnings that help nobody."""
+    """Silences what Lightning says about devices and itself, and warnings that help nobody."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Lightning 2.6 calls what torch 2.13 has deprecated, at every epoch.
+    # At every epoch, Lightning 2.6 calls what torch 2.13 has deprecated.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    warnings.filterwarnings("ignore", message="GPU available but not used")  # also of Apple's
-    # It counts the steps of an epoch, but logs by those of the run.
+    warnings.filterwarnings("ignore", message="GPU available but not used")  # also about Apple's
+    # It is about the steps of an epoch, but logging counts those of the run.
     warnings.filterwarnings("ignore", message="The number of training batches")
 
 
 def forget_logged(trainer: L.Trainer) -> None:
     """Drops what has been logged in this step.
 
-    Lightning logs the last step of a run, and would log what an earlier step has left.
+    Lightning logs at the last step of a run, and would log what an earlier step has left.
     """
     trainer.fit_loop._results.reset()
 
 
 def set_max_steps(trainer: L.Trainer, max_steps: int) -> None:
-    """Changes the limit of steps; -1 is none.
+    """Changes the limit on steps; -1 means none.
 
-    With one, Lightning takes a checkpoint of an epoch's end for one from the middle of that epoch,
-    so that it must be hidden until the training starts.
+    With a limit, Lightning takes a checkpoint from an epoch's end for one from the middle of that
+    epoch, so the limit must be hidden until the training starts.
     """
     trainer.fit_loop.epoch_loop.max_steps = max_steps
 
@@ -48,12 +48,12 @@ def resumes_within_epoch(trainer: L.Trainer) -> bool:
 
 
 def num_windows_done(trainer: L.Trainer) -> int:
-    """Training windows of the current epoch that have been trained on."""
+    """The number of windows of the current epoch that have been trained on."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
 
 def uncount_window(checkpoint: dict[str, Any]) -> None:
-    """Takes back that Lightning has counted the window that is about to begin."""
+    """Undoes Lightning's counting of the window that is about to begin."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     for count in (progress["total"], progress["current"]):
         count["ready"] = count["completed"]
@@ -61,7 +61,7 @@ def uncount_window(checkpoint: dict[str, Any]) -> None:
 
 
 def replace_optimizer(trainer: L.Trainer, new: Optimizer) -> None:
-    """Puts an optimizer in the place of the only one, for the schedule too."""
+    """Replaces the only optimizer with a new one, for the schedule too."""
     trainer.strategy.optimizers = [new]
     for config in trainer.lr_scheduler_configs:
         config.scheduler.optimizer = new
@@ -70,9 +70,9 @@ def replace_optimizer(trainer: L.Trainer, new: Optimizer) -> None:
 
 
 def purge_tensorboard(trainer: L.Trainer, first_step: int) -> None:
-    """Lets TensorBoard forget what was logged from a step on.
+    """Makes TensorBoard forget what was logged from a step on.
 
-    As SummaryWriter does with its ``purge_step``, for which it is too early when it is made.
+    SummaryWriter's ``purge_step`` does so too, but must be given when it is made: too early here.
     """
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

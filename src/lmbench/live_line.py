@@ -13,14 +13,14 @@ SECONDS_BETWEEN_REFRESHES = 0.5
 
 
 class LiveLine:
-    """A line that is drawn again and again until it is taken away.
+    """A line that is redrawn again and again until it is removed.
 
     Args:
-        stderr: Where it stands, instead of on stdout.
+        stderr: Whether it is on stderr instead of stdout.
 
     Attributes:
-        figures: What it says, the most important figure first: those that do not fit are left out.
-        share: How much is done, for the bar; None for none.
+        figures: What it shows, the most important figure first; those that do not fit are left out.
+        share: How much is done, for the bar; None for no bar.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -31,12 +31,12 @@ class LiveLine:
 
     @property
     def is_shown(self) -> bool:
-        """Whether it is there now."""
+        """Whether the line is there now."""
         return self._live is not None
 
     def start(self) -> None:
         """Shows it in a terminal, unless this is one of several jobs that would overwrite it."""
-        is_alone = multiprocessing.current_process().name == "MainProcess"  # as joblib's are not
+        is_alone = multiprocessing.current_process().name == "MainProcess"  # joblib's jobs are not
         if not (self._console.is_terminal and is_alone):
             return
         self._live = Live(
@@ -44,20 +44,20 @@ class LiveLine:
             get_renderable=lambda: self.line(self._console.width),
             refresh_per_second=1 / SECONDS_BETWEEN_REFRESHES,
             transient=True,
-            redirect_stdout=_is_terminal(sys.stdout),  # else what is written is not for it
+            redirect_stdout=_is_terminal(sys.stdout),  # else the output is not for the terminal
             redirect_stderr=_is_terminal(sys.stderr),
         )
         self._live.start()
-        self._console.show_cursor()  # a second Ctrl-C ends the process without a chance to do it
+        self._console.show_cursor()  # a second Ctrl-C ends the process with no chance to do so
 
     def stop(self) -> None:
-        """Takes it away."""
+        """Removes the line."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def line(self, width: int) -> Table:
-        """The figures that fit into a width in letters, and the bar in what is left."""
+        """The figures that fit into a width in characters, and the bar in what is left."""
         figures = [figure for figure in self.figures if figure]
         while len(figures) > 1 and len("  ".join(figures)) > width:
             figures = figures[:-1]

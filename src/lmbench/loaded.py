@@ -24,10 +24,9 @@ class Loaded(NamedTuple):
 
     A text is split into words as the commands split it, with the word ``<eos>`` at its line ends;
     words outside the vocabulary are read as ``<unk>``. Every method raises
-    :class:`lmbench.errors.UserError` where there are such words and the vocabulary has no
-    ``<unk>``.
+    :class:`lmbench.errors.UserError` if there are such words and the vocabulary has no ``<unk>``.
 
-    Any model and vocabulary will do, such as those of a training in Python:
+    Any model and vocabulary will do, such as those trained in Python:
     ``Loaded(model.eval(), corpus.vocabulary)``.
     """
 
@@ -37,7 +36,7 @@ class Loaded(NamedTuple):
     """Its words."""
 
     def encode(self, text: str) -> Int64[Tensor, " T"]:
-        """Ids of ``<eos>``, which stands before every text, and of the text's words.
+        """Ids of ``<eos>``, which precedes every text, and of the text's words.
 
         Returns:
             int64 ids, ``(T,)``, on the model's device; ``model(ids[:, None])`` reads them.
@@ -51,18 +50,18 @@ class Loaded(NamedTuple):
         """Surprisal and entropy of each word of a text, and of the ``<eos>`` of each line.
 
         Args:
-            text: A sentence a line; a last line without a line end is given one.
+            text: One sentence per line; a last line without a line end is given one.
             stream: Whether the text is read in one stream, as the standard evaluation reads a
                 split. Otherwise each sentence is read by itself, after an ``<eos>``.
             tokenizer: How the text is split into words, see
                 :meth:`lmbench.data.words.Splitter.of`.
 
         Returns:
-            One row per word, in the order of the text: ``word``, as it stands there; ``sentid`` and
+            One row per word, in the order of the text: ``word``, as in the text; ``sentid`` and
             ``sentpos``, its sentence and its place in that, from 0; ``wlen``, its length in
             characters; ``surp``, its surprisal in bits; ``entropy``, in bits, of the distribution
-            that predicted it; ``entred``, by how much that is less than the word before had, but
-            at least 0, and 0 for the first of a sentence; ``unknown``, whether it was read as
+            that predicted it; ``entred``, by how much that is less than for the word before, but
+            at least 0, and 0 for the first word of a sentence; ``unknown``, whether it was read as
             ``<unk>``. The columns up to ``entred`` are those of vansky/neural-complexity (van
             Schijndel and Linzen 2018).
 
@@ -118,10 +117,10 @@ class Loaded(NamedTuple):
             prompt: What to continue.
             num_tokens: Words to draw.
             temperature: What log-probabilities are divided by; with 0, each word is the likeliest.
-            top_k: Draws only from so many most probable words; 0 for all.
-            top_p: Draws only from the most probable words, as few as have this probability
+            top_k: Draws only from this many of the most probable words; 0 for all.
+            top_p: Draws only from the fewest most probable words that have this probability
                 together.
-            seed: The same seed gives the same text; None draws another one each time.
+            seed: The same seed gives the same text; None draws a different one each time.
             allow_unk: Whether ``<unk>`` may be drawn.
 
         Returns:

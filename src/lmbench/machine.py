@@ -17,10 +17,10 @@ FLOAT32_ERROR = 1e-6
 
 
 def set_up_threads() -> None:
-    """Lets PyTorch's threads on a CPU wait for each other a few microseconds, not milliseconds.
+    """Makes PyTorch's CPU threads busy-wait a few microseconds, not milliseconds, for each other.
 
     Call it before torch is imported. GNU's OpenMP lets a waiting thread hold its core, which is
-    fast on an idle machine; on a busy one the thread that it waits for then has none: see
+    fast on an idle machine; on a busy one, the thread that it waits for then has none: see
     docs/measurements.md. The environment variables ``OMP_WAIT_POLICY`` and ``GOMP_SPINCOUNT`` take
     precedence.
     """
@@ -29,18 +29,18 @@ def set_up_threads() -> None:
 
 
 def set_up_allocator() -> None:
-    """Lets glibc keep the memory that tensors free, so that the next step's need no new pages.
+    """Makes glibc keep the memory that tensors free, so that the next step's need no new pages.
 
-    That is, of tensors up to 32 MiB, the most that it allows: larger ones would tear the heap.
+    Only that of tensors up to 32 MiB, the most it allows: larger ones would fragment the heap.
 
-    New pages are filled with zeros first, and a virtual machine may have to ask for them outside:
-    at every step, in one such machine that was a fifth of the time of training. The environment
-    variables ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` go before.
+    New pages are filled with zeros first, and a virtual machine may have to ask its host for them:
+    at every step, which took a fifth of the training time on one such machine. The environment
+    variables ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` take precedence.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):  # not glibc
         return
-    m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
+    m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         libc.mallopt(m_mmap_threshold, 32 * 2**20)
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
@@ -53,7 +53,7 @@ def set_matmul_precision(precision: str, accelerator: str) -> None:
     Args:
         precision: A setting of ``torch.set_float32_matmul_precision``, or ``auto``: ``highest``,
             and on a CPU the faster ``medium`` where that is as exact.
-        accelerator: Lightning's name for it, or a type of device.
+        accelerator: Lightning's name for the accelerator, or a device type.
 
     Raises:
         UserError: The setting is unknown.
@@ -68,20 +68,20 @@ def set_matmul_precision(precision: str, accelerator: str) -> None:
         )
     if precision == "auto":
         on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-        # That sends products to oneDNN, which is faster than MKL on processors that MKL does not
-        # know, and counts in bfloat16 only where the processor has matrix units for it.
+        # medium sends products to oneDNN, which is faster than MKL on processors that MKL does not
+        # know, and computes in bfloat16 only where the processor has matrix units for it.
         is_exact = on_cpu and relative_error("medium") < FLOAT32_ERROR
         precision = "medium" if is_exact else "highest"
     torch.set_float32_matmul_precision(precision)
-    # For cuDNN's LSTM the default is TF32, whatever is said about products.
+    # For cuDNN's LSTM the default is TF32, whatever is set for products.
     torch.backends.cudnn.allow_tf32 = precision != "highest"
 
 
 def device_of(name: "str | torch.device") -> "torch.device":
-    """The device of a name; ``auto`` is a CUDA device if there is one, else the CPU.
+    """The device of that name; ``auto`` is a CUDA device if there is one, else the CPU.
 
     Raises:
-        UserError: PyTorch knows no such device, or this machine has none that holds numbers.
+        UserError: PyTorch knows no such device, or this machine has none that can hold a tensor.
     """
     import torch
 
@@ -114,7 +114,7 @@ def require_devices(accelerator: str, devices: int | str | list[int], num_nodes:
             f"trainer.accelerator={accelerator} is not one that lmbench trains on: its sums are "
             "float64, which not every one has. Set it to cpu, cuda, or auto."
         )
-    if accelerator == "auto":  # Lightning's would take one without float64
+    if accelerator == "auto":  # Lightning's could choose one without float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     on_cuda = accelerator in ("gpu", "cuda")
     if on_cuda and not torch.cuda.is_available():
@@ -160,7 +160,7 @@ def relative_error(precision: str) -> float:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16; without, they are slow."""
+    """Whether this CPU has instructions for products of bfloat16, which are slow without them."""
     import torch
 
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -33,7 +33,7 @@ from lmbench.optim.phased_lr import PhasedLR
 from lmbench.perplexity import Score, ScoreSums
 
 TRAINER_OPTIONS: Mapping[str, Any] = {
-    "num_sanity_val_steps": 0,  # it would enter the history of NT-ASGD's trigger
+    "num_sanity_val_steps": 0,  # they would enter the history of NT-ASGD's trigger
     "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own windows
     "use_distributed_sampler": False,  # each process reads its own columns
 }
@@ -78,8 +78,8 @@ class LanguageModelModule(L.LightningModule):
 
     Attributes:
         scores: Stage ("val", "test") → what the model scored in its latest epoch.
-        best: The validation with the fewest nats per token so far, of equals the first; None
-            before the first finite one. All that must know the best epoch reads it here.
+        best: The validation with the fewest nats per token so far, the first of equals; None
+            before the first finite one. Everything that needs the best epoch reads it here.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class LanguageModelModule(L.LightningModule):
         }
 
     def load_stream_state(self, state: Mapping[str, Any]) -> None:
-        """Takes up a :meth:`stream_state`, which may be that of another device or precision."""
+        """Restores a :meth:`stream_state`, which may come from another device or precision."""
         here = move_data_to_device(dict(state), self.device)
-        # To the weights' precision: autocast rounds again what it had rounded, to the same.
+        # To the weights' precision: what autocast had rounded, it will round to the same again.
         dtype = self.model.embedding.weight.dtype
         self._states["train"] = tuple(
             tuple(x.to(dtype) if x.is_floating_point() else x for x in layer)
@@ -130,7 +130,7 @@ class LanguageModelModule(L.LightningModule):
         self._train_num_tokens = here["num_tokens"]
 
     def on_fit_start(self) -> None:
-        """Lets each process draw its own dropout masks: all are seeded alike, for equal weights."""
+        """Makes each process draw its own dropout masks: all are seeded alike for equal weights."""
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
@@ -139,7 +139,7 @@ class LanguageModelModule(L.LightningModule):
         checkpoint["best"] = self.best and (self.best.epoch, *self.best.score)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the best validation."""
+        """Restores the best validation."""
         best = checkpoint["best"]
         self.best = best and Best(best[0], Score(*best[1:]))
 
@@ -166,11 +166,11 @@ class LanguageModelModule(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
-        """Makes a run validate at its end, be it inside an epoch or one of those left out."""
+        """Makes a run validate at its end, even within an epoch or one without validation."""
         trainer: Any = self.trainer
         is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
         ends = self.global_step == trainer.max_steps or (is_last_epoch and trainer.is_last_batch)
-        # An epoch's own validation needs no stop, with which Lightning would log this step too.
+        # An epoch's own validation needs no stop, which would make Lightning log this step too.
         if ends and not trainer.is_last_batch:
             trainer.should_stop = True
         if (ends or trainer.should_stop) and trainer.check_val_every_n_epoch is not None:
@@ -192,7 +192,7 @@ class LanguageModelModule(L.LightningModule):
         if self.trainer.state.fn != TrainerFn.FITTING or "val" not in self.scores:
             return
         score, scheduler = self.scores["val"], self.lr_schedulers()
-        if score.nll < (self.best.score.nll if self.best else math.inf):  # a nan never is
+        if score.nll < (self.best.score.nll if self.best else math.inf):  # a nan never is less
             self.best = Best(self.current_epoch, score)
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(score.nll)
@@ -225,7 +225,7 @@ class LanguageModelModule(L.LightningModule):
                     f"{largest:g} a probability of {factor * largest:g}. It must stay below 1."
                 )
         if isinstance(scheduler, ReduceLROnPlateau):
-            # Its steps are taken above. Lightning's would come when its state has been saved, and
+            # It is stepped above. Lightning would step it only after its state has been saved, and
             # would want a validation in each epoch.
             when = {"monitor": "val/nll", "frequency": sys.maxsize}
         else:
@@ -248,7 +248,7 @@ class LanguageModelModule(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
-        """Clips also for a fused optimizer, unless a scaler is unscaled within its step.
+        """Clips for a fused optimizer too, unless its step undoes a scaler's scaling.
 
         Lightning refuses that for every mixed precision, but only float16 has a scaler.
 
@@ -268,7 +268,7 @@ class LanguageModelModule(L.LightningModule):
 
     @property
     def num_steps(self) -> int | None:
-        """Steps that the run has at most; None where their number is not limited."""
+        """The most steps that the run can have; None if their number is not limited."""
         trainer: Any = self.trainer
         if trainer.max_epochs is None or trainer.max_epochs < 0:
             return trainer.max_steps if trainer.max_steps >= 0 else None
@@ -281,11 +281,11 @@ class LanguageModelModule(L.LightningModule):
         self._train_num_tokens += num_tokens
         if not logs_at(self.trainer, self.global_step + 1):
             return
-        # Every process has as many columns, so the mean over processes is that over tokens.
+        # All processes have equally many columns, so the mean over processes is that over tokens.
         mean = self.trainer.strategy.reduce(
             self._train_nats / self._train_num_tokens, reduce_op="mean"
         )
-        # Lightning reads what is for the progress bar after every step, and so would wait for the
+        # Lightning reads what the progress bar shows after every step, and so would wait for the
         # GPU every time.
         mean = torch.as_tensor(mean).cpu()
         self._train_nats, self._train_num_tokens = 0.0, 0
@@ -293,7 +293,7 @@ class LanguageModelModule(L.LightningModule):
         self.log("train/ppl", mean.exp(), prog_bar=True)
 
     def _read(self, batch: Batch, batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
-        """The model's outputs for a window, read from where the one before has ended."""
+        """The model's outputs for a window, read from where the one before ended."""
         before = self._states.get(stage) if batch_idx > 0 else None
         output, raw_output, state = self.model(batch.tokens, before)
         self._states[stage] = detach_state(state)
@@ -312,8 +312,8 @@ class LanguageModelModule(L.LightningModule):
         trainer: Any = self.trainer
         score = Score(float(nats), int(num_tokens), trainer.datamodule.extra_divisor[stage])
         self.scores[stage] = score
-        # The sums are those of all processes already; sync_dist tells Lightning so. It reduces them
-        # all the same, and on GPUs only what lies there can be.
+        # The sums are over all processes already; sync_dist tells Lightning so. It reduces them all
+        # the same, and with GPUs it can reduce only what is on one.
         nll = torch.tensor(score.nll, dtype=torch.float64, device=self.device)
         self.log(f"{stage}/nll", nll, sync_dist=True)
         self.log(f"{stage}/ppl", nll.exp(), prog_bar=True, sync_dist=True)

@@ -1,4 +1,4 @@
-"""The folder that Hydra writes into: which one it is, and a look at it before that."""
+"""The folder that Hydra writes into: which one it is, and a check before that."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def register_resolvers() -> None:
     """Lets configs of this process call ``lmbench.run_dir`` and ``lmbench.job_folder``."""
 
     def run_dir(resume: Any, new: str) -> str:
-        """The run that is resumed, if it is one; else a new folder."""
+        """The run that is resumed, if ``resume`` names one; else a new folder."""
         return new if resume in (None, "") or not is_run(str(resume)) else str(resume)
 
     OmegaConf.register_new_resolver("lmbench.run_dir", run_dir, replace=True)
@@ -33,23 +33,23 @@ def register_resolvers() -> None:
 def as_typed(overrides: Any) -> list[str]:
     """Hydra's overrides, a ``ListConfig``, without resolving what they interpolate.
 
-    That has a meaning only in the config of the run, which may be another than the composed one.
+    Interpolations have a meaning only in the run's config, which may not be the composed one.
     """
     return list(map(str, OmegaConf.to_container(overrides, resolve=False)))  # pyright: ignore
 
 
 class OutputFolder(Callback):
-    """Looks at the folder of a run or a sweep before Hydra writes into it.
+    """Checks the folder of a run or a sweep before Hydra writes into it.
 
-    Ends the command where it cannot be written, or where a link in it leads somewhere else.
+    Ends the command if it cannot be written, or if a link in it leads somewhere else.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Looks at the folder of the one run."""
+        """Checks the folder of the one run."""
         _require_usable(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Looks at the folder of the sweep."""
+        """Checks the folder of the sweep."""
         _require_usable(config, "hydra.sweep.dir")
 
 
@@ -63,7 +63,7 @@ def _require_usable(config: DictConfig, key: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         require_inside(folder)
         try:
-            probe.write_bytes(bytes(PROBE_BYTES))  # a full disk says so only now
+            probe.write_bytes(bytes(PROBE_BYTES))  # a full disk shows only now
         finally:
             probe.unlink(missing_ok=True)
     except UserError as error:
@@ -72,5 +72,5 @@ def _require_usable(config: DictConfig, key: str) -> None:
         problem = f"{folder} cannot be the folder to write into: {error.strerror}."
     else:
         return
-    # Not an exception: Hydra makes a warning of what its callbacks raise, and continues.
+    # Not an exception: Hydra turns what its callbacks raise into a warning, and continues.
     sys.exit(printable(f"{problem} Name a folder of your own with {key}=DIR."))

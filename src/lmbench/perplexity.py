@@ -34,7 +34,7 @@ class Score(NamedTuple):
             return math.inf
 
     def plain(self) -> dict[str, float | int]:
-        """The score as files have it."""
+        """The score as it is written to files."""
         return {"nll": self.nll, "ppl": self.ppl, "num_tokens": self.num_tokens}
 
 
@@ -56,7 +56,7 @@ class ScoreSums(Metric):
         self.num_tokens += num_tokens
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
-        """Moves the sums, but leaves their types: precision=bf16-true converts every submodule."""
+        """Moves the sums, but keeps their types: precision=bf16-true converts every submodule."""
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), exclude_state)
 
     def compute(self) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Printing what comes from files, to a stdout that may be full, closed or of few letters."""
+"""Prints what comes from files to a stdout that may be full, closed or limited in characters."""
 
 import io
 import os
@@ -11,15 +11,15 @@ from typing import NoReturn
 from lmbench.errors import UserError
 
 _UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # control characters, with which terminals are commanded
+    "[\x00-\x1f\x7f-\x9f"  # control characters, which command terminals
     "\u2028\u2029"  # ends of lines and paragraphs
-    "\u202a-\u202e\u2066-\u2069"  # turn the direction of writing
-    "\ud800-\udfff]"  # what a file's name has where it is not UTF-8; no encoding takes it
+    "\u202a-\u202e\u2066-\u2069"  # change the direction of writing
+    "\ud800-\udfff]"  # from file names that are not UTF-8; no encoding accepts them
 )
 
 
 def printable(text: str) -> str:
-    """The text with what could move a cursor or turn the direction of writing made visible."""
+    """The text with what could move a cursor or change the direction of writing made visible."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
@@ -27,11 +27,11 @@ def printable(text: str) -> str:
 def printing(hint: str = "", *, encoding: str | None = None) -> Iterator[None]:
     """While something is printed, tells errors of stdout from those of files.
 
-    A letter that stdout's encoding does not have becomes a question mark. Where stdout is closed,
-    nothing is printed. Where nobody reads it any more, the process ends.
+    A character that stdout's encoding lacks becomes a question mark. If stdout is closed, nothing
+    is printed. If nobody reads it any more, the process ends.
 
     Args:
-        hint: What is not lost, after a space.
+        hint: What is not lost, with a leading space.
         encoding: What stdout's encoding is changed to; None leaves it.
 
     Raises:
@@ -53,7 +53,7 @@ def printing(hint: str = "", *, encoding: str | None = None) -> Iterator[None]:
 
 
 def end_unread() -> NoReturn:
-    """Ends the process where nobody reads stdout any more, as behind ``| head``, without a word.
+    """Ends the process silently when nobody reads stdout any more, as with ``| head``.
 
     The exit code is as if SIGPIPE had ended it; Windows has no such signal.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def score(options: Namespace) -> None:
-    """Writes a table of words, or of sentences, and says on stderr what each model makes of them.
+    """Writes a table of words or sentences, and reports on stderr what each model makes of them.
 
     Raises:
         UserError: A folder holds no model; two models split a text into different words; a text is
@@ -113,7 +113,7 @@ def _write(table: "pd.DataFrame", output: Path | None) -> None:
         with replacing(output) as temporary:
             table.to_parquet(temporary, index=False)
         return
-    # Words may be quotes, and those who read the table split it at tabs.
+    # Words may be quotation marks, and readers of the table split it at tabs.
     form = {"sep": "\t", "index": False, "quoting": csv.QUOTE_NONE, "float_format": "%.9g"}
     table = table.astype({"unknown": "int64"})
     if output is not None:
@@ -127,7 +127,7 @@ def _write(table: "pd.DataFrame", output: Path | None) -> None:
 
 
 def parse_options(arguments: Sequence[str]) -> Namespace:
-    """The options of a command line; ends the process where they are wrong, or with ``--help``."""
+    """The options of a command line; ends the process if they are wrong, or for ``--help``."""
     parser = argparse.ArgumentParser(
         prog="lmbench-score",
         usage="%(prog)s [options] DIR [DIR …] FILE [FILE …]",

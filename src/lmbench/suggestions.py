@@ -42,7 +42,7 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
 
 
 def similar(key: str, keys: Iterable[str]) -> list[str]:
-    """The keys that are spelled like one, or end like it, the likeliest first; three at most."""
+    """The keys spelled like a given one, or ending like it, the likeliest first; three at most."""
     last = key.rpartition(".")[2]
     known = list(keys)
     same_end = [other for other in known if other.rpartition(".")[2] == last]

@@ -113,7 +113,7 @@ def _checkpoint_to_start_from(config: dict[str, Any]) -> Path | None:
 
 
 def _read_fitting(path: Path, run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint with whose weights a run begins.
+    """The checkpoint whose weights a run begins with.
 
     Raises:
         UserError: It cannot be read, or does not fit the config; or it is missing though there was
@@ -134,7 +134,7 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
         The best perplexity on valid.
 
     Raises:
-        UserError: None was finite; or an option of the trainer does not fit the corpus.
+        UserError: No perplexity was finite; or an option of the trainer does not fit the corpus.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -147,7 +147,7 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
                 "No validation gave a finite perplexity, so there is no best checkpoint to "
                 "test. Set optimizer.lr or trainer.gradient_clip_val lower."
             )
-        # Not by test(ckpt_path=…), which would put the callbacks back to where they were then.
+        # Not with test(ckpt_path=…), which would put the callbacks back to where they were then.
         best = Path(trainer.default_root_dir, "checkpoints/best.ckpt")
         load_weights(best, read_checkpoint(best), module)
         trainer.test(module, datamodule=datamodule, verbose=False)
@@ -158,7 +158,7 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
 
 @contextmanager
 def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
-    """Says of an error while a checkpoint is taken up which file made it."""
+    """Names the checkpoint in an error raised while it is loaded."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -183,7 +183,7 @@ def _main(config: DictConfig) -> float:
             log.info("done already, with valid ppl %.2f, in %s", run.perplexity, run_dir)
             return run.perplexity
         perplexity = train(run, run_dir)
-    if not is_sweep:  # which ends with a table of its jobs, and its own words
+    if not is_sweep:  # a sweep ends with a table of its jobs, and its own advice
         _say_what_next(run_dir)
     return perplexity
 

@@ -11,7 +11,7 @@ from typing import Any
 from lmbench.conf import flatten, import_target
 from lmbench.errors import UserError
 
-# Arguments that the config has under another key than their node's.
+# Arguments that the config has under a key other than their node's.
 _KNOWN_AS = {
     "batching.seed": "seed",
     "model.dropout": "model.embedding_dropout",
@@ -20,7 +20,7 @@ _KNOWN_AS = {
 
 
 def factory(node: Any, key: str) -> Callable[..., Any]:
-    """What makes the object of a config node: it calls the node's target with its other keys.
+    """What makes the object of a config node: a call of the node's target with its other keys.
 
     Args:
         node: Plain values; ``_target_`` names a class or function.
@@ -36,7 +36,7 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
             f"{key}={node} names no class to build. An option of a group is chosen with a slash: "
             f"{group}=NAME; lmbench-train --help lists them."
         )
-        if isinstance(node, Mapping) and node:  # as of an experiment that was made for another
+        if isinstance(node, Mapping) and node:  # as from an experiment made for another option
             left = " ".join(f"~{key}.{name}" for name in node)
             message += f" If that is done, take the values out that it has no use for: {left}."
         raise UserError(message)
@@ -59,10 +59,10 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
 
 
 def together(node: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config node, and what lmbench itself gives besides.
+    """The values of a config node, and those that lmbench itself adds.
 
     Raises:
-        UserError: The node has a value that is not its own to set.
+        UserError: The node has a value that is not for it to set.
     """
     for name in given:
         if name in own:
@@ -71,7 +71,7 @@ def together(node: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> dic
 
 
 def require_inside_run(node: Mapping[str, Any], key: str) -> None:
-    """Refuses a path with which a class of Lightning's would write outside the run's folder.
+    """Refuses a path with which a Lightning class would write outside the run's folder.
 
     Raises:
         UserError: Naming the key.
@@ -117,7 +117,7 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
 
 
 def require_type(key: str, value: Any, hint: Any) -> None:
-    """Refuses a value that cannot stand where ``hint`` is declared.
+    """Refuses a value that does not fit the type ``hint``.
 
     Raises:
         UserError: Naming the key, the type and what it should be.
@@ -132,7 +132,7 @@ def require_type(key: str, value: Any, hint: Any) -> None:
 def _require_arguments(
     target: Callable[..., Any], node: str, given: Mapping[str, Any], *, num_positional: int | None
 ) -> None:
-    """Refuses arguments that the target does not have and, if it is to be called, lacks others."""
+    """Refuses arguments that the target does not have and, if it is to be called, missing ones."""
     try:
         parameters = parameters_of(target)
     except (TypeError, ValueError):  # some that are written in C
@@ -154,7 +154,7 @@ def _require_arguments(
 
 
 def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """By name; of lmbench's own classes also those of the base to which ``**options`` go."""
+    """Parameters by name; for lmbench's own classes, also those of the base given ``**options``."""
     parameters = inspect.signature(target).parameters
     if base := _base_with_the_rest(target):
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -173,7 +173,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _base_with_the_rest(target: Callable[..., Any]) -> Callable[..., Any] | None:
-    """The base to which one of lmbench's classes hands on ``**options``."""
+    """The base to which one of lmbench's classes passes ``**options`` on."""
     if not inspect.isclass(target) or not target.__module__.startswith("lmbench."):
         return None
     kinds = {one.kind for one in inspect.signature(target).parameters.values()}
@@ -181,7 +181,7 @@ def _base_with_the_rest(target: Callable[..., Any]) -> Callable[..., Any] | None
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can stand where ``hint`` is declared; what is not known here, can."""
+    """Whether a plain value fits the type ``hint``; any value fits a type not known here."""
     if _is_union(hint):
         return any(_fits(value, option) for option in typing.get_args(hint))
     kind = typing.get_origin(hint) or hint

@@ -26,7 +26,7 @@ METRICS = ("val/ppl", "val/nll", "train/ppl", "train/nll")
 
 
 def callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
-    """The callbacks of the config, but for those set to null.
+    """The callbacks of the config, except those set to null.
 
     Raises:
         UserError: A value is wrong, or callbacks do not fit each other or the optimizer.

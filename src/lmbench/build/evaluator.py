@@ -13,17 +13,17 @@ from lmbench.model import LanguageModel
 def build_evaluator(
     node: dict[str, Any], model: LanguageModel, corpus: Corpus, *, folder: Path
 ) -> Evaluator:
-    """What evaluates a model.
+    """The evaluator of a model.
 
     Args:
-        node: ``evaluation`` of the config. What has a ``_target_`` in it makes a mode; a mode that
-            is null is left out.
+        node: ``evaluation`` of the config. A value with a ``_target_`` makes a mode; a mode that is
+            null is left out.
         model: The trained model.
         corpus: The corpus that it was trained on.
         folder: See :class:`lmbench.evaluation.evaluator.Evaluator`.
 
     Raises:
-        UserError: A value is missing, or of a wrong type or size.
+        UserError: A value is missing, or of the wrong type or size.
     """
     modes, others = [], {}
     for name, value in node.items():

@@ -23,16 +23,16 @@ from lmbench.conf import import_target, takes
 from lmbench.errors import Interrupted, UserError
 from lmbench.files import read_small
 
-# Of what these take, the rest leads out of the run's folder, or is not used.
+# The other options of these lead out of the run's folder, or are not used.
 _OF_WANDB = ("project", "name", "group", "entity", "tags", "notes", "job_type", "offline", "prefix")
 _OF_MLFLOW = ("experiment_name", "run_name", "tags", "prefix", "synchronous")
 
 _MLFLOW_ID = "mlflow_run_id"
-"""The file in a run's directory with the id of its run at MLflow, which a resume continues."""
+"""The file in a run's directory with the id of its run in MLflow, which a resume continues."""
 
 
 def loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
-    """The loggers of the config, but for those set to null; they write into the run's directory.
+    """The loggers of the config, except those set to null; they write into the run's directory.
 
     Raises:
         UserError: A value is wrong or not the config's to set, or a package is missing.
@@ -44,7 +44,7 @@ def loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
         key = f"logger.{name}"
         make = factory(node, key)
         kind = import_target(node["_target_"])
-        # What tools call the run: TensorBoard by its folder, which may be any text to a shell.
+        # The run's name in tools. For TensorBoard it names a folder: only what is safe in a shell.
         called = re.sub(r"[^\w.+-]+", "-", f"{config.get('name')}_seed_{config['seed']}")
         if kind is TensorBoardLogger:
             own = {"save_dir": run_dir, "name": called, "version": "", "sub_dir": None}
@@ -118,7 +118,7 @@ def _begin(logger: Any, config: Mapping[str, Any], run_dir: Path) -> None:
             return
         path.write_text(f"{logger.run_id}\n", "ascii")
     logger.log_hyperparams(dict(config))
-    for link in run_dir.glob("wandb/*/logs/debug-core.log"):  # to W&B's cache, out of the run
+    for link in run_dir.glob("wandb/*/logs/debug-core.log"):  # to W&B's cache, outside the run
         if link.is_symlink():
             link.unlink()
 
@@ -140,7 +140,7 @@ def _of_tool(
 
 
 def _wandb_id(run_dir: Path) -> str | None:
-    """The id of the run at W&B that this one goes on with, from the folders that W&B makes."""
+    """The id of the W&B run that this one continues, from the folders that W&B makes."""
     ids = {}
     for folder in run_dir.glob("wandb/*run-*"):
         if match := re.fullmatch(r"(?:offline-)?run-(\d+_\d+)-(\w+)", folder.name):

@@ -1,4 +1,4 @@
-"""Language models: untrained, from a config's ``model``, and those that lie in a folder."""
+"""Language models: untrained, from a config's ``model``, and saved ones, from a folder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def build_model(
             with a ``_target_`` and its arguments; and the model's ``name``.
         vocabulary_size: Number of words.
         train_ids: The training split, for heads that order the words by frequency. Not needed if
-            weights are loaded afterwards, which have the order among them.
+            weights are loaded afterwards, since these include the order.
 
     Raises:
         UserError: A value is missing, has the wrong type, or does not fit the others.
@@ -69,7 +69,7 @@ def build_saved(saved: SavedModel) -> LanguageModel:
     require_fit(saved)
     model = _untrained(saved)
     _require_same_shapes(model, saved)
-    try:  # not strict: a tied weight has two names, and may come under one
+    try:  # not strict: a tied weight has two names, and may be saved under one
         model.to(_precision(saved)).load_state_dict(saved.weights, strict=False)
     except RuntimeError as error:  # what a head refuses
         reason = " ".join(str(error).split())
@@ -88,10 +88,10 @@ def require_fit(saved: SavedModel) -> None:
         isinstance(node, Mapping) and node.get("_target_") in known_targets(place)
         for place, node in targets.items()
     ):
-        return  # a part of the user's own may need numbers when it is made: none are on "meta"
+        return  # the user's own part may need numbers when it is made: "meta" has none
     num_layers = saved.model_config["core"].get("num_layers")
     if isinstance(num_layers, int) and num_layers > len(saved.weights):
-        # Even without memory they would take hours.
+        # Even without memory, making them would take hours.
         raise UserError(
             f"{saved.config_path}: model.core.num_layers asks for more layers than there are "
             f"weights in {saved.weights_path}, {len(saved.weights)}. Take both from the same run."
@@ -103,7 +103,7 @@ def require_fit(saved: SavedModel) -> None:
 def _untrained(saved: SavedModel) -> LanguageModel:
     try:
         return build_model(saved.model_config, len(saved.vocabulary))
-    except (UserError, RuntimeError, OverflowError) as error:  # torch's, of sizes that cannot be
+    except (UserError, RuntimeError, OverflowError) as error:  # torch's, about impossible sizes
         reason = str(error).splitlines()[0]
         raise UserError(f"{saved.config_path} does not describe a model: {reason}") from error
 

@@ -1,4 +1,4 @@
-"""All that a training is made of, from a run's config."""
+"""Everything that a training is made of, from a run's config."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ _KEYS = (*_NODES, "seed", "init_from", "float32_matmul_precision")
 
 
 def require_known_keys(config: Mapping[str, Any]) -> None:
-    """Refuses what nothing reads, which would silently do nothing, and what is missing.
+    """Refuses keys that nothing reads, which would silently do nothing, and missing ones.
 
     Raises:
         UserError: Naming the key.
@@ -81,7 +81,7 @@ def module(config: Mapping[str, Any], model: LanguageModel) -> LanguageModelModu
         **config["loss"],
     )
     if str(config["trainer"].get("precision")) in ("64", "64-true"):
-        module.double()  # Lightning's comes after a checkpoint is loaded, which would be rounded
+        module.double()  # Lightning does so only after loading a checkpoint, which it would round
     return module
 
 
@@ -97,8 +97,8 @@ def trainer(
     Args:
         config: A run's config.
         run_dir: The folder that takes everything the run writes.
-        more: Callbacks beside those of the config.
-        checkpoint_io: What writes checkpoints, and has the one to continue from.
+        more: Callbacks besides those of the config.
+        checkpoint_io: What writes checkpoints, and holds the one to continue from.
     """
     quieten_lightning()
     options = dict(config["trainer"])
@@ -107,7 +107,7 @@ def trainer(
         options["accelerator"], options["devices"], options.get("num_nodes", 1)
     )
     _require_training(options)
-    if str(options.get("profiler")) in _PROFILERS:  # by its name, it would write nowhere
+    if str(options.get("profiler")) in _PROFILERS:  # given by name, it would write nowhere
         profiler = _PROFILERS[options["profiler"]]
         options["profiler"] = profiler(dirpath=run_dir, filename="profile")
     try:
@@ -155,7 +155,7 @@ def _require_training(options: Mapping[str, Any]) -> None:
 
 
 def _scheduler(config: Mapping[str, Any]) -> Callable[..., Any]:
-    """Makes a schedule; it learns the length of the run if it has an argument for that."""
+    """What makes the schedule, given the length of the run if it has an argument for that."""
     node, options = config["scheduler"], config["trainer"]
     make = factory(node, "scheduler")
     if not takes(node, "total_steps"):

@@ -25,11 +25,11 @@ from lmbench.lightning_internals import (
 from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY
 
 STEPS_BETWEEN_AGREEMENTS = 10
-"""Steps between agreements of several processes, which make them, and a GPU, wait."""
+"""Steps between agreements among several processes, which make them, and a GPU, wait."""
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Writes checkpoint files whole or not at all, and hands on the one that was read already."""
+    """Writes checkpoint files whole or not at all, and hands on the one already read."""
 
     checkpoint: dict[str, Any] | None = None
     """Content of the checkpoint that a run continues from; None for a new run."""
@@ -51,7 +51,7 @@ class CheckpointIO(TorchCheckpointIO):
         flush_to_disk(path.parent)
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
-        """What was read of this path before the training; Lightning may keep it."""
+        """What was read from this path before the training; Lightning may keep it."""
         checkpoint, self.checkpoint = self.checkpoint, None
         assert checkpoint is not None
         return checkpoint
@@ -61,11 +61,11 @@ class Checkpoints(Checkpoint):
     """Saves ``last.ckpt`` every few minutes and at each epoch's end, and ``best.ckpt``.
 
     ``previous.ckpt`` is the ``last.ckpt`` before. Files are replaced, never rewritten, so each of
-    them is whole at any moment. Beside what Lightning saves, a checkpoint holds what each process
+    them is whole at any moment. Besides what Lightning saves, a checkpoint holds what each process
     needs: its random generators, its hidden state and its running sums; and how many rows the CSV
     files had.
 
-    It saves at the start of a training step: only there, everything about the step before is done
+    It saves at the start of a training step: only then is everything about the step before done
     and logged.
 
     Args:
@@ -91,8 +91,8 @@ class Checkpoints(Checkpoint):
         """Before a resume, hides a limit of steps from Lightning until the training starts.
 
         Raises:
-            UserError: Other processes have another folder. Only the first one writes, and the
-                others would miss its checkpoint when all has been trained.
+            UserError: The processes have different folders. Only the first one writes, and the
+                others would miss its checkpoint when the training is done.
         """
         folders = sorted(set(_gather(str(self._folder), trainer.world_size)))
         if len(folders) > 1:
@@ -105,11 +105,11 @@ class Checkpoints(Checkpoint):
             set_max_steps(trainer, -1)
 
     def on_train_start(self, trainer, pl_module: Any) -> None:
-        """After a resume, takes up what belongs to this process.
+        """After a resume, restores what belongs to this process.
 
         Raises:
-            UserError: The run had another number of processes; or it has had more steps than it now
-                may, or as many and stopped within an epoch, before its validation.
+            UserError: The number of processes has changed; or the run has had more steps than it
+                may now, or as many and stopped within an epoch, before its validation.
         """
         self._saved_at = time.monotonic()
         if self._processes is None:
@@ -147,7 +147,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer, before_a_window=True)
 
     def on_train_epoch_end(self, trainer, pl_module: Any) -> None:
-        """Saves, also as the best where this epoch's validation was the best."""
+        """Saves, also as the best if this epoch's validation was the best."""
         best = pl_module.best
         self.save(trainer, is_best=best is not None and best.epoch == trainer.current_epoch)
 
@@ -158,8 +158,8 @@ class Checkpoints(Checkpoint):
 
         Args:
             trainer: The trainer, at the start of a training step or at the end of an epoch.
-            before_a_window: Whether it is at the start of a step, which is then not yet begun.
-            is_best: Whether the same is to be ``best.ckpt``.
+            before_a_window: Whether it is at the start of a step, which then has not begun yet.
+            is_best: Whether it is to be ``best.ckpt`` as well.
 
         Raises:
             OSError: The file cannot be written. What was there before stays.
@@ -168,7 +168,7 @@ class Checkpoints(Checkpoint):
         self._before_a_window = before_a_window
         trainer.save_checkpoint(new)
         if trainer.is_global_zero:
-            # In this order: a run that ends in between repeats the epoch, and so the best.
+            # In this order: a run that ends in between repeats the epoch, and saves the best again.
             if is_best:
                 _link(new, self._folder / "best.ckpt")
             if self._last.exists():
@@ -193,10 +193,10 @@ class Checkpoints(Checkpoint):
             uncount_window(checkpoint)
 
     def on_load_checkpoint(self, trainer: Any, pl_module, checkpoint) -> None:
-        """Tells the CSV files their rows; the rest waits for the start of the training.
+        """Tells the CSV loggers how many rows to keep; the rest waits for the training to start.
 
         Raises:
-            KeyError: A state is missing that would start anew.
+            KeyError: A state is missing, without which something would start anew.
             UserError: A ``ModelCheckpoint`` names a file that is not on this machine; or see
                 :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
         """
@@ -204,7 +204,7 @@ class Checkpoints(Checkpoint):
         for callback in trainer.callbacks:
             if callback.state_dict() and not isinstance(callback, TimeLimit):  # a resume may add it
                 checkpoint["callbacks"][callback.state_key]
-            # It removes files that it names. Lightning stays in its folder, unless one is a URL.
+            # It removes files that its state names: in its folder only, unless one is a URL.
             if isinstance(callback, ModelCheckpoint):
                 state = checkpoint["callbacks"][callback.state_key]
                 if re.search("::|://", str(state)):
@@ -225,9 +225,9 @@ def _gather(mine: Any, world_size: int) -> list[Any]:
 
 
 def _link(existing: Path, name: Path) -> None:
-    """Gives a file a second name, whatever had that name before."""
+    """Gives a file a second name, replacing whatever had that name before."""
     with replacing(name) as temporary:
         try:
             os.link(existing, temporary)
-        except OSError:  # a file system without hard links; a full disk says so again
+        except OSError:  # a file system without hard links; a full disk fails again
             shutil.copyfile(existing, temporary)

@@ -11,19 +11,19 @@ from lmbench.module import logs_at
 class FiniteLoss(L.Callback):
     """Raises ``UserError`` at a loss that is nan or infinite; the checkpoints from before stay.
 
-    On a CPU each step is looked at; on a GPU, which would have to wait for it, each step that is
-    logged. Before a checkpoint is saved the weights are looked at, so that no bad one ever is.
+    On a CPU, each step is checked; on a GPU, which would have to wait for that, each step that is
+    logged. The weights are checked before a checkpoint is saved, so that no bad one ever is.
     """
 
     def on_train_batch_end(self, trainer, pl_module, outputs: Any, batch, batch_idx) -> None:
-        """Looks at the loss."""
+        """Checks the loss."""
         loss = outputs["loss"].detach()
         is_looked_at = loss.device.type == "cpu" or logs_at(trainer, trainer.global_step)
         if is_looked_at and not loss.isfinite():
             self._stop(trainer, f"The loss of step {trainer.global_step:,} is {loss.item()}")
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
-        """Looks at the weights."""
+        """Checks the weights."""
         if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
             self._stop(trainer, f"A weight is not finite after step {trainer.global_step:,}")
 

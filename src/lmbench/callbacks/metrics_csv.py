@@ -65,7 +65,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Cuts the files, with the next row, to the rows that there were then.
+        """Makes the next row cut the files to the rows that they had then.
 
         Not earlier: a resume that is refused changes nothing.
 
@@ -76,7 +76,7 @@ class MetricsCSV(Logger):
             file.load_state_dict(state_dict[name])
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: hyperparameters stand in the run's config.yaml."""
+        """Does nothing: hyperparameters are in the run's config.yaml."""
 
 
 class _CSVFile:
@@ -129,7 +129,7 @@ class _CSVFile:
             )
 
     def _read(self) -> list[dict[str, Any]]:
-        """The rows that count, of the file as it is."""
+        """The rows that count in the file as it is now."""
         if not self._num_rows:
             return []
         rows = csv.DictReader(io.StringIO(read_small(self._path), newline=""))

@@ -24,8 +24,8 @@ class NTASGD(L.Callback):
 
     The optimizer of the module is averaged SGD, but training begins with plain SGD of the same
     learning rate and weight decay. Validation stalls when more than n earlier ones are known and
-    this one is worse than the best of all but the last n of them. (The authors' code; the paper's
-    formula has a misprint, as they say.) Then averaged SGD takes over from the current weights.
+    this one is worse than the best of all but the last n of them. (As in the authors' code; the
+    paper's formula is misprinted, they say.) Then averaged SGD takes over from the current weights.
     While it runs, validation scores the averages, a checkpoint's ``state_dict`` holds them, with
     the raw iterate kept in this callback's state, and training continues from the raw iterate.
 
@@ -38,8 +38,8 @@ class NTASGD(L.Callback):
             same rule.
 
     Attributes:
-        history: The validations that the rule compares: of plain SGD, and after the switch of the
-            averages where ``stop_when_stalled``.
+        history: The validations that the rule compares: those of plain SGD and, after the switch,
+            those of the averages if ``stop_when_stalled``.
         triggered_epoch: The epoch after which averaged SGD took over; None if it has not.
 
     Raises:
@@ -67,7 +67,7 @@ class NTASGD(L.Callback):
         self._ended = False
 
     def on_fit_start(self, trainer, pl_module) -> None:
-        """Puts plain SGD first; after a resume, puts the raw iterate where training continues.
+        """Begins with plain SGD; on a resume, loads the raw iterate to continue training from.
 
         Lightning restores the optimizer's state after this hook, and must find the optimizer whose
         state it was: averaged SGD after the switch, SGD before.
@@ -95,7 +95,7 @@ class NTASGD(L.Callback):
             self._raw = None
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Stays ended. Not earlier: Lightning would leave the last epoch uncounted."""
+        """Keeps an ended run ended. Any earlier, Lightning would leave the last epoch uncounted."""
         if self._ended:
             trainer.should_stop = True
 
@@ -131,7 +131,7 @@ class NTASGD(L.Callback):
             log.info(message)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
-        """Lets ``state_dict`` hold the weights to evaluate."""
+        """Makes ``state_dict`` hold the weights to evaluate."""
         if _is_averaging(trainer):
             swap_averages(trainer.optimizers[0])
             checkpoint["state_dict"] = copy.deepcopy(pl_module.state_dict())
@@ -147,7 +147,7 @@ class NTASGD(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Takes up the trigger where it was, with the raw iterate if averaging had begun."""
+        """Restores the trigger, with the raw iterate if averaging had begun."""
         self.history = list(state_dict["history"])
         self.triggered_epoch = state_dict["triggered_epoch"]
         self._raw = state_dict.get("raw")
@@ -168,7 +168,7 @@ def _is_averaging(trainer: L.Trainer) -> bool:
 def _replace_optimizer(trainer: L.Trainer, make: Callable[..., Optimizer]) -> None:
     old = trainer.optimizers[0]
     # What is not an option of the old one was put into the group by a schedule, which looks for it
-    # there; of the old one's own options, the new one has these two.
+    # there; of the old one's own options, the new one gets these two.
     taken_over = ("params", "lr", "weight_decay")
     groups = [
         {key: group[key] for key in group if key in taken_over or key not in old.defaults}

@@ -20,9 +20,9 @@ SECONDS_OF_WARM_UP = 5
 
 
 class Progress(L.Callback):
-    """Says what is being done, and a line after each validation.
+    """Reports what is being done, with a line after each validation.
 
-    In a terminal, a live line stands below those of the log. Elsewhere there is a line at least
+    In a terminal, there is a live line below those of the log. Elsewhere, there is a line at least
     every minute.
     """
 
@@ -95,7 +95,7 @@ class Progress(L.Callback):
         self._last_line = time.monotonic()
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        """Starts anew for the test."""
+        """Starts over for the test."""
         self._begin(trainer, "test")
         self._start_share = 0.0
 
@@ -107,15 +107,15 @@ class Progress(L.Callback):
         self._show(trainer, [f"test of the best epoch {self._share:.0%}", self._left()])
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Takes the live line away."""
+        """Removes the live line."""
         self._line.stop()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Takes the live line away."""
+        """Removes the live line."""
         self._line.stop()
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        """Takes the live line away, before the table of results."""
+        """Removes the live line, before the table of results."""
         self._line.stop()
 
     def _begin(self, trainer: Any, doing: str) -> None:

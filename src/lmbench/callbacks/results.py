@@ -34,7 +34,7 @@ class Results(L.Callback):
 
     Args:
         run_dir: Folder in which ``results.json`` is written.
-        config: The run's config, whose values that move its numbers stand in TensorBoard's hparams
+        config: The run's config; the values that affect its numbers go into TensorBoard's hparams
             table.
     """
 
@@ -54,7 +54,7 @@ class Results(L.Callback):
         return {"num_epochs": self._num_epochs, "num_steps": self._num_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """How far an earlier part of the run went."""
+        """Restores how far an earlier part of the run went."""
         self._num_epochs, self._num_steps = state_dict["num_epochs"], state_dict["num_steps"]
 
     def teardown(self, trainer, pl_module: Any, stage) -> None:
@@ -129,7 +129,7 @@ class Results(L.Callback):
         averaging = ("nt_asgd", "weight_average")
         moving["callbacks"] = {k: v for k, v in moving["callbacks"].items() if k in averaging}
         values, overrides = flatten(moving), self._path.with_name(".hydra") / "overrides.yaml"
-        # What a reader of many runs looks for comes first: also what the command line has set.
+        # What a reader of many runs looks for comes first, including what the command line has set.
         noted = overrides.read_text("utf-8").splitlines() if overrides.is_file() else []
         set_there = (line.lstrip("- +'\"").partition("=")[0] for line in noted)
         first = ("model.name", "name", "seed", *set_there)
@@ -137,7 +137,7 @@ class Results(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(ordered, metrics, step=self._num_steps)
-            elif not isinstance(logger, MetricsCSV):  # others have had the config at the start
+            elif not isinstance(logger, MetricsCSV):  # others got the config at the start
                 logger.log_metrics(metrics, step=self._num_steps)
 
 

@@ -11,9 +11,9 @@ from lmbench.run.config import write_run_config
 
 
 class Resumed(L.Callback):
-    """Takes up the directory of a run when its first step or its test begins.
+    """Updates the directory of a resumed run when its first step or its test begins.
 
-    It writes the changed config, removes the results, which are those of older weights, and lets
+    It writes the changed config, removes the results, which are those of older weights, and makes
     TensorBoard forget what came after the checkpoint. Not earlier: a resume that is refused changes
     nothing.
 
@@ -23,7 +23,7 @@ class Resumed(L.Callback):
 
     Attributes:
         first_step: The step that the run continues with; 0 for one that is new or starts over.
-        has_begun: Whether it has been done.
+        has_begun: Whether the first step or the test has begun.
     """
 
     def __init__(self, run_dir: Path, changed: dict[str, Any] | None) -> None:
@@ -39,11 +39,11 @@ class Resumed(L.Callback):
                 trainer.should_stop = True
 
     def on_test_start(self, trainer, pl_module) -> None:
-        """Does it where nothing was left to train."""
+        """Updates the directory if nothing was left to train."""
         self.on_train_batch_start(trainer, pl_module, None, 0)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        """Does it as the training continues."""
+        """Updates the directory as the training continues."""
         if trainer.is_global_zero and not self.has_begun:
             if self._changed is not None:
                 write_run_config(self._changed, self._run_dir, replace=True)

@@ -21,11 +21,11 @@ SIGNALS = tuple(signal.Signals[name] for name in NAMES if hasattr(signal, name))
 
 
 class StopOnSignal(L.Callback):
-    """Ends the run by ``Interrupted`` after SIGINT, SIGTERM, SIGUSR1 or SIGHUP.
+    """Ends the run with ``Interrupted`` after SIGINT, SIGTERM, SIGUSR1 or SIGHUP.
 
-    As a context manager it answers the signals: the first one is noted, a second one ends the
-    process at once, with exit code 128 + its number. One that comes when there is nothing left to
-    stop makes it end by ``Interrupted`` too, so that a sweep does not start its next job.
+    As a context manager it handles the signals: the first one is noted, a second one ends the
+    process at once, with exit code 128 + its number. If one comes when there is nothing left to
+    stop, the context ends with ``Interrupted`` too, so that a sweep does not start its next job.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class StopOnSignal(L.Callback):
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        # Others have nothing left to do, while the first one still writes what came out.
+        # Other processes have nothing left to do, while the first one still writes the results.
         is_first = getattr(rank_zero_only, "rank", 0) == 0
         if error is None and self._signum is not None and is_first:
             raise Interrupted(self._signum)
@@ -69,7 +69,7 @@ class StopOnSignal(L.Callback):
             raise Interrupted(signum)
 
     def _agreed(self, trainer: L.Trainer, pl_module: L.LightningModule, batch_idx: int) -> int:
-        """The signal that any process has got, the highest; 0 if none has, or not now."""
+        """The highest signal that any process has got; 0 if none has, or between agreements."""
         signum = self._signum or 0
         if trainer.world_size == 1:
             return signum

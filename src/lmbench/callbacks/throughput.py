@@ -44,7 +44,7 @@ class Throughput(L.Callback):
         return {"num_tokens": self.num_tokens, "seconds": self._seconds_so_far()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Counts on; the speed is that of this process's steps."""
+        """Continues the counts; the speed is that of this process's steps."""
         self.num_tokens = state_dict["num_tokens"]
         self.seconds = state_dict["seconds"]
 
@@ -55,7 +55,7 @@ class Throughput(L.Callback):
         return statistics.median(rates) if rates else None
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Starts the clock, and the peak of memory: a sweep's jobs may share a process."""
+        """Starts the clock, and resets the peak of memory: a sweep's jobs may share a process."""
         reset_peak_memory(pl_module.device)
         self._fit_start = time.perf_counter() - self.seconds
 
@@ -85,7 +85,7 @@ class Throughput(L.Callback):
         self._step_start = None
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
-        """Tells when the validation was done, in wall-clock time."""
+        """Logs when the validation was done, in wall-clock time."""
         if trainer.state.fn == TrainerFn.FITTING:
             pl_module.log("train/seconds", self._seconds_so_far(), sync_dist=True)
 
@@ -105,7 +105,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory since the last reset: of the CUDA allocator on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":  # where ru_maxrss has what the process was before its exec, too
+    if sys.platform == "linux":  # where ru_maxrss also counts the process before its exec
         for line in Path("/proc/self/status").read_text("ascii").splitlines():
             if line.startswith("VmHWM:"):  # not so in every sandbox
                 return 1024 * int(line.split()[1])
@@ -114,12 +114,12 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Lets the peak count from now. Not on macOS, where a process keeps its own for good."""
+    """Makes the peak count from now on. Not on macOS, where a process cannot reset it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "malloc_trim"):
-            libc.malloc_trim(0)  # what a job before has freed and the allocator has kept
+            libc.malloc_trim(0)  # what an earlier job has freed and the allocator has kept
         with suppress(OSError):  # a container may forbid it
             Path("/proc/self/clear_refs").write_text("5", "ascii")

@@ -1,4 +1,4 @@
-"""The end of a training when its time is over, with the learning rate at its end too."""
+"""The end of a training when its time is up, with the learning rate at its end too."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class TimeLimit(Timer):
     time, and so the result, differ from run to run. The main process's clock counts.
 
     Args:
-        max_time: ``"DD:HH:MM:SS"``, or the arguments of a ``timedelta``, as ``{"minutes": 60}``.
+        max_time: ``"DD:HH:MM:SS"``, or the arguments of a ``timedelta``, e.g. ``{"minutes": 60}``.
 
     Raises:
         ValueError: ``max_time`` is neither, or not above zero.
@@ -45,9 +45,9 @@ class TimeLimit(Timer):
         """Stops nothing yet: Lightning would leave the last epoch uncounted."""
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Starts the clock, and stops a resumed run whose time is over already.
+        """Starts the clock, and stops a resumed run whose time is up already.
 
-        In the middle of an epoch it takes one more step, to be validated.
+        In the middle of an epoch, the run takes one more step, so that it is validated.
         """
         super().on_train_start(trainer, pl_module)
         if not resumes_within_epoch(trainer):
@@ -60,7 +60,7 @@ class TimeLimit(Timer):
             scheduler.progress = trainer.strategy.broadcast(self.share)
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        """Ends a run whose time was over during the validation, before it takes another step."""
+        """Ends a run whose time ran out during the validation, before it takes another step."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == TrainerFn.FITTING:
             self.on_train_batch_end(trainer)

@@ -12,9 +12,10 @@ class WeightAverage(WeightAveraging):
     """Validates, saves and tests an average of the weights, which training itself does not see.
 
     Step n moves the average by the share (eta + 1) / (n + eta) of the way to the weights. With
-    ``eta`` 0 it is the mean of all of them; otherwise the weights of step t count about t^eta, so
-    that their mean age is n / (eta + 2) steps. It thus reaches as far back as suits the length of
-    the training so far: no length has to be known ahead, and a run may end, or go on, at any time.
+    ``eta`` 0 it is the mean of all of them; otherwise the weights of step t count in proportion to
+    about t^eta, so that their mean age is n / (eta + 2) steps. It thus reaches as far back as suits
+    the length of the training so far: no length has to be known in advance, and a run may end, or
+    go on, at any time.
 
     Source: polynomial-decay averaging (Shamir and Zhang 2013, arXiv 1212.1824, section 4).
 

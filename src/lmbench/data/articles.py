@@ -9,10 +9,10 @@ from lmbench.data.vocabulary import EOS, Vocabulary
 def article_starts(
     ids: Int[np.ndarray, " N"], vocabulary: Vocabulary
 ) -> Int[np.ndarray, " A"] | None:
-    """Places in a stream at which an article's title line begins, in rising order.
+    """Positions in a stream at which an article's title line begins, in ascending order.
 
     A title is a line of its own between single equals signs, ``= Robert Boulter =``, with an empty
-    line before and after it; the headings of sections have two signs or more a side. Other lines
+    line before and after it; section headings have two or more signs on each side. Other lines
     that begin with a sign, such as table rows, lack one of these marks.
 
     Args:
@@ -20,7 +20,7 @@ def article_starts(
         vocabulary: The words of the ids.
 
     Returns:
-        (A,) the places of the titles' first signs; None if the corpus has no titles.
+        (A,) the positions of the titles' first signs; None if the corpus has no titles.
     """
     if EOS not in vocabulary.ids or "=" not in vocabulary.ids:
         return None
@@ -40,10 +40,10 @@ def article_starts(
 def shuffled_articles(
     ids: Int[np.ndarray, " N"], starts: Int[np.ndarray, " A"], seed: int, epoch: int
 ) -> Int[np.ndarray, " N"]:
-    """A copy of a stream with its articles in an order that ``(seed, epoch)`` draws.
+    """A copy of a stream with its articles in an order drawn from ``(seed, epoch)``.
 
-    What stands before the first title keeps its place. Articles then follow others in every epoch,
-    begin in other columns, and others are left out at the end of the stream.
+    Text before the first title keeps its place. In every epoch articles follow different ones and
+    begin in different columns, and different ones are left out at the end of the stream.
 
     Source: the shuffle of documents in qlabs-eng/slowrun.
 
@@ -54,6 +54,6 @@ def shuffled_articles(
         epoch: Number of the epoch, from 0.
     """
     before, *articles = np.split(ids, starts)
-    generator = np.random.default_rng((seed, epoch, 2))  # windows and columns draw from others
+    generator = np.random.default_rng((seed, epoch, 2))  # 2: unlike those of windows and columns
     order = generator.permutation(len(articles))
     return np.concatenate([before, *(articles[index] for index in order)])

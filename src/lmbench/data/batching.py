@@ -48,9 +48,9 @@ class TrainingWindows:
             length ``bptt``.
         seed: The run's seed.
         epoch: Number of the epoch, from 0.
-        scale_lr: Whether to give each window its drawn length over ``bptt`` as ``lr_scale``, not 1.
+        scale_lr: Whether to give each window its drawn length over ``bptt`` as ``lr_scale``; else 1.
 
-    Iterating starts at the window that ``load_state_dict`` named.
+    Iteration starts at the window set by ``load_state_dict``.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class TrainingWindows:
         self._num_done = 0
 
     def state_dict(self) -> dict[str, int]:
-        """How many windows come before the one that was yielded last."""
+        """The number of windows before the last one yielded."""
         return {"num_done": self._num_done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Lets the next iteration start after that many windows."""
+        """Makes the next iteration start after that many windows."""
         self._num_done = state_dict["num_done"]
 
 

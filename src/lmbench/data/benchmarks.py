@@ -16,7 +16,7 @@ from lmbench.errors import UserError
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is known of a published corpus.
+    """What is known about a published corpus.
 
     Args:
         title: What error messages call it.
@@ -33,7 +33,7 @@ class Benchmark:
 
     @property
     def remedy(self) -> str:
-        """What a user can do who does not have it."""
+        """What a user who does not have it can do."""
         return (
             "Set data.path=… to a folder that has it, or the environment variable LMBENCH_DATA_DIR "
             f"to a folder with {self.folder}/ in it (files train.txt, valid.txt, test.txt or "
@@ -73,8 +73,8 @@ def load_benchmark(
 
     Args:
         name: Its name there, and in results.
-        path: Folder as ``load_text`` takes it. If None: its folder in ``$LMBENCH_DATA_DIR`` if it
-            is there, else the Hugging Face hub.
+        path: Folder as for ``load_text``. If None: the corpus's folder in ``$LMBENCH_DATA_DIR`` if
+            there is one, else the Hugging Face hub.
         cache_dir: See ``load_text``.
 
     Raises:
@@ -104,7 +104,7 @@ def load_benchmark(
         corpus = write_words(folder, vocabulary)
         _check_counts(corpus, benchmark, source)
 
-    # By name, not content: the counts have been checked, and nobody asks the hub a second time.
+    # By name, not content: the counts have been checked, and the hub is not asked a second time.
     key = hashlib.sha256(f"{FORMAT} {source}".encode()).hexdigest()
     load = partial(open_corpus, name=name)
     return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
@@ -113,13 +113,13 @@ def load_benchmark(
 def _text_from_hub(
     benchmark: Benchmark, repository: str, configuration: str
 ) -> dict[str, Iterator[bytes]]:
-    """Text of each split, in blocks; from the library's cache where the hub does not answer."""
+    """Text of each split, in blocks; from the library's cache if the hub does not answer."""
     from datasets import config, load_dataset
     from huggingface_hub import HfApi, constants
 
     was_offline, trouble = config.HF_HUB_OFFLINE, None
     try:
-        # Left to itself, load_dataset tries for 23 seconds before it looks into its cache.
+        # Left to itself, load_dataset tries for 23 seconds before it looks in its cache.
         HfApi().dataset_info(repository, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # those of three libraries, and of the network below them
         config.HF_HUB_OFFLINE, trouble = True, error
@@ -138,7 +138,7 @@ def _text_from_hub(
 
 def _blocks(batches: Iterable[Any]) -> Iterator[bytes]:
     for batch in batches:
-        # A row is a line, of which some have lost their line feed.
+        # A row is a line; some have lost their line feed.
         yield "".join(row.removesuffix("\n") + "\n" for row in batch["text"]).encode()
 
 

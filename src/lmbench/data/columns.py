@@ -21,7 +21,7 @@ PROTOCOLS = ("standard", "awd_lstm_lm")
 """Ways of reading valid and test: see :class:`EvaluationSettings`."""
 
 AWD_LSTM_LM_COLUMNS = {"valid": 10, "test": 1}
-"""Columns in which salesforce/awd-lstm-lm evaluates (main.py)."""
+"""Number of columns with which salesforce/awd-lstm-lm evaluates (main.py)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +33,11 @@ class Columns:
     Args:
         ids: (N,) the stream, which may lie on disk.
         starts: (B,) where each column starts.
-        num_rows: L, of each column.
+        num_rows: Rows of each column, L.
         first_scored: (B,) the first row of each column that is scored.
         first_rows: (B,) the row at which reading starts in each column; after the last row it
             continues at row 0.
-        extra_divisor: What a mean over the targets adds to their number in its divisor.
+        extra_divisor: What a mean over the targets adds to their number in the divisor.
     """
 
     ids: np.ndarray
@@ -55,7 +55,7 @@ class Columns:
     def read(
         self, start: int = 0, end: int | None = None
     ) -> tuple[Int[Tensor, "T B"], Int[Tensor, "T B"]]:
-        """Tokens and targets of the rows from ``start`` to before ``end``.
+        """Tokens and targets of the rows from ``start`` to ``end`` (exclusive).
 
         Rows beyond the stream are filled with its first token. Their targets, and those before
         ``first_scored``, are ``IGNORE_INDEX``.
@@ -69,7 +69,7 @@ class Columns:
         return tokens, torch.from_numpy(targets.astype(np.int64))
 
     def places(self, start: int = 0, end: int | None = None) -> np.ndarray:
-        """Where in the stream the tokens of these rows are, (T, B); targets are one later."""
+        """Positions in the stream of these rows' tokens, (T, B); targets are one later."""
         rows = np.arange(start, self.num_rows if end is None else end)[:, None]
         return self.starts + (rows + self.first_rows) % self.num_rows
 
@@ -79,21 +79,21 @@ class Columns:
         return int(np.maximum(ends - np.maximum(start, self.first_scored), 0).sum())
 
     def share(self, part: int, num_parts: int) -> "Columns":
-        """One of as many equal parts, which must divide the number of columns."""
+        """Part number ``part`` of ``num_parts``, which must divide the number of columns."""
         size = self.num_columns // num_parts
         mine = slice(part * size, (part + 1) * size)
         by_column = ("starts", "first_scored", "first_rows")
         return replace(self, **{name: getattr(self, name)[mine] for name in by_column})
 
     def partially_shuffled(self, seed: int, epoch: int) -> "Columns":
-        """The same columns, each read from a first row that ``(seed, epoch)`` draws.
+        """The same columns, each read from a first row drawn from ``(seed, epoch)``.
 
-        Other words then stand side by side in every epoch, while sentences keep their order, but
-        for one break in each column.
+        Different words are then side by side in every epoch, while sentences keep their order,
+        except for one break in each column.
 
         Source: Press 2019 (arXiv 1903.04167).
         """
-        generator = np.random.default_rng((seed, epoch, 1))  # windows are drawn from two numbers
+        generator = np.random.default_rng((seed, epoch, 1))  # 1: unlike that of the windows
         return replace(self, first_rows=generator.integers(self.num_rows, size=self.num_columns))
 
 
@@ -122,12 +122,12 @@ def columns_for_evaluation(ids: np.ndarray, columns: int, burn_in: int) -> Colum
 
     The first column starts at the first token and scores from there. Each other column starts
     ``burn_in`` tokens before the first target it scores, so that its state has seen context. All
-    columns have the same length; what is left over is filled with unscored positions. A stream of
-    at most ``burn_in`` targets is read in one.
+    columns have the same length; room left over is filled with unscored positions. A stream of at
+    most ``burn_in`` targets is read in one column.
 
     Args:
         ids: (N,) token ids.
-        columns: B at most. One column is the exact evaluation of the whole stream.
+        columns: Largest B. One column is the exact evaluation of the whole stream.
         burn_in: Tokens that each column but the first reads before it scores.
 
     Raises:
@@ -153,7 +153,7 @@ def columns_as_awd_lstm_lm(ids: np.ndarray, columns: int) -> Columns:
 
     Columns have equal length, and each is read from a zero state and scored from its first target;
     the remainder, and the target at each border between columns, is not scored. The published code
-    divides by the number of tokens, of which each column has one more than targets.
+    divides by the number of tokens; each column has one more of them than of targets.
 
     Args:
         ids: (N,) token ids.
@@ -172,18 +172,18 @@ def columns_as_awd_lstm_lm(ids: np.ndarray, columns: int) -> Columns:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How valid and test are read: what ``evaluation`` of a config says of it.
+    """How valid and test are read, as set in ``evaluation`` of a config.
 
     Args:
         protocol: ``standard`` is :func:`columns_for_evaluation`; ``awd_lstm_lm`` is
-            :func:`columns_as_awd_lstm_lm`, which leaves the next two unused.
-        columns: B at most; 1 is the exact evaluation.
+            :func:`columns_as_awd_lstm_lm`, which ignores the next two.
+        columns: Largest B; 1 is the exact evaluation.
         burn_in: Unscored tokens at the start of each column but the first.
-        window: Time steps that are read at once. It changes memory and time, and results only in
+        window: Time steps that are read at once. Affects memory and time, but results only in
             modes of lmbench-evaluate that say so.
 
     Raises:
-        ValueError: The protocol is unknown, or a number is out of its range.
+        ValueError: The protocol is unknown, or a number is out of range.
     """
 
     protocol: str = "standard"
@@ -210,13 +210,13 @@ class EvaluationSettings:
         return columns_as_awd_lstm_lm(ids, AWD_LSTM_LM_COLUMNS[split])
 
     def plain(self, columns: int | Mapping[str, int]) -> dict[str, Any]:
-        """What results say of the reading, with the columns that there were."""
+        """How the split was read, for results; ``columns`` is how many there were."""
         burn_in = self.burn_in if self.protocol == "standard" else 0
         return {"protocol": self.protocol, "columns": columns, "burn_in": burn_in}
 
 
 def _fold(ids: np.ndarray, columns: int) -> Columns:
-    """Folds a stream as published: the last token of a column is a target only."""
+    """Folds a stream as published: the last token of a column is only a target."""
     num_tokens = len(ids) // columns
     starts = np.arange(columns) * num_tokens
     return Columns(ids, starts, num_tokens - 1, np.zeros_like(starts), np.zeros_like(starts))

@@ -24,17 +24,16 @@ FORMAT = 3  # part of every cache key: raise it when the files of a cached corpu
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Token ids of the training, validation and test split, and the vocabulary they index.
+    """Token ids of the training, validation and test splits, and the vocabulary they index.
 
     Args:
         name: What results call it, such as ``wikitext2``, ``text`` or ``synthetic``.
         vocabulary: Id to word.
         train: 1-D int32 ids, which may lie on disk.
-        valid: The same of the validation split.
-        test: The same of the test split.
-        perplexity_floor: Perplexity of the true distribution on ``valid`` and ``test``, where it
-            is known.
-        notes: For people, what was done to make these streams of a text: a sentence each.
+        valid: The same for the validation split.
+        test: The same for the test split.
+        perplexity_floor: Perplexity of the true distribution on ``valid`` and ``test``, if known.
+        notes: Notes for people on how these streams were made from a text: a sentence each.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex SHA-256 of the words, with a line feed each, then of the ids as little-endian int32.
+        """Hex SHA-256 of the words, each with a line feed, then of the ids as little-endian int32.
 
         Words are UTF-8; the ids are those of train, valid and test.
         """
@@ -95,21 +94,21 @@ def load_text(
     Args:
         path: A folder with ``train.txt``, ``train.tokens``, ``wiki.train.tokens`` or
             ``ptb.train.txt``, and the same for ``valid`` and ``test``; or a file, or a folder of
-            other ``.txt`` files, also in folders below it, which
-            :mod:`lmbench.data.documents` splits.
+            other ``.txt`` files, which may be in subfolders; :mod:`lmbench.data.documents` splits
+            these.
         name: Name of the corpus in results.
-        cache_dir: Where the ids are kept, by content; see ``load_or_build``.
-        tokenizer: What makes words of a line: ``none`` for what ``str.split`` finds, ``moses`` for
-            running text (:mod:`lmbench.data.words`); ``auto`` for ``none`` if the training text has
+        cache_dir: Where the ids are cached, by content; see ``load_or_build``.
+        tokenizer: What splits a line into words: ``none`` for ``str.split``, ``moses`` for running
+            text (:mod:`lmbench.data.words`); ``auto`` for ``none`` if the training text has
             ``<unk>``, as prepared corpora do, else ``moses``.
-        min_count: Words that the training split has less often become ``<unk>``. None for 1 if it
-            has ``<unk>`` itself, else 2.
+        min_count: Words rarer than this in the training split become ``<unk>``. None for 1 if that
+            split already has ``<unk>``, else 2.
         max_size: Largest vocabulary; see ``limit_vocabulary``.
-        valid_share: What part of a text that has no splits becomes ``valid``, by bytes.
-        test_share: What part becomes ``test``.
+        valid_share: Fraction of the bytes of a text without splits that becomes ``valid``.
+        test_share: Fraction that becomes ``test``.
 
     Raises:
-        ValueError: An argument is not one of its values, or out of range.
+        ValueError: An argument is not an allowed value, or is out of range.
         UserError: A file is missing, ambiguous, empty, not UTF-8, too small to be split, or changes
             while it is read; there are unknown words and no ``<unk>``; the cache cannot be written.
     """

@@ -20,22 +20,22 @@ class LanguageModelDataModule(L.LightningDataModule):
 
     Args:
         corpus: The token streams.
-        batch_size: Training columns over all devices.
+        batch_size: Training columns across all devices.
         bptt: Base length of a training window.
-        variable_windows: See ``TrainingWindows``, as ``variable``.
+        variable_windows: See ``variable`` of ``TrainingWindows``.
         scale_lr: See ``TrainingWindows``.
         partial_shuffle: Whether an epoch reads the columns ``partially_shuffled``.
-        shuffle_articles: Whether an epoch reads ``shuffled_articles``, which is a copy in memory.
+        shuffle_articles: Whether an epoch reads ``shuffled_articles``, a copy in memory.
         evaluation: How valid and test are read.
         seed: Seed of the window lengths and of the shuffles.
 
     Attributes:
         plain_evaluation: How valid and test are read, for a run's results; ``columns`` is by split
-            where they differ, as under awd_lstm_lm or where one split is too short for as many.
-        extra_divisor: Stage → what the protocol adds to the number of targets to divide by.
+            if they differ, as under awd_lstm_lm or if one split is too short for that many.
+        extra_divisor: Stage → what the protocol adds to the number of targets in a mean's divisor.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of range.
         UserError: A split is too short; or there are no articles to shuffle.
     """
 
@@ -103,10 +103,10 @@ class LanguageModelDataModule(L.LightningDataModule):
         return total
 
     def setup(self, stage: str) -> None:
-        """Finds out before the training, rather than after it, whether all splits can be read.
+        """Checks before training, rather than after it, that all splits can be read.
 
         Raises:
-            UserError: A split's columns do not divide by the number of processes.
+            UserError: A split's columns cannot be divided evenly among the processes.
         """
         for split, columns in {"train": self._training, **self._evaluation}.items():
             self._share(columns, split)
@@ -131,7 +131,7 @@ class LanguageModelDataModule(L.LightningDataModule):
         return self._evaluation_windows("test")
 
     def state_dict(self) -> dict[str, object]:
-        """What a checkpoint must know to be read by itself: the words and the corpus's hash."""
+        """What makes a checkpoint readable on its own: the words and the corpus's hash."""
         vocabulary = self.corpus.vocabulary
         return {
             "sha256": self.corpus.sha256,

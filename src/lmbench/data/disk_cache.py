@@ -20,17 +20,17 @@ def load_or_build(
     build: Callable[[Path], None],
     cache_dir: str | Path | None = None,
 ) -> Entry:
-    """Loads an entry of the cache; builds it where it is missing or damaged.
+    """Loads an entry of the cache; builds it if it is missing or damaged.
 
     Processes that ask for the same entry at once wait for the one that builds it.
 
     Args:
         key: Name of the entry's folder: a hash of everything that decides its content.
         load: Opens that folder; None if it is missing or damaged.
-        build: Fills an empty folder. It turns its own reading errors into ``UserError``: an
+        build: Fills an empty folder. It must turn its own reading errors into ``UserError``: an
             ``OSError`` that it raises is reported as trouble with the cache.
         cache_dir: Folder of the entries. None for ``$XDG_CACHE_HOME/lmbench``, or
-            ``~/.cache/lmbench`` where that variable is not set.
+            ``~/.cache/lmbench`` if that variable is not set.
 
     Raises:
         UserError: The cache cannot be written. Nothing half-written stays behind.

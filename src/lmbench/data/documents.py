@@ -1,9 +1,9 @@
-"""A text that comes without splits, split by documents into training, validation and test.
+"""A text without splits, split by documents into training, validation and test.
 
-A file is a document; one that has titles as in WikiText, ``= Robert Boulter =``, has as many as it
-has titles. Whole documents are dealt out, in an order that depends on their content alone. Where a
-split would get fewer than five, or far from its share, each document gives its end to valid and
-test instead; so does a single one, such as a novel.
+A file is a document; one with titles as in WikiText, ``= Robert Boulter =``, has as many documents
+as titles. Whole documents are dealt out, in an order that depends on their content alone. If a
+split would get fewer than five, or far from its share, the end of each document goes to valid and
+test instead; the same holds for a single document, such as a novel.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ from typing import NamedTuple
 from lmbench.data.tokenization import BLOCK_BYTES
 from lmbench.errors import UserError
 
-# The empty line before a title, which is as lmbench.data.articles says.
+# The empty line before a title as lmbench.data.articles defines it.
 _BEFORE_TITLE = re.compile(
     rb"^[^\S\n]*\n(?=[^\S\n]*= [^=\s](?:.*[^=\s])? =[^\S\n]*\n[^\S\n]*$)", re.MULTILINE
 )
 
 
 class Document(NamedTuple):
-    """A document, or a piece of one: the bytes of a file from ``start`` to before ``stop``."""
+    """A document, or a piece of one: bytes ``start`` to ``stop`` (exclusive) of a file."""
 
     path: Path
     start: int
     stop: int
 
     def blocks(self) -> Iterator[bytes]:
-        """Its text in blocks of whole lines; a byte order mark at the file's start is left out."""
+        """Its text in blocks of whole lines, without a byte order mark at the file's start."""
         with _mapped(self.path) as text:
             start = self.start
             while start < self.stop:
@@ -45,15 +45,15 @@ class Document(NamedTuple):
 def split_documents(
     files: Sequence[Path], shares: Mapping[str, float], *, source: str
 ) -> tuple[dict[str, list[Document]], str]:
-    """Shares out all that is in some files.
+    """Divides the text of some files among the splits.
 
     Args:
         files: Files of text.
-        shares: What part of the bytes ``train``, ``valid`` and ``test`` are to have; 1 together.
+        shares: Fractions of the bytes for ``train``, ``valid`` and ``test``; they sum to 1.
         source: What error messages call the text.
 
     Returns:
-        What each split gets, in the order of the files; and for people, what was done.
+        What each split gets, in the order of the files; and a note for people on what was done.
 
     Raises:
         UserError: There is no text, or too little.
@@ -88,11 +88,11 @@ def _documents(path: Path) -> Iterator[tuple[Document, str]]:
 def _whole(
     documents: Sequence[Document], hashes: Mapping[Document, str], shares: Mapping[str, float]
 ) -> dict[str, list[Document]] | None:
-    """Gives each document to the split that lacks most; None if that does not work out."""
+    """Gives each document to the split that lacks the most; None if that does not work out."""
     total, sizes = 0, dict.fromkeys(shares, 0)
     chosen: dict[Document, str] = {}
     for document in sorted(documents, key=hashes.__getitem__):
-        # By what came before: if its own size counted, the short ones would go to valid and test.
+        # Only earlier documents count: with its own size, short ones would go to valid and test.
         lacking = {name: share * total - sizes[name] for name, share in shares.items()}
         chosen[document] = max(lacking, key=lacking.__getitem__)
         size = document.stop - document.start
@@ -105,7 +105,7 @@ def _whole(
 def _ends(documents: Sequence[Document], shares: Mapping[str, float]) -> dict[str, list[Document]]:
     """Cuts each document at line ends."""
     split: dict[str, list[Document]] = {name: [] for name in shares}
-    owed = {"test": 0.0, "valid": 0.0}  # bytes, as lines before were too long or too short
+    owed = {"test": 0.0, "valid": 0.0}  # bytes still due after earlier cuts; may be negative
     for path, start, stop in documents:
         end = stop
         with _mapped(path) as text:
@@ -120,9 +120,9 @@ def _ends(documents: Sequence[Document], shares: Mapping[str, float]) -> dict[st
 
 
 def _cut(text: mmap.mmap | bytes, start: int, end: int, wanted: float) -> int:
-    """Where about as many bytes as are wanted begin before ``end``: at a paragraph, or a line.
+    """Where to cut to get about ``wanted`` bytes before ``end``: at a paragraph, or a line.
 
-    A document of a single line is cut at a space. ``end`` where that would miss by half.
+    A document of a single line is cut at a space. ``end`` if no cut is within half of ``wanted``.
     """
     target, slack = round(end - wanted), round(wanted / 2)
     low, high = max(start, target - slack), min(end, target + slack)
@@ -136,9 +136,9 @@ def _cut(text: mmap.mmap | bytes, start: int, end: int, wanted: float) -> int:
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
-    """A file's bytes, without taking memory for them."""
+    """A file's bytes, without loading them into memory."""
     with path.open("rb") as file:
-        if not path.stat().st_size:  # which cannot be mapped
+        if not path.stat().st_size:  # an empty file cannot be mapped
             yield b""
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:

@@ -1,4 +1,4 @@
-"""Minimal pairs: sentences of which one is grammatical and the other is not."""
+"""Minimal pairs: two similar sentences, one grammatical and the other not."""
 
 import hashlib
 import json
@@ -13,11 +13,11 @@ from typing import NamedTuple
 from lmbench.errors import UserError
 
 _DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError)
-_DAMAGED_ARCHIVE += (RuntimeError, NotImplementedError)  # with a password, or packed in another way
+_DAMAGED_ARCHIVE += (RuntimeError, NotImplementedError)  # encrypted, or an unknown compression
 
 
 class Pair(NamedTuple):
-    """Two sentences that differ in little."""
+    """Two sentences that differ only slightly."""
 
     good: str
     bad: str
@@ -31,10 +31,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PairSet:
-    """Pairs from one place.
+    """Pairs from one file, folder or archive.
 
     Args:
-        name: Of the folder, or of the file without its ending.
+        name: Name of the folder, or of the file without its extension.
         pairs: All pairs, file by file in the order of their names.
     """
 
@@ -51,16 +51,16 @@ def read_pairs(path: Path) -> PairSet:
     r"""Reads minimal pairs.
 
     Args:
-        path: A file, or a folder or zip archive of such files. ``NAME.jsonl`` has a pair on each
-            line as BLiMP has it (Warstadt et al. 2020): ``sentence_good`` and ``sentence_bad``, and
-            if they are there ``UID``, the paradigm, ``linguistics_term``, the phenomenon, and
-            ``field``. Any other file has a good sentence, a tab, a bad one, and if wanted further
-            tabs with the paradigm, the phenomenon and the field. A paradigm that is not named is
-            called ``NAME``. Of a folder or archive, files that end in ``.jsonl``, ``.tsv`` or
-            ``.txt`` are read.
+        path: A file, or a folder or zip archive of such files. ``NAME.jsonl`` has one pair per
+            line in the format of BLiMP (Warstadt et al. 2020): ``sentence_good`` and
+            ``sentence_bad``, and optionally ``UID`` (the paradigm), ``linguistics_term`` (the
+            phenomenon) and ``field``. A line of any other file has a good sentence, a tab and a bad
+            one, optionally followed by the paradigm, the phenomenon and the field, each after a
+            tab. An unnamed paradigm is called ``NAME``. In a folder or archive, files that end in
+            ``.jsonl``, ``.tsv`` or ``.txt`` are read.
 
     Raises:
-        UserError: The path cannot be read, a line is not a pair, or there is none at all.
+        UserError: The path cannot be read, a line is not a pair, or there are no pairs.
     """
     pairs: list[Pair] = []
     for name, content in _files(path):
@@ -93,7 +93,7 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 for name in sorted(archive.namelist()):
-                    # An archive from a Mac has a second file about each one.
+                    # An archive made on a Mac has a second file, of metadata, for each one.
                     if name.endswith(endings) and not Path(name).name.startswith("._"):
                         yield name, archive.read(name)
         else:
@@ -109,7 +109,7 @@ def _from_json(line: str, paradigm: str) -> Pair:
     if not isinstance(values, dict):
         raise ValueError("it is not an object")
     phenomenon, field = values.get("linguistics_term"), values.get("field")
-    if field == "syntax_semantics":  # BLiMP spells it in two ways
+    if field == "syntax_semantics":  # BLiMP has both spellings
         field = "syntax/semantics"
     paradigm = values.get("UID") or paradigm
     return _checked(

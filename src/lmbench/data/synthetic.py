@@ -1,7 +1,7 @@
 """The embedded corpus: text from a hidden Markov grammar whose true perplexity is known.
 
 A sentence has a topic and is a Markov chain of word classes; (topic, class) is the hidden state,
-and each state prefers other words of its class. Topics persist over sentences, so a model must
+and each state prefers different words of its class. Topics outlast sentences, so a model must
 remember beyond the sentence to come close to the grammar's own perplexity, the floor.
 
 Letters: N tokens, V vocabulary (the words and ``<eos>``), S = topics × (classes + 1) hidden states.
@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int, Int32
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, Vocabulary
 
-# Class 0 is the end of a sentence: the one class that says `<eos>`, and says nothing else.
+# Class 0 is the end of a sentence: the only class that emits `<eos>`, and it emits nothing else.
 _END_CLASS = 0
 _EOS_ID = 0
 
@@ -30,7 +30,7 @@ class Grammar:
     on the current one. ``<eos>`` (id 0) is a token like any other; after it the topic changes to
     one of the others with ``topic_change_probability``, then the next sentence's first class is
     drawn. Every word belongs to one class. The next classes of each class, and the words of each
-    (topic, class), follow Zipf's law, p ∝ rank^-exponent, over an order of their own.
+    (topic, class), follow Zipf's law, p ∝ rank^-exponent, each in its own order.
 
     Only uniform draws are used: NumPy may change its other distributions between versions.
 
@@ -55,10 +55,10 @@ class Grammar:
         """Draws the grammar.
 
         Args:
-            num_words: Words in the vocabulary, ``<eos>`` not counted.
+            num_words: Words in the vocabulary, not counting ``<eos>``.
             num_topics: Topics.
-            num_classes: Word classes, the end of a sentence not counted.
-            topic_change_probability: Chance that a sentence has another topic than the last one; 0
+            num_classes: Word classes, not counting the end of a sentence.
+            topic_change_probability: Chance that a sentence's topic is not that of the last one; 0
                 if there is a single topic.
             mean_sentence_length: Words before ``<eos>``, on average; at least 1.
             word_exponent: Zipf exponent of the words of a (topic, class); 0 is uniform.
@@ -66,7 +66,7 @@ class Grammar:
             seed: Seed of the grammar.
 
         Raises:
-            ValueError: An argument is out of its range; the message names it.
+            ValueError: An argument is out of range; the message names it.
         """
         for name, value, least, most in (
             ("num_topics", num_topics, 1, math.inf),
@@ -129,7 +129,7 @@ class Grammar:
         (Scaled forward algorithm: Rabiner 1989, section V.A.)
 
         Raises:
-            ValueError: ``ids`` is empty, or the grammar cannot say it.
+            ValueError: ``ids`` is empty, or the grammar cannot produce it.
         """
         by_token = np.ascontiguousarray(self.emission.T)
         if len(ids) == 0 or ids.min() < 0 or ids.max() >= len(by_token):
@@ -162,16 +162,16 @@ def make_corpus(
 ) -> Corpus:
     """Draws a ``Grammar`` and three independent streams from it.
 
-    ``num_{train,valid,test}_tokens`` are the lengths of the streams, ``<eos>`` counted, at least 2;
-    ``seed`` decides the grammar and the streams. The other arguments are those of ``Grammar``: one
-    made with the same arguments scores the tokens one by one (``log_probs_of``).
+    ``num_{train,valid,test}_tokens`` are the lengths of the streams, including ``<eos>``, at least
+    2; ``seed`` determines the grammar and the streams. The other arguments are those of
+    ``Grammar``: one made with the same arguments scores the tokens one by one (``log_probs_of``).
 
     Returns:
         The corpus. All words are in its vocabulary (``<eos>`` is id 0); its ``perplexity_floor``
         is exp of the grammar's own mean nats over the tokens 1 … N-1 of valid and of test.
 
     Raises:
-        ValueError: An argument is out of its range; the message names it.
+        ValueError: An argument is out of range; the message names it.
     """
     lengths = {"train": num_train_tokens, "valid": num_valid_tokens, "test": num_test_tokens}
     for split, length in lengths.items():
@@ -207,7 +207,7 @@ def _zipf(size: int, exponent: float, random: np.random.Generator) -> np.ndarray
 
 def _cumulative(probs: np.ndarray) -> list[list[float]]:
     cumulative = np.cumsum(probs, axis=1)
-    # Exactly 1 from the last possible outcome on, so that no draw below 1 falls behind it.
+    # Exactly 1 from the last possible outcome on, so that no draw below 1 falls beyond it.
     return (cumulative / cumulative[:, -1:]).tolist()
 
 

@@ -20,12 +20,12 @@ BLOCK_BYTES = 16 * 2**20
 def read_blocks(
     file: Path | BinaryIO | BufferedIOBase, name: str = "", block_bytes: int = BLOCK_BYTES
 ) -> Iterator[bytes]:
-    """Reads UTF-8 text in blocks of whole lines; a byte order mark at its start is left out.
+    """Reads UTF-8 text in blocks of whole lines, without a byte order mark at its start.
 
     Args:
         file: A path, or an open file.
         name: What error messages call it; a path by default.
-        block_bytes: Least size of a block; the line that crosses it still belongs to it.
+        block_bytes: Least size of a block, which is extended to the end of its last line.
 
     Raises:
         UserError: The file cannot be read, or is not UTF-8.
@@ -65,8 +65,8 @@ def tokenize(block: bytes) -> tuple[list[str], Int[np.ndarray, " N"]]:
 
     if block and not block.endswith(b"\n"):
         block += b"\n"
-    # Arrow reads the byte after white space at the very end, which is not ours, so the text ends
-    # with a word. White space at the start gives an empty word, unlike in str.split.
+    # If the text ends with white space, Arrow reads the byte after it, which is not ours; so it
+    # ends with a word. White space at the start gives an empty word, unlike in str.split.
     lines = block.replace(b"\n", b" <eos> ").removesuffix(b" ")
     text = pa.array([lines], pa.large_string())
     tokens = pc.call_function("utf8_split_whitespace", [text]).flatten()
@@ -93,8 +93,8 @@ def write_ids(
         max_size: See ``limit_vocabulary``.
 
     Returns:
-        The vocabulary, made from the training split alone; and for people, what became ``<unk>``,
-        or "" if nothing did.
+        The vocabulary, made from the training split alone; and a note for people on what became
+        ``<unk>``, or "" if nothing did.
 
     Raises:
         UserError: A split is empty, or needs an ``<unk>`` that the training split does not have.

@@ -23,7 +23,7 @@ class Vocabulary:
 
     Args:
         words: The words in id order, each once.
-        tokenizer: Name of what makes words of running text; see :mod:`lmbench.data.words`.
+        tokenizer: Name of what splits running text into words; see :mod:`lmbench.data.words`.
 
     Raises:
         ValueError: A word occurs twice.
@@ -48,7 +48,7 @@ class Vocabulary:
 
     @property
     def examples(self) -> str:
-        """A few words to show people what kind of words there are."""
+        """A few words, to show people what kind of words it has."""
         regular = (word for word in self.words if word[0].isalpha())
         return ", ".join(printable(word) for word in islice(regular, 8))
 

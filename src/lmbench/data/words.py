@@ -1,8 +1,8 @@
-"""Running text as words: punctuation separated from the words, as WikiText has it.
+"""Running text as words: punctuation separated from the words, as in WikiText.
 
-A tokenizer is known by its name. ``none`` takes what white space separates. ``moses`` is the Moses
-tokenizer (Koehn et al. 2007) for English, and ``moses-de`` that for German. ``penn`` is ``moses``
-with the contractions of the Penn Treebank, and without WikiText's marks in ``red @-@ hot``.
+Tokenizers go by name. ``none`` splits at white space. ``moses`` is the Moses tokenizer (Koehn et
+al. 2007) for English, and ``moses-de`` the one for German. ``penn`` is ``moses`` with the
+contractions of the Penn Treebank, and without the marks that WikiText has in ``red @-@ hot``.
 """
 
 import re
@@ -26,10 +26,10 @@ _NOT = re.compile(r" ?n 't(?!\S)")
 
 
 def require_tokenizer(name: str) -> None:
-    """Refuses what is not the name of a tokenizer.
+    """Refuses an unknown tokenizer.
 
     Raises:
-        ValueError: It is not ``none``, ``penn``, ``moses``, or ``moses-`` and the code of a
+        ValueError: The name is not ``none``, ``penn``, ``moses``, or ``moses-`` and the code of a
             language.
     """
     if name in (NONE, PENN):
@@ -43,7 +43,7 @@ def require_tokenizer(name: str) -> None:
 
 
 def version_of(tokenizer: str) -> str:
-    """What may change the words that a tokenizer gives: its library."""
+    """The version of a tokenizer's library, which may change the words it gives."""
     return "" if tokenizer == NONE else f"sacremoses {version('sacremoses')}"
 
 
@@ -51,8 +51,8 @@ def separate(text: str, tokenizer: str) -> str:
     r"""The text with spaces between its words, line by line.
 
     Moses' conventions are those of WikiText: ``isn 't``, ``red @-@ tipped``, ``1 @,@ 000``. Curly
-    quotes become straight ones, as they are typed in a prompt. Of text that is separated already,
-    little changes; ``<unk>`` and ``<eos>`` stay whole.
+    quotes become straight ones, as typed in a prompt. Text that is already separated changes
+    little; ``<unk>`` and ``<eos>`` stay whole.
 
     Args:
         text: Any text; only a line feed ends a line.
@@ -74,7 +74,7 @@ def separate(text: str, tokenizer: str) -> str:
     if not is_penn:
         text = _IN_NUMBER.sub(r" @\1@ ", text)
         text = _MARK.sub(r"@\1@", text)
-    # What the library takes apart though it was separated before.
+    # Rejoins what the library takes apart in text that was already separated.
     text = _CONTRACTION.sub("'", _SPECIAL.sub(r"<\1>", text))
     return _NOT.sub(" n't", text) if is_penn else text
 
@@ -90,7 +90,7 @@ def words_of(text: str, tokenizer: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Splitter:
-    """Splits text into words such as a vocabulary has.
+    """Splits text into the kind of words that a vocabulary has.
 
     Args:
         vocabulary: The words.
@@ -112,11 +112,11 @@ class Splitter:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, tokenizer: str | None = None) -> "Splitter":
-        """What splits text for a model.
+        """The splitter of text for a model.
 
         Args:
             vocabulary: The model's words.
-            tokenizer: A tokenizer; None for that of the training text, which is ``none`` where
+            tokenizer: A tokenizer; None for that of the training text, which is ``none`` if
                 that came separated, as WikiText-2 does. ``auto`` is for raw text, whatever the
                 training text was: the vocabulary shows how its words were separated. If it has no
                 capital letters, text is read in lower case; if it has no full stop, punctuation

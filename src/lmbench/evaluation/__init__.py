@@ -1,1 +1,1 @@
-"""Scoring a trained model, target by target, and drawing text from it."""
+"""Scoring a trained model, target by target, and sampling text from it."""

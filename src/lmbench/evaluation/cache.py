@@ -1,9 +1,9 @@
-"""Neural cache: words that followed similar hidden states a while ago are more likely now.
+"""Neural cache: words that recently followed similar hidden states become more likely.
 
 Shape letters: N scored targets of a stream, H hidden, W entries of the cache, Q queries at once.
 
-The cache needs nothing of the model but what it left behind, so it is laid over a finished reading,
-in the stream's order: its entries are those of the stream even where the model read in columns.
+The cache needs only what the model left behind, so it is applied to a finished reading, in the
+stream's order: its entries are in that order even where the model read in columns.
 """
 
 import math
@@ -24,7 +24,7 @@ from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import Grid, require_grid, take_best, trial, values_to_try
 
-QUERIES_AT_ONCE = 128  # the intermediate results then stay in a processor's cache
+QUERIES_AT_ONCE = 128  # so that intermediate results stay in the processor's cache
 
 
 @dataclass
@@ -34,16 +34,16 @@ class Cache:
     A :class:`lmbench.evaluation.evaluator.RescoringMode`.
 
     Args:
-        window: Entries, the most recent ones; each is a hidden state and the word that followed.
-        theta: What products of hidden states are multiplied by before the softmax over entries.
-        interpolation: Weight of the cache's distribution; the model's has the rest.
-        warmup: As the script of salesforce/awd-lstm-lm (pointer.py): no cache before the window is
-            full, and from then on none at the first step of each window that the model reads, of
-            2,000 steps there. Otherwise the cache is used as soon as it holds an entry.
+        window: Number of entries, the most recent ones: hidden states and the words that followed.
+        theta: Factor on products of hidden states, before the softmax over entries.
+        interpolation: Weight of the cache's distribution; the model's gets the rest.
+        warmup: Whether to do as the script of salesforce/awd-lstm-lm does (pointer.py): no cache
+            until the window is full, and after that none at the first step of each window that the
+            model reads (2,000 steps there). Otherwise the cache is used once it holds an entry.
         grid: What tuning tries: all combinations, in one pass over the hidden states.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
     """
 
     name: ClassVar[str] = "cache"
@@ -67,7 +67,7 @@ class Cache:
         require_grid(self)
 
     def settings(self) -> dict[str, Any]:
-        """The settings in plain values."""
+        """The settings as a plain dict."""
         names = ("window", "theta", "interpolation", "warmup")
         return {self.name: {name: getattr(self, name) for name in names}}
 
@@ -87,7 +87,7 @@ class Cache:
         return self._mixed(reading, cache, evaluator.settings.window)
 
     def tune(self, reading: Reading, evaluator: Evaluator) -> list[dict[str, Any]]:
-        """Takes the best settings of the whole grid, in one pass over the hidden states."""
+        """Adopts the best settings of the whole grid, in one pass over the hidden states."""
         own = {name: [getattr(self, name)] for name in ("window", "theta", "interpolation")}
         grid = own | values_to_try(self)
         device = evaluator.model.device
@@ -101,9 +101,9 @@ class Cache:
         return tried
 
     def _mixed(self, reading: Reading, cache: Float[Tensor, " N"], steps: int) -> Reading:
-        """Mixes the cache's log-probabilities into a reading in windows of so many steps.
+        """Mixes the cache's log-probabilities into a reading made in windows of ``steps`` steps.
 
-        With an interpolation of 0 they stay what they are, to the last bit.
+        With an interpolation of 0 the reading's own stay the same to the last bit.
         """
         place = torch.arange(len(cache))
         used = place > 0
@@ -112,7 +112,7 @@ class Cache:
         weight = torch.tensor(self.interpolation, dtype=torch.float64)
         mixed = torch.logaddexp(reading.log_probs + (-weight).log1p(), cache + weight.log())
         mixed = torch.where(used, mixed, reading.log_probs)
-        return replace(reading, log_probs=mixed.clamp(max=0.0))  # rounding may lead above
+        return replace(reading, log_probs=mixed.clamp(max=0.0))  # rounding may exceed 0
 
 
 def cache_log_probs(
@@ -133,14 +133,14 @@ def cache_log_probs(
         device: Device to compute on.
 
     Returns:
-        (window, theta) → nats, −inf where the target is not in the cache; nan for the first one,
+        (window, theta) → nats, −inf where the target is not in the cache; nan for the first target,
         whose cache is empty.
     """
     assert reading.outputs is not None
     num_targets = len(reading.targets)
     rising = sorted({min(window, num_targets) for window in windows})
     widest = rising[-1]
-    # So many rows before the first entry that each query has as many entries before it.
+    # Padded at the front, so that every query has as many rows before it as the widest window.
     outputs = functional.pad(reading.outputs.to(device), (0, 0, widest, 0))
     targets = torch.from_numpy(reading.targets.astype(np.int32)).to(device)
     targets = functional.pad(targets, (widest, 0), value=-1)
@@ -159,7 +159,7 @@ def cache_log_probs(
                 if start < widest:
                     scores.masked_fill_(words == -1, -torch.inf)
                 right = total = torch.full((stop - start,), -torch.inf, device=device)
-                newer = 0  # entries that are in these sums already
+                newer = 0  # entries already in these sums
                 for window in rising:
                     older = slice(widest - window, widest - newer)
                     right_here, total_here = _sums(scores[:, older], mismatches[:, older])
@@ -178,15 +178,15 @@ def _band(
 ) -> Float[Tensor, "Q W"]:
     """Products of the queries with the W rows before each, oldest first."""
     products = outputs[window + start : window + stop] @ outputs[start : window + stop - 1].T
-    # Query q meets the rows q to q + window − 1 of these, so one row of products further on is one
-    # row later: the band is a view of the product, and holds nothing else.
+    # Query q, a row of products, needs the columns q to q + window − 1: each row of the band starts
+    # one column later than the row before, so the band is a strided view.
     return products.as_strided((stop - start, window), (products.shape[1] + 1, 1))
 
 
 def _sums(
     scores: Float[Tensor, "Q W"], mismatches: Bool[Tensor, "Q W"]
 ) -> tuple[Float[Tensor, " Q"], Float[Tensor, " Q"]]:
-    """Logarithms of the sums of exp(score), of the matching entries and of all."""
+    """Logarithms of the sums of exp(score) over the matching entries and over all entries."""
     # exp() over all entries is slow where MKL does not know the processor; softmax() is not. Its
     # largest probability is exp(largest score) / Σ exp(score), and cannot underflow.
     probs = scores.softmax(1)

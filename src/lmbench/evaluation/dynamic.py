@@ -29,38 +29,38 @@ from lmbench.model.contracts import detach_state
 log = logging.getLogger(__name__)
 
 Statistics = dict[str, Tensor]
-"""Parameter's name → root mean square of its gradients over segments of the training text."""
+"""Parameter name → root mean square of its gradients over segments of the training text."""
 
 
 @dataclass
 class Dynamic:
     """Dynamic evaluation, a :class:`lmbench.evaluation.evaluator.ReadingMode`.
 
-    After each segment, with its mean gradient g, the trained weights θ₀ and today's θ:
+    After each segment, with its mean gradient g, the trained weights θ₀ and the current θ:
     ``rms``: θ ← θ + decay · D · (θ₀ − θ) − lr · g / (MS + epsilon), where MS is the root mean
     square of the gradient over training segments and D = MS / (mean over parameters of their mean
     MS), at most 1 / decay (section 5 of the paper; the published code);
     ``sgd``: θ ← θ + decay · (θ₀ − θ) − lr · g.
 
-    The defaults are those of the paper's AWD-LSTM on WikiText-2, by its authors' README: lr 0.002,
-    decay 0.02 and epsilon 0.001 with ``--oldhyper``, which divides the decay by the number of
-    parameter tensors, 14, and the other two by √4,177, the root of the number of training segments
-    (2,088,628 tokens in 100 columns and segments of 5).
+    The defaults are those of the paper's AWD-LSTM on WikiText-2, as in its authors' README: lr
+    0.002, decay 0.02 and epsilon 0.001 with ``--oldhyper``, which divides the decay by the number
+    of parameter tensors, 14, and the other two by √4,177, the root of the number of training
+    segments (2,088,628 tokens in 100 columns and segments of 5).
 
     Args:
         rule: ``"rms"`` or ``"sgd"``.
         lr: η of the paper.
         decay: λ of the paper; 0 for none.
         epsilon: ε of the paper, for ``rms``.
-        statistics: How the training split is read for the gradients of ``rms``: in so many
-            ``columns`` (100), and at most so many ``segments`` (None: all).
-        grid: What tuning tries: one setting after the other, in this order.
+        statistics: How the training split is read for the gradients of ``rms``: the number of
+            ``columns`` (100) and the most ``segments`` to read (None: all).
+        grid: What tuning tries: one setting after another, in this order.
 
     Attributes:
-        gradients: What :meth:`prepare` found out about them; empty before.
+        gradients: The statistics that :meth:`prepare` computed; empty before that.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
     """
 
     name: ClassVar[str] = "dynamic"
@@ -91,13 +91,13 @@ class Dynamic:
         require_grid(self)
 
     def settings(self) -> dict[str, Any]:
-        """The settings in plain values; the statistics are an entry of their own."""
+        """The settings as a plain dict; the statistics have an entry of their own."""
         own = {name: getattr(self, name) for name in ("rule", "lr", "decay", "epsilon")}
         statistics = dict(self.statistics) if self.rule == "rms" else None
         return {self.name: own, "statistics": statistics}
 
     def require_columns(self, num_columns: int) -> None:
-        """Refuses several columns: the last one is read from its start while the first one is."""
+        """Refuses several columns: the model would learn from text that follows what it scores."""
         if self.lr > 0 and num_columns > 1:
             raise UserError(
                 f"Dynamic evaluation in {num_columns} columns would score text with a "
@@ -116,7 +116,7 @@ class Dynamic:
 
     @contextmanager
     def during(self, evaluator: Evaluator) -> Iterator[Learn]:
-        """Lets the model learn while it reads; it is afterwards what it was before."""
+        """Lets the model learn while it reads, and restores it afterwards."""
         model = evaluator.model
         parameters = list(model.parameters())
         trained = [parameter.detach().clone() for parameter in parameters]
@@ -154,12 +154,12 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
     """Root mean squares of the gradients over segments of the training text, without dropouts.
 
     Args:
-        evaluator: Has the model, the corpus, and the time steps of a segment as its window.
+        evaluator: Provides the model, the corpus and, as its window, the time steps of a segment.
         columns: Columns in which the training split is read.
-        segments: Segments that are read at most; None for all.
+        segments: The most segments to read; None for all.
 
     Returns:
-        On the CPU; zeros for a parameter that the loss does not depend on.
+        Tensors on the CPU; zeros for a parameter that the loss does not depend on.
 
     Raises:
         UserError: The training split is too short for so many columns.
@@ -191,9 +191,9 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
 
 
 def kept_statistics(evaluator: Evaluator, columns: int, segments: int | None) -> Statistics:
-    """The same, from a file in the evaluator's folder, which is written if it is not there yet.
+    """Gradient statistics from a file in the evaluator's folder, which is written if missing.
 
-    A file that is damaged, or made from anything else, is written anew.
+    A file that is damaged, or was made from anything else, is replaced.
     """
     path = evaluator.folder / "gradient_statistics.safetensors"
     made_from = {
@@ -206,14 +206,14 @@ def kept_statistics(evaluator: Evaluator, columns: int, segments: int | None) ->
     try:
         with safe_open(path, framework="pt") as file:
             if file.metadata() == made_from:
-                names = file.keys()  # it cannot be iterated itself
+                names = file.keys()  # the file itself cannot be iterated
                 return {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError):
-        pass  # not there, or damaged
+        pass  # missing or damaged
     statistics = gradient_statistics(evaluator, columns, segments)
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(save(statistics, metadata=made_from))
-    except OSError as error:  # it costs the next evaluation time, and this one nothing
+    except OSError as error:  # only the next evaluation takes longer
         log.warning("%s cannot be written: %s.", path, error.strerror or error)
     return statistics

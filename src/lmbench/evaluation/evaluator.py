@@ -1,7 +1,7 @@
-"""A model evaluated on the splits of its corpus: as it is, or in one or more modes.
+"""Evaluation of a model on the splits of its corpus: as it is, or in one or more modes.
 
-Each node of ``evaluation`` in a config that has a ``_target_`` makes a mode. A new one is thus a
-file beside this one, and a file in ``conf/evaluation/``.
+Each node of ``evaluation`` in a config that has a ``_target_`` makes a mode. A new mode is thus a
+file beside this one and a file in ``conf/evaluation/``.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class Mode(Protocol):
 
     Attributes:
         name: Its key in ``evaluation``, in the config and in the results.
-        remedy: What to do where it leaves a target without a probability.
+        remedy: What to do if it leaves a target without a probability.
         grid: What tuning tries; None for a mode that is not tuned.
     """
 
@@ -33,11 +33,11 @@ class Mode(Protocol):
     grid: Grid | None
 
     def settings(self) -> dict[str, Any]:
-        """What the results say of it, in plain values: its settings under its name."""
+        """What the results say about it, as a plain dict: its settings under its name."""
         ...
 
     def require_columns(self, num_columns: int) -> None:
-        """Raises a UserError if it cannot do with so many columns, saying what to set instead."""
+        """Raises a UserError that says what to set if it cannot work with so many columns."""
         ...
 
 
@@ -46,21 +46,21 @@ class ReadingMode(Mode, Protocol):
     """A mode that changes the model while it reads."""
 
     def prepare(self, evaluator: "Evaluator") -> None:
-        """Computes what it needs, before the reading whose time is measured."""
+        """Computes what it needs, before the timed reading."""
         ...
 
     def during(self, evaluator: "Evaluator") -> AbstractContextManager[Learn | None]:
-        """Entered while a split is read; the model is afterwards what it was before.
+        """The context in which a split is read; on exit the model is as it was before.
 
         Yields:
-            The ``learn`` of :func:`lmbench.evaluation.reading.read_stream`, or None.
+            The argument ``learn`` of :func:`lmbench.evaluation.reading.read_stream`, or None.
         """
         ...
 
 
 @runtime_checkable
 class RepeatingMode(ReadingMode, Protocol):
-    """A reading mode that makes one reading of several; the others act in each of them anew.
+    """A reading mode that combines several readings into one; other modes act anew in each.
 
     Attributes:
         samples: Number of readings.
@@ -74,9 +74,9 @@ class RepeatingMode(ReadingMode, Protocol):
         """Reads a split.
 
         Args:
-            read: Reads it once, the dropouts' probabilities multiplied by its argument.
-            evaluator: Has the model.
-            on_window: What ``read`` tells of its windows.
+            read: Reads it once, with the dropouts' probabilities multiplied by its argument.
+            evaluator: Provides the model.
+            on_window: What ``read`` calls after each window.
         """
         ...
 
@@ -85,7 +85,7 @@ class RepeatingMode(ReadingMode, Protocol):
 class RescoringMode(Mode, Protocol):
     """A mode that gives the targets of a finished reading other probabilities.
 
-    The reading has its outputs; the model is the trained one again, whatever it read as.
+    The reading has kept its outputs; the model is the trained one again, not as it was for reading.
     """
 
     def rescored(self, reading: Reading, evaluator: "Evaluator") -> Reading:
@@ -93,10 +93,10 @@ class RescoringMode(Mode, Protocol):
         ...
 
     def tune(self, reading: Reading, evaluator: "Evaluator") -> list[dict[str, Any]]:
-        """Takes the best settings of its grid for a reading of valid.
+        """Adopts the best settings of its grid for a reading of valid.
 
         Returns:
-            A :func:`lmbench.evaluation.tuning.trial` for all settings that were tried.
+            A :func:`lmbench.evaluation.tuning.trial` for each combination that was tried.
         """
         ...
 
@@ -108,7 +108,7 @@ class Evaluator:
     Args:
         model: The trained model.
         corpus: The corpus that it was trained on.
-        folder: Keeps what modes compute for the next evaluation.
+        folder: Where modes keep what they compute for the next evaluation.
         settings: How the splits are read.
         modes: What is done beyond the standard evaluation. Those that change the reading come
             before those that rescore it, whatever their order here.
@@ -126,11 +126,11 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         self.reading_modes = [mode for mode in self.modes if isinstance(mode, ReadingMode)]
-        # One that lacks a member of a ReadingMode fails where it is to rescore.
+        # A mode that lacks a member of ReadingMode fails when it is to rescore.
         self.rescoring_modes = [mode for mode in self.modes if not isinstance(mode, ReadingMode)]
 
     def plain_settings(self, split: str) -> dict[str, Any]:
-        """How a split is evaluated, in plain values."""
+        """How a split is evaluated, as a plain dict."""
         settings = {
             **self.settings.plain(self._columns_of(split).num_columns),
             "window": self.settings.window,
@@ -141,7 +141,7 @@ class Evaluator:
         return settings
 
     def prepare(self, *splits: str) -> None:
-        """Computes what the reading of these splits needs, so that it need not count as their time.
+        """Computes what reading these splits needs, so that it does not count as their time.
 
         Raises:
             UserError: A mode cannot read a split in so many columns, or refuses the corpus.
@@ -184,10 +184,10 @@ class Evaluator:
     def tune(self) -> dict[str, Any]:
         """Gives each mode that has a grid its best settings, on valid alone.
 
-        All are tuned on the same tokens, each on top of those before it as they were tuned.
+        All are tuned on the same tokens, each on top of the modes tuned before it.
 
         Returns:
-            ``num_tokens`` (None for all of valid), and all that was tried by the modes' names.
+            ``num_tokens`` (None for all of valid), and everything that was tried, by mode name.
 
         Raises:
             UserError: No mode has a grid.
@@ -220,5 +220,5 @@ class Evaluator:
 
 
 def describe(settings: dict[str, Any]) -> str:
-    """Settings for people."""
+    """Settings as text for people."""
     return ", ".join(f"{name} {value}" for name, value in settings.items())

@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout: the mean over models that dropouts have thinned out.
+"""Monte-Carlo dropout: the mean over models thinned out by dropout.
 
 Sources: Gal and Ghahramani 2016 (arXiv 1512.05287, arXiv 1506.02142); Melis et al. 2018, "Pushing
 the bounds of dropout" (arXiv 1805.09208), for the multiplier and the arithmetic mean.
@@ -20,7 +20,7 @@ from lmbench.evaluation.tuning import Grid, require_grid, values_to_try
 from lmbench.model.dropout import Dropouts
 
 SEED = 0
-"""Of all masks, so that an evaluation repeats; more samples begin with those of fewer."""
+"""Seed of all masks, so that an evaluation repeats; more samples begin with the masks of fewer."""
 
 
 @dataclass
@@ -28,8 +28,8 @@ class MCDropout:
     """Monte-Carlo dropout, a :class:`lmbench.evaluation.evaluator.RepeatingMode`.
 
     A target's probability is the arithmetic mean over readings of the whole split in which all
-    dropouts act, with new masks for each window as in training. A cache sees the mean of their
-    outputs.
+    dropouts act, with new masks for each window as in training. A cache sees the mean of the
+    readings' outputs.
 
     Args:
         multiplier: Factor on the probabilities that the dropouts were trained with.
@@ -37,7 +37,7 @@ class MCDropout:
         grid: What tuning tries.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
     """
 
     name: ClassVar[str] = "mc_dropout"
@@ -55,14 +55,14 @@ class MCDropout:
         require_grid(self)
 
     def settings(self) -> dict[str, Any]:
-        """The settings in plain values."""
+        """The settings as a plain dict."""
         return {self.name: {"multiplier": self.multiplier, "samples": self.samples}}
 
     def require_columns(self, num_columns: int) -> None:
-        """Takes any number."""
+        """Accepts any number of columns."""
 
     def prepare(self, evaluator: Evaluator) -> None:
-        """Refuses multipliers, also of the grid, with which a dropout would drop everything."""
+        """Refuses multipliers, also in the grid, with which a dropout would drop everything."""
         largest = Dropouts(evaluator.model.dropouts).largest
         in_grid = values_to_try(self).get("multiplier", [])
         for key, values in (("multiplier", [self.multiplier]), ("grid.multipliers", in_grid)):
@@ -79,7 +79,7 @@ class MCDropout:
     def repeated(
         self, read: Callable[[float], Reading], evaluator: Evaluator, on_window: OnWindow
     ) -> Reading:
-        """The mean over the samples; torch's generators are afterwards what they were."""
+        """The mean over the samples; torch's generators are restored afterwards."""
         device = evaluator.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(SEED)

@@ -35,13 +35,13 @@ LEVELS = ("field", "phenomenon", "paradigm")
 
 @dataclass(frozen=True, eq=False)
 class PairScores:
-    """What a model makes of minimal pairs.
+    """A model's scores for minimal pairs.
 
     Args:
         good: ``(P,)`` surprisals of the grammatical sentences, in bits.
-        bad: ``(P,)`` those of the others.
+        bad: ``(P,)`` those of the ungrammatical ones.
         has_unknown: ``(P,)`` whether a word of either sentence was read as ``<unk>``.
-        is_identical: ``(P,)`` whether the two are the same words by that.
+        is_identical: ``(P,)`` whether that made the two sentences the same.
     """
 
     good: Float[np.ndarray, " P"]
@@ -68,11 +68,11 @@ def evaluate_pairs(
     tokenizer: str | None = "auto",
     of_run: Mapping[str, Any],
 ) -> tuple[dict[str, Any], PairScores]:
-    """Accuracy on minimal pairs: the share of those whose good sentence is more probable.
+    """Accuracy on minimal pairs: the share whose good sentence is more probable.
 
     A sentence is read by itself after an ``<eos>``, and its probability is the product of those of
-    its words, without that of its end (as in Warstadt et al. 2020). A pair whose
-    sentences have the same probability is a tie, and not correct.
+    its words, without that of its end (as in Warstadt et al. 2020). A pair whose sentences have the
+    same probability is a tie, and does not count as correct.
 
     Args:
         model: The model, in evaluation mode.
@@ -83,13 +83,13 @@ def evaluate_pairs(
         of_run: What else the results say about the run.
 
     Returns:
-        All that the files say: ``num_pairs``, ``num_correct``, ``num_ties`` and ``accuracy`` of
-        all pairs, and under ``parts`` of those without unknown words, of those with some, and of
-        those whose sentences are identical to the model; under ``by`` the same for each field,
+        The content of the JSON file: ``num_pairs``, ``num_correct``, ``num_ties`` and ``accuracy``
+        of all pairs; under ``parts``, of pairs without unknown words, of those with some, and of
+        those whose sentences are identical to the model; under ``by``, the same for each field,
         phenomenon and paradigm. And the scores of each pair.
 
     Raises:
-        ValueError: ``tokenizer`` is not the name of one.
+        ValueError: ``tokenizer`` is not a known name.
         UserError: There are unknown words, and the vocabulary has no ``<unk>``.
     """
     start = time.perf_counter()
@@ -142,7 +142,7 @@ def write_pairs(
     results: Mapping[str, Any], scores: PairScores, pairs: PairSet, folder: Path
 ) -> None:
     """Writes ``minimal_pairs-NAME.json``, and ``.parquet`` with a row for each pair."""
-    # Letters of any script stay, or two sets with names in another one would share a file.
+    # Letters of any script are kept, or two sets with non-Latin names would share a file.
     path = folder / ("minimal_pairs-" + re.sub(r"[^\w-]+", "_", pairs.name)[:100])
     columns = {level: [getattr(pair, level) for pair in pairs.pairs] for level in LEVELS}
     table = pa.table(

@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     """An evaluation of a split."""
 
     results: dict[str, Any]
-    """All that ``evaluation-NAME-SPLIT.json`` says."""
+    """The content of ``evaluation-NAME-SPLIT.json``."""
     reading: Reading
     """The targets with their log-probabilities."""
     article_starts: np.ndarray | None
@@ -46,7 +46,7 @@ def evaluate(
         evaluator: What evaluates it.
         split: "valid" or "test".
         name: Name of the evaluation.
-        of_run: What the results are to say of the run besides.
+        of_run: What else the results say about the run.
         tune: Whether to tune the evaluator's modes on valid first.
 
     Raises:
@@ -60,7 +60,7 @@ def evaluate(
     reading = evaluator.read(split)
     remedies = [mode.remedy for mode in evaluator.reading_modes]
     _require_probabilities(reading, remedy=" ".join(remedies) or "The model has diverged.")
-    # Every file has what it says of the cache, also without one.
+    # Every file has the keys about the cache, even without one.
     without: dict[str, Any] = {"without_cache": None}
     seconds: dict[str, Any] = {"cache_seconds": None}
     for mode in evaluator.rescoring_modes:
@@ -102,7 +102,7 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
     Args:
         outcome: What was found.
         run_dir: The run's directory.
-        save_tokens: Whether to write the record; one of an earlier evaluation goes if not.
+        save_tokens: Whether to write the record; if not, one of an earlier evaluation is deleted.
     """
     results = outcome.results
     path = run_dir / f"evaluation-{results['evaluation']['name']}-{results['split']}"
@@ -113,7 +113,7 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
         if outcome.article_starts is not None:
             columns["article"] = articles(reading, outcome.article_starts)
         write_columns(path.with_name(f"{path.name}.parquet"), columns)
-    else:  # it would not belong to these results
+    else:  # an earlier record would not belong to these results
         for ending in ("parquet", "txt"):
             earlier = path.with_name(f"{path.name}.{ending}")
             if earlier.exists():

@@ -1,4 +1,4 @@
-"""How far an evaluation has come, with the perplexity so far."""
+"""Progress of an evaluation, with the perplexity so far."""
 
 import logging
 import time
@@ -19,11 +19,11 @@ def progress_of(phase: str, num_targets: int) -> Iterator[OnWindow]:
     """Shows a live line in a terminal while a phase runs, and logs a line when it ends.
 
     Args:
-        phase: What is done.
+        phase: What is being done.
         num_targets: How many targets will be scored.
 
     Yields:
-        To be called after each window.
+        What to call after each window.
     """
     start, nats_so_far, done = time.perf_counter(), 0.0, 0
     line = LiveLine(stderr=True)
@@ -39,7 +39,7 @@ def progress_of(phase: str, num_targets: int) -> Iterator[OnWindow]:
         done += num_scored
         line.share = done / num_targets
         left = (time.perf_counter() - start) * (num_targets - done) / done if done else 0.0
-        short = phase.partition(",")[0]  # the rest, its settings, stands in the log
+        short = phase.partition(",")[0]  # the rest, its settings, is in the log
         of_phase = f"{short} {line.share:.0%}"
         line.figures = [of_phase, f"{duration(left)} left", *reversed(figures())]
 

@@ -21,7 +21,7 @@ from lmbench.model.language_model import LanguageModel
 from lmbench.perplexity import Score
 
 Learn = Callable[[Float[Tensor, ""]], object]
-"""Takes the mean nats of a window, with their graph, and may change the model by them."""
+"""Takes the mean nats of a window, with their graph, and may use them to change the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +29,12 @@ class Reading:
     """What a model made of the targets of a stream, in the stream's order.
 
     Args:
-        positions: (N,) where each scored target stands in the stream, rising; the first token of
+        positions: (N,) place of each scored target in the stream, ascending; the first token of
             the stream, which nothing precedes, is never a target.
         targets: (N,) their ids.
         log_probs: (N,) their log-probabilities, in nats, as float64 whatever the model computes in.
-        outputs: (N, H) the head's inputs that predicted them, where they were asked for.
-        extra_divisor: What the divisor of a mean has on top of N (see
+        outputs: (N, H) the head's inputs that predicted them, if they were asked for.
+        extra_divisor: What is added to N in the divisor of a mean (see
             :class:`lmbench.data.columns.Columns`).
     """
 
@@ -46,7 +46,7 @@ class Reading:
 
     @property
     def score(self) -> Score:
-        """The score of all targets; the sum is exact, so that no order of reading can move it."""
+        """The score of all targets; the sum is exact, so the order of reading cannot change it."""
         nats = -math.fsum(self.log_probs.tolist())
         return Score(nats, len(self.positions), self.extra_divisor)
 
@@ -61,16 +61,16 @@ def read_stream(
     dropout_factor: float = 0.0,
     on_window: OnWindow = lambda num_scored, nats: None,
 ) -> Reading:
-    """Scores every target of the columns, in windows that hand the state on.
+    """Scores every target of the columns, in windows that pass the state on.
 
     Args:
         model: The model, in evaluation mode.
         columns: How the stream is read.
         window: Time steps that are read at once.
-        keep_outputs: Whether to keep the head's inputs; on the CPU, 4·N·H bytes.
-        learn: Called once a window is scored, see :data:`Learn`; what it does to the model counts
-            from the next window on. None reads without gradients.
-        dropout_factor: What the probabilities of the model's dropouts are multiplied by.
+        keep_outputs: Whether to keep the head's inputs; they take 4·N·H bytes on the CPU.
+        learn: Called once a window is scored, see :data:`Learn`; its changes to the model take
+            effect from the next window on. With None, no gradients are computed.
+        dropout_factor: Factor on the probabilities of the model's dropouts.
         on_window: Called after each window.
     """
     num_places = len(columns.ids) - 1
@@ -105,15 +105,15 @@ def read_stream(
 
 @contextmanager
 def scaled_dropouts(model: LanguageModel, factor: float, *, frozen: bool = False) -> Iterator[None]:
-    """Reads with dropouts that are scaled, by 0 as in evaluation, and can compute gradients.
+    """Scales the dropouts, by 0 as in evaluation, in a way that allows gradients.
 
-    A cuDNN LSTM is differentiated in training mode alone, and oneDNN's rounds differently where
-    gradients are switched off; so that dynamic evaluation begins with the very numbers of the
-    standard one, both read like this.
+    A cuDNN LSTM can be differentiated in training mode only, and oneDNN's rounds differently when
+    gradients are switched off; both standard and dynamic evaluation read like this, so that they
+    begin with exactly the same numbers.
 
     Args:
-        model: The model; it is in evaluation mode afterwards, and otherwise what it was.
-        factor: What the probabilities of its dropouts are multiplied by.
+        model: The model; it is in evaluation mode afterwards, and otherwise as it was.
+        factor: Factor on the probabilities of its dropouts.
         frozen: Whether to keep no graph.
     """
     requires_grad = [parameter.requires_grad for parameter in model.parameters()]

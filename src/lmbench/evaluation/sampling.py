@@ -31,14 +31,14 @@ def filter_log_probs(
 
     Args:
         log_probs: Log-probabilities of all words, ``(*N, V)``, in nats.
-        temperature: What log-probabilities are divided by, from 0 on; with 0, only the first word
-            stays.
-        top_k: Number of words that stay; 0 for all.
-        top_p: The first words stay, as few as have at least this probability together, to 1e-6;
-            more than 0 and at most 1.
+        temperature: What log-probabilities are divided by, at least 0; with 0, only the first word
+            is kept.
+        top_k: Number of words to keep; 0 for all.
+        top_p: Only as many of the first words are kept as reach this probability together, to
+            within 1e-6; more than 0 and at most 1.
 
     Raises:
-        ValueError: One of them is out of its range.
+        ValueError: An argument is out of range.
 
     >>> log_probs = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()
     >>> filter_log_probs(log_probs, top_p=0.625).exp()
@@ -62,8 +62,8 @@ def filter_log_probs(
     if top_k:
         ordered[..., top_k:] = -torch.inf
     if top_p < 1:
-        # float64, which not every device has: thousands of small probabilities are added up. The
-        # tolerance is for their logs, which may have been float32.
+        # On the CPU, as not every device has float64, which adding up thousands of small
+        # probabilities needs. The tolerance is for their logs, which may have been float32.
         sums = ordered.cpu().double().softmax(-1).cumsum(-1)
         reached_before = functional.pad(sums[..., :-1] >= top_p - TOLERANCE, (1, 0))
         ordered = ordered.masked_fill(reached_before.to(ordered.device), -torch.inf)
@@ -71,7 +71,7 @@ def filter_log_probs(
 
 
 def draw(log_probs: Float[Tensor, " V"], generator: torch.Generator) -> int:
-    """Draws a word, with the generator of the CPU: the same on every device."""
+    """Draws a word with a generator on the CPU, so that it is the same on every device."""
     probabilities = log_probs.cpu().double().exp()
     return int(torch.multinomial(probabilities, 1, generator=generator))
 
@@ -89,7 +89,7 @@ def sample(
     Args:
         model: The model, in evaluation mode.
         prompt: Ids of at least one word, ``(T,)``, on the model's device.
-        generator: What draws, on the CPU.
+        generator: The random generator, on the CPU.
         suppressed: Ids of words that are never drawn.
         filters: ``temperature``, ``top_k`` and ``top_p`` of :func:`filter_log_probs`.
 

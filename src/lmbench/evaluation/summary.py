@@ -37,15 +37,15 @@ def summarize(
         article_starts: Where articles begin in the stream, if it has any.
 
     Returns:
-        Plain values: ``bits_per_character``, and under ``perplexity_by`` for ``training_count``,
-        ``article_position`` (where there are articles) and ``unk`` a list of buckets: their name,
-        number of targets, nats per token and perplexity. Empty buckets are left out, and so are
-        targets before the first title from the positions in articles.
+        A plain dict: ``bits_per_character`` and, under ``perplexity_by``, a list of buckets for
+        each of ``training_count``, ``article_position`` (where there are articles) and ``unk``: a
+        bucket's name, number of targets, nats per token and perplexity. Empty buckets are left out;
+        targets before the first title are in no bucket of ``article_position``.
 
         Characters are those of the tokenized text: a word and the space behind it, and one line
         feed for ``<eos>``. A word that is not in the vocabulary therefore counts as the six
-        characters of ``<unk> ``, however long it was. That is how WikiText-2 is written; a text of
-        one's own, whose rare words became ``<unk>``, had other characters there.
+        characters of ``<unk> ``, however long it was. That is how WikiText-2 is written; your own
+        text, whose rare words became ``<unk>``, had other characters there.
     """
     lengths = np.array([1 if word == EOS else len(word) + 1 for word in vocabulary.words])
     num_characters = int(lengths[reading.targets].sum())
@@ -75,7 +75,7 @@ def summarize(
 
 
 def articles(reading: Reading, article_starts: Int[np.ndarray, " A"]) -> Int[np.ndarray, " N"]:
-    """The number of the article in which each target stands, from 0.
+    """The number of the article that each target is in, from 0.
 
     What comes before the first title belongs to the first article.
     """

@@ -24,15 +24,15 @@ from lmbench.loss.linear_cross_entropy import CHUNK_BYTES
 class Temperature:
     """A softmax temperature T, a :class:`lmbench.evaluation.evaluator.ReadingMode`.
 
-    The probabilities are p(w)^(1/T) over their sum for all words. Dynamic evaluation learns from
-    these, too; the statistics of its gradients are those of T = 1.
+    The probabilities are p(w)^(1/T), divided by their sum over all words. Dynamic evaluation learns
+    from these, too; the statistics of its gradients are those at T = 1.
 
     Args:
         value: T; below 1, likely words become likelier. With 1 nothing changes.
         grid: What tuning tries.
 
     Raises:
-        ValueError: ``value`` is not more than 0 and finite.
+        ValueError: ``value`` is not finite, or not more than 0.
     """
 
     name: ClassVar[str] = "temperature"
@@ -51,14 +51,14 @@ class Temperature:
         return {self.name: {"value": self.value}}
 
     def require_columns(self, num_columns: int) -> None:
-        """Takes any number."""
+        """Accepts any number of columns."""
 
     def prepare(self, evaluator: Evaluator) -> None:
         """Needs nothing."""
 
     @contextmanager
     def during(self, evaluator: Evaluator) -> Iterator[None]:
-        """Puts a loss of its own over the head's, which is afterwards there again."""
+        """Replaces the head's loss with one of its own, and restores it afterwards."""
         head = evaluator.model.head
 
         def loss(
@@ -68,7 +68,7 @@ class Temperature:
             reduction: str = "mean",
             ignore_index: int = -100,
         ) -> Float[Tensor, "..."]:
-            # A part has four matrices of all words: logits, their log-softmax, both again over T.
+            # A part has four matrices over all words: logits, their log-softmax, both again for T.
             rows = max(1, CHUNK_BYTES // (4 * head.vocabulary_size * output.element_size()))
             parts = zip(
                 output.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True

@@ -1,4 +1,4 @@
-"""Text as people write it: as words of a vocabulary, and continued by a model."""
+"""Text as people write it: turned into words of a vocabulary, and continued by a model."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,12 +18,12 @@ from lmbench.printing import printable
 
 
 def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " T"], Counter[str]]:
-    r"""Ids of ``<eos>``, as before any line, and of the text's words, ``<eos>`` at its line ends.
+    r"""Ids of an ``<eos>``, as before any line, then of the text, with ``<eos>`` at its line ends.
 
-    The words are made as those of the training text were, by the vocabulary's tokenizer.
+    The text is split into words as the training text was, by the vocabulary's tokenizer.
 
     Returns:
-        The ids, and how often each word occurs that is not in the vocabulary.
+        The ids, and how often each word that is not in the vocabulary occurs.
 
     Raises:
         UserError: There are unknown words, and the vocabulary has no ``<unk>``.
@@ -51,7 +51,7 @@ def pieces(words: Iterable[str]) -> Iterator[str]:
 
 
 def shown(word: str) -> str:
-    """A word in a list for people, no longer than a line."""
+    """A word as lists for people show it, cut if it is long."""
     word = printable(word[:41])
     return word if len(word) <= 40 else f"{word[:39]}…"
 
@@ -71,7 +71,7 @@ def sample_words(
         model: The model, in evaluation mode.
         vocabulary: Its words.
         prompt: Ids of at least one word, ``(T,)``, on the model's device.
-        generator: What draws, on the CPU.
+        generator: The random generator, on the CPU.
         allow_unk: Whether ``<unk>`` may be drawn.
         filters: ``temperature``, ``top_k`` and ``top_p`` of
             :func:`lmbench.evaluation.sampling.filter_log_probs`.

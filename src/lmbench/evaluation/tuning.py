@@ -1,4 +1,4 @@
-"""Better settings for a mode, from a grid and by the valid split alone."""
+"""Better settings for a mode, chosen from a grid on the valid split alone."""
 
 import logging
 import math
@@ -11,12 +11,12 @@ from lmbench.perplexity import Score
 log = logging.getLogger(__name__)
 
 Grid: TypeAlias = Mapping[str, Any]
-"""What tuning tries: the name of a setting with an s → its values. ``num_tokens`` in it is the
-number of tokens at the start of valid that tuning reads; without it, or None, all of them."""
+"""What tuning tries: the name of a setting plus an s → its values. ``num_tokens`` is the number of
+tokens at the start of valid that tuning reads; all of them if it is missing or None."""
 
 
 def values_to_try(mode: Any) -> dict[str, Any]:
-    """The settings of a mode's grid, by their names without the s."""
+    """The values in a mode's grid, by the settings' names without the s."""
     lists = {name: values for name, values in (mode.grid or {}).items() if name != "num_tokens"}
     return {name.removesuffix("s"): values for name, values in lists.items()}
 
@@ -25,7 +25,7 @@ def require_grid(mode: Any) -> None:
     """Refuses a grid with values that its mode would refuse.
 
     Raises:
-        ValueError: A list is missing or empty, or holds what is not a value of its setting.
+        ValueError: A list is missing or empty, or holds a value that its setting does not allow.
     """
     for name, values in values_to_try(mode).items():
         if not isinstance(values, Sequence) or not values:
@@ -38,20 +38,20 @@ def require_grid(mode: Any) -> None:
 
 
 def trial(mode: Any, score: Score) -> dict[str, Any]:
-    """The settings of a mode with their nats per token; None for these if they are not finite."""
+    """The settings of a mode with their nats per token, which are None if not finite."""
     nll = score.nll if math.isfinite(score.nll) else None
     return {**mode.settings()[mode.name], "nll": nll}
 
 
 def tune_in_turn(mode: Any, score: Callable[[], Score]) -> list[dict[str, Any]]:
-    """Tunes one setting after the other, each at the best values of those before it.
+    """Tunes one setting after another, each at the best values of those before it.
 
     Args:
         mode: The mode; it has the best settings afterwards.
         score: Scores valid with the settings that the mode has when this is called.
 
     Returns:
-        A :func:`trial` for all settings that were tried.
+        A :func:`trial` for each combination that was tried.
     """
     tried: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, values in values_to_try(mode).items():
@@ -65,17 +65,17 @@ def tune_in_turn(mode: Any, score: Callable[[], Score]) -> list[dict[str, Any]]:
 
 
 def take_best(mode: Any, tried: Iterable[Mapping[str, Any]]) -> None:
-    """Gives a mode the settings with the fewest nats, of equals the first."""
+    """Gives a mode the settings with the fewest nats, the first of equals."""
     best = min(tried, key=lambda row: math.inf if row["nll"] is None else row["nll"])
     for name in values_to_try(mode):
         setattr(mode, name, best[name])
 
 
 def tell_edges(mode: Any) -> None:
-    """Warns where a tuned setting is the least or the greatest that was tried."""
+    """Warns if a tuned setting is the smallest or the largest value that was tried."""
     for name, values in values_to_try(mode).items():
         best = getattr(mode, name)
-        if len(values) > 2 and best in (min(values), max(values)) and best != 0:  # the least
+        if len(values) > 2 and best in (min(values), max(values)) and best != 0:  # 0 is the least
             setting = f"{mode.name}.{name}"
             log.warning(
                 "the best %s, %g, is at the edge of its grid: try a wider one", setting, best

@@ -1,6 +1,6 @@
 """Surprisal and entropy of the words of a text.
 
-Shape letters: T time steps, B columns, H hidden, N targets, M of these, S sentences.
+Shape letters: T time steps, B columns, H hidden, N targets, M of a batch, S sentences.
 """
 
 import math
@@ -20,16 +20,16 @@ LOG_PROBS_BYTES = 32 * 2**20
 """Size of the log-probabilities that are held at a time."""
 
 BATCH_TOKENS = 4096
-"""Most tokens of sentences that are read side by side, padding among them."""
+"""The most tokens in sentences that are read side by side, padding included."""
 
 
 class WordScores(NamedTuple):
-    """What a model makes of targets, in bits."""
+    """A model's scores for targets, in bits."""
 
     surprisal: Float[np.ndarray, " N"]
     """-log2 of the target's probability."""
     entropy: Float[np.ndarray, " N"]
-    """Of the distribution that the target was predicted by."""
+    """Entropy of the distribution that predicted the target."""
 
 
 def score_sentences(
@@ -41,7 +41,7 @@ def score_sentences(
 
     Args:
         model: The model, in evaluation mode.
-        sentences: Ids of each; the first one is not a target but what the others follow.
+        sentences: Ids of each; the first id is only context, not a target.
         on_window: Called after each batch.
 
     Returns:
@@ -59,7 +59,7 @@ def sentence_surprisals(
     sentences: Sequence[Int32[np.ndarray, " _"]],
     on_window: OnWindow = lambda num_scored, nats: None,
 ) -> Float[np.ndarray, " S"]:
-    """Sums of the surprisals of each sentence, in bits; several times as fast as all scores.
+    """Surprisal of each sentence, in bits; several times as fast as :func:`score_sentences`.
 
     Args:
         model: The model, in evaluation mode.
@@ -80,7 +80,7 @@ def sentence_surprisals(
 def read_sentences(
     model: LanguageModel, sentences: Sequence[Int32[np.ndarray, " _"]]
 ) -> Iterator[tuple[Int[np.ndarray, " M"], Float[Tensor, "M H"], Int[Tensor, " M"]]]:
-    """Reads sentences, each from a zero state; those of like length side by side.
+    """Reads sentences, each from a zero state; those of similar length side by side.
 
     Args:
         model: The model, in evaluation mode.
@@ -119,12 +119,12 @@ def score_stream(
 ) -> WordScores:
     """Scores a text in one stream, as the standard evaluation reads a split.
 
-    Unlike a :class:`lmbench.evaluation.reading.Reading`, it keeps no outputs: of a large text they
+    Unlike a :class:`lmbench.evaluation.reading.Reading`, it keeps no outputs: for a large text they
     would fill the memory.
 
     Args:
         model: The model, in evaluation mode.
-        ids: ``(N + 1,)``; the first one is not a target but what the others follow.
+        ids: ``(N + 1,)``; the first id is only context, not a target.
         on_window: Called after each window.
     """
     settings = EvaluationSettings()
@@ -151,7 +151,7 @@ def _put(scores: WordScores, places: np.ndarray, found: WordScores, on_window: O
 def score_outputs(
     model: LanguageModel, outputs: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
 ) -> WordScores:
-    """Surprisal and entropy of targets by the outputs of the core that predict them."""
+    """Surprisal and entropy of targets, from the outputs of the core that predict them."""
     scores = WordScores(np.empty(len(targets)), np.empty(len(targets)))
     rows = rows_at_once(model)
     for start in range(0, len(targets), rows):

@@ -1,4 +1,4 @@
-"""A model and its words with the signatures of Hugging Face's transformers.
+"""A model and its words with the interfaces of Hugging Face's transformers.
 
 For tools that expect these, such as minicons: ``pip install 'lmbench[hf]' minicons``, then
 
@@ -27,10 +27,10 @@ from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.data.words import Splitter
 from lmbench.model import LanguageModel
 
-__all__ = ["CausalLM", "WordTokenizer", "load"]  # lm_eval, beside it, is another tool's
+__all__ = ["CausalLM", "WordTokenizer", "load"]  # hf.lm_eval is for another tool
 
 PAD = "<pad>"
-"""The padding token; its id is that after all words, and no model reads it."""
+"""The padding token; its id follows those of all words, and no model reads it."""
 
 
 def load(
@@ -81,8 +81,8 @@ class CausalLM(PreTrainedModel):
             attention_mask: ``(B, T)``, 0 where a text is padded.
             labels: ``(B, T)``, for the mean nats per word; −100 for those that do not count. Label
                 t is predicted by the words before t.
-            past_key_values: Is not supported.
-            unused: What tools hand to transformers besides, such as ``use_cache``.
+            past_key_values: Not supported.
+            unused: Other arguments that tools pass to transformers, such as ``use_cache``.
 
         Returns:
             ``logits``, ``(B, T, V)``, which are log-probabilities; ``loss`` if there are labels.
@@ -96,7 +96,7 @@ class CausalLM(PreTrainedModel):
         ids = torch.where(input_ids < num_words, input_ids, 0)
         steps = torch.arange(ids.shape[1], device=ids.device)
         start = torch.zeros_like(ids[:, :1])
-        if attention_mask is not None:  # padding on the left goes to the right
+        if attention_mask is not None:  # padding on the left is moved to the right
             start = attention_mask.long().argmax(dim=1, keepdim=True)
         ids = ids.gather(1, (steps + start) % len(steps))
         log_probs = self.model.head.log_probs(self.model(ids.T).output).transpose(0, 1)
@@ -111,7 +111,7 @@ class CausalLM(PreTrainedModel):
 class WordTokenizer(PreTrainedTokenizer):
     """Splits texts into the words of a vocabulary, as lmbench's commands do.
 
-    ``<eos>``, which a line end becomes, is also what a text begins after: tools call it ``bos``.
+    A line end becomes ``<eos>``, which is also what precedes a text: tools call that ``bos``.
 
     Args:
         vocabulary: The words.

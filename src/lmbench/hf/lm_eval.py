@@ -2,8 +2,8 @@
 
     python -m lmbench.hf.lm_eval --model lmbench --model_args path=DIR --tasks blimp
 
-is the harness's own command, to which lmbench's models are known. In Python, hand ``LMBench(DIR)``
-to ``lm_eval.simple_evaluate`` as its ``model``.
+is the harness's own command, with lmbench's models registered. In Python, pass ``LMBench(DIR)`` to
+``lm_eval.simple_evaluate`` as its ``model``.
 """
 
 import logging
@@ -33,7 +33,7 @@ class LMBench(LM):
         path: See :func:`lmbench.load`.
         tokenizer: How texts are split into words, see :meth:`lmbench.data.words.Splitter.of`.
         device: See :func:`lmbench.load`; None for a CUDA device if there is one.
-        batch_size: Does nothing: texts of like length are read side by side.
+        batch_size: Does nothing: texts of similar length are read side by side.
         max_batch_size: Does nothing either.
 
     Raises:
@@ -64,7 +64,7 @@ class LMBench(LM):
             context, continuation = request.args
             before = self.splitter.words(context)
             words = self.splitter.words(context + continuation)
-            if words[: len(before)] != before:  # a word goes on where the context ends
+            if words[: len(before)] != before:  # a word spans the end of the context
                 words = before + self.splitter.words(continuation)
             sentences.append(self.vocabulary.encode([EOS, *words]))
             lengths.append(len(words) - len(before))
@@ -87,7 +87,7 @@ class LMBench(LM):
     def _scores(
         self, sentences: Sequence[np.ndarray], lengths: Sequence[int]
     ) -> list[tuple[float, bool]]:
-        """Of the last words of each sentence, as many as its length says."""
+        """Scores of the last words of each sentence, as many as ``lengths`` says."""
         num_targets = np.array([len(ids) - 1 for ids in sentences], int)
         ends = num_targets.cumsum()
         log_probs, is_likeliest = np.empty(num_targets.sum()), np.empty(num_targets.sum(), bool)

@@ -1,7 +1,7 @@
 """Penalties on a recurrent network's outputs. Shape letters: T time steps, B columns, H hidden.
 
 Source: Merity et al. 2017 (arXiv 1708.02182), section 4.6, in the mean-square form of the authors'
-code. Both are unscaled: the caller multiplies with ``ar_alpha`` and ``tar_beta``. They are computed
+code. Both are unscaled: the caller multiplies by ``ar_alpha`` and ``tar_beta``. They are computed
 in float32 at least: a sum of squares soon leaves float16's range.
 """
 
@@ -32,7 +32,7 @@ def temporal_activation_regularization(raw_output: Float[Tensor, "T B H"]) -> Fl
     """
     raw_output = _in_float32(raw_output)
     difference = raw_output[1:] - raw_output[:-1]
-    # Not mean(): that of no differences would be nan, and would spoil the whole training step.
+    # Not mean(): over no differences it would be nan, and ruin the whole training step.
     return difference.square().sum() / max(1, difference.numel())
 
 

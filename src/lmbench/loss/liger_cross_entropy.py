@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer by the kernel of Liger-Kernel, a library that need not be there.
+"""Cross-entropy of a linear layer by the kernel of the optional library Liger-Kernel.
 
 Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
 """
@@ -29,13 +29,13 @@ def liger_cross_entropy(
     linear layer are; float16 is ignored, as the gradients are too small for it before a loss scaler
     multiplies them. Sums over tokens are taken in float32.
 
-    The arguments are those of :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`, but
-    there is no ``"none"``.
+    The arguments are those of :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`,
+    except that there is no ``"none"``.
 
     Source: Hsu et al. 2024 (arXiv 2410.10989).
 
     Returns:
-        Nats in float32; 0 without a single scored target. Its graph serves one backward pass.
+        Nats in float32; 0 if no target is scored. Its graph allows one backward pass.
 
     Raises:
         UserError: If the tensors are not on a CUDA device, or the library is not installed.

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lmbench.machine import multiplies_bfloat16
 
-# oneDNN generates code for every new shape of a product of bfloat16: with the matrix units of a
+# oneDNN generates code for every new shape of a bfloat16 product: with the matrix units of a
 # Xeon that took 60 ms, ten times the product itself, and a tail cluster has a new number of rows at
 # every step.
 ROWS_MULTIPLE = 64
@@ -40,9 +40,9 @@ def linear_cross_entropy(
 ) -> Float[Tensor, "..."]:
     """Negative log-likelihood of ``targets`` under ``softmax(input @ weight.T + bias)``.
 
-    Equals ``F.cross_entropy(F.linear(input, weight, bias), targets)``. Half-precision arguments
-    are cast up and autocast is ignored, since a perplexity needs all digits of a float32: unless
-    ``dtype`` says otherwise.
+    Equals ``F.cross_entropy(F.linear(input, weight, bias), targets)``. Unless ``dtype`` says
+    otherwise, half-precision arguments are cast up and autocast is ignored, since a perplexity
+    needs all digits of a float32.
 
     Args:
         input: What the layer reads, ``(*N, H)``.
@@ -50,15 +50,15 @@ def linear_cross_entropy(
         bias: The layer's bias, ``(V,)``, or None.
         targets: Ids of the right words, ``(*N,)``.
         ignore_index: Targets of this value add nothing to the loss or to any gradient.
-        reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"`` (one value a
+        reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"`` (one value per
             target, 0 where ignored). Differentiating ``"none"`` computes the logits twice.
-        dtype: Type of logits, probabilities and products, also of each chunk's share of the
-            gradients; the shares and the nats are summed in that of ``weight``. None for that of
-            ``weight``, float32 at least.
+        dtype: Type of logits, probabilities and products, and of each chunk's share of the
+            gradients; the shares and the nats are summed in the type of ``weight``, but at least
+            float32. None for that type throughout.
 
     Returns:
-        Nats in float32, or float64 if ``weight`` is so. Without a single scored target the mean
-        is nan and the sum 0, as in ``F.cross_entropy``. It has no second derivative.
+        Nats in float32, or float64 if ``weight`` is. If no target is scored, the mean is nan
+        and the sum 0, as in ``F.cross_entropy``. It has no second derivative.
 
     >>> input, weight = torch.zeros(5, 3), torch.zeros(10, 3)
     >>> loss = linear_cross_entropy(input, weight, None, torch.arange(5))
@@ -133,7 +133,7 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     """The type for a training loss that follows autocast, or None for the usual one.
 
     Only bfloat16: the gradients of a mean over many tokens are too small for float16. Not on a CPU
-    that cannot multiply it. And only where gradients are computed: what is reported of validation
+    that cannot multiply it. And only where gradients are computed: what is reported for validation
     has all digits of a float32.
     """
     if not torch.is_grad_enabled() or not torch.is_autocast_enabled(device_type):
@@ -213,10 +213,10 @@ def _walk(
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Nats ``(N,)`` and, where wanted, the gradients of the sum of ``scale`` · nats.
 
-    What is computed chunk by chunk has the type of ``input``, nats and what is summed over chunks
-    that of ``weight``.
+    What is computed chunk by chunk has the type of ``input``; nats and sums over chunks have that
+    of ``weight``.
     """
-    # Every product is written into memory that is there already, which saves time.
+    # Every product is written into memory already allocated, which saves time.
     num_tokens, num_components, _ = input.shape
     chunk = max(1, CHUNK_BYTES // (num_components * weight.shape[0] * input.element_size()))
     nats = weight.new_empty(num_tokens)
@@ -240,8 +240,8 @@ def _walk(
             torch.addmm(bias, x, weight.t(), out=logits)
         label_logit = logits.gather(1, label)
         largest = logits.amax(1, keepdim=True)
-        # exp() over all words is slow where MKL does not know the processor; softmax() is not. It
-        # reads a row before it writes there. The largest probability is 1 / Σ exp(logit − largest
+        # exp() over all words is slow where MKL does not know the processor; softmax() is not, and
+        # reads a row before writing to it. The largest probability is 1 / Σ exp(logit − largest
         # logit), and cannot underflow.
         probabilities = torch.softmax(logits, 1, out=logits)
         log_total = -probabilities.amax(1, keepdim=True).to(nats.dtype).log()
@@ -257,7 +257,7 @@ def _walk(
         factors = joint.softmax(1) * scale[part].unsqueeze(1)
         if grad_log_priors is not None:
             torch.neg(factors, out=grad_log_priors[part])
-        # Not scatter_(): on a CPU that copies all of a matrix of bfloat16.
+        # Not scatter_(): on a CPU that copies a whole bfloat16 matrix.
         difference = probabilities
         difference[torch.arange(x.shape[0], device=x.device), label.squeeze(1)] -= 1
         factor = factors.view(-1, 1).to(x.dtype)
@@ -275,6 +275,6 @@ def _walk(
 
 
 def _add(total: Tensor, share: Tensor) -> None:
-    """Adds a matrix of another type in place, by parts whose cast copies stay in the cache."""
+    """Adds a matrix of another type in place, in parts whose cast copies stay in the cache."""
     for rows, more in zip(total.split(512), share.split(512), strict=True):
         rows.add_(more)

@@ -14,7 +14,7 @@ State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """What a core remembers: a tuple of tensors for each layer, whose shapes are the core's own affair.
 
 An LSTM layer's is ``(h, c)``, each ``(1, B, H)``. A checkpoint holds the state of the training
-stream; a run that resumes on another device or in another precision gets the tensors moved there.
+stream; if a run resumes on another device or in another precision, the tensors are moved to it.
 """
 
 
@@ -30,7 +30,7 @@ class CoreOutput(NamedTuple):
 
 
 def detach_state(state: State) -> State:
-    """Cuts a state off from the window that made it: here truncated backpropagation ends."""
+    """Cuts a state off from the window that made it: truncated backpropagation ends here."""
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
@@ -38,7 +38,7 @@ def detach_state(state: State) -> State:
 class Dropout(Protocol):
     """A module that drops with the probability ``p``, like ``torch.nn.Dropout``.
 
-    A schedule may change ``p`` before any training step, so the module reads it at every call.
+    A schedule may change ``p`` before any training step, so the module must read it at every call.
     """
 
     p: float
@@ -48,13 +48,13 @@ class Dropout(Protocol):
 class Core(Protocol):
     """A module that reads embeddings from left to right.
 
-    Any ``nn.Module`` with these members can be one. It is called with ``(input, state)`` and gives
-    a :class:`CoreOutput`; what it remembers is in the state alone, which the caller hands on. Steps
+    Any ``nn.Module`` with these members can be one. It is called with ``(input, state)`` and
+    returns a :class:`CoreOutput`; its only memory is the state, which the caller passes on. Steps
     must not depend on later ones, nor columns on each other.
 
-    A config's core is built with the values that stand there and, by name, ``input_size``. Before
-    lmbench loads a saved model it also builds it on the device "meta", where tensors have no values
-    that ``__init__`` could look at.
+    A config's core is built with the values given there and, by name, ``input_size``. Before
+    loading a saved model, lmbench also builds it on the device "meta", where tensors have no values
+    for ``__init__`` to look at.
     """
 
     input_size: int
@@ -64,7 +64,7 @@ class Core(Protocol):
 
     @property
     def dropouts(self) -> Sequence[Dropout]:
-        """Every dropout that the module has, for schedules to scale.
+        """All dropouts of the module, for schedules to scale.
 
         With ``p = 0`` for all of them, training mode gives the outputs of evaluation mode.
         """
@@ -75,7 +75,7 @@ class Core(Protocol):
 
         Args:
             input: Embeddings, ``(T, B, E)``; T may be 1 and differ from call to call.
-            state: The state that the window before returned, usually after :func:`detach_state`;
+            state: The state that the previous window returned, usually after :func:`detach_state`;
                 None for zeros.
         """
         ...
@@ -86,26 +86,26 @@ class Head(Protocol):
     """A module that turns a core's outputs into distributions over the words.
 
     Any ``nn.Module`` with these members can be one. :meth:`loss` and :meth:`log_probs` are of the
-    same distribution. The loss gives every parameter a gradient, be it of zeros.
+    same distribution. The loss gives every parameter a gradient, even if of zeros.
 
     A config's head is built like a :class:`Core`, with ``input_size`` and ``vocabulary_size``. If
     its ``__init__`` has an argument ``counts``, a new model's head gets the number of times that
     each word occurs in training, ``(V,)``, by id. A saved model's does not, so the argument needs a
-    default, and what follows from the counts belongs in ``state_dict``.
+    default, and what is derived from the counts belongs in ``state_dict``.
     """
 
     input_size: int
-    """Size of what the core gives, H."""
+    """Size of the core's output, H."""
     vocabulary_size: int
     """Number of words, V."""
 
     @property
     def dropouts(self) -> Sequence[Dropout]:
-        """Every dropout that the module has, as in :class:`Core`."""
+        """All dropouts of the module, as in :class:`Core`."""
         ...
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Takes the embedding's weight in the place of the head's own, for good.
+        """Replaces the head's own weight with the embedding's, permanently.
 
         Raises:
             ValueError: If the head cannot share a weight.
@@ -113,7 +113,7 @@ class Head(Protocol):
         ...
 
     def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Which rows of a tied weight belong to words: their ids, unless the head orders them."""
+        """Rows of a tied weight for ``words``: their ids, unless the head reorders them."""
         ...
 
     def loss(
@@ -124,17 +124,17 @@ class Head(Protocol):
         reduction: Literal["mean", "sum", "none"] = "mean",
         ignore_index: int = -100,
     ) -> Float[Tensor, "..."]:
-        """Negative log-likelihood of ``targets`` in nats, as float32 or float64, also in autocast.
+        """Negative log-likelihood of ``targets`` in nats, in float32 or float64 even in autocast.
 
         Args:
             output: Outputs of the core, ``(*N, H)``.
             targets: Ids of the right words, ``(*N,)``.
-            reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"``: one value a
+            reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"``: one value per
                 target, ``(*N,)``, 0 where ignored.
             ignore_index: Targets of this value add nothing to the loss or to any gradient.
         """
         ...
 
     def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
-        """Log-probabilities of all words, by id, in the weights' precision, also in autocast."""
+        """Log-probabilities of all words, by id, in the weights' precision even in autocast."""
         ...

@@ -1,8 +1,8 @@
 """The dropouts of AWD-LSTM. Shape letters: T time steps, B columns, E embedding, V vocabulary.
 
-Each is a module with a probability ``p``, draws its mask anew at every call in training, and does
-nothing in evaluation. What survives is scaled by 1/(1 − p). That ``p`` is at least 0 and less than
-1 is checked by the modules that take it from a config, which know its name there.
+Each is a module with a probability ``p``, draws a new mask at every call in training, and does
+nothing in evaluation. What survives is scaled by 1/(1 − p). The modules that take ``p`` from a
+config check that it is at least 0 and less than 1, since they know its name there.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ class Dropouts:
         return max((p for _, p in self._built), default=0.0)
 
     def scale(self, factor: float) -> None:
-        """Sets every probability to ``factor`` times what it was at first."""
+        """Sets every probability to ``factor`` times its original value."""
         for dropout, p in self._built:
             dropout.p = factor * p
 
@@ -96,11 +96,10 @@ class EmbeddingDropout(_Dropout):
 
 
 class WeightDropout(_Dropout):
-    """Dropout of single elements of a weight (DropConnect).
+    """Dropout of individual elements of a weight (DropConnect).
 
-    On a CPU each element is dropped by 16 random bits of its own, where PyTorch spends a call of
-    its generator on each. So ``p`` is rounded to a multiple of 2^-16, and the scale fits what it
-    was rounded to.
+    On a CPU 16 random bits decide on each element, where PyTorch calls its generator for each. So
+    ``p`` is rounded to a multiple of 2^-16, and the scale matches the rounded value.
 
     Source: Wan et al. 2013; Merity et al. 2017 (arXiv 1708.02182), section 2.
 

@@ -70,7 +70,7 @@ class LanguageModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def weights_sha256(self) -> str:
-        """Hex SHA-256 of the weights and their names, by which results know whose they are."""
+        """Hex SHA-256 of the weights and their names, by which results identify their model."""
         digest = hashlib.sha256()
         for name, parameter in self.named_parameters():
             digest.update(name.encode())
@@ -83,7 +83,7 @@ class LanguageModel(nn.Module):
 
         Args:
             tokens: Word ids, ``(T, B)``.
-            state: The state that the window before returned; None for zeros.
+            state: The state that the previous window returned; None for zeros.
 
         Returns:
             Outputs for the head's ``loss`` or ``log_probs``, each ``(T, B, H)``, and the state.

@@ -1,6 +1,6 @@
-"""Averaged stochastic gradient descent whose learning rate acts at once."""
+"""Averaged stochastic gradient descent whose learning rate takes effect at once."""
 
-# torch.optim's own optimizers are made of these private operations; they are the fast ones.
+# torch.optim's own optimizers are built from these private operations, which are the fast ones.
 # pyright: reportPrivateImportUsage=false
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 
 class ASGD(Optimizer):
-    """SGD steps beside a running average of the parameters, in ``state[parameter]["ax"]``.
+    """SGD that keeps a running average of the parameters, in ``state[parameter]["ax"]``.
 
     The averages are those of ``torch.optim.ASGD(lambd=0, t0=0)``: after n steps the mean of the
     iterates 2 to n, and after one step the first iterate. Two things differ. A changed learning
-    rate acts in the very next step, where ``torch.optim.ASGD`` uses the one of the step before,
-    which puts a scaling by window length on the wrong window. And the averages exist from the
-    start, equal to the parameters.
+    rate takes effect in the very next step, whereas ``torch.optim.ASGD`` uses that of the step
+    before, which applies a scaling by window length to the wrong window. And the averages exist
+    from the start, equal to the parameters.
 
     A parameter without a gradient is left alone, and so is its average, as in ``torch.optim``.
 
@@ -46,7 +46,7 @@ class ASGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step; a ``closure`` computes the gradients anew, and its loss is returned."""
+        """Takes one step; a ``closure`` recomputes the gradients, and its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -63,7 +63,7 @@ class ASGD(Optimizer):
                 averages.append(state["ax"])
                 weights.append(1.0 / max(1, state["step"] - 1))
             if group["weight_decay"]:
-                # A parameter added to itself needs no memory, unlike a sum with the gradient.
+                # Adding a parameter to itself takes no memory, unlike a sum with the gradient.
                 decay = -group["lr"] * group["weight_decay"]
                 torch._foreach_add_(parameters, parameters, alpha=decay)
             torch._foreach_add_(parameters, gradients, alpha=-group["lr"])

@@ -18,25 +18,25 @@ _ANNEALING = {
 class PhasedLR(LRScheduler):
     """A run cut into phases, in each of which the learning rate goes from one value to another.
 
-    Step s of n lies at s/n of the run. Where its time is limited, ``progress`` says how much of it
-    is over, and the larger share counts. A phase is a mapping with
+    Step s of n lies at s/n of the run. If its time is limited, ``progress`` is the share of it that
+    is over, and the larger of the two counts. A phase is a mapping with
 
     - ``share``: its length, relative to the other phases';
     - ``lr_factor``: what the optimizer's learning rate is multiplied by, ``(from, to)``;
-    - ``beta1``: the first of Adam's betas, ``(from, to)``; if left out, it stays where the phase
-      before has left it, or is the optimizer's own;
+    - ``beta1``: the first of Adam's betas, ``(from, to)``; if left out, it stays where the previous
+      phase left it, or is the optimizer's own;
     - ``dropout_factor``: what the model's dropout probabilities are to be multiplied by, ``(from,
-      to)``; if left out, it stays where the phase before has left it, or is 1;
-    - ``anneal``: the way between the two, ``"linear"`` (the default) or ``"cosine"``.
+      to)``; if left out, it stays where the previous phase left it, or is 1;
+    - ``anneal``: the path between the two values, ``"linear"`` (the default) or ``"cosine"``.
 
     Source: the phases of Gugger and Howard 2018 ("AdamW and Super-convergence is now the fastest
     way to train neural nets"), after Smith 2018 (arXiv 1803.09820). Dropout that grows in training:
     Morerio et al. 2017 (arXiv 1703.06229).
 
     Args:
-        optimizer: Whose learning rate is set.
+        optimizer: The optimizer whose learning rate is set.
         total_steps: Steps of the run, n; None if only its time is limited.
-        phases: In their order.
+        phases: The phases, in order.
 
     Attributes:
         progress: Share of the run's time that is over, from 0 to 1, set from outside. Dropouts
@@ -67,7 +67,7 @@ class PhasedLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The learning rate of each parameter group; sets β1 on the way, as PyTorch's do."""
+        """Each parameter group's learning rate; also sets β1, as PyTorch's own schedules do."""
         for group in self.optimizer.param_groups:
             if "betas" in group:
                 beta1, beta2 = group["betas"]
@@ -82,11 +82,11 @@ class PhasedLR(LRScheduler):
 
     @property
     def largest_dropout_factor(self) -> float:
-        """The largest :attr:`dropout_factor` that a phase names, 1 at least."""
+        """The largest :attr:`dropout_factor` in any phase, at least 1."""
         return max(1.0, *(max(phase.get("dropout_factor", (1.0,))) for phase in self.phases))
 
     def _value(self, key: str, before: float) -> float:
-        """What the phases have reached by now; ``before`` until the first that has the key."""
+        """The value reached in the phases so far; ``before`` until the first that has the key."""
         index, progress = self._position()
         if key in self.phases[index]:
             start, end = self.phases[index][key]
@@ -101,7 +101,7 @@ class PhasedLR(LRScheduler):
         of_steps = 0.0 if self.total_steps is None else self.last_epoch / self.total_steps
         at = min(max(of_steps, self.progress), 1.0) * ends[-1]
         for index, end in enumerate(ends):
-            if end - at > 1e-9 * ends[-1]:  # a border belongs to the next phase, also when rounded
+            if end - at > 1e-9 * ends[-1]:  # a border belongs to the next phase, even if rounded
                 return index, 1.0 - (end - at) / self.phases[index]["share"]
         return len(ends) - 1, 1.0
 

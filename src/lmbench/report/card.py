@@ -1,4 +1,4 @@
-"""The README of an exported model, in the form of the Hugging Face hub's model cards."""
+"""The README of an exported model, in the form of a Hugging Face model card."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +18,12 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
     """The name of a finished run's corpus, and its model card.
 
     Args:
-        run_dir: The run's directory, perhaps with ``evaluation-*.json`` of lmbench-evaluate.
-        config: The run's config, in plain values.
+        run_dir: The run's directory, perhaps with ``evaluation-*.json`` from lmbench-evaluate.
+        config: The run's config, as a plain dict.
         weights_sha256: Hash of the weights that are exported.
 
     Raises:
-        UserError: One of its files is damaged, or does not belong to the run.
+        UserError: A file is damaged, or does not belong to the run.
     """
     import yaml
     from huggingface_hub import EvalResult, ModelCardData
@@ -71,7 +71,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
         datasets=[on_hub[0]] if on_hub[1] else None,
     )
     recipe = {key: config[key] for key in RECIPE if key in config}
-    # Where it lay on the machine of the run is nobody's business.
+    # Where the data was on the run's machine is nobody's business.
     recipe["data"] = {k: x for k, x in config["data"].items() if f"data.{k}" not in OF_THE_MACHINE}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))

@@ -25,16 +25,16 @@ from lmbench.report.verdict import Sentence, verdict
 
 @dataclass(frozen=True)
 class Chapter:
-    """All about the runs on one corpus.
+    """Everything about the runs on one corpus.
 
     Attributes:
         section: The groups of these runs.
         comparisons: All tests, over the text and over seeds.
-        verdict: What it says.
+        verdict: What these say, in sentences.
         tables: The groups; members of ensembles; what others have published; minimal pairs.
         published: Results of others on this corpus.
         pairs: Sets of minimal pairs that were read, and the tests of their accuracies.
-        suffix: What the names of its files end in, if there are other corpora.
+        suffix: Ending of its plots' names if there are other corpora, else empty.
     """
 
     section: Section
@@ -52,7 +52,7 @@ class Report:
 
     Attributes:
         chapters: One for each corpus.
-        skipped: What was found and does not count, with the reasons.
+        skipped: What was found but does not count, with the reasons.
         split: The split that the tests are about.
     """
 
@@ -73,15 +73,16 @@ def compare(
     """Compares runs.
 
     Args:
-        paths: Run directories, or folders that hold some, each after a name for its runs, or None.
+        paths: Run directories or folders of them, each preceded by a name for its runs or None.
         split: "test" or "valid", for the tests of significance.
         group_by: See :func:`lmbench.report.groups.group_runs`.
         published: Results to set beside those on the corpus that they belong to.
-        ensembles: The members of each; an ensemble is called what one of them is.
+        ensembles: The members of each; an ensemble takes its name from the member that has one.
         output: Where the records of ensembles go; None for nowhere.
 
     Raises:
-        UserError: There is no finished run; members cannot be one ensemble; or two have one name.
+        UserError: There is no finished run; members cannot form an ensemble; or ensembles' names
+            are not unique.
     """
     runs, skipped = read_runs(paths)
     built: dict[str, tuple[Run, Table]] = {}

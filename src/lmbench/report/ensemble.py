@@ -19,14 +19,14 @@ from lmbench.report.tables import Cell, Row, Table, perplexity_text
 
 
 def mixture_weights(probabilities: np.ndarray) -> np.ndarray:
-    """The weights of a mixture with the largest likelihood, by EM (Dempster et al. 1977).
+    """The weights of the mixture with the largest likelihood, by EM (Dempster et al. 1977).
 
     Args:
-        probabilities: ``(M, N)``, of each target by each member; what all of them give one target
-            may be scaled.
+        probabilities: ``(M, N)``, of each target by each member; all members' values for a target
+            may be scaled by the same factor.
 
     Returns:
-        ``(M,)``, which sum to 1.
+        ``(M,)``; they sum to 1.
     """
     weights = np.full(len(probabilities), 1 / len(probabilities))
     before = -np.inf
@@ -43,9 +43,9 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
 
     Args:
         folders: Runs that were evaluated with ``evaluation.save_tokens=true`` on valid and test, or
-            folders of such; or folders with ``valid.txt`` and ``test.txt``, the probability of a
-            target on each line, of models that lmbench does not have.
-        name: What it is called.
+            folders of such runs; or, for models from elsewhere, folders with ``valid.txt`` and
+            ``test.txt``, which have the probability of a target on each line.
+        name: Name of the ensemble.
         output: Where its own records go, ``NAME-SPLIT.parquet`` and ``.txt``; None for nowhere.
 
     Returns:
@@ -67,7 +67,7 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
         logs = [of["log_probability"].astype(np.float64) for of in columns]
         texts = [_read_text(folder / f"{split}.txt", len(logs[0])) for folder in others]
         log_probs[split] = np.stack([*logs, *map(np.log, texts)])
-        largest = log_probs[split].max(axis=0)  # taken out, or a small one would become 0
+        largest = log_probs[split].max(axis=0)  # factored out, or a small one would become 0
         scaled = np.exp(log_probs[split] - largest)
         if split == "valid":
             weights = mixture_weights(scaled)
@@ -107,7 +107,7 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
 def _read_alike(
     runs: Sequence[Run], split: str
 ) -> tuple[list[dict[str, np.ndarray]], str, Evaluation]:
-    """The records of the runs, which must be of the same targets, and which evaluation's."""
+    """The runs' records, which must be of the same targets, and the first run's evaluation."""
     read: list[dict[str, np.ndarray]] = []
     kinds: list[tuple[str, Evaluation]] = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""What ``lmbench-evaluate`` left behind in a run's directory, read as if it came from strangers."""
+"""What ``lmbench-evaluate`` left behind in a run's directory, read as untrusted input."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from lmbench.files import read_json
 from lmbench.printing import printable
 
 LARGEST_PERPLEXITY = 1e100
-"""A perplexity above this is that of a run that diverged, and its square need not be finite."""
+"""A run whose perplexity is above this has diverged; the perplexity's square may be infinite."""
 
 
 class Score(NamedTuple):
@@ -30,7 +30,7 @@ class Evaluation:
 
     Attributes:
         score: What it found.
-        protocol: How the split was read, in words that are equal where it was read alike.
+        protocol: How the split was read, in the same words for all that were read the same way.
         is_tuned: Whether its settings were chosen on valid.
         records: The Parquet file with each target's log-probability; None if there is none.
     """
@@ -46,7 +46,7 @@ class PairAccuracies:
     """A ``minimal_pairs-NAME.json``.
 
     Attributes:
-        protocol: Which pairs were read and how, in words that are equal where it was alike.
+        protocol: Which pairs were read and how, in the same words if both are the same.
         num_pairs: Number of all pairs.
         accuracies: (level, name) → share of the pairs that are correct: of ("", "all") and
             ("", "known words"), and of each field, phenomenon and paradigm.
@@ -116,10 +116,10 @@ def _require_same_weights(values: Mapping[str, Any], results: Mapping[str, Any])
 
 
 def protocol_text(values: Mapping[str, Any]) -> str:
-    """Describes the reading behind the scores of a file, in equal words where it was alike.
+    """Describes the reading behind a file's scores, in the same words if it was the same.
 
-    Settings that were tuned may differ from seed to seed, and are still those of one recipe: of
-    them it says what they were tuned on.
+    Tuned settings may differ from seed to seed and still belong to one recipe: instead of them, it
+    says what they were tuned on.
 
     Args:
         values: The content of ``results.json`` or of an ``evaluation-NAME-SPLIT.json``.
@@ -132,7 +132,7 @@ def protocol_text(values: Mapping[str, Any]) -> str:
     parts = [f"{word} {_plain(settings[key])}" for key, word in words.items() if key in settings]
     modes = {name: settings.get(name) for name in ("dynamic", "statistics", "cache")}
     modes |= {k: x for k, x in settings.items() if isinstance(x, dict) and k not in words}
-    # Elsewhere it moves memory and time, not results.
+    # Elsewhere the window affects memory and time, not results.
     of_windows = modes["dynamic"] or modes.get("mc_dropout")
     if of_windows or (modes["cache"] and modes["cache"].get("warmup")):
         parts.append(f"window {_plain(settings.get('window'))}")
@@ -148,7 +148,7 @@ def protocol_text(values: Mapping[str, Any]) -> str:
             f"{key} {_plain(value)}"
             for key, value in mode.items()
             if value is not None and value is not False
-            # Not what tuning has chosen among several values.
+            # Not what tuning chose among several values.
             if all(row.get(key) == value for row in tried)
         ]
         parts.append(f"{name} ({', '.join(said)})")
@@ -156,7 +156,7 @@ def protocol_text(values: Mapping[str, Any]) -> str:
 
 
 def score_of(values: Mapping[str, Any]) -> Score:
-    """The score of a split, as files have it.
+    """The score of a split, from the values of a file.
 
     Raises:
         KeyError, TypeError, ValueError: The file is damaged.
@@ -170,7 +170,7 @@ def score_of(values: Mapping[str, Any]) -> Score:
 
 
 def _plain(value: Any) -> str:
-    """A setting: numbers that are equal, as 1 and 1.0, in equal words; a dict is by split."""
+    """A setting as text, the same for equal numbers such as 1 and 1.0; a dict is by split."""
     if isinstance(value, dict):
         return " and ".join(f"{_plain(item)} ({split})" for split, item in value.items())
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
@@ -178,7 +178,7 @@ def _plain(value: Any) -> str:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turns what a damaged file makes Python raise into a sentence."""
+    """Turns Python's exceptions at a damaged file into a UserError that names it."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, csv.Error) as error:

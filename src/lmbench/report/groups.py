@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, as groups with short names."""
+"""Runs that differ only in their seed, as groups with short names."""
 
 import json
 from collections import Counter
@@ -20,15 +20,15 @@ NOT_SET = "(not set)"
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of one config, whose weights were each drawn by another seed.
+    """Runs of one config, each with weights drawn with a different seed.
 
     Attributes:
-        number: Its place by mean valid perplexity, from 1 on.
-        name: What it is called; no other group of the section is called the same.
+        number: Its rank by mean valid perplexity, from 1 on.
+        name: Its name, unique within the section.
         runs: Its runs, by seed.
-        origins: For each of them, what its weights go back to, through all runs that are compared:
-            a config and its seed. Runs of several groups may have the same.
-        unit: What they differ in: "seed", or "run" where they were grouped by a key.
+        origins: For each run, what its weights go back to through all runs that are compared: a
+            config and its seed. Runs of several groups may share one.
+        unit: What its runs are counted as: "seed", or "run" if they were grouped by a key.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Group:
             evaluation: Name of an evaluation; None for that of the training run.
 
         Returns:
-            None if no run was evaluated so, or not all alike.
+            None if no run was evaluated that way, or not all in the same way.
         """
         if evaluation is None:
             values = [run.scores[split].ppl for run in self.runs if split in run.scores]
@@ -56,13 +56,13 @@ class Group:
         return estimate(values) if values else None
 
     def evaluations(self, name: str, split: str) -> list[Evaluation]:
-        """The evaluations of that name, of those of its runs that have one."""
+        """The evaluations of that name, from those of its runs that have one."""
         found = (run.evaluations.get((name, split)) for run in self.runs)
         return [evaluation for evaluation in found if evaluation]
 
     @property
     def protocol(self) -> str:
-        """How valid and test were read: alike for all of its runs."""
+        """How valid and test were read, the same for all of its runs."""
         return self.runs[0].protocol
 
     @property
@@ -73,12 +73,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """What can be compared with each other: groups on the same corpus.
+    """Groups that can be compared with each other: those on the same corpus.
 
     Attributes:
         corpus: The corpus that all were trained on.
         groups: The lowest mean valid perplexity first.
-        differences: Every dotted key whose values differ → value by group.
+        differences: Every dotted key whose values differ → its value in each group.
     """
 
     corpus: Corpus
@@ -96,10 +96,10 @@ def group_runs(
 ) -> tuple[list[Section], list[Skipped]]:
     """Groups runs by corpus and config.
 
-    Configs are alike if they are equal but for the seed, the loggers and where things lie; a run
-    that started from another one's weights counts as started from that one's group, if it is among
+    Configs count as equal if they differ only in the seed, the loggers and where things are; a run
+    that started from another run's weights counts as started from that run's group, if it is among
     the runs. Of several runs of a group with the same seed, the first counts: a repetition is not
-    an independent value. The seed of a run that started from another one's weights is that one's.
+    an independent value. A run that started from another run's weights has that run's seed here.
 
     Args:
         runs: The runs.
@@ -139,7 +139,7 @@ def group_runs(
 
 
 def _lineage(run: Run, places: Mapping[tuple[str, ...], Run]) -> list[Run]:
-    """The run, and those that it goes back to by ``init_from``, if they are among the runs."""
+    """The run, and those it goes back to through ``init_from``, if they are among the runs."""
     found = [run]
     while len(found) < 9 and (parent := _parent(found[-1], places)):
         found.append(parent)
@@ -147,7 +147,7 @@ def _lineage(run: Run, places: Mapping[tuple[str, ...], Run]) -> list[Run]:
 
 
 def _kind(lineage: Sequence[Run]) -> Hashable:
-    """All that the first run's numbers follow from, but for the seed."""
+    """Everything that the first run's numbers follow from, except the seed."""
     kinds = []
     for run in lineage:
         settings = _settings(run)
@@ -168,7 +168,7 @@ def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
     start = run.config.get("init_from")
     if not isinstance(start, str):
         return None
-    # The path is as it was typed, in a folder that may not be this one.
+    # The path is as it was typed, perhaps in another folder than this one.
     names = tuple(part for part in Path(start).parts if part not in ("..", "/"))
     parents = [other for parts, other in places.items() if parts[-len(names) :] == names]
     return parents[0] if len(parents) == 1 else None
@@ -214,7 +214,7 @@ def _section(
 
 
 def _names(names: Sequence[str], differences: Mapping[str, Sequence[str]]) -> list[str]:
-    """Names of groups that are all different: with settings where they coincide, cut if long."""
+    """Unique names for groups: with settings added where they coincide, cut if long."""
     found = list(names)
     for name in set(names):
         same = [index for index, other in enumerate(names) if other == name]
@@ -243,7 +243,7 @@ def differing_values(configs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[st
         configs: Dotted key → value, of each config.
 
     Returns:
-        Dotted key, short ones first → its text in each config; :data:`NOT_SET` without the key.
+        Dotted key, short ones first → its text in each config; :data:`NOT_SET` if it is missing.
     """
     keys = sorted({key for config in configs for key in config}, key=lambda key: (len(key), key))
     columns = {key: [config.get(key, NOT_SET) for config in configs] for key in keys}
@@ -251,13 +251,13 @@ def differing_values(configs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[st
 
 
 def telling_keys(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """A small set of keys whose values together tell configs apart as far as all keys do.
+    """A small set of keys whose values together tell configs apart as well as all keys do.
 
     Args:
         columns: Dotted key → its value in each config.
 
     Returns:
-        What a greedy choice finds, a single key if one is enough; readable ones before others.
+        What a greedy choice finds, a single key if one is enough; readable keys are preferred.
     """
 
     def unreadable(key: str) -> tuple[bool, bool, bool, int, str]:

@@ -1,4 +1,4 @@
-"""Published results on WikiText-2, to stand beside measured ones and never among them."""
+"""Published results on WikiText-2, to be shown beside measured ones and never among them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from lmbench.files import read_yaml
 from lmbench.report.tables import Cell, Table
 
 CORPUS = "wikitext2"
-"""The one corpus that they belong to, by its name."""
+"""Name of the one corpus that they belong to."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """An entry of ``published.yaml``: valid and test perplexity as somebody has published them.
+    """An entry of ``published.yaml``: valid and test perplexity as somebody published them.
 
     Attributes:
         model: What was trained.
-        source: Paper, repository, or where a user of the repository has told it.
+        source: Paper, repository, or where a user of the repository reported it.
         standard: Valid and test perplexity, with the digits that were published.
         cache: The same with a cache.
         dynamic: The same with dynamic evaluation.

@@ -20,17 +20,17 @@ from lmbench.report.statistics import Estimate, estimate, t_test
 from lmbench.report.tables import Cell, Table, p_text
 
 Place = tuple[str, str]
-"""A level and a name in it, as :class:`lmbench.report.evaluations.PairAccuracies` has them."""
+"""A level and a name in it, as in :class:`lmbench.report.evaluations.PairAccuracies`."""
 
 
 @dataclass(frozen=True)
 class PairResults:
-    """What the groups of a section made of one set of pairs.
+    """Results of a section's groups on one set of pairs.
 
     Attributes:
         name: Name of the set.
-        accuracies: Group → those of its runs that read these pairs.
-        notes: What is to be read beside it.
+        accuracies: Group → accuracies of those of its runs that read these pairs.
+        notes: Sentences to show beside them.
     """
 
     name: str
@@ -38,12 +38,12 @@ class PairResults:
     notes: Sequence[str]
 
     def accuracy(self, group: Group, place: Place) -> Estimate | None:
-        """Mean over a group's seeds, of one part of the pairs."""
+        """Mean over a group's seeds, on one part of the pairs."""
         values = [x.accuracies[place] for x in self.accuracies[group] if place in x.accuracies]
         return estimate(values) if values else None
 
     def names(self, level: str) -> list[str]:
-        """Names of a level that any run has found, in alphabetical order."""
+        """Names of a level that occur in any run, in alphabetical order."""
         found = (place for of in self.accuracies.values() for x in of for place in x.accuracies)
         return sorted({name for its_level, name in found if its_level == level})
 
@@ -94,7 +94,7 @@ def accuracy_table(pairs: PairResults) -> Table:
 
 
 def part_table(pairs: PairResults) -> Table:
-    """A row for each group and part of the pairs, paradigms among them."""
+    """A row for each group and part of the pairs, paradigms included."""
     levels = ("", "field", "phenomenon", "paradigm")
     rows = [
         {
@@ -140,7 +140,7 @@ def accuracy_difference_table(comparisons: Sequence[Comparison], pairs: PairResu
 
 
 def compare_accuracies(pairs: PairResults) -> tuple[list[Comparison], list[Skipped]]:
-    """Tests every two groups: over pairs, over paradigms, and over seeds.
+    """Tests every group against every other: over pairs, over paradigms, and over seeds.
 
     Returns:
         The tests, and the records that cannot be used.

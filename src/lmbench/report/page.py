@@ -1,4 +1,4 @@
-"""The files of a comparison: a page that needs nothing else, tables and plots."""
+"""The files of a comparison: a self-contained page, tables and plots."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,13 @@ _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Writes page, tables and plots, when all of them have been made.
+    """Writes page, tables and plots, once all of them have been made.
 
     Returns:
         The files.
 
     Raises:
-        UserError: The folder cannot be made, or cannot be written.
+        UserError: The folder cannot be made or written to.
     """
     chapters = report.chapters
     plots = {
@@ -117,11 +117,11 @@ def _chapter(chapter: Chapter, plots: Sequence[Plot], split: str) -> dict[str, A
 
 
 def difference_matrix(chapter: Chapter) -> list[tuple[str, list[dict[str, str]]]]:
-    """By how much the perplexity of a row's group is lower or higher than a column's.
+    """By how much the perplexity of a row's group is lower or higher than that of a column's.
 
     Returns:
         For each group its name and its cells, each with ``text``, ``kind`` (better, worse, open or
-        untested) and ``title``, what the tests say. Empty where nothing was tested.
+        untested) and ``title``, what the tests say. Empty if nothing was tested.
     """
     tests: dict[tuple[Group, Group], list[Comparison]] = {}
     for one in sorted(chapter.comparisons, key=lambda one: one.evaluation is not None):

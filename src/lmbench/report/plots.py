@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 MOST_DRAWN = 14
 MOST_PHENOMENA = 40
 AXES = {"epochs": "epochs", "minutes": "wall-clock time of the training (minutes)"}
-"""What perplexity is drawn against, as fields of a curve, and what the axis says."""
+"""What perplexity is drawn against, as fields of a curve, and the axis label."""
 
 GREY = "#666666"
-_WIDTH = 4.8  # inches: what is drawn can be read on a phone
+_WIDTH = 4.8  # inches: plots can be read on a phone
 _STYLE: Any = {
     "font.size": 9,
     "text.parse_math": False,  # names are not formulas
-    "svg.hashsalt": "lmbench",  # the same runs, the same file
+    "svg.hashsalt": "lmbench",  # the same runs make the same file
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-# Okabe and Ito 2008, told apart by the colour-blind; without yellow, too pale for a line on white.
+# Okabe and Ito 2008, distinct to the colour-blind; without yellow, too pale for lines on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.")
 
 
 class Plot(NamedTuple):
-    """A picture: name of its files, what it shows in words, what is to be read beneath it."""
+    """A picture: name of its files, what it shows in words, the text beneath it."""
 
     name: str
     alt: str
@@ -70,7 +70,7 @@ def draw_plots(
     more = f" Only the first {MOST_DRAWN} groups are drawn." * (len(section.groups) > MOST_DRAWN)
     corpus, plots = section.corpus.name, []
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a box stands for it
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # shown as a box
         values = {group: value for group in groups if (value := group.perplexity("test"))}
         if values:
             figure = _draw_dots(values, _references(section, published, "test"))
@@ -140,12 +140,12 @@ def _references(
 def _draw_dots(
     values: Mapping[Group, Estimate], references: Sequence[tuple[str, str, float]]
 ) -> "Figure":
-    """A row for each group, the best first, on an axis on which their differences can be seen."""
+    """A row for each group, the best first, on an axis that shows their differences."""
     from matplotlib.figure import Figure
 
     rows = sorted(values.items(), key=lambda row: row[1].mean)
     best = rows[0][1].mean
-    # Groups far behind, or of a wide interval, would flatten the rest.
+    # Groups far behind, or with a wide interval, would squeeze the rest.
     ends = [
         x.mean + s * (x.half_width or 0) for _, x in rows if x.mean <= 2 * best for s in (-1, 1)
     ]
@@ -179,7 +179,7 @@ def _draw_dots(
 
 
 def _draw_accuracies(pairs: PairResults, groups: Sequence[Group]) -> "Figure":
-    """A row for all pairs and each phenomenon unless they are many, with a dot for each group."""
+    """A row for all pairs and, unless they are many, each phenomenon; a dot for each group."""
     from matplotlib.figure import Figure
 
     places = [("", "all"), ("", "known words")]
@@ -219,7 +219,7 @@ def _draw_curves(
     quantity: str,
     references: Sequence[tuple[str, str, float]],
 ) -> "Figure":
-    """Two panels: the whole training, and its end, each with limits of its own."""
+    """Two panels: the whole training and its end, each with its own limits."""
     from matplotlib.figure import Figure
 
     height = 3.9 + 0.19 * (len(curves) + len(references) + 1)
@@ -258,14 +258,14 @@ def _draw_curves(
 def _draw_group(
     axes: "Axes", group: Group, curves: Sequence[Curve], quantity: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns places and perplexities, ``(seeds, validations)``, up to where a first seed ends."""
+    """Returns x and perplexities, ``(seeds, validations)``, up to the end of the shortest curve."""
     length = min(len(curve.perplexities) for curve in curves)
     xs = np.array([getattr(curve, quantity)[:length] for curve in curves], float)
     ys = np.array([curve.perplexities[:length] for curve in curves], float)
     color, x = _color(group), xs.mean(axis=0)
     dash = _DASHES[(group.number - 1) // len(_COLORS) % len(_DASHES)]
     marker = "." if length < 40 else ""
-    # The space: matplotlib keeps a label that begins with "_" to itself.
+    # The space: matplotlib hides a label that begins with "_".
     axes.plot(
         x, ys.mean(axis=0), color=color, linestyle=dash, marker=marker, label=f" {group.name}"
     )

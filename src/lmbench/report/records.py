@@ -1,4 +1,4 @@
-"""Log-probabilities of single tokens, as sums over articles; and which minimal pairs were right.
+"""Log-probabilities of single tokens, summed over articles; and which minimal pairs were right.
 
 Shape letter: A articles or blocks of a text.
 """
@@ -23,7 +23,7 @@ BLOCK = 1_000
 """Tokens in a block of a text without articles."""
 
 _TYPES = {"position": "int64", "target": "int32", "log_probability": "float", "article": "int32"}
-"""Types of the columns, by Arrow's names: its float has 32 bits."""
+"""Types of the columns, by their Arrow names; ``float`` has 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_columns(path: Path, score: Score) -> dict[str, np.ndarray]:
 
 
 def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes what :func:`read_columns` reads, and in a ``.txt`` beside it only the probabilities.
+    """Writes what :func:`read_columns` reads, and the probabilities alone to a ``.txt`` beside it.
 
     A row of ``PATH.parquet`` is a target: ``position`` in the stream, ``target`` (id),
     ``log_probability`` (nats, rounded to float32) and ``article`` (from 0; null where the text has
@@ -82,7 +82,7 @@ def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
 
     Args:
         path: The file, with its ending ``.parquet``.
-        columns: ``position``, ``target``, ``log_probability`` in float64 and, maybe, ``article``.
+        columns: ``position``, ``target``, ``log_probability`` (float64), optionally ``article``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -132,7 +132,7 @@ def _read(path: Path, types: Mapping[str, str], num_rows: int) -> "pa.Table":
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turns what a damaged file makes Arrow raise into a sentence."""
+    """Turns Arrow's exceptions at a damaged file into a UserError that names it."""
     import pyarrow as pa
 
     try:
@@ -144,7 +144,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def read_records(path: Path, score: Score) -> Records:
-    """The same as sums over articles."""
+    """The columns of a file as sums over articles."""
     columns = read_columns(path, score)
     unit = "article" if "article" in columns else "block"
     of_token = columns.get("article", (columns["position"] - 1) // BLOCK)

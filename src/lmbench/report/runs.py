@@ -1,4 +1,4 @@
-"""What runs left behind, read without torch and as if it came from strangers."""
+"""What runs left behind, read without torch and as untrusted input."""
 
 import csv
 import math
@@ -32,7 +32,7 @@ SPLITS = {"valid": "val", "test": "test"}
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was found and does not count.
+    """What was found but does not count.
 
     Attributes:
         path: The run's folder, or the file in it.
@@ -45,7 +45,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a run was trained on; two are equal where their content is.
+    """What a run was trained on; two are equal if their contents are.
 
     Attributes:
         name: Name of the corpus.
@@ -60,13 +60,13 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Curve:
-    """The validations of a run, in their order.
+    """The validations of a run, in order.
 
     Attributes:
         epochs: Passes over the training stream at each of them.
-        minutes: Wall-clock time of the fit at each; None if the run has not recorded it.
+        minutes: Wall-clock time of the fit at each; None if the run did not record it.
         perplexities: Those of valid; nan where the run had diverged.
-        switch: Index of the validation that the switch to averaged SGD followed, if there was one.
+        switch: Index of the validation after which it switched to averaged SGD, if it did.
     """
 
     epochs: tuple[float, ...]
@@ -81,7 +81,7 @@ class Run:
 
     Attributes:
         run_dir: Its folder.
-        name: What its group is called.
+        name: Name of its group.
         config: Its config by dotted keys.
         results: Its ``results.json``.
         model: Name of the model.
@@ -91,7 +91,7 @@ class Run:
         scores: Split → score of the best checkpoint; test is missing if it was not scored.
         curve: Its validations; None if they cannot be read.
         evaluations: (name, split) → what ``lmbench-evaluate`` found.
-        minimal_pairs: Name of a set of pairs → what it found of these.
+        minimal_pairs: Name of a set of pairs → its accuracies on these.
         skipped: Its files that cannot be read.
     """
 
@@ -111,11 +111,11 @@ class Run:
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether it was mixed of other runs, and not trained."""
+        """Whether it is a mixture of other runs, not trained itself."""
         return "ensemble" in self.config
 
     def number(self, *keys: str) -> float | None:
-        """A number of ``results.json`` by its keys; None where it is missing or not a number."""
+        """A number in ``results.json``, by its keys; None if it is missing or not a number."""
         value: Any = self.results
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -124,7 +124,7 @@ class Run:
 
 
 def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list[Skipped]]:
-    """The finished runs at or under some folders, and what was found there besides.
+    """The finished runs at or under some folders, and what else was found there.
 
     Args:
         paths: The folders, each with a name for its runs; None for their own.
@@ -153,12 +153,12 @@ def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list
 def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
     """The run directories at or under a folder, jobs of a sweep in the order of their numbers.
 
-    A run directory holds ``config.yaml`` or ``results.json``, or at least Hydra's own ``.hydra``:
-    then the run failed before it began.
+    A run directory holds ``config.yaml`` or ``results.json`` or, if the run failed before it began,
+    only Hydra's own ``.hydra``.
 
     Args:
         folder: Where to look.
-        skipped: Gets what cannot be looked at, and links.
+        skipped: Is extended by what cannot be read, and by links.
 
     Raises:
         UserError: It is not a folder.
@@ -167,17 +167,17 @@ def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
     def unreadable(error: OSError) -> None:
         skipped.append(Skipped(Path(error.filename), f"Cannot be read: {error.strerror}."))
 
-    if not os.path.isdir(folder):  # noqa: PTH112 - Path's raises at a name that is too long
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises if a name is too long
         raise UserError(f"{folder} is not a folder. Name run directories, or folders of them.")
     found = []
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         if "config.yaml" in files or "results.json" in files or ".hydra" in folders:
             found.append(Path(parent))
-            # The rest may hold runs too, as where a sweep was put into the folder of a run.
+            # The rest may hold runs too, such as a sweep that was put into the folder of a run.
             folders[:] = [name for name in folders if name not in ("checkpoints", "wandb")]
         folders[:] = [name for name in folders if not name.startswith(".")]
         for link in (path for name in folders if (path := Path(parent, name)).is_symlink()):
-            if not link.resolve().is_relative_to(folder.resolve()):  # as "latest" is
+            if not link.resolve().is_relative_to(folder.resolve()):  # "latest" is
                 skipped.append(Skipped(link, "Is a link, and is not followed: name it itself."))
     if not found:
         skipped.append(Skipped(folder, "Holds no run."))
@@ -194,7 +194,7 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
 
     Args:
         run_dir: Its folder.
-        name: What its group is called; None for the name in its config, else that of its model.
+        name: Name of its group; None for the name in its config, or else that of its model.
 
     Raises:
         UserError: The run has not finished, or its config or results are damaged.

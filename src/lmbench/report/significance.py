@@ -1,4 +1,4 @@
-"""Which differences between groups hold: for this text, and for other seeds."""
+"""Which differences between groups hold: on other text, and with other seeds."""
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
@@ -26,12 +26,12 @@ OWN_PREDICTIONS = ("standard", "awd_lstm_lm")
 """Evaluations without cache or learning: their records are about the models themselves."""
 
 MOST_COMPARED = 20
-"""Groups of which all pairs are tested: those of a thousand would take minutes, and p would have to
-be adjusted for half a million."""
+"""The most groups of which all pairs are tested: those of a thousand would take minutes, and p
+would have to be adjusted for half a million tests."""
 
 LEAST_UNITS = 20
-"""Articles or blocks that the bootstrap draws from: of fewer, even its expanded intervals are too
-narrow where articles differ much."""
+"""The fewest articles or blocks that the bootstrap draws from: with fewer, even its expanded
+intervals are too narrow if articles differ much."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Comparison:
         test_name: "Welch", "paired t" or "bootstrap".
         num_seeds: Numbers of seeds of the first group and of the second.
         unit: What is drawn: "seed", "article" or "block"; of minimal pairs, "pair" or "paradigm".
-        num_units: Of what is drawn but seeds, how many there were; None for the test over seeds.
+        num_units: How many units there were to draw from; None for the test over seeds.
         evaluation: The evaluation whose records were compared; None for the test over seeds.
-        adjusted_p: p for all pairs together (Holm).
+        adjusted_p: p, adjusted for all pairs together (Holm).
     """
 
     first: Group
@@ -62,7 +62,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """The second group's perplexity over the first one's, of a difference in nats."""
+        """The second group's perplexity over the first one's, for a difference in nats."""
         return math.exp(min(self.test.difference, 700.0))
 
     @property
@@ -72,13 +72,13 @@ class Comparison:
 
 
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
-    """A t-test for each pair of groups that have two seeds each, on nats per token.
+    """A t-test for each pair of groups with at least two seeds each, on nats per token.
 
-    Of more than :data:`MOST_COMPARED` that were read alike, the best ones are compared.
+    Of more than :data:`MOST_COMPARED` that were read in the same way, the best ones are compared.
 
-    It is Welch's, or the paired one where runs of both groups go back to the same weights, or to
-    those of runs with the same config and seed, as finetuned ones and those that they started from
-    do; runs without a partner are then left out.
+    The test is Welch's, or the paired one if runs of both groups go back to the same weights, or to
+    those of runs with the same config and seed, as finetuned runs and those they started from do;
+    runs without a partner are then left out.
     """
     read_alike: dict[str, list[Group]] = {}
     for group in section.groups:
@@ -100,7 +100,7 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
 
 
 def _nats(group: Group, split: str) -> dict[Hashable, float]:
-    """Per token, of the runs that were scored, by what their weights go back to: means of these."""
+    """Nats per token of the scored runs, as means by what their weights go back to."""
     nats: dict[Hashable, list[float]] = {}
     for origin, run in zip(group.origins, group.runs, strict=True):
         if split in run.scores:
@@ -111,9 +111,9 @@ def _nats(group: Group, split: str) -> dict[Hashable, float]:
 def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], list[Skipped]]:
     """The bootstrap over articles, for each pair of groups with records of the same tokens.
 
-    Records are compared if their evaluations have the same name and were read alike; of more than
-    :data:`MOST_COMPARED` groups with such records, those of the best ones. What is compared is the
-    mean over a group's seeds of each token's log-probability.
+    Records are compared if their evaluations have the same name and read the split in the same way;
+    of more than :data:`MOST_COMPARED` groups with such records, those of the best ones. What is
+    compared is the mean over a group's seeds of each token's log-probability.
 
     Args:
         section: The groups.
@@ -136,7 +136,7 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
 
 
 def _records(group: Group, name: str, split: str, skipped: list[Skipped]) -> Iterator[Records]:
-    """The records of the runs that were read alike; the first run's say which tokens count."""
+    """The records of the runs, if all were read alike; the first run's say which tokens count."""
     evaluations = group.evaluations(name, split)
     if len({evaluation.protocol for evaluation in evaluations}) > 1:
         return  # the table of perplexities says so
@@ -179,6 +179,6 @@ def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Itera
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with p for all of them together (Holm 1979)."""
+    """The comparisons, with p adjusted for all of them together (Holm 1979)."""
     p_values = holm([comparison.test.p for comparison in comparisons])
     return [replace(one, adjusted_p=p) for one, p in zip(comparisons, p_values, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 100_000
-"""So many that the smallest p they can give stays small when it is adjusted for many pairs."""
+"""Enough that the smallest p they can give stays small when it is adjusted for many pairs."""
 
 SEED = 20_170_807
 """Seed of the resampling: the same records give the same intervals, on every machine."""
@@ -21,9 +21,9 @@ _VALUES_AT_ONCE = 2**20  # what stays in a processor's cache is counted fastest
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds; half the width of its 95% interval, None where a single value gives none.
+    """A mean over seeds, half the width of its 95% interval, and the number of values.
 
-    The last is the number of values.
+    A single value has no interval: its half width is None.
     """
 
     mean: float
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95% interval (Student 1908), as if the seeds' values were drawn from a normal one.
+    """Mean and 95% interval (Student 1908), as if the seeds' values were normally distributed.
 
     Args:
         values: Values of independent seeds, at least one.
@@ -62,12 +62,12 @@ def t_test(
 
     Args:
         first: Values of independent seeds.
-        second: Those of others, or those that belong to the first ones, in the same order.
-        is_paired: Whether they do.
+        second: Those of others or, if paired, those that belong to the first ones, in their order.
+        is_paired: Whether the values are pairs.
 
     Returns:
-        None if there are fewer than two values on a side, or nothing varies: no value on its side,
-        or no difference of a pair.
+        None if a side has fewer than two values, or nothing varies: the values of either side or,
+        if paired, the differences.
     """
     from scipy import stats
 
@@ -111,9 +111,9 @@ def bootstrap_means(sums: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
     for start in range(0, NUM_RESAMPLES, at_once):
         stop = min(start + at_once, NUM_RESAMPLES)
         draws = rng.integers(num_articles, size=(stop - start, num_articles))
-        draws += np.arange(stop - start)[:, None] * num_articles  # each resample counts apart
+        draws += np.arange(stop - start)[:, None] * num_articles  # counts each resample separately
         times = np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
-        times = times.astype(np.float64)  # for BLAS, which knows no integers
+        times = times.astype(np.float64)  # for BLAS, which has no integers
         means[:, start:stop] = sums @ times.T / (times @ num_tokens)
     return means
 
@@ -121,7 +121,7 @@ def bootstrap_means(sums: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
 def bootstrap_test(difference: float, resampled: np.ndarray, num_units: int) -> Difference:
     """Expanded percentile interval of a difference, and the p-value at which it reaches zero.
 
-    Of few units, the plain percentile interval is too narrow: it has the normal distribution's
+    With few units, the plain percentile interval is too narrow: it has the normal distribution's
     width instead of Student's, and resamples vary less than texts, by (n − 1) / n. The expanded one
     takes quantiles further out (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
     The American Statistician 69(4)): Φ(−√(n / (n − 1)) · t) instead of α / 2, with Student's t of

@@ -18,7 +18,7 @@ class SweepTable(Callback):
     """Shows all groups of a multirun, the best valid perplexity first."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Has it printed at the end; ``on_multirun_end`` only comes if no job has failed."""
+        """Registers the table for the end; ``on_multirun_end`` is only called if no job failed."""
         atexit.register(_show, Path(config.hydra.sweep.dir))
 
 
@@ -28,12 +28,12 @@ def _show(sweep_dir: Path) -> None:
             show_sweep(sweep_dir)
     except UserError as error:
         print(printable(str(error)), file=sys.stderr)
-    except SystemExit:  # nobody reads it, and this is the end: Python would show a traceback
+    except SystemExit:  # nobody reads it; raised at exit, it would show a traceback
         pass
 
 
 def show_sweep(sweep_dir: Path) -> None:
-    """Prints the runs of a sweep as :func:`lmbench.compare.main` does, in short."""
+    """Prints a short form of what :func:`lmbench.compare.main` prints for a sweep's runs."""
     from rich.console import Console
 
     from lmbench.report.groups import group_runs
@@ -41,7 +41,7 @@ def show_sweep(sweep_dir: Path) -> None:
     from lmbench.report.tables import group_table, print_table
 
     if not any(sweep_dir.glob("*/results.json")):
-        return  # the jobs have told why
+        return  # the jobs have said why
     runs, skipped = read_runs([(None, sweep_dir)])
     for section in group_runs(runs)[0]:
         print_table(group_table(section), Console())

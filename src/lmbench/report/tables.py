@@ -1,6 +1,6 @@
-"""The tables of a comparison: rows of cells, of which all formats are made.
+"""The tables of a comparison: rows of cells, from which all formats are made.
 
-A column is added here, to a group's row or a run's, and is then in the terminal, on the page, and
+A column that is added here, to a group's row or a run's, appears in the terminal, on the page, and
 in the Markdown, LaTeX and CSV files.
 """
 
@@ -29,8 +29,8 @@ class Cell(NamedTuple):
 
     Attributes:
         value: A number, a text, an :class:`lmbench.report.statistics.Estimate`, or None.
-        title: What people read above it; None where it is for programs alone.
-        text: The value as people read it.
+        title: Heading of its column; None if it is for programs only.
+        text: Turns the value into what people read.
         is_wide: Whether it is left out in the terminal and in papers, which are narrow.
     """
 
@@ -41,7 +41,7 @@ class Cell(NamedTuple):
 
 
 Row: TypeAlias = Mapping[str, Cell]
-"""Column's name in CSV files → cell; all rows of a table have the same columns."""
+"""Column name in CSV files → cell; all rows of a table have the same columns."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Table:
 
 
 def csv_text(tables: Iterable[Table]) -> str:
-    """All digits of the rows of tables, as one CSV file; an estimate has three columns.
+    """The rows of tables with all digits, as one CSV file; an estimate has three columns.
 
-    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     given = [row for table in tables for row in table.rows]
     means = {key for row in given for key in row if isinstance(row[key].value, Estimate)}
@@ -129,7 +129,7 @@ def latex(table: Table) -> str:
 
 
 def print_table(table: Table, console: "Console") -> None:
-    """Prints the table in the terminal, with its notes; below each other what is too wide."""
+    """Prints the table in the terminal, with its notes; one that is too wide, in parts."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -199,7 +199,7 @@ def _group_row(group: Group, section: Section) -> Row:
 
 
 def run_table(section: Section) -> Table:
-    """Each run."""
+    """A row for each run."""
     rows = [_run_row(group, run, section) for group in section.groups for run in group.runs]
     return Table("Runs", rows)
 
@@ -238,7 +238,7 @@ def _run_row(group: Group, run: Run, section: Section) -> Row:
 
 
 def pair_table(title: str, comparisons: Sequence[Comparison], split: str) -> Table:
-    """Each tested pair of groups."""
+    """A row for each tested pair of groups."""
     return Table(title, [_pair_row(comparison, split) for comparison in comparisons])
 
 
@@ -269,7 +269,7 @@ def _pair_row(one: Comparison, split: str) -> Row:
 
 
 def skipped_table(skipped: Sequence[Skipped]) -> Table:
-    """What was found and does not count."""
+    """What was found but does not count."""
     rows = [
         {"path": Cell(str(item.path), "folder or file"), "reason": Cell(item.reason, "reason")}
         for item in skipped
@@ -288,12 +288,12 @@ def difference_table(section: Section) -> Table:
 
 
 def perplexity_text(perplexity: float) -> str:
-    """A perplexity to the hundredth; of a run that has not learnt anything, its magnitude."""
+    """A perplexity to two decimals; for a run that has learnt nothing, its magnitude."""
     return f"{perplexity:,.2f}" if perplexity < 1e6 else f"{perplexity:.1e}"
 
 
 def estimate_text(value: Estimate) -> str:
-    """Mean and interval of a perplexity, or a single seed's."""
+    """Mean and interval of a perplexity, or a single seed's value."""
     mean = perplexity_text(value.mean)
     return mean if value.half_width is None else f"{mean} ± {perplexity_text(value.half_width)}"
 

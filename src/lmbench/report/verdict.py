@@ -28,8 +28,8 @@ class Sentence(NamedTuple):
 def verdict(section: Section, comparisons: Sequence[Comparison], split: str) -> list[Sentence]:
     """Which group is best, by how much, and whether that is more than chance.
 
-    The first sentence is about the two groups with the lowest valid perplexity that were read
-    alike. What is missing to tell which of them is better follows, with the command that gives it.
+    The first sentence is about the two groups with the lowest valid perplexity that were read the
+    same way. It is followed by what is missing to tell which is better, with the command for that.
 
     Args:
         section: The groups.
@@ -107,16 +107,16 @@ def _number_of(unit: str, *numbers: int) -> str:
 
 
 def _more_seeds(group: Group) -> str | None:
-    """The command that trains a group's config with two seeds that it does not have, if known."""
+    """The command that trains a group's config with two seeds it does not have; None if unknown."""
     used = {run.seed for run in group.runs}
     free = [str(seed) for seed in range(1, len(used) + 3) if seed not in used]
-    try:  # what Hydra has noted of the command line
+    try:  # what Hydra recorded of the command line
         noted = read_small(group.best_run.run_dir / ".hydra/overrides.yaml", 2**16)
         overrides = [printable(str(override)) for override in yaml.safe_load(noted)]
     except (UserError, yaml.YAMLError, TypeError):
         return None
     keys = {override.lstrip("+").partition("=")[0] for override in overrides}
-    if keys & {"resume", "init_from"}:  # not what it was begun with; or other weights are wanted
+    if keys & {"resume", "init_from"}:  # not what it began with; or other weights are needed
         return None
     kept = [one for one in overrides if one.partition("=")[0] not in ("seed", "sweep_resume")]
     return f"lmbench-train -m {shlex.join([*kept, 'seed=' + ','.join(free[:2])])}"

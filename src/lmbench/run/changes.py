@@ -1,4 +1,4 @@
-"""What a command may change of the config of a run that it resumes or starts from."""
+"""What a command may change in the config of a run that it resumes or starts from."""
 
 import copy
 import re
@@ -31,8 +31,8 @@ RESUMABLE = (
     "loss.tar_beta",
     "evaluation.window",
 )
-"""All that a resume may change. Anything else would make it another run, or the optimizer's state
-and the best score so far belong to the value that the run has."""
+"""All that a resume may change. Anything else would make it another run, or is a value that the
+optimizer's state and the best score so far depend on."""
 
 
 def resumed_config(
@@ -45,7 +45,7 @@ def resumed_config(
         overrides: The command line's.
 
     Returns:
-        The config to continue with, and the config to write when that begins; None where nothing
+        The config to continue with, and the config to write when that begins; None if no change
         is to be kept.
 
     Raises:
@@ -85,7 +85,7 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
 
     Args:
         config: The composed config.
-        overrides: The command line's; those of values in these nodes still win.
+        overrides: The command line's; those that set values in these nodes still win.
 
     Raises:
         UserError: No folder is named, or it holds no run; or an override chooses a node anew.
@@ -95,7 +95,7 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if config.init_from == "":
         raise UserError("Set init_from=RUN_DIR, the directory of the run to start from.")
     config = config.copy()
-    config.init_from = str(config.init_from)  # the job of a sweep has a number for a name
+    config.init_from = str(config.init_from)  # the folder of a sweep's job may be named by a number
     run = read_run_config(config.init_from)
     taken = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
     for override in overrides:

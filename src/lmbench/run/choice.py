@@ -1,4 +1,4 @@
-"""Which run a command line of lmbench-train is about: a new one, one to continue, or one done."""
+"""Which run a command line of lmbench-train is about: a new, a resumed or a finished one."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from lmbench.run.config import OF_THE_MACHINE, plain_config
 from lmbench.run.directory import is_run
 
 LONGEST_NAME = 100
-"""Letters of a job's folder, of the 255 that file systems allow."""
+"""Characters in the name of a job's folder, of the 255 that file systems allow."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class ChosenRun:
     Attributes:
         config: The config that it is trained with, as plain values.
         resumes: Whether it continues what its directory holds.
-        changed: The config to be kept when a resume that changes it begins.
-        perplexity: The best on valid of a run that is done already; None otherwise.
+        changed: The config to write when a resume that changes it begins.
+        perplexity: The best on valid, of a run that is done already; None otherwise.
     """
 
     config: dict[str, Any]
@@ -46,7 +46,7 @@ def choose_run(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> C
         overrides: The command line's.
 
     Raises:
-        UserError: The command is about no run, or about two.
+        UserError: The command names no run, or two.
     """
     if config.sweep_resume:
         raise UserError("sweep_resume continues a sweep (-m); for one run: resume=RUN_DIR.")
@@ -64,7 +64,7 @@ def choose_run(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> C
 def choose_job(
     config: DictConfig, run_dir: Path, overrides: Sequence[str], hydra_overrides: Sequence[str]
 ) -> ChosenRun:
-    """One job of a sweep: new, or one that an earlier part of the sweep has begun or done.
+    """One job of a sweep: new, or one that an earlier part of the sweep has begun or finished.
 
     Args:
         config: The composed config.
@@ -74,7 +74,7 @@ def choose_job(
 
     Raises:
         UserError: The folder holds a run, and the sweep is not to be continued; or the command
-            names no sweep to continue, or folders of its own for it.
+            names no sweep to continue, or its own folders for the jobs.
     """
     if config.resume is not None:
         raise UserError("resume continues one run: leave out -m.")
@@ -97,7 +97,7 @@ def choose_job(
     # A later process of the job may find what the first has just written, but no checkpoint yet.
     is_first = os.environ.get("SLURM_PROCID", "0") == "0"
     is_taken = is_run(run_dir) and (is_first or (run_dir / "checkpoints").exists())
-    # In a folder that the command has not named, it is this sweep that has tried the same before.
+    # If the command has not named the folder, this same sweep has tried the same job before.
     if is_taken and not config.sweep_resume and "hydra.sweep.dir" in of_hydra:
         raise UserError(
             f"{run_dir} holds a run already. Name another directory with hydra.sweep.dir=DIR, or "
@@ -118,8 +118,8 @@ def choose_job(
 def job_folder(overrides: Iterable[str]) -> str:
     """The name of a job's folder in a sweep: its overrides, in any order.
 
-    A job is known by this name, so that a sweep can be continued. Its letters are those that
-    Hydra takes in a value without quotes. Where they, or the length, lose something, it ends in a
+    A job is known by this name, so that a sweep can be continued. It has only characters that
+    Hydra takes in a value without quotes. If that, or the length, loses something, it ends in a
     hash.
 
     >>> job_folder(["seed=1", "model=lstm", "sweep_resume=true"])

@@ -17,18 +17,18 @@ OF_WEIGHTS = ("data", "model", "batching", "loss", "evaluation")
 """Nodes that belong to a run's weights, wherever these are taken."""
 
 OF_THE_MACHINE = ("data.path", "data.cache_dir")
-"""Where things lie on this machine: a resume may say so, and the run does not keep it."""
+"""Where things are on this machine: a resume may set this, and the run does not keep it."""
 
 
 def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict[str, Any]:
     """The config of a run, as plain values.
 
-    All but ``data.cache_dir``: where the cache lies is a matter of this machine, and the run may
-    come from another.
+    All but ``data.cache_dir``: where the cache is depends on this machine, and the run may come
+    from another.
 
     Args:
         run_dir: The run's directory.
-        places: What is going to be built of it; see :data:`lmbench.conf.PLACES`.
+        places: What is going to be built from it; see :data:`lmbench.conf.PLACES`.
 
     Raises:
         UserError: The folder holds no run; or its config holds an interpolation, or names a class
@@ -42,7 +42,7 @@ def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict
         if not isinstance(config.get(node), dict):
             raise UserError(f"{path} is not the config of a run: it has no {node}.")
     for key, value in flatten(config).items():
-        if "${" in str(value):  # which lmbench never writes there, and could read anything
+        if "${" in str(value):  # lmbench never writes one there; it could read anything
             raise UserError(f"{path}: {key} is an interpolation. Replace it by its value.")
     require_known_targets(config, places, str(path))
     if "cache_dir" in config["data"]:
@@ -53,12 +53,12 @@ def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict
 def write_run_config(config: Mapping[str, Any], run_dir: Path, *, replace: bool = False) -> None:
     """Writes ``config.yaml``: the one config that later commands read.
 
-    Hydra's own ``.hydra/config.yaml`` is rewritten whenever a folder is used again. The caller is
-    :func:`lmbench.run.directory.alone_in` the folder.
+    Hydra's own ``.hydra/config.yaml`` is rewritten whenever a folder is used again. The caller
+    must be :func:`lmbench.run.directory.alone_in` the folder.
 
     Raises:
         UserError: The folder holds a run already, which is not to be replaced. Hydra names folders
-            by the second, so two commands can meet in one.
+            by the second, so two commands can end up in one.
     """
     path = run_dir / "config.yaml"
     if path.exists() and not replace:
@@ -70,7 +70,7 @@ def write_run_config(config: Mapping[str, Any], run_dir: Path, *, replace: bool 
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain values, without what says how its run begins."""
+    """A composed config as plain values, without the keys that say how its run begins."""
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     for key in ("resume", "sweep_resume"):
         plain.pop(key, None)
@@ -81,10 +81,10 @@ def set_value(config: dict[str, Any], override: str, key: str, value: Any) -> No
     """Changes one value in place.
 
     Args:
-        config: What :func:`read_run_config` gave.
+        config: What :func:`read_run_config` returned.
         override: What was asked for, to be named in errors.
-        key: With dots.
-        value: In plain values.
+        key: The dotted key.
+        value: The new value, plain.
 
     Raises:
         UserError: There is no such key.

@@ -13,10 +13,10 @@ from lmbench.errors import UserError
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether it is the directory of a run."""
+    """Whether the path is the directory of a run."""
     try:
         return Path(path, "config.yaml").is_file()
-    except OSError:  # in a folder that may not be read, or of a name that is too long
+    except OSError:  # in a folder that may not be read, or with too long a name
         return False
 
 
@@ -37,7 +37,7 @@ def require_inside(folder: Path) -> None:
 
 @contextmanager
 def alone_in(run_dir: Path) -> Iterator[None]:
-    """Keeps other processes from working in a run's directory; the system ends it with the process.
+    """Locks other processes out of a run's directory; the system unlocks it when this one ends.
 
     Raises:
         UserError: Another process is at work there.
@@ -50,7 +50,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
 
 
 def clear_run(run_dir: Path) -> None:
-    """Removes what a run has written that has no checkpoint to resume from."""
+    """Removes the output of a run that has no checkpoint to resume from."""
     of_loggers = (run_dir / "wandb", *run_dir.glob("*_seed_*"))  # the latter is TensorBoard's
     for folder in (run_dir / "checkpoints", *of_loggers):
         shutil.rmtree(folder, ignore_errors=True)
@@ -59,9 +59,9 @@ def clear_run(run_dir: Path) -> None:
 
 
 def remove_failed_start(run_dir: Path) -> None:
-    """Removes the folder that a run has got of its own where it failed before it had a config.
+    """Removes the folder that was made for a run which failed before it had a config.
 
-    One that the user has named stays, and one in which another process is at work.
+    One that the user has named stays, and so does one in which another process is at work.
     """
     of_start = {".hydra", ".lock", "train.log"}
     is_by_date = re.fullmatch(r"outputs/\d+-\d+-\d+/\d+-\d+-\d+", shown(run_dir))
@@ -73,18 +73,18 @@ def remove_failed_start(run_dir: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """The path as short as it can be typed: relative to the present folder, where it is in it."""
+    """The path as short as it can be typed: relative to the current folder, if it is inside it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def as_override(key: str, path: Path) -> str:
-    """``KEY=PATH`` as one types it: quoted for Hydra and for the shell where it must be."""
+    """``KEY=PATH`` as one types it: quoted for Hydra and for the shell where needed."""
     return shlex.quote(f"{key}={quoted(str(path))}")
 
 
 def quoted(text: str) -> str:
-    """A value as Hydra takes it: in quotes where it must be."""
+    """A value as Hydra takes it: in quotes where needed."""
     if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
         return text
     return "'" + text.replace("'", r"\'") + "'"

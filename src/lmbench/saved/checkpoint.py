@@ -21,22 +21,22 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of weights that are read: PyTorch can compute with all of them."""
 
 DATA = "LanguageModelDataModule"
-"""Where Lightning keeps what the data gave: its name for the class of that name."""
+"""Where Lightning keeps the state of the data module: the name of its class."""
 
 FORMAT, FORMAT_KEY = 1, "lmbench_format"
-"""Number of the present form of checkpoints: raise it when what they hold changes."""
+"""Version of the checkpoint format: raise it when what checkpoints hold changes."""
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a folder holds of a model, before it is built.
+    """A model as stored in a folder, before it is built.
 
     Attributes:
         config_path: The file that describes the model.
         model_config: Its content, as :func:`lmbench.build.model.build_model` takes it.
         weights_path: The file of the weights.
-        weights: Weights to evaluate, by the names of ``LanguageModel.state_dict``; of a tied
-            weight's names, one is enough.
+        weights: Weights to evaluate, by the names of ``LanguageModel.state_dict``; one of a tied
+            weight's names is enough.
         vocabulary: The words.
         corpus_sha256: Hash of the corpus that the model was trained on.
     """
@@ -60,15 +60,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            # Ours are not compressed, nor do they share bytes: a small file could fill the memory.
+            # Ours are not compressed and share no bytes; otherwise a small file could fill memory.
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise zipfile.BadZipFile("it is compressed")
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise zipfile.BadZipFile("its tensors share their bytes")
-            # Of what says that it is a folder, torch would give what lay in the memory.
+            # For an entry marked as a folder, torch would return uninitialized memory.
             if any(entry.external_attr & 0x10 for entry in entries):
                 raise zipfile.BadZipFile("a tensor says that it is a folder")
-            if damaged := archive.testzip():  # torch does not look at the check sums
+            if damaged := archive.testzip():  # torch does not verify checksums
                 raise zipfile.BadZipFile(f"{damaged} has another check sum")
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except PermissionError as error:
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} holds more than tensors and plain values, and reading it could run code that "
             "someone put there. It is refused."
         ) from error
-    except Exception as error:  # torch raises whatever a damaged file makes it do
+    except Exception as error:  # a damaged file can make torch raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is damaged: {reason}.{_offer(path)}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
@@ -102,10 +102,10 @@ def require_numbers(path: Path, weights: Mapping[Any, Any], hint: str = "") -> N
     Args:
         path: The file that they were read from.
         weights: The weights by their names.
-        hint: What to do, after a space.
+        hint: What to do about it, with a leading space.
 
     Raises:
-        UserError: Naming the file and the weight.
+        UserError: A weight is refused; the message names it and the file.
     """
     for name, weight in weights.items():
         problem = _problem(weight) if isinstance(name, str) else "has no text for a name"
@@ -122,12 +122,12 @@ def _problem(weight: object) -> str | None:
         return "is not a plain tensor"
     try:
         return None if weight.isfinite().all() else "is not finite"
-    except RuntimeError:  # of more axes, or longer ones, or a type that it does not compute with
+    except RuntimeError:  # too many axes, or too long, or a type it cannot compute with
         return f"cannot be computed with: {weight.dtype} of the shape {tuple(weight.shape)}"
 
 
 def load_weights(path: Path, checkpoint: Mapping[str, Any], module: nn.Module) -> None:
-    """Gives a module the weights to evaluate of a checkpoint.
+    """Loads a checkpoint's weights for evaluation into a module.
 
     Raises:
         UserError: They are those of another model.
@@ -152,7 +152,7 @@ def read_run_model(run_dir: Path) -> SavedModel:
     """The model of a run's best checkpoint.
 
     Raises:
-        UserError: The folder holds no run, or what is in it is damaged.
+        UserError: The folder holds no run, or a file in it is damaged.
     """
     model_config = read_run_config(run_dir, MODEL_PLACES)["model"]
     path = run_dir / "checkpoints/best.ckpt"
@@ -162,7 +162,7 @@ def read_run_model(run_dir: Path) -> SavedModel:
 def of_checkpoint(
     config_path: Path, model_config: dict[str, Any], path: Path, checkpoint: Mapping[str, Any]
 ) -> SavedModel:
-    """The model whose weights to evaluate a checkpoint holds.
+    """The model in a checkpoint, with its weights for evaluation.
 
     Raises:
         UserError: The checkpoint has no list of words.
@@ -178,15 +178,15 @@ def of_checkpoint(
 
 
 def vocabulary_of(words: object, tokenizer: object, path: Path) -> Vocabulary:
-    """The vocabulary of a list of words, and the name of a tokenizer, that were read from a file.
+    """The vocabulary made of a list of words and a tokenizer's name, both read from a file.
 
     Raises:
-        UserError: ``words`` is not a list of different words, or there is no such tokenizer.
+        UserError: ``words`` is not a list of distinct words, or there is no such tokenizer.
     """
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{path} is damaged: its vocabulary is not a list of words.")
     try:
-        "".join(words).encode()  # JSON has a way of writing halves of letters
+        "".join(words).encode()  # JSON can hold lone surrogates, which fail here
         require_tokenizer(str(tokenizer))
         return Vocabulary(tuple(words), str(tokenizer))
     except ValueError as error:

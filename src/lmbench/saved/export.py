@@ -1,8 +1,8 @@
-"""The folder of an export: a model without pickle, which is there whole or not at all.
+"""The folder of an export: a model without pickle, either complete or absent.
 
 ``model.safetensors`` holds the weights, a tied one under one name; ``vocabulary.json`` the words in
 the order of their ids; ``config.json`` what the model is built from, and the hashes of those two.
-Beside them lies a model card, ``README.md``.
+Next to them is a model card, ``README.md``.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ CARD = "README.md"
 
 
 def is_export(folder: Path) -> bool:
-    """Whether the folder says that it is an export; read_export looks closer."""
+    """Whether the folder looks like an export; read_export checks it in full."""
     try:
         return {"format_version", "lmbench_version"} <= read_json(folder / CONFIG).keys()
     except UserError:
@@ -47,19 +47,19 @@ def writing_export(
     corpus_name: str,
     overwrite: bool = False,
 ) -> Iterator[Path]:
-    """Writes an export under another name first, and gives the folder for what else belongs there.
+    """Writes an export under another name first, and yields that folder for further files.
 
-    What is raised meanwhile is raised, and leaves nothing behind.
+    An exception raised meanwhile is passed on, and leaves nothing behind.
 
     Args:
-        output: The folder to be.
+        output: The folder to create.
         saved: What the model was built from.
         model: The model.
         corpus_name: Name of the corpus that it was trained on.
-        overwrite: Whether to replace an export that is there.
+        overwrite: Whether to replace an existing export.
 
     Raises:
-        UserError: There is something already; the folder cannot be written.
+        UserError: There is something there already, or the folder cannot be written.
     """
     require_free(output, overwrite=overwrite)
     try:
@@ -71,10 +71,10 @@ def writing_export(
 
 
 def require_free(output: Path, *, overwrite: bool) -> None:
-    """Refuses to write where something would be lost, but for an export if it is to be replaced.
+    """Refuses to overwrite anything, except an export that is to be replaced.
 
     Raises:
-        UserError: There is something at ``output``, or it cannot be looked at.
+        UserError: There is something at ``output``, or it cannot be inspected.
     """
     try:
         if not os.path.lexists(output):
@@ -82,7 +82,7 @@ def require_free(output: Path, *, overwrite: bool) -> None:
         is_folder = output.is_dir() and not output.is_symlink()
         found = {path.name for path in output.iterdir()} if is_folder else {str(output)}
         is_ours = found <= {CONFIG, WEIGHTS, WORDS, CARD} and is_export(output)
-    except OSError as error:  # of a name that is too long, or a folder that may not be read
+    except OSError as error:  # a name that is too long, or a folder that may not be read
         raise UserError(f"{output} cannot be written: {error.strerror}.") from error
     if is_ours and not overwrite:
         raise UserError(f"{output} holds an export already. Replace it with --overwrite.")
@@ -120,7 +120,7 @@ def read_saved(folder: Path) -> SavedModel:
     """The model of a run's directory or of an export, not built yet.
 
     Raises:
-        UserError: The folder is neither, or what is in it is damaged or cannot be read.
+        UserError: The folder is neither, or a file in it is damaged or cannot be read.
     """
     if is_run(folder):
         return read_run_model(folder)

@@ -19,15 +19,15 @@ class GatedDeltaNet(ResidualStack):
     """Blocks of a linear recurrence that replaces what its state, a matrix, holds for a key.
 
     Source: Yang et al. 2024 (arXiv 2412.06464). A block is Gated DeltaNet's layer and a SwiGLU.
-    Sizes and first decays are those of flash-linear-attention: all keys of a step together are 3/4
-    as wide as the block, its values 3/2. The convolution has a bias. Queries are not divided by the
-    root of their size, since the norm that follows would take such a factor out. The hybrids with
-    attention are left out.
+    Sizes and initial decays are those of flash-linear-attention: all keys of a step together are
+    3/4 as wide as the block, its values 3/2. The convolution has a bias. Queries are not divided
+    by the root of their size, since the norm that follows would cancel such a factor. The hybrids
+    with attention are left out.
 
     Args:
-        num_heads: Number of heads, N. The paper's keys have 256 features in each.
-        options: Those of :class:`lmbench.model.core.stack.Stack`. Weight dropout is that of the
-            weight that makes queries, keys, values and all gates.
+        num_heads: Number of heads, N. In the paper, keys have 256 features per head.
+        options: Those of :class:`lmbench.model.core.stack.Stack`. Weight dropout is on the weight
+            that makes queries, keys, values and all gates.
 
     Raises:
         ValueError: As there, or if ``num_heads`` does not divide 3/4 of ``hidden_size``.
@@ -69,7 +69,7 @@ class GatedDeltaNetLayer(nn.Module):
         self.conv = CausalConv(2 * keys + values)
         self.rate_log = nn.Parameter(torch.empty(num_heads).uniform_(0.0, 16.0).log())
         step = torch.empty(num_heads).uniform_(math.log(0.001), math.log(0.1)).exp()
-        self.step_bias = nn.Parameter(step.expm1().log())  # softplus makes it the step again
+        self.step_bias = nn.Parameter(step.expm1().log())  # softplus turns it back into the step
         self.norm = nn.RMSNorm(values // num_heads, eps=1e-5)
         self.out = nn.Linear(values, size, bias=False)
 
@@ -108,7 +108,7 @@ class GatedDeltaNetLayer(nn.Module):
 
 
 def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-    """Vectors of length 1, but for those next to 0."""
+    """Vectors scaled to length 1, except those near 0."""
     return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
 
 
@@ -128,7 +128,7 @@ def gated_delta_rule(
 
     Args:
         query: ``(…, T, K)``.
-        key: ``(…, T, K)``, no longer than 1.
+        key: ``(…, T, K)``, of length at most 1.
         value: ``(…, T, V)``.
         strength: β, ``(…, T)``, from 0 to 1.
         log_decay: ln α, ``(…, T)``, not above 0.

@@ -19,15 +19,15 @@ class HGRN2(ResidualStack):
 
     Source: Qin et al. 2024 (arXiv 2404.07904). A block is HGRN2's layer and a SwiGLU. As in the
     authors' language models and flash-linear-attention, queries go through a SiLU, values through
-    nothing, one norm spans all heads, and there are no biases. What a layer keeps has a lower bound
-    for each feature, which is learned, is 0 in the first layer, and rises from layer to layer; all
-    bounds are one parameter of the core.
+    nothing, one norm spans all heads, and there are no biases. A layer's forget gates have a
+    learned lower bound for each feature, which is 0 in the first layer and rises from layer to
+    layer; all bounds are one parameter of the core.
 
     Args:
         num_heads: Number of heads, N, each with a state of (H / N)² numbers. The paper's language
             models have heads of 128 features.
-        options: Those of :class:`lmbench.model.core.stack.Stack`. Weight dropout is that of the
-            weight that makes queries, forget gates and values.
+        options: Those of :class:`lmbench.model.core.stack.Stack`. Weight dropout is on the weight
+            that makes queries, forget gates and values.
 
     Raises:
         ValueError: As there, or if ``num_heads`` does not divide ``hidden_size``.
@@ -46,7 +46,7 @@ class HGRN2(ResidualStack):
         return GatedFeedForward(size, 8 * (size // 3), functional.silu)
 
     def build(self, hidden_size: int, num_layers: int) -> None:
-        """Makes all that has weights."""
+        """Makes everything that has weights."""
         super().build(hidden_size, num_layers)
         self.lower_bounds = nn.Parameter(torch.zeros(num_layers, hidden_size))
 
@@ -108,9 +108,9 @@ def gated_attention(
     """All q_t S_t, where S_t = diag(f_t) S_(t−1) + k_t v_tᵀ, and the last S.
 
     Steps are taken chunk by chunk. Within one, pairs of neighbours are joined, then pairs of pairs,
-    and so on. When two parts are joined, queries in the second know how much has been kept since it
-    began, and keys in the first how much will have been when it ends; these are products of forget
-    gates, so that none is larger than 1, and nothing is divided by them.
+    and so on. When two parts are joined, queries in the second carry the share kept since the
+    second began, and keys in the first the share kept until the first ends; these are products of
+    forget gates, so none is larger than 1, and nothing is divided by them.
 
     Args:
         query: ``(…, T, K)``.
@@ -133,7 +133,7 @@ def _chunk(q: Tensor, k: Tensor, v: Tensor, f: Tensor, state: Tensor) -> tuple[T
     if missing:  # steps that keep everything and add nothing
         q, k, v = (functional.pad(x, (0, 0, 0, missing)) for x in (q, k, v))
         f = functional.pad(f, (0, 0, 0, missing), value=1.0)
-    scores = (q * k).sum(-1)[..., None, None]  # of each step by itself, (…, C, 1, 1)
+    scores = (q * k).sum(-1)[..., None, None]  # of each step with itself, (…, C, 1, 1)
     q, kept = q * f, f
     size = 1
     while size < q.shape[-2]:

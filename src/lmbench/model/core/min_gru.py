@@ -17,8 +17,8 @@ class MinGRU(ResidualStack):
 
     Source: Feng et al. 2024 (arXiv 2410.01201), section 3.1 and, for positive candidates, appendix
     B.3. A block is that of its language models: a convolution over four steps, minGRU, and a
-    feed-forward network four times as wide; norms as in the package minGRU-pytorch, from which also
-    comes that minGRU is 1.5 times as wide as the block.
+    feed-forward network four times as wide; norms are as in the package minGRU-pytorch, and so is
+    minGRU's width, 1.5 times that of the block.
     """
 
     def make_layer(self, input_size: int, output_size: int) -> nn.Module:
@@ -37,7 +37,7 @@ class MinGRULayer(nn.Module):
 
     Args:
         size: H.
-        num_gates: How many projections the cell needs: the candidate, and gates.
+        num_gates: Number of projections the cell needs: the candidate and the gates.
     """
 
     def __init__(self, size: int, num_gates: int = 2) -> None:
@@ -71,5 +71,5 @@ class MinGRULayer(nn.Module):
 
 
 def positive(x: Tensor) -> Tensor:
-    """The paper's g: x + 0.5 for x of at least 0, else the sigmoid of x."""
+    """The paper's g: x + 0.5 for x ≥ 0, else the sigmoid of x."""
     return x.relu() + x.sigmoid().clamp(max=0.5)  # where() would be slower

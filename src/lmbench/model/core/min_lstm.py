@@ -19,7 +19,7 @@ class MinLSTM(MinGRU):
 
 
 class MinLSTMLayer(MinGRULayer):
-    """The layer of minGRU with another cell."""
+    """A minGRU layer with another cell."""
 
     def cell(self, gates: Float[Tensor, "T B G"]) -> tuple[Tensor, Tensor]:
         """What h is multiplied by at each step and what is added to it, each ``(T, B, I)``."""

@@ -14,22 +14,22 @@ from lmbench.model.core.residual import CausalConv, ResidualStack
 from lmbench.model.core.stack import exact
 
 CHUNK = 128
-"""Most steps that are compared pair by pair."""
+"""Maximum number of steps that are compared pair by pair."""
 
 
 class MLSTM(ResidualStack):
     """Blocks of an LSTM whose memory is a matrix, which keys write to and queries read.
 
-    Source: Beck et al. 2024 (arXiv 2405.04517), forget gates with a sigmoid, and the
-    pre up-projection block: twice as wide inside, a convolution over four steps,
-    and queries, keys and values made in blocks of four features. As in the package xlstm, the
-    gates read queries, keys and values, linear layers have no biases, and all but the up- and
-    down-projection start as there. No block is one of sLSTM.
+    Source: Beck et al. 2024 (arXiv 2405.04517), forget gates with a sigmoid, and the pre
+    up-projection block: twice as wide inside, a convolution over four steps, and queries, keys and
+    values made in blocks of four features. As in the package xlstm, the gates read queries, keys
+    and values, linear layers have no biases, and all but the up- and down-projection have that
+    package's initial values. There are no sLSTM blocks.
 
     Args:
         num_heads: Number of memories, N.
-        options: Those of :class:`lmbench.model.core.stack.Stack`. Weight dropout is that of the
-            up-projection, which makes the branch of the cell and the gate that its output meets.
+        options: Those of :class:`lmbench.model.core.stack.Stack`. Weight dropout is on the
+            up-projection, which makes the cell's branch and the gate on its output.
 
     Raises:
         ValueError: As there, or if ``num_heads`` does not divide half of ``hidden_size``.
@@ -101,7 +101,7 @@ class MLSTMLayer(nn.Module):
     ) -> tuple[Float[Tensor, "T B I"], tuple[Tensor, ...]]:
         """What is read from the memories, each with mean 0 and variance 1, and their new state."""
         # The product of a query Wq·x and a key Wk·y is that of Wkᵀ·Wq·x and y. So only x is
-        # multiplied, and y is the key; and the gates, which read both, read what these are made of.
+        # multiplied, and y is the key. The gates read x and y as well, by combined weights.
         query = multiply_blocks(convolved, self.key.mT @ self.query)
         value = multiply_blocks(inner, self.value)
         of_query, of_key, of_value = self.gates.weight.chunk(3, 1)
@@ -135,7 +135,7 @@ class MLSTMLayer(nn.Module):
 def multiply_blocks(input: Float[Tensor, "*N I"], weight: Float[Tensor, "K 4 4"]) -> Tensor:
     """A product with a matrix that has blocks on its diagonal and zeros elsewhere.
 
-    Up to eight blocks, with the zeros between them, are one product: that is faster.
+    Up to eight blocks, with the zeros between them, are multiplied as one, which is faster.
     """
     num_together = math.gcd(len(weight), 8)
     groups = weight.mT.unflatten(0, (-1, num_together))
@@ -159,13 +159,14 @@ def read_memory(
 
     With i the exponential of the input gate and f the sigmoid of the forget gate, a step is
     C ← f·C + i·k·vᵀ, n ← f·n + i·k, and reads Cᵀq / max(|nᵀq|, √D). (The paper divides keys by √D;
-    its maximum is over 1.) Here all steps at once: step t reads of step j the value there, times
-    qₜ·kⱼ, times a weight: i at step j times all f after it up to t. Each step's weights are divided
-    by the largest of them, which cancels out, so that none is too large for a float. So divided,
-    the denominator is at least √D/10⁶, lest it be a rounding error; the package xlstm adds as much.
+    its maximum is over 1.) Here all steps are taken at once: step t reads from step j its value
+    times qₜ·kⱼ times a weight, i at step j times all f after it up to t. Each step's weights are
+    divided by the largest of them, which cancels out, so that none is too large for a float. The
+    denominator, divided in this way, is kept at √D/10⁶ or more, lest it be a rounding error; the
+    package xlstm adds as much.
     """
     decay = functional.logsigmoid(forget_gate).cumsum(-1)
-    source = input_gate - decay  # log-weight of step j at step t, but for decay at t
+    source = input_gate - decay  # log-weight of step j at step t, without decay at t
     top = torch.maximum(source.detach().cummax(-1).values, log_scale.detach().unsqueeze(-1))
     num_steps = source.shape[-1]
     future = torch.ones(num_steps, num_steps, dtype=torch.bool, device=source.device).triu(1)

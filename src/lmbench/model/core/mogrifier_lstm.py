@@ -18,7 +18,7 @@ class MogrifierLSTM(Stack):
     capped input gate and skip connections are left out.
 
     Args:
-        num_rounds: How often input or state is gated, in turns; 6 for WikiText-2.
+        num_rounds: How often input or state is gated, alternately; 6 for WikiText-2.
         rank: Rank of the matrices that make these gates, R; 48 for WikiText-2.
         options: Those of :class:`lmbench.model.core.stack.Stack`.
 
@@ -39,7 +39,7 @@ class MogrifierLSTM(Stack):
 
 
 class MogrifierLayer(nn.LSTM):
-    """A layer of Mogrifier LSTM, with the weights of an LSTM besides its own.
+    """A Mogrifier LSTM layer, with the weights of an LSTM in addition to its own.
 
     Its state is ``(h, c)``, each ``(1, B, H)``.
     """

@@ -12,10 +12,10 @@ from lmbench.model.core.stack import Stack, exact
 
 
 class QRNN(Stack):
-    """Convolutions over time whose outputs a gate pools, with the dropouts of AWD-LSTM.
+    """Convolutions over time with gated pooling of their outputs and the dropouts of AWD-LSTM.
 
     Source: Bradbury et al. 2016 (arXiv 1611.01576), fo-pooling, windows of two steps in every
-    layer. As in the AWD-QRNN of salesforce/awd-lstm-lm, weight dropout is that of the convolution.
+    layer. As in the AWD-QRNN of salesforce/awd-lstm-lm, weight dropout is on the convolution.
     Zoneout and dense connections are left out.
     """
 
@@ -25,7 +25,7 @@ class QRNN(Stack):
 
 
 class QRNNLayer(nn.Module):
-    """A layer of QRNN; its state is ``(c, x)``, ``(B, H)`` and the last input, ``(1, B, E)``."""
+    """A QRNN layer; its state is ``(c, x)``, ``(B, H)`` and the last input, ``(1, B, E)``."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()

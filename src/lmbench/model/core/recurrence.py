@@ -14,7 +14,7 @@ def linear_recurrence(
 ) -> Float[Tensor, " T *N"]:
     """All h_t = decay_t · h_(t−1) + input_t, element by element, from h_(−1) = ``start``.
 
-    Forwards and backwards each step is one operation on memory that is there already. On a CPU a
+    Forward and backward, each step is one operation on memory already allocated. On a CPU a
     parallel scan, which reads everything several times, would not be faster.
 
     Args:
@@ -54,11 +54,11 @@ class _LinearRecurrence(Function):
 
 
 class StepProduct:
-    """Multiplies by a weight at step after step.
+    """Multiplies by the same weight step after step.
 
     Autograd would add up the weight's gradient, a matrix as large as the weight, at every step.
-    Here it is one product over all steps. Under autocast the weight is cast once, and what the
-    product gives goes back to the type of what it reads.
+    Here it is one product over all steps. Under autocast the weight is cast once, and the
+    product is cast back to the type of its input.
 
     Args:
         weight: ``(…, O, I)``.
@@ -86,7 +86,7 @@ class StepProduct:
 
 
 class _CollectGradients(Function):
-    """The weight's gradient; its backward pass runs when those of all steps have."""
+    """The weight's gradient; its backward pass runs after those of all steps."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, product: StepProduct) -> Tensor:

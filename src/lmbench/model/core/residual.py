@@ -15,14 +15,14 @@ from lmbench.model.core.stack import Stack, exact
 
 
 class ResidualStack(Stack):
-    """Blocks of the size ``hidden_size``, each of which adds to what it reads.
+    """Blocks of size ``hidden_size``, each of which adds to what it reads.
 
     A block is a norm and a layer, then a norm and a feed-forward network, if the core has one. A
-    last norm follows. Where input or output have another size, a linear map leads from it or to
-    it. What is dropped between layers is what a block adds. Blocks add up in float32 at least.
+    final norm follows. If the input or output has another size, a linear map converts it. Dropout
+    between layers is on what a block adds. Blocks are summed in float32 at least.
     """
 
-    # PyTorch's own epsilon depends on the type of the numbers.
+    # PyTorch's default epsilon depends on the type of the numbers.
     norm: Callable[[int], nn.Module] = partial(nn.RMSNorm, eps=1e-5)
 
     def make_feedforward(self, size: int) -> nn.Module | None:
@@ -30,11 +30,11 @@ class ResidualStack(Stack):
         return None
 
     def layer_arguments(self) -> Sequence[Mapping[str, Tensor]]:
-        """What each layer is called with by name, beside what every layer is given."""
+        """Keyword arguments of each layer, besides what every layer is given."""
         return [{}] * len(self.blocks)
 
     def build(self, hidden_size: int, num_layers: int) -> None:
-        """Makes all that has weights."""
+        """Makes everything that has weights."""
         self.expand = _linear(self.input_size, hidden_size)
         self.blocks = nn.ModuleList(
             _Block(
@@ -51,7 +51,7 @@ class ResidualStack(Stack):
     def run(
         self, input: Float[Tensor, "T B E"], state: State | None
     ) -> tuple[Float[Tensor, "T B H"], State]:
-        """All between the dropouts of input and output."""
+        """Everything between the dropouts of input and output."""
         states = [None] * len(self.blocks) if state is None else state
         stream, new_state = exact(self.expand(input)), []
         arguments = self.layer_arguments()
@@ -96,15 +96,15 @@ def _linear(input_size: int, output_size: int) -> nn.Module:
 
 
 class GatedFeedForward(nn.Module):
-    """Two linear layers with a gate between them, for each step by itself.
+    """Two linear layers with a gate between them, applied to each step separately.
 
     Source: Shazeer 2020 (arXiv 2002.05202): SwiGLU, with SiLU, or GEGLU, with GELU.
 
     Args:
         size: Number of features, H.
-        inner_size: Number of features between the layers. With 8/3 of ``size``, it has as many
-            weights as a network without a gate that is four times as wide as its input.
-        activation: Of the gate.
+        inner_size: Number of features between the layers. With 8/3 of ``size``, there are as
+            many weights as in a network without a gate and with 4 times ``size``.
+        activation: Activation of the gate.
     """
 
     def __init__(self, size: int, inner_size: int, activation: Callable[[Tensor], Tensor]) -> None:
@@ -114,13 +114,13 @@ class GatedFeedForward(nn.Module):
         self.activation = activation
 
     def forward(self, input: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
-        """Applies it to a window."""
+        """Runs a window."""
         gate, value = self.gates(input).chunk(2, -1)
         return self.out(self.activation(gate) * value)
 
 
 class CausalConv(nn.Module):
-    """A convolution over the last steps, for each feature by itself.
+    """A convolution over the last steps, separate for each feature.
 
     Args:
         size: Number of features, H.
@@ -136,11 +136,11 @@ class CausalConv(nn.Module):
     def forward(
         self, input: Float[Tensor, "T B H"], last: Float[Tensor, "K-1 B H"] | None
     ) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "K-1 B H"]]:
-        """Outputs, and the inputs that the next window needs; ``last`` are those of the one before.
+        """Outputs, and the inputs that the next window needs as its ``last``.
 
         Args:
             input: ``(T, B, H)``.
-            last: ``(K − 1, B, H)``; None for zeros.
+            last: The last inputs of the window before, ``(K − 1, B, H)``; None for zeros.
         """
         num_last, size = len(self.weight) - 1, input.shape[-1]
         input = input.to(self.weight.dtype)

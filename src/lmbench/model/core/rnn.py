@@ -12,7 +12,7 @@ GATES_BYTES = 64 * 2**20
 
 
 class LSTMLayer(nn.LSTM):
-    """A layer of an LSTM; its state is ``(h, c)``, each ``(1, B, H)``."""
+    """An LSTM layer; its state is ``(h, c)``, each ``(1, B, H)``."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -27,7 +27,7 @@ class LSTMLayer(nn.LSTM):
 
 
 class GRULayer(nn.GRU):
-    """A layer of gated recurrent units; its state is ``(h,)``, ``(1, B, H)``."""
+    """A GRU layer; its state is ``(h,)``, ``(1, B, H)``."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -48,12 +48,12 @@ def run_rnn(
     state: Sequence[Float[Tensor, "1 B H"]],
     recurrent_weight: Float[Tensor, "G H"],
 ) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], ...]]:
-    """Runs a single layer of PyTorch's, all time steps with the same recurrent weight.
+    """Runs a single PyTorch layer, with the same recurrent weight at all time steps.
 
-    With one from :class:`lmbench.model.dropout.WeightDropout`, an LSTM is that of AWD-LSTM.
+    With a weight from :class:`lmbench.model.dropout.WeightDropout`, an LSTM is that of AWD-LSTM.
 
     On a CPU a long window is run in parts, one after the other, so that what the backward pass
-    needs at one time stays small. On a GPU autocast to bfloat16 is ignored: cuDNN's layers would
+    needs at any time stays small. On a GPU autocast to bfloat16 is ignored: cuDNN's layers would
     run in float16 instead (PyTorch's ATen/cudnn/AutocastRNN.cpp), too narrow for gradients that no
     loss scaler has multiplied.
 
@@ -62,7 +62,7 @@ def run_rnn(
         layer: ``nn.LSTM`` or ``nn.GRU`` of one layer, time-major.
         input: ``(T, B, E)``.
         state: ``(h, c)`` of an LSTM, ``(h,)`` of a GRU, each ``(1, B, H)``.
-        recurrent_weight: In the place of ``layer.weight_hh_l0``, or that itself; ``(G, H)``, where
+        recurrent_weight: Used for ``layer.weight_hh_l0``, or that weight itself; ``(G, H)``, where
             G is 4H for an LSTM and 3H for a GRU.
 
     Returns:
@@ -73,13 +73,13 @@ def run_rnn(
         with torch.autocast(input.device.type, enabled=False):
             state = [tensor.to(dtype) for tensor in state]
             return run_rnn(kernel, layer, input.to(dtype), state, recurrent_weight)
-    # A kernel instead of a weight put into the layer, even for the length of a call: on a GPU
-    # the layer would then move all its parameters to new memory, in place, at every forward pass.
+    # The kernel is called directly: with the weight put into the layer, even for one call, on a GPU
+    # the layer would move all its parameters to new memory, in place, at every forward pass.
     input_weight, _, *biases = layer.all_weights[0]
     outputs = []
     with warnings.catch_warnings():
-        # cuDNN says that it copies the weights together, and that calling flatten_parameters()
-        # would help. It cannot: a dropped weight is a new one each time.
+        # cuDNN warns that it gathers the weights in one place at each call, and suggests
+        # flatten_parameters(). That cannot help: weight dropout makes a new weight each time.
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
         for part in input.chunk(_num_parts(layer, input)):
             output, *state = kernel(

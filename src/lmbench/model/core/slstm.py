@@ -18,11 +18,11 @@ from lmbench.model.core.stack import exact
 class SLSTM(ResidualStack):
     """Blocks of an LSTM whose input gate is exponential and whose output is normalized by it.
 
-    Source: Beck et al. 2024 (arXiv 2405.04517), forget gates with a sigmoid, and the
-    post up-projection block: a convolution over four steps for input and forget
-    gates, heads that read no other head's features, and a gated feed-forward network. As in the
-    package xlstm, linear layers have no biases, and the cell starts with that package's values: its
-    recurrent weight with zeros. No block is one of mLSTM.
+    Source: Beck et al. 2024 (arXiv 2405.04517), forget gates with a sigmoid, and the post
+    up-projection block: a convolution over four steps for input and forget gates, heads that read
+    no other head's features, and a gated feed-forward network. As in the package xlstm, linear
+    layers have no biases, and the cell has that package's initial values: zeros in its recurrent
+    weight. There are no mLSTM blocks.
 
     Args:
         num_heads: Number of heads, N.
@@ -39,7 +39,7 @@ class SLSTM(ResidualStack):
         super().__init__(*sizes, **options)
 
     def build(self, hidden_size: int, num_layers: int) -> None:
-        """Makes all that has weights; higher layers start with longer memories."""
+        """Makes everything that has weights; higher layers start with longer memories."""
         super().build(hidden_size, num_layers)
         layers = [module for module in self.modules() if isinstance(module, SLSTMLayer)]
         for index, layer in enumerate(layers):
@@ -79,7 +79,7 @@ class SLSTMLayer(nn.Module):
         self.norm = nn.Parameter(torch.ones(size))
 
     def spread_forget_gates(self, power: float) -> None:
-        """Sets their biases from 5 down to -7, more of them large with a larger ``power``."""
+        """Sets forget biases from 5 down to -7; a larger ``power`` makes more of them large."""
         _, forget, _, _ = self.bias.detach().chunk(4, -1)
         forget.copy_(5.0 - 12.0 * torch.linspace(0.0, 1.0, forget.shape[-1]) ** power)
 

@@ -16,7 +16,7 @@ from lmbench.model.dropout import LockedDropout, WeightDropout, require_probabil
 
 
 class Layer(Protocol):
-    """What a core is stacked of: an ``nn.Module`` that runs a window."""
+    """What a core is a stack of: an ``nn.Module`` that runs a window."""
 
     def __call__(
         self,
@@ -28,7 +28,7 @@ class Layer(Protocol):
 
         Args:
             input: ``(T, B, E)``.
-            state: What the layer gave last; None for zeros.
+            state: The state that the layer returned last; None for zeros.
             weight_dropout: Applied to the recurrent weight, once; in a layer without one, to the
                 weight that makes its gates.
         """
@@ -99,17 +99,17 @@ class Stack(nn.Module, ABC):
         """A :class:`Layer` of these sizes."""
 
     def build(self, hidden_size: int, num_layers: int) -> None:
-        """Makes all that has weights."""
+        """Makes everything that has weights."""
         sizes = [self.input_size, *[hidden_size] * (num_layers - 1), self.output_size]
         self.layers = nn.ModuleList(self.make_layer(*pair) for pair in itertools.pairwise(sizes))
 
     def run(
         self, input: Float[Tensor, "T B E"], state: State | None
     ) -> tuple[Float[Tensor, "T B H"], State]:
-        """All between the dropouts of input and output.
+        """Everything between the dropouts of input and output.
 
         Raises:
-            ValueError: If ``state`` has another number of layers.
+            ValueError: If ``state`` has a different number of layers.
         """
         layers = list(cast(Iterable[Layer], self.layers))
         states = [None] * len(layers) if state is None else state
@@ -129,12 +129,12 @@ class Stack(nn.Module, ABC):
 
 
 def autocast_where_fast(device_type: str) -> AbstractContextManager[object]:
-    """Ends autocast to bfloat16 on a CPU that cannot multiply it."""
+    """Turns off autocast to bfloat16 on a CPU that cannot multiply it."""
     if device_type == "cpu" and torch.is_autocast_enabled("cpu") and not multiplies_bfloat16():
         return torch.autocast("cpu", enabled=False)
     return nullcontext()
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """In float32, unless it is in float64: what is summed up over steps needs the digits."""
+    """The tensor in float32, or float64 if it is that: sums over steps need the digits."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -20,36 +20,36 @@ class AdaptiveSoftmax(nn.Module):
 
     The head is a softmax over the C most frequent words and the K tail clusters; each cluster has
     a softmax over its own words, computed only for the targets in it. Its words have vectors of
-    H_k = H // div_value^k features, which a projection H → H_k reads. After :meth:`tie` the words'
-    vectors are rows of the embedding instead, H wide, and there is no projection.
+    H_k = H // div_value^k features, applied after a projection H → H_k. After :meth:`tie` the
+    words' vectors are rows of the embedding instead, H wide, and there is no projection.
 
     Word ids stay as they are outside; inside, words are ordered by frequency, and ``word_ranks``
     (part of ``state_dict``) maps ids to places in that order.
 
-    Source: Grave et al. 2017 (arXiv 1609.04309); as ``torch.nn.AdaptiveLogSoftmaxWithLoss``, but
-    for the biases of the tail words. Vectors from U(−0.1, 0.1), projections from U(−1/√H, 1/√H),
-    bias 0.
+    Source: Grave et al. 2017 (arXiv 1609.04309); as ``torch.nn.AdaptiveLogSoftmaxWithLoss``,
+    except for the biases of the tail words. Vectors from U(−0.1, 0.1), projections from
+    U(−1/√H, 1/√H), bias 0.
 
     Args:
-        input_size: Size of what the core gives, H.
+        input_size: Size of the core's output, H.
         vocabulary_size: Number of words, V.
-        cutoffs: Number of words in the head, C, and of words before the end of each cluster but
-            the last. Those that are not below V fall away, so that a recipe for a large vocabulary
-            works with a small one; without any left, this is a plain softmax. None for V // 20 and
-            V // 5.
-        div_value: By how much each cluster's vectors are narrower than those of the one before
-            it; they keep 1 feature at least. Without effect on tied weights.
+        cutoffs: Number of words in the head, C, then of words up to the end of each cluster but
+            the last. Those that are not below V are dropped, so that a recipe for a large
+            vocabulary works with a small one; if none is left, this is a plain softmax. None for
+            V // 20 and V // 5.
+        div_value: Factor by which each cluster's vectors are narrower than those of the one before
+            it, down to 1 feature. No effect on tied weights.
         bias: Whether words and clusters have a bias.
-        unigram_bias: Whether the bias starts where, with all else zero, a word would have the
+        unigram_bias: Whether the bias starts so that, with all else zero, a word would have the
             probability (count + 1) / (sum of counts + V). Without counts it starts at 0.
         counts: How often each word occurs in training, ``(V,)``, by id; None if ids are ordered
             by frequency already. Equally frequent words keep the order of their ids.
-        autocast: Whether the training loss is computed in bfloat16 under autocast to it
-            (``trainer.precision=bf16-mixed``), or in float32 all the same. Without gradients it
-            is always computed in float32.
+        autocast: Whether, under autocast to bfloat16 (``trainer.precision=bf16-mixed``), the
+            training loss is computed in bfloat16 rather than float32. Without gradients it is
+            always computed in float32.
 
     Raises:
-        ValueError: If ``cutoffs`` are not whole numbers that rise from at least 1; if ``div_value``
+        ValueError: If ``cutoffs`` are not increasing whole numbers of at least 1; if ``div_value``
             is below 1; if ``unigram_bias`` is true without ``bias``.
     """
 
@@ -118,12 +118,12 @@ class AdaptiveSoftmax(nn.Module):
                 self.bias.copy_(torch.cat([part.log_softmax(0) for part in (head, *tails)]))
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Shares the embedding's weight instead of ours, its rows as in :meth:`embedding_rows`."""
+        """Replaces the word vectors with the embedding's, ordered as in :meth:`embedding_rows`."""
         self.weight = weight
         self.word_weights, self.projections = nn.ParameterList(), nn.ParameterList()
 
     def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Which rows of a tied weight belong to words: a cluster's lie side by side."""
+        """Rows of a tied weight for ``words``: those of a cluster are contiguous."""
         return self.word_ranks.index_select(0, words.reshape(-1)).view(words.shape)
 
     def loss(
@@ -136,7 +136,7 @@ class AdaptiveSoftmax(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
-        Arguments, precision (but for ``autocast``) and errors are those of
+        Arguments, precision (except for ``autocast``) and errors are those of
         :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`, which computes the head and
         each cluster.
         """
@@ -157,7 +157,7 @@ class AdaptiveSoftmax(nn.Module):
             nats = linear_cross_entropy(rows, *head, labels, reduction=part, dtype=dtype)
             for k, (start, tail) in enumerate(zip(self.cutoffs, tails, strict=True)):
                 # A cluster without targets is not left out: its gradients must be zeros, not
-                # None, for optimizers and for processes in which it has some.
+                # None, for optimizers and for processes in which it has targets.
                 inside = ((cluster == k + 1) & scored).nonzero().squeeze(1)
                 tail_nats = linear_cross_entropy(
                     self._project(rows.index_select(0, inside), k),
@@ -208,7 +208,7 @@ class AdaptiveSoftmax(nn.Module):
 
 
 def _require_order(head: nn.Module, state_dict: dict, prefix: str, *others: Any) -> None:
-    """Makes ``load_state_dict`` fail unless the ranks hold each place in the order once."""
+    """Makes ``load_state_dict`` fail unless the ranks are a permutation."""
     ranks = state_dict.get(f"{prefix}word_ranks", torch.zeros(0))
     in_order = torch.arange(ranks.numel(), dtype=ranks.dtype, device=ranks.device)
     if not torch.equal(ranks.flatten().sort().values, in_order):

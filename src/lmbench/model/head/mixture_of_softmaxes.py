@@ -16,29 +16,29 @@ from lmbench.model.dropout import LockedDropout, require_probabilities
 
 
 class MixtureOfSoftmaxes(nn.Module):
-    """Weighted mean of K softmaxes: no rank limits the matrix of all its log-probabilities.
+    """Weighted mean of K softmaxes, whose matrix of log-probabilities is not limited in rank.
 
     An output h gives the components' shares, softmax(h Π), and a vector for each of them,
-    tanh(h W_k + b_k), of H features. From these vectors one linear layer makes the logits of all
+    tanh(h W_k + b_k), of H features. One linear layer turns these vectors into the logits of all
     components.
 
     Source: Yang et al. 2018, "Breaking the softmax bottleneck" (arXiv 1711.03953), whose code has
-    the b_k and initializes alike: Π, W_k and b_k from U(−1/√H, 1/√H), the weight of the layer from
-    U(−0.1, 0.1), its bias 0. There the vectors may be narrower than h, and 1e-8 is added to every
-    probability.
+    the b_k and the same initial values: Π, W_k and b_k from U(−1/√H, 1/√H), the weight of the
+    layer from U(−0.1, 0.1), its bias 0. There the vectors may be narrower than h, and 1e-8 is added
+    to every probability.
 
     Args:
-        input_size: Size of what the core gives, H.
+        input_size: Size of the core's output, H.
         vocabulary_size: Number of words, V.
         num_components: Number of softmaxes, K.
-        latent_dropout: Probability that a feature of a component's vector is dropped, at all steps
-            of a window alike.
-        autocast: Whether the training loss is computed in bfloat16 under autocast to it
-            (``trainer.precision=bf16-mixed``), or in float32 all the same. Without gradients it
-            is always computed in float32.
+        latent_dropout: Probability that a feature of a component's vector is dropped, the same at
+            all steps of a window.
+        autocast: Whether, under autocast to bfloat16 (``trainer.precision=bf16-mixed``), the
+            training loss is computed in bfloat16 rather than float32. Without gradients it is
+            always computed in float32.
 
     Raises:
-        ValueError: If ``num_components`` is less than 1, or ``latent_dropout`` not in [0, 1).
+        ValueError: If ``num_components`` is less than 1, or ``latent_dropout`` is not in [0, 1).
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class MixtureOfSoftmaxes(nn.Module):
         nn.init.uniform_(self.weight, -0.1, 0.1)
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Shares the embedding's weight, which takes the place of ours."""
+        """Shares the embedding's weight, which replaces the head's own."""
         self.weight = weight
 
     def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Which rows of a tied weight belong to words: those of their ids."""
+        """Rows of a tied weight for ``words``: their ids."""
         return words
 
     def loss(
@@ -84,7 +84,7 @@ class MixtureOfSoftmaxes(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
-        Arguments, precision (but for ``autocast``) and errors are those of
+        Arguments, precision (except for ``autocast``) and errors are those of
         :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`.
         """
         exact = torch.promote_types(self.weight.dtype, torch.float32)
@@ -100,7 +100,7 @@ class MixtureOfSoftmaxes(nn.Module):
         )
 
     def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
-        """Log-probabilities of all words, in the weight's precision, also under autocast."""
+        """Log-probabilities of all words, in the weight's precision, even under autocast."""
         dtype = self.weight.dtype
         vectors, log_priors = self._components(output, dtype, dtype)
         components = zip(vectors.unbind(-2), log_priors.split(1, -1), strict=True)
@@ -109,12 +109,12 @@ class MixtureOfSoftmaxes(nn.Module):
                 functional.linear(vector, self.weight, self.bias).log_softmax(-1) + log_prior
                 for vector, log_prior in components
             )
-            return reduce(torch.logaddexp, joint)  # so the logits of one component are held
+            return reduce(torch.logaddexp, joint)  # so only one component's logits are held
 
     def _components(
         self, output: Float[Tensor, "*N H"], exact: torch.dtype, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "*N K H"], Float[Tensor, "*N K"]]:
-        """Vectors and log-priors, all in ``exact`` but for the product that gives the vectors."""
+        """Vectors and log-priors, in ``exact`` except the product that gives the vectors."""
         sizes = self.num_components, self.input_size
         steps = len(output) if output.dim() > 1 else 1
         with torch.autocast(output.device.type, enabled=False):

@@ -15,16 +15,16 @@ class Softmax(nn.Module):
     """Linear layer and softmax over the vocabulary; weight from U(−0.1, 0.1), bias 0.
 
     Args:
-        input_size: Size of what the core gives, H.
+        input_size: Size of the core's output, H.
         vocabulary_size: Number of words, V.
         bias: Whether there is a bias.
         kernel: What computes the loss in training: ``"chunked"`` is
             :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`; ``"liger"``, on CUDA
-            devices only, is the fused kernel of Liger-Kernel, which under autocast works in its
-            type. The library is needed in training only.
-        autocast: Whether ``"chunked"`` computes the training loss in bfloat16 under autocast to it
-            (``trainer.precision=bf16-mixed``), or in float32 all the same. Without gradients it
-            is always computed in float32.
+            devices only, is the fused kernel of Liger-Kernel, which under autocast works in
+            autocast's type. The library is needed only in training.
+        autocast: Whether, under autocast to bfloat16 (``trainer.precision=bf16-mixed``),
+            ``"chunked"`` computes the training loss in bfloat16 rather than float32. Without
+            gradients it is always computed in float32.
 
     Raises:
         ValueError: If ``kernel`` is unknown.
@@ -53,11 +53,11 @@ class Softmax(nn.Module):
         nn.init.uniform_(self.weight, -0.1, 0.1)
 
     def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Shares the embedding's weight, which takes the place of ours."""
+        """Shares the embedding's weight, which replaces the head's own."""
         self.weight = weight
 
     def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Which rows of a tied weight belong to words: those of their ids."""
+        """Rows of a tied weight for ``words``: their ids."""
         return words
 
     def loss(
@@ -71,8 +71,8 @@ class Softmax(nn.Module):
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
         See :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`. Another ``kernel``
-        takes its place only in training mode, and not for ``"none"``: what is reported as a
-        perplexity has all digits of a float32.
+        replaces it only in training mode, and not for ``"none"``: what is reported as a perplexity
+        has all digits of a float32.
 
         Raises:
             UserError: If ``kernel`` does not work on the device of ``output``, or its library is
@@ -86,7 +86,7 @@ class Softmax(nn.Module):
         return linear_cross_entropy(output, *weights, targets, **options, dtype=dtype)
 
     def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
-        """Log-probabilities of all words, in the weight's precision, also under autocast."""
+        """Log-probabilities of all words, in the weight's precision, even under autocast."""
         with torch.autocast(output.device.type, enabled=False):
             logits = functional.linear(output.to(self.weight.dtype), self.weight, self.bias)
             return logits.log_softmax(-1)

@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
         alone = Path(folder, "alone")
         last, moments, exit_code = run(alone, args.model, None)
         if exit_code:
-            sys.exit(f"The run that was let alone ended in the phase {last} by {exit_code}.")
+            sys.exit(f"The run left alone ended in phase {last} with exit code {exit_code}.")
         while deaths.total() < args.kills:
             num_victims += 1
             victim = Path(folder, f"victim{num_victims}")
@@ -82,14 +82,14 @@ def main(args: argparse.Namespace) -> None:
                 ended = exit_code == 0
                 if not ended:
                     if exit_code != -signal.SIGKILL:
-                        sys.exit(f"Victim {num_victims} ended in the phase {last} by {exit_code}.")
+                        sys.exit(f"Victim {num_victims} ended in phase {last}: {exit_code}.")
                     deaths[last] += 1
                     print(f"kill {deaths.total()}: victim {num_victims}, {last}", file=sys.stderr)
             found = compare(alone, victim)
             print(f"victim {num_victims}: {'DIFFERENT' if found else 'identical'}", file=sys.stderr)
             differences += [f"victim {num_victims}: {difference}" for difference in found]
     for phase, number in deaths.most_common():
-        print(f"{number:4} in the phase {phase}")
+        print(f"{number:4} in phase {phase}")
     for difference in differences:
         print(difference)
     print(

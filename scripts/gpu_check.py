@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
     """All checks, one after the other; the report is written after each."""
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("PyTorch sees no CUDA device. To try the script without: --device cpu --quick")
+        sys.exit("PyTorch sees no CUDA device. To try the script without one: --device cpu --quick")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     facts = {"device": name, "cuda": torch.version.cuda, **bench.environment()}
     report: dict[str, Any] = {"environment": facts}
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
         if args.output:
             args.output.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     if not all(row["relative error"] <= TOLERANCE for row in report["parity"]):
-        sys.exit("The results are not those of the CPU.")
+        sys.exit("The results differ from the CPU's.")
 
 
 def table_of(title: str, rows: Rows) -> Table:

@@ -131,7 +131,7 @@ def test_mistakes_are_one_paragraph(tmp_path: Path, sweep: Path, capsys):
     for arguments, part in (
         ([str(tmp_path / "nowhere")], "nowhere is not a folder"),
         ([str(tmp_path / "empty")], "There is no finished run to compare."),
-        ([str(sweep), "--published", "gpt"], "--published knows no gpt"),
+        ([str(sweep), "--published", "gpt"], "--published: there is no gpt"),
         ([str(sweep), "--output", str(tmp_path / "file")], "cannot be written"),
         ([str(sweep), "--output", str(tmp_path / "file/below")], "cannot be written"),
     ):

@@ -248,10 +248,10 @@ def test_the_files_are_those_of_the_last_results(
     assert mean == pytest.approx(results["nll"], rel=1e-6)
     results_of(run, "cache", *SMALL)  # without a record: the old one would be of other results
     assert [path.suffix for path in run.glob("evaluation-*")] == [".json"]
-    assert caplog.text.count("of an earlier evaluation, is removed") == 2
+    assert caplog.text.count("from an earlier evaluation") == 2
     for theta, num_warnings in ((0.662, 0), (0.8, 1)):
         results_of(run, "cache", *SMALL, f"evaluation.cache.theta={theta}")
-        told = caplog.text.count("of an evaluation with other settings, is replaced")
+        told = caplog.text.count("from an evaluation with other settings")
         assert told == num_warnings
 
 

@@ -68,7 +68,7 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path], run
     path.write_text(json.dumps(results | {"weights_sha256": "0" * 64}), "utf-8")
     code, out, err = run_main(run_dir)
     assert (code, out) == (1, "")
-    assert err.startswith(f"{path} is of other weights than")
+    assert err.startswith(f"{path} is for other weights than")
     assert len(err.splitlines()) == 1
     assert not (run_dir / "export").exists()
 

@@ -63,7 +63,7 @@ def test_what_cannot_be_written_into(
     with pytest.raises(SystemExit) as ended:
         look(tmp_path / name)
     message = str(ended.value.code)
-    assert f"{tmp_path / name} cannot be the folder to write into: {problem}" in message
+    assert f"{tmp_path / name} cannot be written to: {problem}" in message
     assert (tmp_path / "file").read_text() == "of the user's"
 
 

@@ -68,17 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     help_paths = "a run, a multirun, or a folder that holds some; NAME is what its runs are called"
     add("paths", metavar="[NAME=]DIR", nargs="+", type=_labelled, help=help_paths)
     add("--output", type=Path, metavar="DIR", help="write page, tables and plots")
-    add("--split", choices=["test", "valid"], default="test", help="what is tested (test)")
+    add("--split", choices=["test", "valid"], default="test", help="the split to compare (test)")
     lists: dict[str, Any] = {"action": "append", "default": []}
     add("--group-by", metavar="KEY", help="group runs by a key of their configs", **lists)
     help_ensemble = (
-        "average the probabilities of these runs (of evaluation.save_tokens=true, valid and test), "
-        "or of folders with a valid.txt and a test.txt, a probability for each target"
+        "average the probabilities of these runs (evaluated with evaluation.save_tokens=true on "
+        "valid and test), or of folders with a valid.txt and a test.txt, one probability per target"
     )
     lists |= {"nargs": "+", "type": _labelled}
     add("--ensemble", metavar="[NAME=]DIR", help=help_ensemble, **lists)
     published: dict[str, Any] = {"nargs": "?", "const": "all", "type": lambda x: x.split(",")}
-    help_published = "set published results on WikiText-2 beside the measured ones: all, or some"
+    help_published = "show published results on WikiText-2 beside the measured ones: all, or these"
     add("--published", metavar="NAME,…", help=help_published, **published)
     return parser
 

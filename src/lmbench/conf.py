@@ -33,7 +33,7 @@ OF_LIGHTNING = {
         "RichProgressBar": "",
         "TQDMProgressBar": "",
         "BatchSizeFinder": "Set batching.batch_size.",
-        "GradientAccumulationScheduler": "A schedule of lmbench's takes one step per window.",
+        "GradientAccumulationScheduler": "lmbench's schedules take one step per window.",
         "OnExceptionCheckpoint": "lmbench saves a run that is stopped.",
         "LearningRateFinder": "hparams_search= searches for a learning rate.",
         "StochasticWeightAveraging": "Its average would never be validated. See callbacks=nt_asgd.",

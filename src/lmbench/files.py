@@ -38,7 +38,7 @@ class _YAMLLoader(SafeLoader):
         mapping = super().construct_mapping(node, deep)
         for key in mapping:
             if not isinstance(key, str):  # which could not be the name of an argument
-                raise ValueError(f"the key {key} is not a text")
+                raise ValueError(f"the key {key} is not a string")
         return mapping
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:

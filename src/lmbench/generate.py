@@ -88,12 +88,12 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--prompt", metavar="TEXT", help="what to continue")
     add("--num-tokens", metavar="N", type=_number(int, 1), default=100, help="words to draw (100)")
     temperature = _number(float, 0)
-    add("--temperature", metavar="T", type=temperature, default=1.0, help="likely words if low (1)")
+    add("--temperature", metavar="T", type=temperature, default=1.0, help="low: likely words (1)")
     top_k, top_p = _number(int, 0), _number(float, 1e-9, 1)
     add("--top-k", metavar="K", type=top_k, default=0, help="the K most probable words; 0: all (0)")
-    help_top_p = "the most probable words, which together have probability P (1)"
+    help_top_p = "the most probable words that together have probability P (1)"
     add("--top-p", metavar="P", type=top_p, default=1.0, help=help_top_p)
-    add("--seed", metavar="N", type=_number(int, 0), help="as an earlier call has printed it")
+    add("--seed", metavar="N", type=_number(int, 0), help="as printed by an earlier call")
     add("--num-samples", metavar="N", type=_number(int, 1), default=1, help="texts to draw (1)")
     add("--allow-unk", action="store_true", help="let <unk> be drawn")
     add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")

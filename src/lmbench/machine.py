@@ -111,8 +111,8 @@ def require_devices(accelerator: str, devices: int | str | list[int], num_nodes:
 
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(
-            f"trainer.accelerator={accelerator} is not one that lmbench trains on: its sums are "
-            "float64, which not every one has. Set it to cpu, cuda, or auto."
+            f"trainer.accelerator={accelerator} is not one that lmbench trains on: it sums in "
+            "float64, which not every accelerator supports. Set it to cpu, cuda, or auto."
         )
     if accelerator == "auto":  # Lightning's could choose one without float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
@@ -130,8 +130,8 @@ def require_devices(accelerator: str, devices: int | str | list[int], num_nodes:
         )
     if num_nodes != 1 and not {"SLURM_NTASKS", "MASTER_ADDR"} & os.environ.keys():
         raise UserError(
-            f"trainer.num_nodes={num_nodes}: nothing starts the processes of the other nodes, for "
-            "which this one would wait. Start lmbench-train by srun or torchrun."
+            f"trainer.num_nodes={num_nodes}: nothing starts the processes of the other nodes, and "
+            "this one would wait for them. Start lmbench-train with srun or torchrun."
         )
     return accelerator
 

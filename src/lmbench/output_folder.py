@@ -69,7 +69,7 @@ def _require_usable(config: DictConfig, key: str) -> None:
     except UserError as error:
         problem = str(error)
     except OSError as error:
-        problem = f"{folder} cannot be the folder to write into: {error.strerror}."
+        problem = f"{folder} cannot be written to: {error.strerror}."
     else:
         return
     # Not an exception: Hydra turns what its callbacks raise into a warning, and continues.

@@ -140,13 +140,13 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument
     add("paths", metavar="DIR … FILE …", nargs="+", help="runs or exports, then texts; - for stdin")
-    add("--stream", action="store_true", help="read each text in one stream, as a split")
+    add("--stream", action="store_true", help="read each text as one stream, like a split")
     help_tokenizer = (
-        "how words are separated: none, moses, moses-de, penn; auto: as the vocabulary shows, for "
-        "raw text (as lmbench separated the training text, if it did)"
+        "how words are separated: none, moses, moses-de, penn; auto: for raw text, as the "
+        "vocabulary suggests (default: as lmbench separated the training text, if it did)"
     )
     add("--tokenizer", metavar="NAME", help=help_tokenizer)
-    add("--eos", action="store_true", help="also a row for the end of each sentence")
+    add("--eos", action="store_true", help="add a row for the end of each sentence")
     add("--sentences", action="store_true", help="one row per sentence, with its sums")
     add("--output", metavar="PATH", type=Path, help="a file instead of stdout; .parquet: Parquet")
     add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")

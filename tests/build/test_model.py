@@ -216,7 +216,7 @@ TARGETS = ("os.mkdir", "lmbench.model.head.Softmax", "lmbench.data.corpus.load_t
         ("model.core.hidden_size", "many", "model.core.hidden_size='many' has the wrong type"),
         ("model.core.hidden_size", "${oc.env:HOME}", "model.core.hidden_size"),
         ("model.core.num_layers", 3, "core.layers.2.weight_ih_l0 is missing"),
-        ("model.core.num_layers", 1, "is not one of the model's"),
+        ("model.core.num_layers", 1, "the model has no core."),
         *(("model.core.num_layers", 10**k, "asks for more layers") for k in (5, 30)),
         *(("model.core.hidden_size", 10**k, "") for k in (9, 12, 20, 90)),
         *(("model.core.hidden_size", -(10**k), "") for k in (0, 20, 90)),
@@ -288,10 +288,10 @@ def with_bias(bias: Tensor) -> Callable[[dict[str, Any]], None]:
     [
         (lambda c: state_of(c).pop("model.head.bias"), "head.bias is missing"),
         (lambda c: state_of(c).clear(), "asks for more layers"),
-        (lambda c: state_of(c).update(extra=torch.ones(1)), "extra is not one of the model's"),
+        (lambda c: state_of(c).update(extra=torch.ones(1)), "the model has no extra"),
         (with_bias(torch.zeros(42)), "head.bias has the shape (42,) instead of (41,)"),
         *(
-            (with_bias(torch.zeros(41, dtype=dtype)), f"head.bias is of {dtype}")
+            (with_bias(torch.zeros(41, dtype=dtype)), f"head.bias has dtype {dtype}")
             for dtype in (torch.complex64, torch.int64, torch.float64)
         ),
         (with_bias(torch.full((41,), torch.nan)), "head.bias is not finite"),
@@ -299,7 +299,7 @@ def with_bias(bias: Tensor) -> Callable[[dict[str, Any]], None]:
         (lambda c: c[DATA].pop("words"), "corpus"),
         (lambda c: c[DATA].update(words="abc"), "not a list of words"),
         (lambda c: c[DATA].update(words=[1, 2]), "not a list of words"),
-        (lambda c: c[DATA]["words"].append("<eos>"), "more than once"),
+        (lambda c: c[DATA]["words"].append("<eos>"), "must not repeat"),
         (lambda c: c[DATA]["words"].append("new"), "embedding.weight has the shape (41, 8)"),
         (lambda c: c[DATA]["words"].clear(), "embedding.weight has the shape (41, 8)"),
     ],

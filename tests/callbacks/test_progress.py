@@ -63,7 +63,7 @@ def test_a_training_says_what_begins_and_has_a_line_per_validation(lines: list[s
     corpus, model, *epochs = lines
     assert corpus.endswith(" 80 train, 40 valid, 40 test; 9 words")
     assert model.startswith(f"{module.model.num_parameters:,} parameters on cpu (threads: ")
-    assert model.endswith(", 32-true; 4 steps an epoch")
+    assert model.endswith(", 32-true; 4 steps per epoch")
     assert [line.partition(":")[0] for line in epochs] == [f"epoch {k}/3" for k in (1, 2, 3)]
     assert ["(best)" in line for line in epochs] == [True, False, True]
     assert f"valid {ppl:.2f} (best)" in epochs[2]

@@ -148,7 +148,7 @@ def test_all_is_read_as_documented_or_refused(case, epoch):
         processes.append(datamodule)
     if any(columns_of(split, lengths, options) % num_processes for split in STARTS):
         event("refused: not to be shared out")
-        with pytest.raises(UserError, match="cannot be shared out"):
+        with pytest.raises(UserError, match="cannot be divided"):
             processes[0].setup("fit")
         return
     event(f"read by {num_processes}, {options['protocol']}")

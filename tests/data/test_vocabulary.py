@@ -40,7 +40,7 @@ def test_an_unknown_word_as_long_as_a_text_is_shortened():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="not a string"):
         SMALL.encode("the cat")
-    with pytest.raises(ValueError, match="more than once"):
+    with pytest.raises(ValueError, match="must not repeat"):
         Vocabulary(("a", "b", "a"))
 
 

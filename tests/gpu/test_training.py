@@ -113,7 +113,7 @@ def test_steps_do_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     module = LanguageModelModule(model, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     trainer.fit(module, datamodule=datamodule)
-    assert devices.count("cpu") > 2 * 20  # 20 steps an epoch, and two values from the fifth on
+    assert devices.count("cpu") > 2 * 20  # 20 steps per epoch, and two values from the fifth on
     assert devices.count("cuda") <= 2 * 2  # valid perplexity
 
 

@@ -198,7 +198,7 @@ def test_what_cannot_be_resumed_is_refused_in_one_paragraph(copy: Path, tmp_path
     assert "is not the directory of a run" in refused("resume=nowhere")
     assert "leave out -m" in refused("-m", "resume=run", "trainer.max_epochs=7,8")
     assert "leave out hydra.run.dir" in refused("resume=run", "hydra.run.dir=other")
-    assert "would make it another run" in refused("resume=run", "model=lstm")
+    assert "that would make it another run" in refused("resume=run", "model=lstm")
     assert "trainer.max_steps" in refused("resume=run", "trainer.max_steps=9")
     with alone_in(copy):  # as long as the first process lives
         assert "Another process is at work" in refused("resume=run")

@@ -11,7 +11,7 @@ def test_none_all_and_some():
 
 
 def test_an_unknown_name():
-    with pytest.raises(UserError, match=r"--published knows no gpt\. It knows lstm_200, lstm_650"):
+    with pytest.raises(UserError, match=r"there is no gpt\. Choose from lstm_200, lstm_650"):
         choose_published(["gpt"])
 
 

@@ -112,7 +112,7 @@ def test_other_pairs_of_the_same_name_are_left_out(
     (pairs,) = pair_results(section_of(folder))
     assert [len(of) for of in pairs.accuracies.values()] == [1, 2]
     assert "1 of 2 seeds of a." in pairs.notes
-    assert pairs.notes[-1].startswith("Those that read other pairs of this name are left out")
+    assert pairs.notes[-1].startswith("Runs that read other pairs under this name are left out")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_other_pairs_of_the_same_name_are_left_out(
     [
         ({"accuracy": None}, "float() argument must be a string or a real number"),
         ({"accuracy": 1.5}, "an accuracy is not between 0 and 1"),
-        ({"corpus_sha256": "other"}, "it is of another corpus than the run"),
+        ({"corpus_sha256": "other"}, "it is for another corpus than the run's"),
         ({"by": []}, "'list' object has no attribute 'items'"),
         ({"parts": {}}, "KeyError 'known'"),
     ],

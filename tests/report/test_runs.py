@@ -193,7 +193,7 @@ def test_a_run_that_diverged_is_left_out(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "larger", seed=3, test=1e307)
     runs, (item,) = read_runs([(None, tmp_path)])
     assert [run.run_dir.name for run in runs] == ["good", "large"]
-    assert "1e+307 is not the perplexity of a run, unless one that diverged" in item.reason
+    assert "1e+307 cannot be the perplexity of a run, unless it diverged" in item.reason
 
 
 def test_a_run_without_its_curve_still_counts(tmp_path: Path, write_run: Write):
@@ -248,7 +248,7 @@ def test_a_link_that_is_not_followed_is_named(tmp_path: Path, write_run: Write):
     found, left_out = found_in(tmp_path / "folder")
     assert found == [other]
     assert [(item.path, item.reason) for item in left_out] == [
-        (tmp_path / "folder/link", "Is a link, and is not followed: name it itself.")
+        (tmp_path / "folder/link", "Is a link, which is not followed: name its target.")
     ]
 
 

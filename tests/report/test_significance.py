@@ -254,7 +254,7 @@ def test_a_text_of_few_articles_is_not_tested(
     comparisons, skipped = compare_over_text(section_of(three_models), "test")
     assert pairs(comparisons) == ["ab", "ac", "bc", *(["de"] if is_enough else [])]
     assert [item.path.parent.name for item in skipped] == ([] if is_enough else ["d", "e"])
-    assert all(f"here are {num_articles}." in item.reason for item in skipped)
+    assert all(f"there are only {num_articles}." in item.reason for item in skipped)
 
 
 def test_groups_that_were_not_evaluated_alike_are_not_compared(

@@ -83,7 +83,7 @@ def test_a_flipped_bit_in_a_tensor_is_found_by_its_check_sum(path: Path):
     path.write_bytes(flipped)
     # torch itself reads it, and has another number then
     assert not same(torch.load(path, weights_only=True), content())
-    assert "check sum" in refusal(path)
+    assert "checksum" in refusal(path)
 
 
 def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(path: Path):

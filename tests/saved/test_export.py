@@ -166,14 +166,14 @@ def test_weights_of_another_format_with_a_hash_that_fits(folder: Path, data: byt
 @pytest.mark.parametrize(
     ("dtype", "width", "part"),
     [
-        ("F8_E4M3", 32, "embedding.weight is of torch.float8_e4m3fn"),
-        ("F8_E5M2", 32, "embedding.weight is of torch.float8_e5m2"),
+        ("F8_E4M3", 32, "embedding.weight has dtype torch.float8_e4m3fn"),
+        ("F8_E5M2", 32, "embedding.weight has dtype torch.float8_e5m2"),
         ("F8_E8M0", 32, "is damaged: 'F8_E8M0'"),
         ("F4", 64, "is damaged: 'F4'"),
-        ("U32", 8, "embedding.weight is of torch.uint32"),
-        ("C64", 4, "embedding.weight is of torch.complex64"),
-        ("I32", 8, "embedding.weight is of torch.int32"),
-        ("BOOL", 32, "embedding.weight is of torch.bool"),
+        ("U32", 8, "embedding.weight has dtype torch.uint32"),
+        ("C64", 4, "embedding.weight has dtype torch.complex64"),
+        ("I32", 8, "embedding.weight has dtype torch.int32"),
+        ("BOOL", 32, "embedding.weight has dtype torch.bool"),
     ],
 )
 def test_weights_of_other_types(folder: Path, dtype: str, width: int, part: str):

@@ -38,7 +38,7 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
         )
         if isinstance(node, Mapping) and node:  # as from an experiment made for another option
             left = " ".join(f"~{key}.{name}" for name in node)
-            message += f" If that is done, take the values out that it has no use for: {left}."
+            message += f" If you have done that, remove the values that it does not use: {left}."
         raise UserError(message)
     for name, value in node.items():
         if value == "???":

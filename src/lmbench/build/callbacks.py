@@ -67,7 +67,7 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
     bars = [type(x).__name__ for x in made if isinstance(x, (Progress, ProgressBar))]
     if len(bars) > 1:
         raise UserError(
-            f"{' and '.join(bars)} would write over each other. To have another bar: "
+            f"{' and '.join(bars)} would write over each other. To use a different bar: "
             "callbacks.progress._target_=lightning.pytorch.callbacks.RichProgressBar."
         )
     averages = [callback for callback in made if isinstance(callback, WeightAveraging)]
@@ -82,7 +82,7 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
     if averages and precision in ("16-true", "bf16-true"):  # NTASGD sees to this itself
         raise UserError(
             f"{type(averages[0]).__name__} cannot be combined with trainer.precision={precision}: "
-            "in so few bits an average stands still after some hundred steps. Set "
+            "with so few bits, an average stops changing after some hundred steps. Set "
             "trainer.precision=bf16-mixed."
         )
     for callback in averages:
@@ -90,8 +90,9 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             callback.update_starting_at_step or callback.update_starting_at_epoch
         ):
             raise UserError(
-                "EMAWeightAveraging that starts late would validate the weights that the run began "
-                "with until then. Leave update_starting_at_step and update_starting_at_epoch out."
+                "If EMAWeightAveraging starts late, the weights that the run began with would be "
+                "validated until then. Leave out update_starting_at_step and "
+                "update_starting_at_epoch."
             )
     factory(config["optimizer"], "optimizer")  # refuses what is not one
     target = config["optimizer"]["_target_"]

@@ -118,14 +118,14 @@ def _require_same_shapes(model: LanguageModel, saved: SavedModel) -> None:
     expected, found = model.state_dict(keep_vars=True), saved.weights
     there = {id(expected[name]) for name in found if name in expected}
     problems = [f"{name} is missing" for name in expected if id(expected[name]) not in there]
-    problems += [f"{name} is not one of the model's" for name in found if name not in expected]
+    problems += [f"the model has no {name}" for name in found if name not in expected]
     for name in [name for name in expected if name in found]:
         shapes = [tuple(tensors[name].shape) for tensors in (found, expected)]
         if shapes[0] != shapes[1]:
             problems.append(f"{name} has the shape {shapes[0]} instead of {shapes[1]}")
         dtype = _precision(saved) if expected[name].is_floating_point() else expected[name].dtype
         if found[name].dtype != dtype or dtype.is_complex:  # whose imaginary parts would be lost
-            problems.append(f"{name} is of {found[name].dtype}")
+            problems.append(f"{name} has dtype {found[name].dtype}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(

@@ -142,8 +142,8 @@ def _require_training(options: Mapping[str, Any]) -> None:
     strategy = str(options.get("strategy"))
     if any(kind in strategy for kind in ("spawn", "fork", "notebook")):
         raise UserError(
-            f"trainer.strategy={strategy}: what the training leaves behind would stay in processes "
-            "that end with it. Set trainer.strategy=ddp."
+            f"trainer.strategy={strategy}: the results of the training would be lost with the "
+            "processes that it ran in. Set trainer.strategy=ddp."
         )
     lengths = ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches")
     for name in (*lengths, "check_val_every_n_epoch"):

@@ -31,5 +31,5 @@ class FiniteLoss(L.Callback):
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(
             f"{what} (epoch {trainer.current_epoch}, lr {lr:g}). Set optimizer.lr or "
-            "trainer.gradient_clip_val lower. Checkpoints that were saved before are whole."
+            "trainer.gradient_clip_val lower. Checkpoints saved before this are intact."
         )

@@ -124,8 +124,9 @@ class _CSVFile:
         last = {name: value for name, value in rows[-1].items() if value} if rows else {}
         if len(rows) < self._num_rows or last != self._last_row:
             raise UserError(
-                f"{self._path} does not have the {self._num_rows} rows, or not the last of them, "
-                "that it had when the checkpoint was saved. Put the file back that belongs to it."
+                f"{self._path} no longer has the {self._num_rows} rows that it had when the "
+                "checkpoint was saved, or the last of them differs. Put back the file that belongs "
+                "to the checkpoint."
             )
 
     def _read(self) -> list[dict[str, Any]]:

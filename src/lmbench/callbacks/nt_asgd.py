@@ -83,8 +83,8 @@ class NTASGD(L.Callback):
         if any(parameter.dtype.itemsize < 4 for parameter in parameters):
             raise UserError(
                 f"callbacks.nt_asgd cannot be combined with trainer.precision="
-                f"{trainer.precision}: in so few bits an average stands still after some hundred "
-                "steps. Set trainer.precision=bf16-mixed."
+                f"{trainer.precision}: with so few bits, an average stops changing after some "
+                "hundred steps. Set trainer.precision=bf16-mixed."
             )
         self._make_averaged_sgd = partial(type(optimizer), **optimizer.defaults)
         if self.triggered_epoch is None and not self.average_from_start:

@@ -173,7 +173,7 @@ def _say_what_begins(trainer: Any, module: Any) -> None:
     log.info("%s: tokens %s; %s words", printable(corpus.name), tokens, f"{words:,}")
     threads = f" (threads: {torch.get_num_threads()})" if device.type == "cpu" else ""
     log.info(
-        "%s parameters on %s%s, %s; %s steps an epoch",
+        "%s parameters on %s%s, %s; %s steps per epoch",
         f"{module.model.num_parameters:,}",
         torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads,

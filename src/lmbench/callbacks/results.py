@@ -69,7 +69,7 @@ class Results(L.Callback):
         console.print(_table(results))
         console.print(_summary(results))
         lines = (line.rstrip() for line in text.getvalue().splitlines())
-        log.info("results.json is written.\n%s", "\n".join(lines))
+        log.info("results.json has been written.\n%s", "\n".join(lines))
 
     # Any: Lightning's connectors give a trainer attributes that its class does not declare.
     def _collect(self, trainer: Any, module: LanguageModelModule) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class TrainingWindows:
             length ``bptt``.
         seed: The run's seed.
         epoch: Number of the epoch, from 0.
-        scale_lr: Whether to give each window its drawn length over ``bptt`` as ``lr_scale``; else 1.
+        scale_lr: Whether each window's ``lr_scale`` is its drawn length over ``bptt``, else 1.
 
     Iteration starts at the window set by ``load_state_dict``.
     """

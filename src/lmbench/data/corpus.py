@@ -69,7 +69,7 @@ class Corpus:
         if sha256 != self.sha256:
             raise UserError(
                 f"The checkpoint was trained on a corpus with sha256 {sha256}, but the corpus "
-                f"{self.name!r} at hand has {self.sha256}. Give the same corpus and the same "
+                f"{self.name!r} given here has {self.sha256}. Use the same corpus and the same "
                 "vocabulary options as in the run's config.yaml."
             )
 
@@ -143,13 +143,13 @@ def load_text(
         if tokenizer != NONE:
             blocks = {split: _separated(blocks[split], tokenizer) for split in SPLITS}
             notes.append(
-                f"punctuation is separated (data.tokenizer={tokenizer}); data.tokenizer=none is "
-                "for text where it is already"
+                f"punctuation is separated (data.tokenizer={tokenizer}); use data.tokenizer=none "
+                "for text in which it already is"
             )
         vocabulary, note = write_ids(folder, blocks, source=str(path), **limits)
         write_words(folder, vocabulary, [*notes, *filter(None, [note])])
         if _read_through(paths)[0] != hashes:  # the cache would keep it under the wrong key
-            raise UserError(f"{path} has changed while it was read. Start again when it is whole.")
+            raise UserError(f"{path} changed while it was read. Start again when it is complete.")
 
     load = partial(open_corpus, name=name, tokenizer=tokenizer)
     return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
@@ -191,23 +191,23 @@ def _find_files(path: Path) -> dict[str, Path] | list[Path]:
         text = [one for one in text if not re.search(r"(^|/)\.", one.relative_to(path).as_posix())]
         if not text:
             raise UserError(
-                f"{path} has no text, neither train.txt, valid.txt and test.txt nor other .txt "
-                f"files. It has {shown}. Save text as .txt in UTF-8, or set data.path=… to another "
-                "file or folder."
+                f"{path} has no text: neither train.txt, valid.txt and test.txt nor other .txt "
+                f"files. It contains {shown}. Save text as .txt in UTF-8, or set data.path=… to "
+                "another file or folder."
             )
         for one in text:
             if _OF_SPLIT.search(one.relative_to(path).as_posix()):
                 raise UserError(
-                    f"{one} sounds like a part of a text that is split already, and {path} has no "
-                    f"{', '.join(f'{split}.txt' for split in SPLITS)}. Give the splits these "
-                    "names in one folder, or rename what is to be split anew."
+                    f"{one} looks like part of a text that is already split, but {path} has no "
+                    f"{', '.join(f'{split}.txt' for split in SPLITS)}. Put the splits into one "
+                    "folder under these names, or rename the files that are to be split again."
                 )
         return sorted(text, key=lambda one: one.relative_to(path).parts)
     for split in SPLITS:
         if len(found[split]) != 1:
             raise UserError(
                 f"{path} must have one file for the {split} split: {' or '.join(wanted[split])}. "
-                f"It has {', '.join(found[split]) or shown}. Mend that, or set data.path=… to "
+                f"It has {', '.join(found[split]) or shown}. Fix that, or set data.path=… to "
                 "another folder. A folder with none of these names is split automatically."
             )
     return {split: path / found[split][0] for split in SPLITS}

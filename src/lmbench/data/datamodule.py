@@ -151,8 +151,8 @@ class LanguageModelDataModule(L.LightningDataModule):
                 key = "evaluation.columns"
                 also = ", with evaluation.protocol=standard and evaluation.burn_in below its length"
             raise UserError(
-                f"{split} is read in {columns.num_columns} column(s), which cannot be shared out "
-                f"evenly to {num_processes} devices. Set trainer.devices=1, or {key} to a multiple "
-                f"of {num_processes}{also}."
+                f"{split} is read in {columns.num_columns} column(s), which cannot be divided "
+                f"evenly among {num_processes} devices. Set trainer.devices=1, or {key} to a "
+                f"multiple of {num_processes}{also}."
             )
         return columns.share(self.trainer.global_rank if self.trainer else 0, num_processes)

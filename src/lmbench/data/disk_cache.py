@@ -55,7 +55,7 @@ def load_or_build(
                 raise OSError("what was just written there cannot be read back")
     except OSError as error:
         raise UserError(
-            f"The corpus cache in {root} cannot be written: {error.strerror or error}. Make room "
-            "there or set data.cache_dir=… to a folder that can be written."
+            f"The corpus cache in {root} cannot be written: {error.strerror or error}. Free "
+            "some space there, or set data.cache_dir=… to a folder that can be written."
         ) from error
     return entry

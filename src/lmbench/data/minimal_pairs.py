@@ -78,7 +78,7 @@ def read_pairs(path: Path) -> PairSet:
                     what = f"there is no {error}" if isinstance(error, KeyError) else error
                     raise UserError(f"{place}, line {number} is not a pair: {what}.") from error
     if not pairs:
-        raise UserError(f"{path} holds no minimal pairs: no line of a .jsonl, .tsv or .txt file.")
+        raise UserError(f"{path} holds no minimal pairs: no .jsonl, .tsv or .txt with text.")
     path = path.resolve()
     return PairSet(path.name if path.is_dir() else path.stem, pairs)
 

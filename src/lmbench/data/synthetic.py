@@ -133,14 +133,14 @@ class Grammar:
         """
         by_token = np.ascontiguousarray(self.emission.T)
         if len(ids) == 0 or ids.min() < 0 or ids.max() >= len(by_token):
-            raise ValueError(f"ids must be one or more, from 0 to {len(by_token) - 1}")
+            raise ValueError(f"ids must hold one or more, each from 0 to {len(by_token) - 1}")
         probs = np.empty(len(ids))
         prior = self.initial
         for position, token in enumerate(ids.tolist()):
             joint = prior * by_token[token]
             prob = joint.sum()
             if prob == 0.0:
-                raise ValueError(f"ids: the grammar never says token {token} at {position}")
+                raise ValueError(f"ids: the grammar cannot produce token {token} at {position}")
             probs[position] = prob
             prior = (joint / prob) @ self.transition
         return np.log(probs[1:])

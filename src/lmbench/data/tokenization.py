@@ -43,8 +43,8 @@ def read_blocks(
         line += error.object.count(b"\n", 0, error.start)
         raise UserError(
             f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at byte offset "
-            f"{offset + error.start:,}, in line {line:,} ({error.reason}). Convert it to UTF-8, "
-            "if it is Latin-1 by: iconv -f latin1 -t utf-8."
+            f"{offset + error.start:,}, in line {line:,} ({error.reason}). Convert it to UTF-8; "
+            "if it is Latin-1, with: iconv -f latin1 -t utf-8."
         ) from error
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}.") from error
@@ -115,9 +115,9 @@ def write_ids(
         ordinary = counts["train"][[word != EOS for word in words[:num_types]]]
         examples = ", ".join(map(reprlib.repr, unknown[:5]))
         raise UserError(
-            f"{source}: valid and test have words that the training split does not have "
-            f"({len(unknown):,}, such as {examples}), and it has no {UNK} that could have been "
-            f"trained to stand for them. Set data=text with data.min_count="
+            f"{source}: valid and test have words that the training split lacks "
+            f"({len(unknown):,}, such as {examples}), and it has no {UNK} to train in their "
+            f"place. Set data=text with data.min_count="
             f"{min(ordinary, default=1) + 1} or more: rarer words become {UNK}."
         )
     new_ids = np.pad(new_ids, (0, len(unknown)), constant_values=vocabulary.unk_id or 0)

@@ -34,7 +34,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.words):
-            raise ValueError(f"{len(self.words) - len(self.ids)} words are there more than once")
+            raise ValueError(f"words must not repeat ({len(self.words) - len(self.ids)} do)")
 
     @cached_property
     def ids(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ class Cache:
 
     def __post_init__(self) -> None:
         if not isinstance(self.window, int) or self.window < 1:
-            raise ValueError(f"window must be a whole number from 1 on, not {self.window}")
+            raise ValueError(f"window must be a whole number of at least 1, not {self.window}")
         if not math.isfinite(self.theta):
             raise ValueError(f"theta must be finite, not {self.theta}")
         if not 0.0 <= self.interpolation < 1.0:
@@ -75,8 +75,8 @@ class Cache:
         """Refuses ``warmup`` where a split is read in several columns."""
         if self.warmup and num_columns > 1:
             raise UserError(
-                "evaluation.cache.warmup=true is the published script's, which reads a split in "
-                f"one column, not in {num_columns}, and in windows of 2,000: set "
+                "evaluation.cache.warmup=true does as the published script, which reads a split "
+                f"in one column, not in {num_columns}, and in windows of 2,000: set "
                 "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
             )
 

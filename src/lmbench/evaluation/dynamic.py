@@ -87,7 +87,9 @@ class Dynamic:
         for name, value in self.statistics.items():
             is_all = name == "segments" and value is None
             if not is_all and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"statistics.{name} must be a whole number from 1 on, not {value}")
+                raise ValueError(
+                    f"statistics.{name} must be a whole number of at least 1, not {value}"
+                )
         require_grid(self)
 
     def settings(self) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
     model, window, train_ids = evaluator.model, evaluator.settings.window, evaluator.corpus.train
     if columns > len(train_ids) // 3:
         raise UserError(
-            f"evaluation.dynamic.statistics.columns={columns} are too many for a training split "
+            f"evaluation.dynamic.statistics.columns={columns} is too many for a training split "
             f"of {len(train_ids):,} tokens: set {max(1, len(train_ids) // 3)} or less."
         )
     stream = columns_for_training(train_ids, columns)

@@ -161,7 +161,7 @@ def write_pairs(
     json_path = path.with_name(f"{path.name}.json")
     with suppress(OSError, ValueError, KeyError, TypeError):  # no earlier results, or damaged ones
         if json.loads(json_path.read_text("utf-8"))["pairs"] != results["pairs"]:
-            log.warning("%s, of other pairs or words, is replaced", json_path)
+            log.warning("replacing %s, which is from other pairs or words", json_path)
     with replacing(path.with_name(f"{path.name}.parquet")) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     replace_text(json_path, text)
@@ -181,7 +181,7 @@ def show_pairs(results: Mapping[str, Any]) -> None:
     parts = results["parts"]
     print(
         f"{results['unknown_word_share']:.1%} of the words are read as {UNK}; "
-        f"pairs that are identical by that: {parts['identical']['num_pairs']:,}"
+        f"pairs made identical by that: {parts['identical']['num_pairs']:,}"
     )
 
 

@@ -118,12 +118,12 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
             earlier = path.with_name(f"{path.name}.{ending}")
             if earlier.exists():
                 earlier.unlink()
-                log.info("%s, of an earlier evaluation, is removed", earlier)
+                log.info("removed %s, from an earlier evaluation", earlier)
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     path = path.with_name(f"{path.name}.json")
     with suppress(OSError, ValueError, KeyError, TypeError):  # no earlier results, or damaged ones
         if json.loads(path.read_text("utf-8"))["evaluation"] != results["evaluation"]:
-            log.warning("%s, of an evaluation with other settings, is replaced", path)
+            log.warning("replacing %s, from an evaluation with other settings", path)
     replace_text(path, text)
 
 

@@ -91,7 +91,7 @@ class CausalLM(PreTrainedModel):
             ValueError: There are past key values: a recurrent model has none.
         """
         if past_key_values is not None:
-            raise ValueError("past_key_values: a recurrent model has none; hand over whole texts")
+            raise ValueError("past_key_values: a recurrent model has none; pass whole texts")
         num_words = self.model.head.vocabulary_size
         ids = torch.where(input_ids < num_words, input_ids, 0)
         steps = torch.arange(ids.shape[1], device=ids.device)

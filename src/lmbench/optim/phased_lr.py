@@ -120,7 +120,7 @@ def _check(name: str, phase: Mapping[str, Any]) -> None:
         is_pair = isinstance(ends, Sequence) and len(ends) == 2
         if not is_pair or not all(type(n) in (int, float) and 0 <= n < limit for n in ends):
             raise ValueError(
-                f"{name}.{key} must be two numbers, from and to, of at least 0 and less than "
+                f"{name}.{key} must be two numbers (from, to), each at least 0 and less than "
                 f"{limit}, not {phase[key]}"
             )
     if phase.get("anneal", "linear") not in _ANNEALING:

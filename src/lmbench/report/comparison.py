@@ -89,7 +89,7 @@ def compare(
     for number, members in enumerate(ensembles, start=1):
         named = [printable(name) for name, _ in members if name] or [f"ensemble {number}"]
         if len(named) > 1 or file_stem(named[0]) in built:
-            raise UserError(f"An ensemble has one name, and no other has the same: {named[-1]}.")
+            raise UserError(f"Give each ensemble one name, unlike the others': {named[-1]}.")
         built[file_stem(named[0])] = build_ensemble([x for _, x in members], named[0], output)
     runs += [run for run, _ in built.values()]
     sections, repeated = group_runs(runs, group_by)

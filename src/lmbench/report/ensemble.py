@@ -59,7 +59,7 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
     runs = [read_run(run_dir) for run_dirs in found.values() for run_dir in run_dirs]
     others = [folder for folder, run_dirs in found.items() if not run_dirs]
     if not runs or len(runs) + len(others) < 2:
-        raise UserError("An ensemble takes two members or more, at least one of them a run.")
+        raise UserError("An ensemble needs at least two members, at least one of them a run.")
     log_probs, scores, evaluations = {}, {}, {}
     weights = np.zeros(0)
     for split in SPLITS:
@@ -124,8 +124,8 @@ def _read_alike(
         same = same and evaluation.protocol == kinds[0][1].protocol
         if run.corpus != runs[0].corpus or not same:
             raise UserError(
-                f"{run.run_dir} is of another corpus than {runs[0].run_dir}, or {split} was read "
-                "otherwise: they cannot be members of one ensemble."
+                f"{run.run_dir} has another corpus than {runs[0].run_dir}, or {split} was read "
+                "differently: they cannot be members of the same ensemble."
             )
     return read, *kinds[0]
 

@@ -69,7 +69,7 @@ def read_evaluation(path: Path, split: str, results: Mapping[str, Any]) -> Evalu
     with damage_named(path):
         _require_same_weights(values, results)
         if values["split"] != split:
-            raise ValueError("it is of another split than its name says")
+            raise ValueError("it is for another split than its name says")
         records = path.with_suffix(".parquet")
         return Evaluation(
             score=score_of(values),
@@ -112,7 +112,7 @@ def read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccuraci
 def _require_same_weights(values: Mapping[str, Any], results: Mapping[str, Any]) -> None:
     weights = {values.get("weights_sha256"), results.get("weights_sha256")}
     if values["corpus_sha256"] != results["data"]["sha256"] or len(weights - {None}) > 1:
-        raise ValueError("it is of another corpus than the run, or of weights it no longer has")
+        raise ValueError("it is for another corpus than the run's, or for weights it no longer has")
 
 
 def protocol_text(values: Mapping[str, Any]) -> str:
@@ -163,7 +163,7 @@ def score_of(values: Mapping[str, Any]) -> Score:
     """
     score = Score(float(values["nll"]), float(values["ppl"]), int(values["num_tokens"]))
     if not (score.nll >= 0 and 1 <= score.ppl <= LARGEST_PERPLEXITY):
-        raise ValueError(f"{score.ppl:g} is not the perplexity of a run, unless one that diverged")
+        raise ValueError(f"{score.ppl:g} cannot be the perplexity of a run, unless it diverged")
     if abs(math.log(score.ppl) - score.nll) > 0.01:
         raise ValueError(f"{score.ppl:g} is not the perplexity of {score.nll:g} nats")
     return score

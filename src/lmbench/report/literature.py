@@ -51,7 +51,7 @@ def choose_published(names: Iterable[str] | None) -> list[Published]:
     chosen = dict.fromkeys(names or ())
     for name in chosen:
         if name != "all" and name not in PUBLISHED:
-            raise UserError(f"--published knows no {name}. It knows {', '.join(PUBLISHED)}.")
+            raise UserError(f"--published: there is no {name}. Choose from {', '.join(PUBLISHED)}.")
     return [PUBLISHED[name] for name in (PUBLISHED if "all" in chosen else chosen)]
 
 

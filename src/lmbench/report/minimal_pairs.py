@@ -69,7 +69,7 @@ def pair_results(section: Section) -> list[PairResults]:
             if len(of) < len(group.runs)
         ]
         if sum(map(len, alike.values())) < sum(map(len, found.values())):
-            notes.append(f"Those that read other pairs of this name are left out ({usual}).")
+            notes.append(f"Runs that read other pairs under this name are left out ({usual}).")
         sets.append(PairResults(name, alike, notes))
     return sets
 

@@ -178,7 +178,7 @@ def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for link in (path for name in folders if (path := Path(parent, name)).is_symlink()):
             if not link.resolve().is_relative_to(folder.resolve()):  # "latest" is
-                skipped.append(Skipped(link, "Is a link, and is not followed: name it itself."))
+                skipped.append(Skipped(link, "Is a link, which is not followed: name its target."))
     if not found:
         skipped.append(Skipped(folder, "Holds no run."))
     return sorted(found, key=_by_number)

@@ -152,8 +152,8 @@ def _records(group: Group, name: str, split: str, skipped: list[Skipped]) -> Ite
                 raise UserError("Its tokens are not those of the other seeds' records.")
             if len(records.num_tokens) < LEAST_UNITS:
                 raise UserError(
-                    f"A test over the text draws {records.unit}s, and takes at least {LEAST_UNITS} "
-                    f"of them; here are {len(records.num_tokens)}."
+                    f"A test over the text draws {records.unit}s and needs at least {LEAST_UNITS} "
+                    f"of them; there are only {len(records.num_tokens)}."
                 )
             yield records
         except UserError as error:

@@ -325,7 +325,7 @@ def _notes(section: Section) -> Iterator[str]:
     (usual, _), *others = Counter(group.protocol for group in groups).most_common()
     if others:
         names = [f"{g.name} ({g.protocol})" for g in groups if g.protocol != usual]
-        yield f"Not read like the others ({usual}), and not to be compared: {'; '.join(names)}."
+        yield f"Not read like the others ({usual}), so not comparable: {'; '.join(names)}."
     for split, group in product(SPLITS, groups):
         if 0 < (number := sum(split in run.scores for run in group.runs)) < len(group.runs):
             yield f"{split}: {number} of {len(group.runs)} {group.unit}s of {group.name}."

@@ -61,9 +61,9 @@ def resumed_config(
             continue
         if key not in RESUMABLE or not equals:
             raise UserError(
-                f"{override} cannot be changed in a resume: it would make it another run. What can "
-                f"be: {', '.join(RESUMABLE)}. A new run can start from the weights of this one: "
-                "init_from=RUN_DIR."
+                f"{override} cannot be changed in a resume: that would make it another run. What "
+                f"can be changed: {', '.join(RESUMABLE)}. A new run can start from the weights of "
+                "this one: init_from=RUN_DIR."
             )
         if key in LENGTHS and config.get("scheduler") and takes(config["scheduler"], "total_steps"):
             raise UserError(

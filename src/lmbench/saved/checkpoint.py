@@ -67,9 +67,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 raise zipfile.BadZipFile("its tensors share their bytes")
             # For an entry marked as a folder, torch would return uninitialized memory.
             if any(entry.external_attr & 0x10 for entry in entries):
-                raise zipfile.BadZipFile("a tensor says that it is a folder")
+                raise zipfile.BadZipFile("a tensor is marked as a folder")
             if damaged := archive.testzip():  # torch does not verify checksums
-                raise zipfile.BadZipFile(f"{damaged} has another check sum")
+                raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.{_offer(path)}") from error
@@ -108,7 +108,7 @@ def require_numbers(path: Path, weights: Mapping[Any, Any], hint: str = "") -> N
         UserError: A weight is refused; the message names it and the file.
     """
     for name, weight in weights.items():
-        problem = _problem(weight) if isinstance(name, str) else "has no text for a name"
+        problem = _problem(weight) if isinstance(name, str) else "has a name that is not text"
         if problem:
             raise UserError(f"{path}: the weight {name} {problem}.{hint}")
 
@@ -117,7 +117,7 @@ def _problem(weight: object) -> str | None:
     if not isinstance(weight, Tensor):
         return "is not a tensor"
     if weight.is_floating_point() and weight.dtype not in FLOATS:
-        return f"is of {weight.dtype}, which lmbench does not read"
+        return f"has dtype {weight.dtype}, which lmbench does not read"
     if weight.layout != torch.strided or weight.is_nested or weight.device.type != "cpu":
         return "is not a plain tensor"
     try:
@@ -136,8 +136,8 @@ def load_weights(path: Path, checkpoint: Mapping[str, Any], module: nn.Module) -
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(
-            f"The weights in {path} do not fit the model: {' '.join(str(error).split())}. Leave "
-            "the sizes of the model as the run has them."
+            f"The weights in {path} do not fit the model: {' '.join(str(error).split())}. Keep "
+            "the sizes of the model as they are in the run."
         ) from error
 
 
@@ -190,4 +190,4 @@ def vocabulary_of(words: object, tokenizer: object, path: Path) -> Vocabulary:
         require_tokenizer(str(tokenizer))
         return Vocabulary(tuple(words), str(tokenizer))
     except ValueError as error:
-        raise UserError(f"{path} is damaged: of its vocabulary, {error}.") from error
+        raise UserError(f"{path} is damaged: in its vocabulary, {error}.") from error

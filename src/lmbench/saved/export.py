@@ -87,7 +87,7 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     if is_ours and not overwrite:
         raise UserError(f"{output} holds an export already. Replace it with --overwrite.")
     if found and not is_ours:
-        raise UserError(f"{output} is there already and would be lost. Name another --output.")
+        raise UserError(f"{output} already exists and would be lost. Choose another --output.")
 
 
 def _write_model(folder: Path, saved: SavedModel, model: LanguageModel, corpus_name: str) -> None:

@@ -149,7 +149,7 @@ def test_the_weights_bring_the_order_of_the_words(tied: bool) -> None:
     read.load_state_dict(head.state_dict())
     assert torch.equal(read.log_probs(output), head.log_probs(output))
     order = head.state_dict() | {"word_ranks": torch.zeros_like(head.word_ranks)}
-    with pytest.raises(RuntimeError, match="word_ranks is not an order"):
+    with pytest.raises(RuntimeError, match="word_ranks is not a permutation"):
         read.load_state_dict(order)
 
 

@@ -75,7 +75,7 @@ class AdaptiveSoftmax(nn.Module):
         whole = all(isinstance(cutoff, int) for cutoff in cutoffs)
         if not cutoffs or not whole or any(a >= b for a, b in pairwise([0, *cutoffs])):
             raise ValueError(
-                f"cutoffs must be whole numbers that rise from at least 1, not {cutoffs}"
+                f"cutoffs must be increasing whole numbers of at least 1, not {cutoffs}"
             )
         cutoffs = [cutoff for cutoff in cutoffs if cutoff < vocabulary_size]
         borders = [0, *cutoffs, vocabulary_size]
@@ -212,4 +212,4 @@ def _require_order(head: nn.Module, state_dict: dict, prefix: str, *others: Any)
     ranks = state_dict.get(f"{prefix}word_ranks", torch.zeros(0))
     in_order = torch.arange(ranks.numel(), dtype=ranks.dtype, device=ranks.device)
     if not torch.equal(ranks.flatten().sort().values, in_order):
-        others[-1].append(f"{prefix}word_ranks is not an order of the words")
+        others[-1].append(f"{prefix}word_ranks is not a permutation of the words")

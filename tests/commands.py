@@ -1,4 +1,4 @@
-"""Commands as they are typed, in the tests' own process."""
+"""Runs commands as they are typed, in the tests' own process."""
 
 import io
 import sys
@@ -18,14 +18,14 @@ class Ended(NamedTuple):
 
     @property
     def table(self) -> list[list[str]]:
-        """The fields of each line, which tabs separate."""
+        """The tab-separated fields of each line."""
         return [line.split("\t") for line in self.out.splitlines()]
 
 
 def runner(
     main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Callable[..., Ended]:
-    """What runs an entry point with arguments; without ``stdin``, that is a terminal."""
+    """A function that runs an entry point with arguments; stdin is a terminal unless given."""
 
     def run(*arguments: object, stdin: bytes | None = None) -> Ended:
         monkeypatch.setattr(sys, "argv", ["lmbench", *map(str, arguments)])

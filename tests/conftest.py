@@ -1,4 +1,4 @@
-"""Run directories without training; and shapes in signatures are checked under test."""
+"""Fixtures that make run directories without training; turns on shape checks of signatures."""
 
 import json
 import math
@@ -19,13 +19,13 @@ from small import SMALL, config_of
 
 SHA = "ab" * 32
 
-if hasattr(signal, "SIGHUP"):  # else commands that are started here would ignore it under nohup
+if hasattr(signal, "SIGHUP"):  # otherwise commands started here ignore it under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # with which rich takes anything for a terminal
+for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # these make rich take anything for a terminal
     os.environ.pop(name, None)
 
-# An int can stand where a float is annotated (PEP 484), as it can everywhere in Python.
+# An int is accepted where a float is annotated (PEP 484), as everywhere in Python.
 install_import_hook(
     ["lmbench.data", "lmbench.evaluation", "lmbench.loss", "lmbench.model", "lmbench.optim"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
@@ -47,7 +47,7 @@ RESULTS = {
 
 @pytest.fixture(scope="session")
 def wikitext2_dir() -> Path:
-    """The genuine WikiText-2, where it lies beside the project."""
+    """The original WikiText-2, if it lies beside the project."""
     path = Path(__file__).resolve().parents[2] / "shared/data/wikitext-2"
     if not path.is_dir():
         pytest.skip("no WikiText-2 beside the project")
@@ -56,7 +56,7 @@ def wikitext2_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes run directories with config, checkpoint and results; like overrides share one."""
+    """Makes run directories with config, checkpoint and results; equal overrides share one."""
 
     @cache
     def make(*overrides: str) -> Path:
@@ -74,7 +74,7 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         build.seed_everything(config)
         model = build_model(config["model"], len(corpus.vocabulary), corpus.train)
         module = build.module(config, model)
-        with torch.no_grad():  # as far from the start as training would bring them
+        with torch.no_grad():  # as far from their initial values as training would move them
             for weight in module.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.5)
         dtypes = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
@@ -102,13 +102,13 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
 
 @pytest.fixture
 def make_run(untrained_runs: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """The directory of an untrained run of 41 words, to be changed at will; takes overrides."""
+    """Makes the directory of an untrained run of 41 words, free to be changed; takes overrides."""
     return lambda *overrides: Path(shutil.copytree(untrained_runs(*overrides), tmp_path / "run"))
 
 
 @pytest.fixture
 def matmul_precision() -> Iterator[None]:
-    """torch has one for the whole process."""
+    """Restores the matmul precision, a setting of the whole process."""
     import torch
 
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
@@ -119,7 +119,7 @@ def matmul_precision() -> Iterator[None]:
 
 @pytest.fixture
 def full_stdout() -> Callable[[], AbstractContextManager[None]]:
-    """As by ``> /dev/full``; to be entered in the test, where pytest lets stdout alone."""
+    """Redirects stdout to /dev/full; enter it in the test, where pytest leaves stdout alone."""
 
     @contextmanager
     def redirected() -> Iterator[None]:

@@ -30,18 +30,18 @@ SMALL = (
     "evaluation.burn_in=8",
     "trainer.accelerator=cpu",
 )
-"""Overrides of lmbench-train; choices of groups and other overrides stand before or after."""
+"""Overrides of lmbench-train; group choices and other overrides come before or after them."""
 
 
 @cache
 def composed(*overrides: str, name: str = "train") -> DictConfig:
-    """A config as Hydra composes it; not to be changed."""
+    """A config as Hydra composes it; it is cached and must not be changed."""
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         return compose(name, list(overrides))
 
 
 def config_of(*overrides: str) -> dict[str, Any]:
-    """A run's config, as plain values, of any size."""
+    """A run's config of any size, as a plain dict."""
     return copy.deepcopy(_plain(*overrides))
 
 
@@ -54,7 +54,7 @@ def small_config(*overrides: str, model: str = "lstm", **changes: Any) -> dict[s
 
 
 def set_value(config: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a value of a plain config by its dotted key, with the nodes that lead there."""
+    """Sets a value in a plain config by its dotted key; makes the nodes that lead there."""
     *parents, name = key.split(".")
     for parent in parents:
         if not isinstance(config.get(parent), dict):
@@ -64,7 +64,7 @@ def set_value(config: dict[str, Any], key: str, value: Any) -> None:
 
 
 def exact_log_probs(model: LanguageModel, ids: np.ndarray) -> Tensor:
-    """Of each token of a stream but the first, read at once in float64."""
+    """Log-probabilities of a stream's tokens but the first, read at once in float64."""
     model = copy.deepcopy(model).double().eval()
     tokens = torch.from_numpy(ids).long()
     with torch.no_grad():

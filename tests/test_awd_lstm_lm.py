@@ -1,4 +1,4 @@
-"""The original's layout is rebuilt here from its structure: modules of the same names."""
+"""Conversion from and to awd-lstm-lm, whose layout is rebuilt here by modules of the same names."""
 
 import itertools
 from pathlib import Path
@@ -36,7 +36,7 @@ class RNNModel(nn.Module):
             self.decoder.weight = self.encoder.weight
 
     def log_probs(self, tokens: Tensor) -> Tensor:
-        """By nn.LSTM itself, with the raw weights."""
+        """Log-probabilities by nn.LSTM itself, with the raw weights."""
         output = self.encoder(tokens)
         for index, (a, b) in enumerate(itertools.pairwise(SIZES)):
             layer = nn.LSTM(a, b)

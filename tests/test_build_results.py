@@ -71,12 +71,12 @@ def rows_of(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_committed_page_is_that_of_the_committed_results():
+def test_the_committed_page_matches_the_committed_results():
     assert (RESULTS / "README.md").read_text("utf-8") == page(read_rows(RESULTS))
 
 
 def config_of(command: str) -> dict[str, Any]:
-    """The values that a row's command gives, seed and corpus' folder apart."""
+    """The values that a row's command gives, except the seed and the corpus folder."""
     _, _, arguments = command.partition("lmbench-train ")
     overrides = [word for word in shlex.split(arguments) if not word.startswith(("-m", "seed="))]
     start = "init_from="
@@ -88,7 +88,7 @@ def without_the_runs_own(config: Any) -> dict[str, Any]:
     values = flatten(config)
     own = {"name", "seed", "data.path", "data._target_", "init_from"}
     if values["trainer.precision"] == "32-true":
-        own.add("model.head.autocast")  # has nothing to cast
+        own.add("model.head.autocast")  # it has nothing to cast
     return {key: values[key] for key in values if key not in own}
 
 
@@ -96,7 +96,7 @@ def without_the_runs_own(config: Any) -> dict[str, Any]:
     "row", yaml.safe_load((RESULTS / "recipes.yaml").read_text()), ids=lambda row: row["folder"]
 )
 def test_a_rows_command_still_gives_the_config_of_its_runs(row: dict[str, str]):
-    """Options have come and gone since; what both have is the same."""
+    """Options have come and gone since; those that both have are equal."""
     now = config_of(row["command"])
     configs = [*(RESULTS / row["folder"]).glob("**/config.yaml")]
     assert configs
@@ -109,7 +109,7 @@ def test_a_rows_command_still_gives_the_config_of_its_runs(row: dict[str, str]):
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/training.md"])
-def test_other_pages_name_no_figures_but_those_of_the_results_and_published_ones(name: str):
+def test_other_pages_quote_only_figures_from_the_results_or_publications(name: str):
     kinds = ("standard", "cache", "dynamic")
     known = {" / ".join(getattr(one, kind)) for one in PUBLISHED.values() for kind in kinds}
     known |= set(re.findall(PAIR, page(read_rows(RESULTS))))
@@ -128,7 +128,7 @@ def test_seeds_evaluations_and_published_figures(tmp_path: Path):
     text = page(read_rows(tmp_path))
     head, _, many, one = rows_of(text)
     assert head[:6] == ["recipe", "seeds", "perplexity", "cache", "dynamic", "dynamic and cache"]
-    # Student's t of 2 degrees of freedom is 4.3027: 4 and 1 over the root of 3, times that.
+    # Student's t with 2 degrees of freedom is 4.3027; it multiplies 4 / sqrt(3) and 1 / sqrt(3).
     assert many == [
         *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", *["—"] * 3, "1,234", "2.3", "1.5", "fast"),
         "68.6 / 65.8 (AWD-LSTM)",

@@ -1,4 +1,4 @@
-"""What compares runs must see a difference where there is one."""
+"""The comparison of runs must find every difference."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def content() -> dict:
     }
 
 
-def test_the_same_is_the_same_but_for_times():
+def test_times_and_the_environment_may_differ():
     other = content()
     other["train"]["seconds"] = other["train"]["tokens_per_second"] = 9.0
     other["environment"] = None

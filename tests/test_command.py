@@ -32,10 +32,10 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("is_sweep", [False, True])
-def test_an_error_of_the_user_is_a_message(
+def test_a_user_error_is_shown_as_a_message(
     run_dir: Path, is_sweep: bool, caplog: pytest.LogCaptureFixture
 ):
-    """At the end of a sweep, Hydra shows that of the first failed job."""
+    """At the end of a sweep, Hydra shows the message of the first failed job."""
     ends = CompactHydraException if is_sweep else SystemExit
     with pytest.raises(ends) as ended:
         raise_in_command(UserError("no corpus \x1b[2J"), run_dir, is_sweep=is_sweep)
@@ -49,7 +49,7 @@ def test_an_error_of_the_user_is_a_message(
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
 
 
-def test_too_little_memory_is_a_message(run_dir: Path, caplog: pytest.LogCaptureFixture):
+def test_too_little_memory_is_shown_as_a_message(run_dir: Path, caplog: pytest.LogCaptureFixture):
     with pytest.raises(RuntimeError) as of_cpu:
         torch.empty(2**60, dtype=torch.int8)
     for error in (
@@ -76,7 +76,7 @@ def test_too_little_memory_is_a_message(run_dir: Path, caplog: pytest.LogCapture
     ],
     ids=repr,
 )
-def test_an_interruption_is_an_exit_code(
+def test_an_interruption_sets_the_exit_code(
     run_dir: Path, error: BaseException, code: int, caplog: pytest.LogCaptureFixture
 ):
     def stop(is_training: bool = True) -> list[str]:
@@ -87,7 +87,7 @@ def test_an_interruption_is_an_exit_code(
         return caplog.messages
 
     assert stop() == [f"Stopped. To resume: lmbench-train resume={run_dir}"]
-    # Of an evaluation, a run that is done, and before there is one, there is nothing to resume.
+    # An evaluation, a finished run and one that has not begun leave nothing to resume.
     assert not stop(is_training=False)
     (run_dir / "results.json").touch()
     assert not stop()
@@ -108,7 +108,7 @@ def test_an_interruption_is_an_exit_code(
         "back\\slash",
     ],
 )
-def test_the_command_to_resume_can_be_typed_as_it_stands(
+def test_the_command_to_resume_can_be_typed_as_shown(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ):
     run_dir = tmp_path / name
@@ -135,7 +135,7 @@ def test_the_command_to_resume_can_be_typed_as_it_stands(
 def test_a_failed_start_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, left: str, is_removed: bool
 ):
-    """Unless the user has named it, or it holds more than a start writes."""
+    """Unless the user named it, or it holds more than a start writes."""
     monkeypatch.chdir(tmp_path)
     run_dir = tmp_path / name
     (run_dir / ".hydra").mkdir(parents=True)
@@ -159,7 +159,7 @@ def test_a_failed_start_leaves_the_folder_of_another_process(
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-def test_a_full_disk_or_what_is_in_the_way_is_a_message(
+def test_a_full_disk_or_a_blocked_path_is_shown_as_a_message(
     run_dir: Path, is_training: bool, caplog: pytest.LogCaptureFixture
 ):
     resume = " To resume: lmbench-train resume=" if is_training else "$"
@@ -174,7 +174,7 @@ def test_a_full_disk_or_what_is_in_the_way_is_a_message(
         assert re.match(rf"{place}: full\.{resume}", caplog.messages[-1])
 
 
-def test_a_line_that_cannot_be_logged_is_no_traceback(
+def test_a_line_that_cannot_be_logged_gives_no_traceback(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     class Full:
@@ -230,7 +230,7 @@ def test_how_a_plain_command_ends(action: str, code: int, out: str, err: str):
 
 
 @pytest.mark.parametrize("name", ["compare", "generate", "export"])
-def test_a_plain_command_is_a_module_too(name: str):
+def test_a_plain_command_also_runs_as_a_module(name: str):
     result = run_python("-m", f"lmbench.{name}", "--help")
     assert result.stdout.startswith(f"usage: lmbench-{name} ")
 
@@ -265,12 +265,12 @@ def test_a_plain_command_whose_stdout_is_full(
     assert capsys.readouterr().err == "stdout cannot be written: No space left on device.\n"
 
 
-def test_errors_of_programmers_keep_their_traceback():
+def test_programming_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 / 0)
 
 
-def test_the_help_of_a_command_that_nobody_reads_on_ends_without_a_word():
+def test_help_that_nobody_reads_to_the_end_ends_silently():
     process = subprocess.Popen(
         [sys.executable, "-m", "lmbench.evaluate", "--help"],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The command as one types it, in a process of its own."""
+"""The command, as it is typed."""
 
 import csv
 import subprocess
@@ -42,7 +42,7 @@ def sweep(tmp_path: Path, write_run: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take seconds."""
+    """Leaves out the plots, which take seconds."""
     monkeypatch.setattr("lmbench.report.page.draw_plots", lambda *args: [])
 
 
@@ -125,7 +125,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_mistakes_are_one_paragraph(tmp_path: Path, sweep: Path, capsys):
+def test_mistakes_are_reported_in_one_paragraph(tmp_path: Path, sweep: Path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     for arguments, part in (
@@ -198,7 +198,7 @@ def test_help_loads_nothing_slow():
     assert "--ensemble" in done.stdout
 
 
-def test_runs_are_called_as_one_says_and_grouped_by_a_key(
+def test_runs_can_be_named_and_grouped_by_a_key(
     sweep: Path, write_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):
     write_run(sweep / "x=1", model="gru")

@@ -1,4 +1,4 @@
-"""Every choice of the conf folder composes, and says nothing that its target does not take."""
+"""Every choice in the conf folder composes, and sets nothing that its target does not take."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ for file in sorted(conf_dir().glob("*/**/*.yaml")):
 
 
 def rows_of_choices() -> list[dict[str, str]]:
-    """All triples of model, optimizer and schedule; every other option in one of them at least."""
+    """All triples of model, optimizer and schedule; every other option is in at least one."""
     triple = ("model", "optimizer", "scheduler")
     triples = [*product(*(OPTIONS[group] for group in triple))]
     apart = (*triple, "experiment", "ablation", "debug")
@@ -106,7 +106,7 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
     assert {"data", "optimizer", "model.core", "model.head"} <= set(nodes)
     for key, node in nodes.items():
         unknown = set(node) - {"_target_"} - arguments_of(get_object(node["_target_"]))
-        if key == "logger.wandb":  # whose logger hands the rest on
+        if key == "logger.wandb":  # whose logger passes the rest on
             unknown -= set(_OF_WANDB)
         assert not unknown, f"{key}: {unknown}"
     # Nodes without a target of their own: build knows where they go.
@@ -136,7 +136,7 @@ def test_evaluations_of_trained_models_have_the_published_constants(
 
 
 def test_dynamic_evaluation_has_the_published_constants_for_wikitext2():
-    """By dynamiceval.py --lr 0.002 --lamb 0.02 --epsilon 0.001 --oldhyper, for AWD-LSTM."""
+    """Those of dynamiceval.py --lr 0.002 --lamb 0.02 --epsilon 0.001 --oldhyper, for AWD-LSTM."""
     num_rows = 2_088_628 // 100
     num_segments = len(range(0, num_rows - 2, 5))  # while i < train_data.size(0) - 1 - 1
     num_tensors = 1 + 3 * 4 + 1  # embedding; two weights and two biases a layer; softmax's bias
@@ -150,10 +150,10 @@ def test_dynamic_evaluation_has_the_published_constants_for_wikitext2():
     assert dynamic.decay in dynamic.grid.decays[1:-1]
 
 
-def test_a_run_may_name_what_conf_names_at_that_place_and_nothing_else(
+def test_a_run_may_name_only_targets_that_conf_names_at_that_place(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Each option by itself, so that none is left out; test_callbacks.py has Lightning's."""
+    """Each option by itself, so that none is left out; test_callbacks.py tests Lightning's."""
     no_dropout = "lmbench.callbacks.no_dropout.NoDropout"  # of debug=overfit
     for place in PLACES:
         group = place.replace(".", "/")
@@ -196,7 +196,7 @@ def load(name: str) -> Any:
     return OmegaConf.to_container(OmegaConf.load(conf_dir() / name))
 
 
-def test_the_groups_of_the_architecture_are_there():
+def test_the_expected_groups_are_there():
     assert {"lstm", "awd_lstm"} <= set(OPTIONS["model"])
     assert {"wikitext2", "text", "synthetic"} <= set(OPTIONS["data"])
     groups = ("model/core", "model/head", "optimizer", "scheduler", "trainer", "callbacks")
@@ -207,7 +207,7 @@ def test_the_groups_of_the_architecture_are_there():
 def test_choices_compose_into_targets_that_take_their_keys(row):
     combined = composed(*(f"{group}={option}" for group, option in row.items()))
     assert combined.model.name == row["model"]
-    # A model must not leave another optimizer with the learning rate of its own.
+    # A model must not pass its own learning rate on to another optimizer.
     assert combined.optimizer == OmegaConf.load(conf_dir() / f"optimizer/{row['optimizer']}.yaml")
     assert bool(combined.get("scheduler")) == (row["scheduler"] != "constant")
     assert_targets_take_their_keys(combined)
@@ -228,7 +228,7 @@ def test_awd_lstm_is_the_published_one():
     assert not awd_lstm.scheduler
 
 
-# What the published runs have that differs from model=awd_lstm or model=lstm.
+# Where the published runs differ from model=awd_lstm or model=lstm.
 EXPERIMENTS = {
     "awd_lstm_wikitext2": {"seed": 1882},
     "awd_lstm_wikitext2_90": {
@@ -378,11 +378,11 @@ def test_the_command_line_wins_over_the_recipe(model):
         ("adam", ["experiment=awd_lstm_wikitext2_90"]),
     ],
 )
-def test_a_search_space_is_about_values_of_its_model(space: str, choices: list[str]):
-    """Each around the value that the recipe has; without the plugin, that reads the rest."""
+def test_a_search_space_surrounds_the_values_of_its_model(space: str, choices: list[str]):
+    """Each range holds the recipe's value; only the plugin, not used here, reads the rest."""
     search = OmegaConf.load(conf_dir() / f"hparams_search/{space}.yaml")
     assert search.hydra.sweeper.direction == "minimize"
-    assert search.hydra.mode == "MULTIRUN"  # without -m, one run would be trained
+    assert search.hydra.mode == "MULTIRUN"  # otherwise, without -m, a single run would be trained
     chosen = {
         key.split("/")[-1]: option for item in search.defaults for key, option in item.items()
     }
@@ -394,7 +394,7 @@ def test_a_search_space_is_about_values_of_its_model(space: str, choices: list[s
         assert low <= OmegaConf.select(config, key, throw_on_missing=True) <= high, key
 
 
-def test_another_core_can_take_the_place_of_the_models():
+def test_another_core_can_replace_that_of_the_model():
     swapped = composed("model=awd_lstm", "model/core=lstm")
     assert swapped.model.core == OmegaConf.merge(
         OmegaConf.load(conf_dir() / "model/core/lstm.yaml"), {"output_size": 400}
@@ -414,7 +414,7 @@ def test_unknown_keys_are_refused():
 
 @pytest.mark.parametrize("group", [*OPTIONS, "hparams_search"])
 def test_unknown_options_are_refused(group: str):
-    """Also of groups from which nothing has to be chosen."""
+    """Also in groups from which nothing has to be chosen."""
     with pytest.raises(ConfigCompositionException, match=rf"Could not find '{group}/no_such'"):
         composed(f"{group}=no_such")
 
@@ -434,13 +434,13 @@ def test_flatten_gives_dotted_keys():
 
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
-def test_an_experiment_is_called_by_its_own_name(path: Path):
-    """Others by their model's."""
+def test_an_experiment_gives_its_name_to_the_run(path: Path):
+    """Other runs are named after their model."""
     assert composed(f"experiment={path.stem}").name == path.stem
     assert composed("model=awd_lstm").name == "awd_lstm"
 
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / "hparams_search").glob("*.yaml")))
-def test_a_search_does_not_look_at_test(path: Path):
-    """Read as it stands: Optuna is an extra."""
+def test_a_search_does_not_use_the_test_split(path: Path):
+    """The file is read without Hydra, as Optuna is an extra."""
     assert read_yaml(path)["trainer"] == {"limit_test_batches": 0}

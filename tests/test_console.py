@@ -8,16 +8,14 @@ from lmbench.console import ConsoleHandler
 
 @pytest.fixture
 def log() -> logging.Logger:
-    """A logger that writes to the console as the job of number 3."""
+    """A logger that writes to the console as job number 3."""
     logger = logging.Logger("any")
     logger.addHandler(ConsoleHandler(3))
     return logger
 
 
-def test_a_line_goes_to_what_stdout_is_at_the_moment(
-    log: logging.Logger, monkeypatch: pytest.MonkeyPatch
-):
-    """A live bar replaces it for as long as it stands there."""
+def test_a_line_goes_to_the_current_stdout(log: logging.Logger, monkeypatch: pytest.MonkeyPatch):
+    """A live bar replaces stdout for as long as it is shown."""
     first, second = io.StringIO(), io.StringIO()
     for stream in (first, second):
         monkeypatch.setattr("sys.stdout", stream)
@@ -27,7 +25,7 @@ def test_a_line_goes_to_what_stdout_is_at_the_moment(
     assert (len(date), len(time), rest) == (10, 8, ["#3", "some", "words\n"])
 
 
-def test_in_a_terminal_the_time_is_enough(log: logging.Logger, monkeypatch: pytest.MonkeyPatch):
+def test_a_terminal_shows_no_date(log: logging.Logger, monkeypatch: pytest.MonkeyPatch):
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout", terminal)
@@ -40,6 +38,6 @@ def test_errors_go_to_stderr_as_they_are(log: logging.Logger, capsys: pytest.Cap
     assert capsys.readouterr() == ("", "#3 It is wrong.\n")
 
 
-def test_a_closed_stdout_takes_nothing(log: logging.Logger, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_logged_to_a_closed_stdout(log: logging.Logger, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.stdout", None)
     log.info("words")

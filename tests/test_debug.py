@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("matmul_precision")
 @pytest.mark.parametrize("debug", ["fast", "overfit", "profile"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_any_experiment_can_be_debugged(experiment: str, debug: str):
-    """It is short, and cannot be taken for the experiment."""
+    """Its run is short, and cannot be mistaken for the experiment."""
     config = composed(f"experiment={experiment}", f"debug={debug}", "init_from=x", "++data.path=x")
     plain = config_of(f"experiment={experiment}", f"debug={debug}", "init_from=x", "++data.path=x")
     build.require_known_keys(plain)

@@ -1,4 +1,4 @@
-"""The examples in docstrings, of which doctest itself skips those whose shapes are checked."""
+"""The examples in docstrings; doctest itself skips those of functions with shape checks."""
 
 import ast
 import doctest

@@ -10,13 +10,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def links(text: str) -> list[str]:
-    """Where links and pictures lead, within the repository."""
+    """The targets of links and pictures within the repository."""
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
     return [target for target in targets if not target.startswith(("https://", "http://"))]
 
 
 def anchors(text: str) -> set[str]:
-    """Of the headings, as GitHub names them: lower case, hyphens for spaces, no punctuation."""
+    """Headings' anchors as GitHub names them: lower case, hyphens for spaces, no punctuation."""
     without_code = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", without_code, flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

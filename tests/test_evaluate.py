@@ -27,7 +27,7 @@ from lmbench.evaluation.tuning import tune_in_turn
 
 MakeRun = Callable[..., Path]
 NUM_TOKENS = 200
-# Two columns of 128 targets, half of them burn-in, and a model that few steps at a time suit.
+# Two columns of 128 targets, half of them burn-in, in short windows, which suit a small model.
 SMALL = ("evaluation.columns=2", "evaluation.burn_in=56", "evaluation.window=9")
 
 
@@ -42,13 +42,13 @@ def results_of(run: Path, name: str, *overrides: str) -> dict[str, Any]:
 
 
 def settings(kind: str, values: dict[str, Any]) -> list[str]:
-    """Overrides that set what a mode was tuned to or tried with."""
+    """Overrides for the settings that a mode was tuned to or tried with."""
     return [f"evaluation.{kind}.{key}={value}" for key, value in values.items() if key != "nll"]
 
 
 @pytest.fixture(autouse=True)
 def _precision(matmul_precision: None) -> None:
-    """The command sets it for its process."""
+    """The command sets the precision for the whole process."""
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def run(make_run: MakeRun) -> Path:
 def test_standard_scores_the_best_checkpoint(
     make_run: MakeRun, model: str, precision: str, split: str
 ) -> None:
-    """In float32 also where the weights are bfloat16, by which its results know them."""
+    """In float32 even if the weights are bfloat16, whose hash the results hold."""
     run = make_run(f"model={model}", "seed=4", f"trainer.precision={precision}")
     results = results_of(run, "standard", f"split={split}", "evaluation.columns=1")
     sizes = {f"num_{name}_tokens": 200 for name in ("train", "valid", "test")}
@@ -89,7 +89,7 @@ def test_standard_scores_the_best_checkpoint(
     assert results["tuned"] is None
 
 
-def test_switched_off_all_ways_give_the_standard_result_to_the_last_bit(make_run: MakeRun) -> None:
+def test_a_mode_switched_off_gives_the_standard_result_to_the_last_bit(make_run: MakeRun) -> None:
     run = make_run("model=awd_lstm", "model/head=adaptive_softmax")
     standard = results_of(run, "standard", *SMALL)
     off = (
@@ -133,7 +133,7 @@ def test_the_published_protocol_divides_by_the_tokens_read(run: Path) -> None:
     assert record["position"].to_pylist() == [p for p in range(1, 200) if p % 20]
 
 
-def test_tuning_looks_at_valid_alone(run: Path) -> None:
+def test_tuning_uses_the_valid_split_alone(run: Path) -> None:
     options = (
         "evaluation.tune=true",
         "evaluation.window=20",
@@ -158,8 +158,8 @@ def test_tuning_looks_at_valid_alone(run: Path) -> None:
     again = results_of(run, "dynamic_cache", *options[1:3], *by_hand)
     assert again["nll"] == results["nll"]
     assert again["tuned"] is None
-    # What was tried first came to what the first tokens of valid come to, and so for the cache,
-    # over the dynamic evaluation that was found.
+    # The first settings tried scored what the first tokens of valid score; so did the cache's,
+    # on top of the dynamic evaluation that was found.
     assert tuned["num_tokens"] == 150
     for name, others in (("dynamic", []), ("dynamic_cache", found["dynamic"])):
         kind = name.removeprefix("dynamic_")
@@ -171,7 +171,7 @@ def test_tuning_looks_at_valid_alone(run: Path) -> None:
         assert first["nll"] == pytest.approx(-log_probs.mean(dtype=np.float64), rel=1e-5)
 
 
-def test_ways_are_combined_in_any_order(run: Path) -> None:
+def test_modes_can_be_combined_in_any_order(run: Path) -> None:
     one = composed("evaluation=[dynamic,cache,temperature]", name="evaluate").evaluation
     other = composed("evaluation=[temperature,dynamic_cache]", name="evaluate").evaluation
     assert one == other
@@ -202,7 +202,7 @@ def test_ways_are_combined_in_any_order(run: Path) -> None:
 
 @dataclass
 class Flatter(RescoringMode):
-    """A rescoring mode of one's own: a temperature."""
+    """A custom rescoring mode: a temperature."""
 
     name: ClassVar[str] = "flatter"
     remedy: ClassVar[str] = "Set flatter higher."
@@ -221,7 +221,7 @@ class Flatter(RescoringMode):
         return tune_in_turn(self, lambda: self.rescored(reading, evaluator).score)
 
 
-def test_a_mode_of_ones_own_is_a_class_and_a_node(run: Path) -> None:
+def test_a_custom_mode_is_a_class_and_a_node(run: Path) -> None:
     node = f"{{_target_: {__name__}.Flatter, grid: {{values: [1.0, 3.0, 9.0]}}}}"
     cache = "{_target_: lmbench.evaluation.cache.Cache, interpolation: 0.0, grid: {thetas: [0.1]}}"
     nodes = (f"+evaluation.mine={node}", f"+evaluation.cache={cache}")
@@ -234,7 +234,7 @@ def test_a_mode_of_ones_own_is_a_class_and_a_node(run: Path) -> None:
     assert results["evaluation"]["flatter"] == {"value": best["value"]}
     assert results["without_flatter"]["nll"] == standard["nll"]
     assert results["nll"] == best["nll"] < standard["nll"]
-    # A mode after it is tuned on top of it; this one changes nothing.
+    # A later mode is tuned on top of it; the cache here changes nothing.
     assert results["tuned"]["cache"][0]["nll"] == results["without_cache"]["nll"] == best["nll"]
 
 
@@ -246,7 +246,7 @@ def test_the_files_are_those_of_the_last_results(
     record = pq.read_table(run / "evaluation-cache-test.parquet")
     mean = -np.mean(record["log_probability"].to_numpy(), dtype=np.float64)
     assert mean == pytest.approx(results["nll"], rel=1e-6)
-    results_of(run, "cache", *SMALL)  # without a record: the old one would be of other results
+    results_of(run, "cache", *SMALL)  # without a record: the old one would not fit these results
     assert [path.suffix for path in run.glob("evaluation-*")] == [".json"]
     assert caplog.text.count("from an earlier evaluation") == 2
     for theta, num_warnings in ((0.662, 0), (0.8, 1)):
@@ -289,7 +289,7 @@ def test_the_files_are_those_of_the_last_results(
         ("evaluation=dynamic_sgd evaluation.dynamic.lr=1e9", r"without a probability.*lr lower"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence_and_leave_nothing(
+def test_mistakes_are_reported_in_a_sentence_and_leave_no_files(
     run: Path, overrides: str, message: str
 ) -> None:
     before = sorted(path.name for path in run.rglob("*"))
@@ -299,7 +299,7 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(
     assert sorted(path.name for path in run.rglob("*")) == before
 
 
-def test_a_run_that_is_named_by_a_number_is_found(
+def test_a_run_whose_name_is_a_number_is_found(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.rename(tmp_path / "0")
@@ -307,7 +307,7 @@ def test_a_run_that_is_named_by_a_number_is_found(
     assert results_of(Path("0"), "standard")["split"] == "test"
 
 
-def test_results_are_shown_or_written_where_the_other_fails(
+def test_results_are_shown_if_writing_fails_and_written_if_showing_fails(
     run: Path, capsys: pytest.CaptureFixture[str], full_stdout: Callable
 ) -> None:
     path = run / "evaluation-standard-test.json"
@@ -351,7 +351,7 @@ def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
 
 
 @pytest.mark.slow
-def test_the_command_writes_into_the_run_alone(run: Path, tmp_path: Path) -> None:
+def test_the_command_writes_only_into_the_run(run: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     result = command(elsewhere, f"run={run}", "split=valid", "evaluation=cache")
@@ -368,7 +368,7 @@ def test_the_command_writes_into_the_run_alone(run: Path, tmp_path: Path) -> Non
     assert len(list(run.glob("evaluation-standard-*.json"))) == 2
 
 
-def test_a_folder_with_an_equals_sign_in_its_name_is_taken(
+def test_a_folder_with_an_equals_sign_in_its_name_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -380,7 +380,7 @@ def test_a_folder_with_an_equals_sign_in_its_name_is_taken(
 
 
 def test_minimal_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """They need no corpus, and are read by the best checkpoint."""
+    """They need no corpus, and are scored by the best checkpoint."""
     model, vocabulary = lmbench.load(run)
     words = vocabulary.words
     path = tmp_path / "my.tsv"

@@ -1,4 +1,4 @@
-"""The notebook runs, and is committed as a run has left it."""
+"""The notebook runs, and is committed as a run left it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def kinds(cell: nbformat.NotebookNode) -> list[str]:
-    """Of a cell's outputs; a warning would be a stream called stderr."""
+    """The kinds of a cell's outputs; a warning would be a stream called stderr."""
     return [output.get("name", output.output_type) for output in cell.outputs]
 
 

@@ -48,7 +48,7 @@ def test_a_run_is_exported_into_itself(make_run: Callable[..., Path], run_main: 
     assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
-def test_what_cannot_be_exported_leaves_nothing(
+def test_what_cannot_be_exported_leaves_no_files(
     make_run: Callable[..., Path], tmp_path: Path, run_main: Callable
 ):
     run_dir, output = make_run(), tmp_path / "export"
@@ -73,9 +73,7 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path], run
     assert not (run_dir / "export").exists()
 
 
-def test_a_name_with_half_a_letter_is_written_out(
-    make_run: Callable[..., Path], run_main: Callable
-):
+def test_a_name_with_a_lone_surrogate_is_escaped(make_run: Callable[..., Path], run_main: Callable):
     run_dir = make_run()
     path = run_dir / "results.json"
     results = json.loads(path.read_text("utf-8"))

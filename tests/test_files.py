@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and small files of strangers."""
+"""Files that are either whole or absent, and small files from strangers."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EIO])
-def test_a_file_system_that_flushes_files_alone(
+def test_a_file_system_that_flushes_only_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ):
     def fsync(_: int) -> None:
@@ -64,7 +64,7 @@ def test_a_file_system_that_flushes_files_alone(
 
 @pytest.mark.parametrize(("age", "stays"), [(60, True), (7200, False)])
 def test_what_killed_writers_left_is_removed_after_an_hour(tmp_path: Path, age: int, stays: bool):
-    """Sooner, another process might still write it."""
+    """Until then, another process might still be writing it."""
     for name in ("a.1.tmp", ".b.1.new", ".b.1.old", "other.1.tmp"):
         (tmp_path / name).mkdir() if name.startswith(".") else (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
@@ -76,8 +76,8 @@ def test_what_killed_writers_left_is_removed_after_an_hour(tmp_path: Path, age: 
     assert names(tmp_path) == sorted({"a", "b", "other.1.tmp"} | left)
 
 
-def test_what_a_killed_writer_of_the_same_process_id_left_is_no_hindrance(tmp_path: Path):
-    """A container numbers its processes alike after each start."""
+def test_leftovers_of_a_killed_writer_with_the_same_process_id_do_no_harm(tmp_path: Path):
+    """A container gives its processes the same ids after each start."""
     (tmp_path / "a").write_text("old")
     os.link(tmp_path / "a", tmp_path / f"a.{os.getpid()}.tmp")
     replace_text(tmp_path / "a", "text")
@@ -92,7 +92,7 @@ def test_what_a_killed_writer_of_the_same_process_id_left_is_no_hindrance(tmp_pa
     assert names(tmp_path / "b") == ["file"]
 
 
-def test_a_folder_whose_writer_was_killed_between_the_names_is_there_again(tmp_path: Path):
+def test_a_folder_whose_writer_was_killed_between_two_renames_is_restored(tmp_path: Path):
     (tmp_path / ".b.1.old").mkdir()
     (tmp_path / ".b.1.old/whole").touch()
     with pytest.raises(KeyboardInterrupt), replacing_folder(tmp_path / "b"):
@@ -116,14 +116,14 @@ def test_a_failure_leaves_no_half_folder(tmp_path: Path, error: BaseException):
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
 @pytest.mark.parametrize("suffix", [".new", ".old"])
 @pytest.mark.parametrize("is_before", [True, False])
-def test_a_failure_between_the_names_leaves_one_whole_folder(
+def test_a_failure_between_two_renames_leaves_one_whole_folder(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
     suffix: str,
     is_before: bool,
 ):
-    """Before or after the old one goes (.old), and before or after the new one comes (.new)."""
+    """Before or after the old one is moved away (.old) or the new one takes its place (.new)."""
     (tmp_path / "b").mkdir()
     (tmp_path / "b/before").touch()
     rename, failures = Path.rename, [error]
@@ -163,7 +163,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("- " * 100_000, "exceeded"),
         (f"a: {'1' * 6000}", "digits"),
         (f"a: 0x{'f' * 6000}", "digits"),  # which Python would read, but not print
-        (f"a: {':'.join(['59'] * 9000)}", "digits"),  # which YAML takes for a time
+        (f"a: {':'.join(['59'] * 9000)}", "digits"),  # which YAML reads as a time
         ("a: {1: 2}", "key 1"),
     ],
     ids=lambda text: text[:30],
@@ -204,7 +204,7 @@ def test_json_that_cannot_be_an_object(tmp_path: Path, data: bytes):
     ids=["missing", "folder", "pipe", "device", "circle", "latin-1", "large"],
 )
 @pytest.mark.parametrize("read", [read_small, read_json, read_yaml])
-def test_what_cannot_be_read_or_not_to_its_end(
+def test_what_cannot_be_read_to_its_end_is_refused(
     tmp_path: Path, read: Callable[[Path], Any], make: Callable[[Path], Any], part: str
 ):
     make(tmp_path / "file")
@@ -212,7 +212,7 @@ def test_what_cannot_be_read_or_not_to_its_end(
         read(tmp_path / "file")
 
 
-def test_a_config_is_smaller_than_other_files(tmp_path: Path):
+def test_a_config_has_a_lower_size_limit_than_other_files(tmp_path: Path):
     (tmp_path / "file").write_text(" " * (LARGEST_CONFIG + 1))
     assert len(read_small(tmp_path / "file")) == LARGEST_CONFIG + 1
     with pytest.raises(UserError, match="larger than 1 MiB"):

@@ -24,19 +24,19 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> 
 
 @pytest.fixture
 def run_dir(make_run: Callable[..., Path]) -> Path:
-    """Of a model that has <unk> in the place of its second word."""
+    """The run of a model that has <unk> in place of its second word."""
     folder = make_run()
     change_words(folder, 1, "<unk>")
     return folder
 
 
-def test_all_words_but_unk_come_up(run_dir: Path, run_main: Callable):
+def test_all_words_except_unk_are_drawn(run_dir: Path, run_main: Callable):
     words = lmbench.load(run_dir).vocabulary.words
     ended = run_main(run_dir, "--num-tokens", 1000, "--temperature", 5, "--seed", 1)
     assert (ended.code, ended.err) == (0, "--seed 1\n")
     assert ended.out.endswith("\n")
     drawn = ended.out.replace("\n", " <eos> ").split()
-    assert len(drawn) in (1000, 1001)  # a line end is added where the last word is none
+    assert len(drawn) in (1000, 1001)  # a line end is added if the last word is not one
     assert set(drawn) == set(words) - {"<unk>"}
     more = ("--allow-unk", "--seed", 1)
     with_unk = run_main(run_dir, "--num-tokens", 500, "--temperature", 5, *more)
@@ -51,7 +51,7 @@ def test_the_seed_on_stderr_gives_the_text_again(run_dir: Path, run_main: Callab
     assert run_main(run_dir, "--num-tokens", 50, "--seed", seed[1]).out == first.out
 
 
-def test_the_prompt_matters_and_comes_from_stdin_too(run_dir: Path, run_main: Callable):
+def test_the_prompt_matters_and_can_come_from_stdin(run_dir: Path, run_main: Callable):
     words = lmbench.load(run_dir).vocabulary.words
     options = ("--temperature", 0, "--num-tokens", 8)
     prompt = f"{words[5]} {words[9]}"
@@ -81,7 +81,7 @@ def test_unknown_words_of_the_prompt_are_listed(run_dir: Path, run_main: Callabl
     assert "W19 and 5 more. Words" in many.err
 
 
-def test_no_word_commands_the_terminal(run_dir: Path, run_main: Callable):
+def test_no_word_can_control_the_terminal(run_dir: Path, run_main: Callable):
     ended = run_main(run_dir, "--prompt", "\x1b[31mred", "--temperature", 0)
     assert ended.err.startswith("Read as <unk>: \\x1b[31mred. ")
     change_words(run_dir, 2, "\x1b[2J")
@@ -104,7 +104,7 @@ def test_a_prompt_that_is_not_utf8(run_dir: Path, run_main: Callable):
     assert ended.err.startswith("stdin is not UTF-8: byte 0xff at byte offset 3, in line 1 ")
 
 
-def test_what_is_not_a_model_or_a_device(run_dir: Path, tmp_path: Path, run_main: Callable):
+def test_a_wrong_model_or_device_is_refused(run_dir: Path, tmp_path: Path, run_main: Callable):
     for arguments, message in (
         ((tmp_path,), "neither the directory of a run"),
         ((run_dir, "--device", "nowhere"), "device=nowhere cannot be used: "),
@@ -115,7 +115,7 @@ def test_what_is_not_a_model_or_a_device(run_dir: Path, tmp_path: Path, run_main
         assert len(ended.err.splitlines()) == 1
 
 
-def test_products_are_those_of_evaluate(
+def test_the_matmul_precision_is_that_of_evaluate(
     run_dir: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(machine, "relative_error", lambda precision: 6e-7)

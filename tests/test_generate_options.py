@@ -19,12 +19,12 @@ def test_the_defaults():
     }
 
 
-def test_a_seed_is_another_one_each_time():
+def test_the_default_seed_differs_each_time():
     assert len({parse_options(["DIR"]).seed for _ in range(5)}) > 1
     assert parse_options(["DIR", "--seed", "7"]).seed == 7
 
 
-def test_what_goes_together():
+def test_options_that_go_together():
     options = parse_options(
         ["DIR", "--temperature", "1e-3", "--top-k", "5", "--top-p", "0.5", "--allow-unk"]
     )

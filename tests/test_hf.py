@@ -1,4 +1,4 @@
-"""lmbench's models with the signatures of Hugging Face, against lmbench's own scores."""
+"""lmbench's models behind Hugging Face's interfaces, against lmbench's own scores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_minicons_gives_the_surprisals_of_score(hf: ModuleType, run_dir: Path):
     np.testing.assert_allclose(sums, nats, rtol=1e-5)
 
 
-def test_texts_may_be_filled_up_on_either_side(hf: ModuleType, run_dir: Path):
+def test_texts_may_be_padded_on_either_side(hf: ModuleType, run_dir: Path):
     model, tokenizer = hf.load(run_dir)
     words = lmbench.load(run_dir).vocabulary.words
     texts = [" ".join(words[5:12]), " ".join(words[20:22]), words[4]]

@@ -1,4 +1,4 @@
-"""lmbench's models in lm-evaluation-harness, which `make extras` installs: against own scores."""
+"""lmbench's models in lm-evaluation-harness (`make extras`), against lmbench's own scores."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from lmbench.data.minimal_pairs import read_pairs
 from lmbench.evaluation.minimal_pairs import evaluate_pairs
 
 pytest.importorskip("lm_eval")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of its many packages
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # its packages warn
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Canaries: what lmbench uses of Lightning's inside is still there, and means the same.
+"""Canaries: the Lightning internals that lmbench uses still exist and mean the same.
 
-Each is small and against the real Lightning. Where one fails after an update, the function of the
-same name in ``lightning_internals.py`` is to be changed.
+Each is small and runs against the real Lightning. If one fails after an update, the function of the
+same name in ``lightning_internals.py`` has to be changed.
 """
 
 import signal
@@ -66,7 +66,7 @@ def test_set_max_steps(max_steps: int, expected: int):
 
 
 def test_resumes_within_epoch_after_uncount_window(tmp_path: Path):
-    """A checkpoint from before the fourth window continues with it, and counts it once."""
+    """A resume from before the fourth window continues with that window, and counts it once."""
     within, end = tmp_path / "within.ckpt", tmp_path / "end.ckpt"
 
     class Saves(L.Callback):
@@ -107,7 +107,7 @@ def test_num_windows_done(max_steps: int, expected: list[int]):
 
 
 def test_replace_optimizer():
-    """From the fourth window on nothing moves: the new one steps, at the schedule's rate of 0."""
+    """From the fourth window on no weight moves: the new optimizer steps, at a rate of 0."""
     weights = []
 
     def replace(trainer: L.Trainer) -> None:
@@ -127,7 +127,7 @@ def test_replace_optimizer():
 
 
 def test_purge_tensorboard(tmp_path: Path):
-    """Steps from the given one on are forgotten, also those of another process's file."""
+    """Steps from the given one on are forgotten, even those in another process's file."""
     for numbers, first_step in (((1, 2, 3), None), ((9,), 2)):
         logger = TensorBoardLogger(tmp_path, name="", version="")
         if first_step is not None:
@@ -141,7 +141,7 @@ def test_purge_tensorboard(tmp_path: Path):
 
 
 def started_process(trainer: L.Trainer) -> subprocess.Popen:
-    """One that waits for ever, as if Lightning had started it for this trainer."""
+    """A process that waits forever, as if Lightning had started it for this trainer."""
     launcher = trainer.strategy.launcher
     assert isinstance(launcher, _SubprocessScriptLauncher)
     process = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
@@ -151,7 +151,7 @@ def started_process(trainer: L.Trainer) -> subprocess.Popen:
 
 @pytest.mark.parametrize("is_alone", [True, False])
 def test_processes_ending_together(is_alone: bool):
-    """An error of one process ends those that would wait for it; a good end leaves them alone."""
+    """An error in one process ends those that would wait for it; success leaves them alone."""
     several = {} if is_alone else {"devices": 2, "strategy": "ddp"}
     trainer = quiet_trainer(**several)
     if not is_alone:
@@ -164,4 +164,4 @@ def test_processes_ending_together(is_alone: bool):
         raise UserError("The disk is full.")
     if process is not None:
         assert process.wait(20) == -signal.SIGKILL
-        assert trainer.strategy.launcher.procs == []  # or its thread would kill this one too
+        assert trainer.strategy.launcher.procs == []  # or its thread would kill this process too

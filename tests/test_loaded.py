@@ -1,4 +1,4 @@
-"""A model in Python: against the commands, and against sums over all that could be said."""
+"""A model loaded in Python, against the commands and against sums over all possible texts."""
 
 import csv
 import math
@@ -35,7 +35,7 @@ def loaded() -> Loaded:
 
 
 def log2_probs(loaded: Loaded, text: str) -> pd.Series:
-    """Of each word after all before it."""
+    """The log-probability of each word after all before it."""
     return -loaded.score(text, stream=True)["surp"]
 
 
@@ -89,7 +89,7 @@ def test_the_probabilities_of_all_texts_of_three_words_sum_to_one(loaded: Loaded
     assert math.isclose(math.fsum(probabilities), 1.0, rel_tol=1e-6)
 
 
-def test_a_text_that_ends_with_its_line_has_no_other_words(loaded: Loaded):
+def test_a_final_line_end_adds_no_words(loaded: Loaded):
     for text in ("a b\n", "a b"):
         assert loaded.score(text)["word"].tolist() == ["a", "b", "<eos>"]
     for stream in (False, True):
@@ -109,7 +109,7 @@ def test_encoded_texts_are_what_the_model_reads(loaded: Loaded):
     np.testing.assert_allclose(found, chosen, rtol=1e-5)
 
 
-def test_it_says_what_the_commands_say(
+def test_it_gives_the_same_as_the_commands(
     make_run: Callable[..., Path],
     tmp_path: Path,
     matmul_precision: None,
@@ -138,7 +138,7 @@ def test_it_says_what_the_commands_say(
 
 
 def test_a_text_can_be_continued_where_it_ends(loaded: Loaded):
-    """Word by word it is the same as at once: no line end is added."""
+    """Word by word, it gives the same as all at once: no line end is added."""
     at_once = loaded.generate("b", num_tokens=30, temperature=0)
     text, separator = "b", " "
     for _ in range(30):

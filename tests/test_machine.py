@@ -14,7 +14,7 @@ from lmbench.errors import UserError
 def test_the_error_of_highest_is_that_of_float32_and_the_setting_stays() -> None:
     before = torch.get_float32_matmul_precision()
     error = machine.relative_error("highest")
-    # one rounding of 24 bits at the least; 512 of them, all of one sign, at the most
+    # at least one rounding to 24 bits; at most 512 of them, all of one sign
     assert 2**-26 < error < 512 * 2**-24
     assert torch.get_float32_matmul_precision() == before
 
@@ -25,7 +25,7 @@ def test_the_choice_keeps_float32_on_this_machine() -> None:
     assert machine.relative_error(torch.get_float32_matmul_precision()) < 1e-6
 
 
-def test_bfloat16_is_what_the_kernel_lists() -> None:
+def test_bfloat16_support_is_what_the_kernel_lists() -> None:
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         pytest.skip("no /proc/cpuinfo")
@@ -45,7 +45,7 @@ KEEPS_MEMORY = {(-3, 2**25), (-1, -1)}  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD 
         ("MALLOC_TRIM_THRESHOLD_", {(-3, 2**25)}),
     ],
 )
-def test_the_environment_goes_before(
+def test_the_environment_takes_precedence(
     monkeypatch: pytest.MonkeyPatch, variable: str, expected: set[tuple[int, int]]
 ) -> None:
     for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
@@ -83,9 +83,9 @@ def test_no_command_imports_torch_before_its_threads_are_set_up(module: str) -> 
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_other_systems_allocate_as_they_do(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(machine.sys, "platform", platform)
-    monkeypatch.setattr(machine.ctypes, "CDLL", None)  # would fail
+    monkeypatch.setattr(machine.ctypes, "CDLL", None)  # a call would fail
     machine.set_up_allocator()
 
 
@@ -113,7 +113,7 @@ print(page_faults() - before)
         faults[how] = int(done.stdout)
     pages = 10 * 2**26 // os.sysconf("SC_PAGE_SIZE")
     assert faults["kept"] < pages / 10
-    # Where the system gives huge pages to all, one fault brings 2 MiB at once.
+    # If the system gives everyone huge pages, one fault brings in 2 MiB at once.
     assert faults["given back"] >= 10 * 2**26 // 2**21
 
 
@@ -139,7 +139,7 @@ def test_matmul_precision_is_set_for_the_process():
         ("gpu", True, False),
     ],
 )
-def test_auto_takes_what_is_as_exact_and_leaves_a_gpu_alone(
+def test_auto_takes_medium_only_if_as_exact_and_leaves_a_gpu_alone(
     monkeypatch: pytest.MonkeyPatch,
     error: float,
     on_cpu: str,

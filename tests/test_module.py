@@ -1,4 +1,4 @@
-"""What a training logs, scores, keeps and ends with; test_equivalence.py has its arithmetic."""
+"""What training logs, scores, keeps and ends with; test_equivalence.py tests its arithmetic."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ LR = 0.3  # which float32 rounds
 
 
 class RecordingSGD(torch.optim.SGD):
-    """Notes the learning rate that each step is taken with."""
+    """Records the learning rate of each step."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -105,7 +105,7 @@ def stream_nats(module: LanguageModelModule, ids: np.ndarray) -> Tensor:
 @pytest.mark.parametrize(("algorithm", "order"), [("norm", 2.0), ("value", math.inf)])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("fused", [True, False])
-def test_what_is_clipped_ends_at_the_bound(
+def test_clipped_gradients_end_at_the_bound(
     precision: str, algorithm: str, order: float, fused: bool
 ):
     sizes: list[tuple[float, float]] = []
@@ -151,8 +151,8 @@ def test_a_penalty_that_is_negative_or_not_finite_is_refused(name: str, weight: 
         make_module(**{name: weight})
 
 
-def test_processes_draw_masks_of_their_own(monkeypatch: pytest.MonkeyPatch):
-    """They are seeded alike, so that they begin with the same weights; the first one stays so."""
+def test_each_process_draws_its_own_masks(monkeypatch: pytest.MonkeyPatch):
+    """All are seeded alike, to begin with the same weights; only the first one keeps that seed."""
     module = make_module()
     torch.manual_seed(3)
     drawn = [torch.rand(5)]
@@ -165,7 +165,7 @@ def test_processes_draw_masks_of_their_own(monkeypatch: pytest.MonkeyPatch):
     assert len(torch.stack(drawn).unique(dim=0)) == 4
 
 
-def test_a_fused_optimizer_that_unscales_itself_is_not_clipped(monkeypatch: pytest.MonkeyPatch):
+def test_a_fused_optimizer_that_unscales_by_itself_is_not_clipped(monkeypatch: pytest.MonkeyPatch):
     plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     trainer = SimpleNamespace(
         precision_plugin=plugin, gradient_clip_val=None, gradient_clip_algorithm=None
@@ -260,7 +260,7 @@ def test_the_logged_learning_rate_is_that_of_the_step():
 
 
 @pytest.mark.parametrize(("interval", "logged_at"), [(4, [3, 7]), (0, [])])
-def test_the_last_step_logs_nothing_that_an_earlier_one_has_left(interval: int, logged_at: list):
+def test_the_last_step_does_not_log_what_an_earlier_one_left_behind(interval: int, logged_at: list):
     rows = Rows()
     trainer = make_trainer(logger=rows, max_steps=10, log_every_n_steps=interval)
     trainer.fit(make_module(), datamodule=make_datamodule(variable_windows=False))
@@ -375,7 +375,7 @@ def test_a_plateau_continues_after_a_resume(tmp_path):
 @pytest.mark.parametrize(
     ("script", "best_epoch"),
     [
-        ([3.0, 2.0, 2.0], 1),  # of equals the first
+        ([3.0, 2.0, 2.0], 1),  # the first of equals
         ([math.nan, 5.0, 4.0], 2),
         ([2.0, math.nan, 3.0], 0),
         ([math.nan, math.inf, math.nan], None),
@@ -394,12 +394,12 @@ def test_the_best_validation_is_kept_saved_and_named_by_the_test(script: list, b
     resumed.on_load_checkpoint(checkpoint)
     assert resumed.best == expected
     trainer.validate(module, datamodule=make_datamodule(), verbose=False)
-    assert module.best == expected  # a validation outside of the training changes nothing
+    assert module.best == expected  # a validation outside training changes nothing
     trainer.test(module, datamodule=make_datamodule(), verbose=False)
     assert best_epoch is None or rows.rows[-1][1]["epoch"] == best_epoch
 
 
-def test_a_model_that_has_diverged_is_not_scored_by_what_is_left_of_it():
+def test_a_model_that_has_diverged_is_scored_as_nan():
     module = make_module()
     nn.init.constant_(module.model.head.bias, math.nan)
     (logged,) = make_trainer().validate(module, datamodule=make_datamodule(), verbose=False)
@@ -407,8 +407,8 @@ def test_a_model_that_has_diverged_is_not_scored_by_what_is_left_of_it():
     assert math.isnan(logged["val/ppl"])
 
 
-def test_what_processes_reduce_lies_on_their_device(monkeypatch: pytest.MonkeyPatch):
-    """On a GPU, that is: NCCL reduces nothing else."""
+def test_what_processes_reduce_is_on_their_device(monkeypatch: pytest.MonkeyPatch):
+    """NCCL reduces only what is on a GPU."""
     logged = {}
     trainer = SimpleNamespace(datamodule=SimpleNamespace(extra_divisor={"val": 0}))
     monkeypatch.setattr(LanguageModelModule, "device", torch.device("meta"))
@@ -435,7 +435,7 @@ def test_the_nats_of_windows_are_added_up_in_float64(precision: torch.dtype):
 
 
 class DropoutRates(L.Callback):
-    """The probabilities in the model at the end of each step."""
+    """The model's dropout probabilities at the end of each step."""
 
     def __init__(self) -> None:
         self.rates: list[list[float]] = []
@@ -488,7 +488,7 @@ def test_a_schedule_that_would_drop_everything_is_refused_before_the_first_step(
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_stream_continues_in_another_precision(precision: torch.dtype):
-    """Its state is as near as that precision allows; in the same one, it is the same."""
+    """Its state is as close as that precision allows, and equal in the same precision."""
     module = make_module()
     make_trainer(max_epochs=-1, max_steps=3).fit(module, datamodule=make_datamodule())
     left = module.stream_state()

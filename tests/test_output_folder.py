@@ -1,4 +1,4 @@
-"""What Hydra is to find in the place of its folder."""
+"""What Hydra may find where its folder is to be."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_a_folder_is_made_once(tmp_path: Path, look: Callable[[Path], None]):
     assert not list((tmp_path / "new/folder").iterdir())
 
 
-def test_a_folder_that_only_hydra_can_tell_is_left_to_it(look: Callable[[Path], None]):
+def test_a_folder_that_only_hydra_can_resolve_is_left_to_it(look: Callable[[Path], None]):
     look(Path("outputs/${hydra:runtime.choices.model}"))
 
 
@@ -44,7 +44,7 @@ def test_a_folder_that_only_hydra_can_tell_is_left_to_it(look: Callable[[Path], 
         ("full", "No space left"),
     ],
 )
-def test_what_cannot_be_written_into(
+def test_a_folder_that_cannot_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable, name: str, problem: str
 ):
     (tmp_path / "file").write_text("of the user's")
@@ -118,7 +118,7 @@ def test_hydra_writes_nothing_through_a_link(tmp_path: Path, arguments: list[str
 
 
 def folder_of(resume: Any) -> str:
-    """Where Hydra writes, as conf/train.yaml has it."""
+    """Where Hydra writes, as set in conf/train.yaml."""
     directory = "${lmbench.run_dir:${resume},new}"
     return OmegaConf.create({"resume": resume, "directory": directory}).directory
 
@@ -133,13 +133,13 @@ def test_a_resumed_run_is_written_into(tmp_path: Path, monkeypatch: pytest.Monke
     assert [folder_of(resume) for resume in others] == ["new"] * len(others)
 
 
-def test_overrides_refer_to_nothing_in_the_composed_config():
+def test_overrides_are_not_resolved_against_the_composed_config():
     config = OmegaConf.create({"seed": 1, "overrides": ["data.seed=${seed}", "seed=2"]})
     assert list(config.overrides) == ["data.seed=1", "seed=2"]
     assert as_typed(config.overrides) == ["data.seed=${seed}", "seed=2"]
 
 
-def test_a_job_has_the_folder_of_its_overrides_in_any_order():
+def test_a_jobs_folder_does_not_depend_on_the_order_of_its_overrides():
     def folder_of_job(overrides: list[str]) -> str:
         values = {"seed": 7, "overrides": overrides, "folder": "${lmbench.job_folder:${overrides}}"}
         return OmegaConf.create(values).folder

@@ -1,4 +1,4 @@
-"""What becomes of text that stdout, a terminal or rich does not take."""
+"""What happens to text that stdout, a terminal or rich cannot take."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from lmbench.errors import UserError
 from lmbench.printing import printable, printing
 
 
-def test_a_full_disk_is_a_message(full_stdout: Callable):
+def test_a_full_disk_is_shown_as_a_message(full_stdout: Callable):
     expected = r"^stdout cannot be written: No space left on device\. The rest is in a file\.$"
     with full_stdout():
         with pytest.raises(UserError, match=expected), printing(" The rest is in a file."):
@@ -20,7 +20,7 @@ def test_a_full_disk_is_a_message(full_stdout: Callable):
         print("another", flush=True)  # as Python flushes once more at the end
 
 
-def test_where_nobody_reads_the_process_ends_as_by_the_signal():
+def test_with_no_reader_the_process_ends_as_if_by_sigpipe():
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as unread, redirect_stdout(unread):
@@ -30,7 +30,7 @@ def test_where_nobody_reads_the_process_ends_as_by_the_signal():
     assert ended.value.code == 141
 
 
-def test_a_letter_that_stdout_does_not_have():
+def test_a_letter_that_stdout_cannot_encode_is_replaced():
     written = io.BytesIO()
     with io.TextIOWrapper(written, "latin-1") as stdout, redirect_stdout(stdout):
         with printing():
@@ -41,7 +41,7 @@ def test_a_letter_that_stdout_does_not_have():
         assert written.getvalue().endswith("猫\n".encode())
 
 
-def test_nothing_is_printed_where_stdout_is_closed():
+def test_nothing_is_printed_if_stdout_is_closed():
     with redirect_stdout(None), printing():
         assert sys.stdout is None
         print("a line")
@@ -60,5 +60,5 @@ def test_other_errors_are_left_as_they_are():
         ("\u2028\u202e\u2066\udcff", "\\u2028\\u202e\\u2066\\udcff"),
     ],
 )
-def test_what_could_command_a_terminal_is_made_visible(text: str, expected: str):
+def test_what_could_control_a_terminal_is_made_visible(text: str, expected: str):
     assert printable(text) == expected

@@ -112,7 +112,7 @@ def test_one_row_per_sentence(run_dirs: list[Path], text: str, run_main: Callabl
     np.testing.assert_allclose([float(row[3]) for row in rows], sums, rtol=1e-7)
 
 
-def test_several_texts_say_whose_words_they_are(
+def test_rows_of_several_texts_name_their_file(
     run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callable
 ):
     for name in ("a.txt", "b.txt"):
@@ -167,7 +167,7 @@ def test_raw_text(make_run: Callable[..., Path], run_main: Callable):
     assert run_main(folder, "-", "--tokenizer=auto", stdin=b"Isn't isn't.\n").out == in_lower_case
 
 
-def test_what_cannot_be_scored(run_dirs: list[Path], tmp_path: Path, run_main: Callable):
+def test_what_cannot_be_scored_is_refused(run_dirs: list[Path], tmp_path: Path, run_main: Callable):
     (tmp_path / "empty").touch()
     (tmp_path / "latin1").write_bytes(b"a\nb\xe9\n")
     for name, message in (
@@ -184,7 +184,7 @@ def test_what_cannot_be_scored(run_dirs: list[Path], tmp_path: Path, run_main: C
     assert "neither the directory of a run" in ended.err
 
 
-def test_models_that_split_a_text_in_two_ways(
+def test_models_that_split_a_text_differently_are_refused(
     run_dirs: list[Path], run_main: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     load = lmbench.load

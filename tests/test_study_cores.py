@@ -29,7 +29,7 @@ def config_of_job(job: Job) -> dict:
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-def test_all_cores_have_as_many_parameters(corpus: str):
+def test_all_cores_have_about_the_same_number_of_parameters(corpus: str):
     sizes = {}
     for core in CORPORA[corpus].sizes:
         config = config_of_job(job_of(Path("x"), corpus, core, lr=0.003, factor=1.0, seed=1))
@@ -42,7 +42,7 @@ def test_all_cores_have_as_many_parameters(corpus: str):
         assert size == pytest.approx(sizes["awd_lstm"], rel=0.02), core
 
 
-def test_runs_of_a_core_differ_in_what_is_tuned_alone():
+def test_runs_of_a_core_differ_only_in_what_is_tuned():
     jobs = [
         job_of(Path("x"), "wikitext2", "gru", lr=lr, factor=factor)
         for lr in (0.003, 0.006)
@@ -94,5 +94,5 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
         write(run, perplexity)
     tuning, final = tables(tmp_path, "synthetic").split("\n\n")
     assert "| gru | 130.00 | 120.00 | 140.00 | 120.00 | 119.00 | 125.00 |" in tuning
-    # Student's t of one degree of freedom, 12.7062, times a standard error of 1
+    # Student's t with one degree of freedom, 12.7062, times a standard error of 1
     assert "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | — | 1,000" in final

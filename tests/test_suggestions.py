@@ -6,7 +6,7 @@ from lmbench.conf import conf_dir
 from lmbench.suggestions import explain, similar
 
 
-def test_the_same_last_word_comes_before_a_like_one():
+def test_keys_with_the_same_last_word_come_before_similar_ones():
     keys = ["trainer.max_epochs", "trainer.max_steps", "optimizer.lr", "scheduler.lr"]
     assert similar("lr", keys) == ["optimizer.lr", "scheduler.lr"]
     assert similar("trainer.max_epoch", keys) == ["trainer.max_epochs"]

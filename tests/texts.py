@@ -12,7 +12,7 @@ def reference_tokens(text: str) -> list[str]:
 
 
 def limited(tokens: list[str], min_count: int, max_size: int | None) -> list[str]:
-    """The text in which as many of the most frequent words are left as fit."""
+    """The text with as many of its most frequent words kept as fit."""
     counts = Counter(tokens)
     frequent = [word for word in counts if counts[word] >= min_count]
     frequent = [word for word in frequent if word not in ("<eos>", "<unk>")]

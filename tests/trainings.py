@@ -1,4 +1,4 @@
-"""Corpora, models and trainers for trainings of a few steps on the CPU, and commands to run."""
+"""Corpora, models and trainers for a few training steps on the CPU; helpers to run commands."""
 
 import os
 import re
@@ -26,7 +26,7 @@ from lmbench.perplexity import Score
 
 
 class Clock:
-    """In the place of the module ``time``: moves only where a test says so."""
+    """Replaces the module ``time``: moves only when a test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -38,7 +38,7 @@ class Clock:
 
 
 class Scripted(LanguageModelModule):
-    """Validates and logs as ever; what decides is a score of our choice, if there is a script."""
+    """Validates and logs as usual; if there is a script, its scores decide instead."""
 
     script: Sequence[float] = ()
 
@@ -50,21 +50,21 @@ class Scripted(LanguageModelModule):
 
 
 def random_corpus(words: int, train: int, valid: int = 40, test: int = 40) -> Corpus:
-    """``words`` words in no order; the splits' lengths are in tokens."""
+    """Tokens drawn at random from ``words`` words; the splits' lengths are in tokens."""
     generator = np.random.default_rng(0)
     ids = [generator.integers(0, words, length, dtype=np.int32) for length in (train, valid, test)]
     return Corpus("text", Vocabulary(tuple(f"w{index}" for index in range(words))), *ids)
 
 
 def windows_of(corpus: Corpus, **options: Any) -> LanguageModelDataModule:
-    """Windows of a corpus; the options are those of EvaluationSettings too."""
+    """Windows of a corpus; the options may also be those of EvaluationSettings."""
     names = [field.name for field in fields(EvaluationSettings) if field.name in options]
     evaluation = EvaluationSettings(**{name: options.pop(name) for name in names})
     return LanguageModelDataModule(corpus, **options, evaluation=evaluation)
 
 
 def random_windows(words: int, *lengths: int, **options: Any) -> LanguageModelDataModule:
-    """Windows over a :func:`random_corpus`, of two columns if not told otherwise."""
+    """Windows over a :func:`random_corpus`, of two columns unless told otherwise."""
     defaults = {"batch_size": 2, "bptt": 10, "columns": 1}
     return windows_of(random_corpus(words, *lengths), **(defaults | options))
 
@@ -74,14 +74,14 @@ def small_module(
     optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
     kind: type[LanguageModelModule] = LanguageModelModule,
 ) -> LanguageModelModule:
-    """An LSTM in training, always with the same weights; by plain SGD if not told otherwise."""
+    """An LSTM to train, always with the same weights; by plain SGD unless told otherwise."""
     torch.manual_seed(0)
     model = LanguageModel(Embedding(words, 4), LSTM(4, 4, num_layers=1), Softmax(4, words))
     return kind(model, optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=0.125)))
 
 
 def quiet_trainer(*callbacks: L.Callback, **options: Any) -> L.Trainer:
-    """As lmbench makes them, but without loggers and checkpoints if not told otherwise."""
+    """A trainer like lmbench's, but without loggers and checkpoints unless told otherwise."""
     defaults = {"logger": False, "enable_checkpointing": False, **TRAINER_OPTIONS}
     return L.Trainer(
         accelerator="cpu",
@@ -100,7 +100,7 @@ def weights_of(module: L.LightningModule) -> dict[str, Tensor]:
 def start(
     folder: Path, *arguments: str, command: str = "lmbench-train", **options: Any
 ) -> "subprocess.Popen[str]":
-    """Starts a command in a folder, without settings of Hydra's that the user may have."""
+    """Starts a command in a folder, without the user's own settings for Hydra, if any."""
     folder.mkdir(parents=True, exist_ok=True)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HYDRA_")}
     pipe = subprocess.PIPE
@@ -110,7 +110,7 @@ def start(
 
 
 def command(folder: Path, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """Runs a command in a folder until it ends, which must not be with a traceback."""
+    """Runs a command in a folder until it ends, which must be without a traceback."""
     with start(folder, *arguments, **options) as process:
         stdout, stderr = process.communicate(timeout=300)
     assert "Traceback" not in stderr
@@ -118,7 +118,7 @@ def command(folder: Path, *arguments: str, **options: Any) -> "subprocess.Comple
 
 
 def refusal(folder: Path, *arguments: str, **options: Any) -> str:
-    """The one paragraph of a command that fails; a sweep numbers it, and Hydra adds a line."""
+    """The one paragraph of a failing command, without a sweep's numbering and Hydra's own line."""
     result = command(folder, *arguments, **options)
     assert result.returncode == 1, result.stderr
     lines = result.stderr.strip().splitlines()

@@ -1,4 +1,4 @@
-"""What a config node names, found and called; errors name the node's key."""
+"""Finding and calling what a config node names; errors name the node's key."""
 
 import sys
 from pathlib import Path
@@ -51,10 +51,10 @@ def test_what_lmbench_sets_itself_is_refused():
     "error",
     [
         *(IndexError, ImportError, TypeError, ValueError, RuntimeError),
-        *(OverflowError, MemoryError),  # of absurdly large numbers
+        *(OverflowError, MemoryError),  # from absurdly large numbers
     ],
 )
-def test_what_a_target_raises_is_told(error: type[Exception], monkeypatch: pytest.MonkeyPatch):
+def test_what_a_target_raises_is_reported(error: type[Exception], monkeypatch: pytest.MonkeyPatch):
     def refuse(numerator: int) -> None:
         raise error("numerator is odd")
 

@@ -1,4 +1,4 @@
-"""Lightning's own callbacks in a run: which there are, and that a run with one can be resumed."""
+"""Lightning's own callbacks in a run: which are allowed, and that such a run can be resumed."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ def config_with(*nodes: dict[str, Any], model: str = "lstm", **options: Any) -> 
     return config
 
 
-def test_what_is_known_of_lightning_is_public_there():
+def test_the_known_classes_of_lightning_are_public():
     assert set(OF_LIGHTNING["callbacks"]) <= set(of_lightning.__all__)
     assert set(OF_LIGHTNING["logger"]) <= set(loggers_of_lightning.__all__)
 
@@ -92,13 +92,13 @@ def test_two_averages_are_refused(node: dict[str, Any], tmp_path: Path):
 
 
 @pytest.mark.parametrize("node", [of("EMAWeightAveraging"), AVERAGE])
-def test_an_average_of_few_bits_is_refused(node: dict[str, Any], tmp_path: Path):
+def test_an_average_in_low_precision_is_refused(node: dict[str, Any], tmp_path: Path):
     config = config_with(node, trainer__precision="bf16-true")
     with pytest.raises(UserError, match=r"trainer\.precision=bf16-true.*Set .*bf16-mixed"):
         callbacks(config, tmp_path)
 
 
-def test_a_bar_of_lightnings_takes_the_place_of_ours(tmp_path: Path):
+def test_a_progress_bar_of_lightning_replaces_ours(tmp_path: Path):
     config = small_config(
         callbacks__progress___target_="lightning.pytorch.callbacks.TQDMProgressBar"
     )
@@ -108,7 +108,7 @@ def test_a_bar_of_lightnings_takes_the_place_of_ours(tmp_path: Path):
 
 
 def test_early_stopping_ends_a_run_for_good(tmp_path: Path):
-    """No epoch gains 50, so that the second one ends the run; a resume trains nothing more."""
+    """No epoch gains 50, so the second one ends the run; a resume trains no further."""
     node = of("EarlyStopping", monitor="val/ppl", min_delta=50.0, patience=1)
     config = config_with(node, trainer__max_epochs=5, trainer__limit_train_batches=5)
     config["trainer"]["log_every_n_steps"] = 5
@@ -132,9 +132,9 @@ def test_what_a_model_checkpoint_saves_lies_beside_lmbenchs_own(tmp_path: Path):
     }
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # as it is, in a resume
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # which exists in a resume
 def test_a_checkpoint_names_no_files_for_lightning_to_remove(tmp_path: Path):
-    """A path with a protocol is not held against the folder there."""
+    """Lightning does not check whether a path with a protocol lies in the checkpoints' folder."""
     node = of("ModelCheckpoint")
     train(ChosenRun(config_with(node, scheduler=None, trainer__max_steps=4)), tmp_path)
     path, precious = tmp_path / "checkpoints/last.ckpt", tmp_path / "precious"
@@ -149,7 +149,7 @@ def test_a_checkpoint_names_no_files_for_lightning_to_remove(tmp_path: Path):
     assert precious.is_dir()
 
 
-def test_what_the_device_does_is_not_among_the_metrics(tmp_path: Path):
+def test_device_statistics_are_not_among_the_metrics(tmp_path: Path):
     pytest.importorskip("psutil")
     config = config_with(of("DeviceStatsMonitor"), of("LearningRateMonitor"), trainer__max_steps=4)
     config["trainer"]["log_every_n_steps"] = 2
@@ -186,7 +186,7 @@ def test_an_average_is_what_is_validated_saved_and_tested(node: dict[str, Any], 
         train(ChosenRun(config), tmp_path)
     saved = torch.load(path / "best.ckpt", weights_only=True)
     raw.append(saved["current_model_state"])
-    if node is AVERAGE:  # eta 2: what comes of the steps' shares is t (t + 1) / 2
+    if node is AVERAGE:  # with eta 2, the steps' shares are proportional to t (t + 1) / 2
         counts = [t * (t + 1) / 2 for t in range(1, 7)]
         average = {
             key: sum(count * x[key] for count, x in zip(counts, raw[1:], strict=True)) / sum(counts)

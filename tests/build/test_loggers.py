@@ -1,4 +1,4 @@
-"""What records a run: which loggers there are, and what W&B and MLflow have at the end of a run."""
+"""The loggers of a run: which there are, and what W&B and MLflow hold at its end."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +35,7 @@ class Stopping(L.Callback):
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Trains a run until a step, and then to its end as a resume does; leaves the config."""
+    """Trains a run up to a step, then to its end as a resume with an unchanged config does."""
 
     def run(config: dict[str, Any], run_dir: Path, step: int) -> None:
         make = build.trainer
@@ -66,7 +66,7 @@ def folder(parent: Path, name: str) -> Path:
         ("[csv,tensorboard]", [MetricsCSV, TensorBoardLogger]),
     ],
 )
-def test_metrics_csv_is_written_beside_any(tmp_path: Path, choice: str, kinds: list[type]):
+def test_metrics_csv_is_written_beside_any_logger(tmp_path: Path, choice: str, kinds: list[type]):
     config = small_config(f"logger={choice}")
     assert [type(logger) for logger in loggers(config, tmp_path)] == kinds
     assert set(composed("logger=[tensorboard,wandb,mlflow]").logger) == {
@@ -101,7 +101,7 @@ def test_another_logger_changes_no_metric(tmp_path: Path):
         ({"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "x"}, "tracking"),
     ],
 )
-def test_a_config_leads_no_logger_elsewhere(tmp_path: Path, logger: dict[str, Any], part: str):
+def test_a_config_lets_no_logger_write_elsewhere(tmp_path: Path, logger: dict[str, Any], part: str):
     with pytest.raises(UserError, match=part):
         loggers(small_config(logger__mine=logger), tmp_path)
 
@@ -114,7 +114,7 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path: Path, packag
         loggers(small_config(f"logger={package}"), tmp_path)
 
 
-def test_a_resume_finds_the_id_at_wandb(tmp_path: Path):
+def test_a_resume_finds_the_id_of_the_wandb_run(tmp_path: Path):
     assert _wandb_id(tmp_path) is None
     for name in ("run-20260203_101500-older", "offline-run-20270101_000000-newer", "run-x"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_wandb_continues_one_run_and_begins_another_for_the_next_job(
     one, other = folder(tmp_path, "one"), folder(tmp_path, "other")
     config = small_config("logger=wandb", logger__wandb__offline=True, trainer__max_steps=10)
     stopped(config, one, step=6)
-    assert wandb.run is None  # it is ended
+    assert wandb.run is None  # it has ended
     train(ChosenRun(config | {"seed": 2}), other)
     ids = [[path.name[-8:] for path in run.glob("wandb/offline-run-*")] for run in (one, other)]
     assert len(ids[0]) == 2
@@ -140,7 +140,7 @@ def test_wandb_continues_one_run_and_begins_another_for_the_next_job(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # MLflow's own, of its database
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, about its database
 def test_mlflow_continues_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: Any):
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path}/mlflow.db"

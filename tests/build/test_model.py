@@ -1,4 +1,4 @@
-"""Models of configs, runs and exports: the same numbers, and nothing runs of a stranger's."""
+"""Models from configs, runs and exports: the same numbers, and no stranger's code runs."""
 
 import json
 import os
@@ -39,7 +39,7 @@ NODE = {
 }
 
 
-def test_plain_values_give_a_model():
+def test_a_plain_config_gives_a_model():
     counts = [5, 0, 3, 9, 1, 1, 2, 7, 7, 4, 6]
     train_ids = torch.repeat_interleave(torch.arange(11), torch.tensor(counts)).int().numpy()
     model = build_model(NODE, 11, train_ids)
@@ -74,7 +74,7 @@ MODELS = (
 
 
 def change_config(folder: Path, key: str, value: object) -> None:
-    """Of a run, or of an export."""
+    """Changes the config of a run or of an export."""
     path, read, write = folder / "config.yaml", read_yaml, yaml.safe_dump
     if not path.exists():
         path, read, write = folder / "config.json", read_json, json.dumps
@@ -106,7 +106,7 @@ def refusal(path: Path, **options: Any) -> str:
 
 @pytest.mark.parametrize("overrides", MODELS)
 def test_a_run_gives_its_model(make_run: Callable[..., Path], overrides: str):
-    """As the LightningModule of the run's own config gives it, to the last bit."""
+    """The same, to the last bit, as the LightningModule built from the run's own config."""
     run_dir = make_run(*overrides.split())
     config = read_run_config(run_dir)
     corpus = factory(config["data"], "data")()
@@ -152,7 +152,7 @@ def test_a_model_that_was_trained_with_a_fused_kernel_loads_without_its_library(
 
 
 class Recurrence(nn.Module):
-    """A core of the user's own, which looks at numbers when it is made."""
+    """A custom core, which reads a number from its weights when it is made."""
 
     dropouts = ()
 
@@ -167,7 +167,7 @@ class Recurrence(nn.Module):
         return CoreOutput(output, output, ((hidden,),))
 
 
-def test_a_core_of_ones_own_must_be_allowed(
+def test_a_custom_core_must_be_allowed(
     make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     module = type(sys)("my_cores")
@@ -228,7 +228,7 @@ TARGETS = ("os.mkdir", "lmbench.model.head.Softmax", "lmbench.data.corpus.load_t
         ("model.tied", False, "head.weight"),
     ],
 )
-def test_a_config_of_strangers(
+def test_a_strangers_config(
     make_run: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -237,7 +237,7 @@ def test_a_config_of_strangers(
     value: Any,
     part: str,
 ):
-    """Sizes among them that no memory could hold, nor any patience."""
+    """Among them sizes that would take too much memory or time."""
     monkeypatch.chdir(tmp_path)
     folder = make_run()
     name = "config.yaml"
@@ -258,7 +258,7 @@ def test_a_config_of_strangers(
 
 @pytest.mark.parametrize("kind", ["run", "export"])
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
-def test_files_without_an_end(
+def test_files_that_never_end(
     make_run: Callable[..., Path], tmp_path: Path, kind: str, make: Callable[[Path], object]
 ):
     folder = make_run()
@@ -333,7 +333,7 @@ def test_what_is_not_a_model(tmp_path: Path, make_run: Callable[..., Path]):
             read(run_dir)
 
 
-def test_the_device_is_that_of_the_other_commands(make_run: Callable[..., Path]):
+def test_devices_are_named_as_in_the_commands(make_run: Callable[..., Path]):
     run_dir = make_run()
     for name in ("auto", "cpu", torch.device("cpu")):
         model, _ = lmbench.load(run_dir, device=name)
@@ -342,7 +342,7 @@ def test_the_device_is_that_of_the_other_commands(make_run: Callable[..., Path])
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room\nat 0x1"), TypeError("no room")])
-def test_a_device_without_room(
+def test_a_device_without_enough_memory(
     make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
     to = LanguageModel.to

@@ -1,4 +1,4 @@
-"""What a schedule over the run needs of the trainer; test_build.py has the other refused values."""
+"""What a schedule over the run needs from the trainer, and settings that are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,15 @@ def test_phases_follow_any_end(limits: dict[str, Any]):
 
 
 @pytest.mark.parametrize("name", ["name", "version", "save_dir", "sub_dir"])
-def test_a_loggers_folder_is_not_the_configs_to_name(tmp_path: Path, name: str):
-    """TensorBoardLogger would put variables of the environment in."""
+def test_a_config_may_not_name_a_loggers_folder(tmp_path: Path, name: str):
+    """TensorBoardLogger would expand environment variables in it."""
     config = small_config(**{f"logger__tensorboard__{name}": "$HOME"})
     with pytest.raises(UserError, match=rf"^logger\.tensorboard\.{name} is set by lmbench itself"):
         build.trainer(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_other_nodes_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_other_nodes_are_refused_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("SLURM_NTASKS", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=r"^trainer\.num_nodes=2: "):

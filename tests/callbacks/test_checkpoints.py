@@ -46,11 +46,11 @@ Place = tuple[str, int, int]
 
 
 class Killed(BaseException):
-    """Nobody catches it."""
+    """An error that nothing catches."""
 
 
 class Killer(L.Callback):
-    """Lets the time for a checkpoint come at a window, and ends the run at another place.
+    """Makes a checkpoint due at one place, and ends the run at another.
 
     A place is a stage, an epoch and a window in it; -1 is the last one.
     """
@@ -120,7 +120,7 @@ def make_module(model: str) -> Scripted:
 
 
 def articles() -> Corpus:
-    """Of ten tokens each, of which three are a title, with an empty line before and after it."""
+    """Articles of ten tokens each, of which three are a title between two empty lines."""
     corpus = random_corpus(WORDS, 140)
     train = corpus.train.clip(2).reshape(14, 10)
     train[:, :7] = [0, 0, 1, 5, 1, 0, 0]  # = w5 =
@@ -138,7 +138,7 @@ def run(
     shuffle_articles: bool = False,
     **options: Any,
 ) -> Run:
-    """Trains and tests; a run that is resumed begins with other weights and other chances."""
+    """Trains and tests; a resumed run begins with other weights and another random state."""
     torch.manual_seed(99 if resumes else 0)
     averaging = NTASGD(1, average_from_start=average_from_start)
     last, recorder, plugin = folder / "checkpoints/last.ckpt", Recorder(), CheckpointIO()
@@ -194,7 +194,7 @@ Whole = Callable[..., tuple[Path, Run]]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """Runs that are let alone; each is made once."""
+    """Runs that are never interrupted; each is made once."""
     runs: dict[str, tuple[Path, Run]] = {}
 
     def make(model: str, **options: Any) -> tuple[Path, Run]:
@@ -214,7 +214,7 @@ def kill(
         run(folder, model, Killer(clock, save_at, die_at), **options)
 
 
-# Where the last checkpoint is saved, None for that of an epoch's end, and where the run is killed.
+# Where the last checkpoint is saved (None: at an epoch's end), and where the run is killed.
 PLACES: dict[str, tuple[Place | None, Place]] = {
     "first epoch": (("train", 0, 2), ("train", 0, 4)),
     "epoch's first window": (None, ("train", 1, 0)),
@@ -229,7 +229,7 @@ PLACES: dict[str, tuple[Place | None, Place]] = {
 
 FINETUNING = {"average_from_start": True}
 SHUFFLED = {"shuffle_articles": True}
-LIMITED = {"max_steps": 1000}  # where there is a limit, Lightning takes up its loops in another way
+LIMITED = {"max_steps": 1000}  # with a limit, Lightning restores its loops differently
 CUT_SHORT = {"max_steps": 10}, {"limit_train_batches": 3}
 
 
@@ -251,7 +251,7 @@ CUT_SHORT = {"max_steps": 10}, {"limit_train_batches": 3}
 def test_a_killed_run_continues_to_the_last_bit(
     whole: Whole, tmp_path: Path, clock: Clock, model: str, place: str, options: dict
 ):
-    """Weights, averages, iterates, optimizer, schedule, chances, metrics and results."""
+    """Weights, averages, iterates, optimizer, schedule, random state, metrics and results."""
     folder, reference = whole(model, **options)
     kill(tmp_path, model, clock, *PLACES[place], **options)
     resumed = run(tmp_path, model, resumes=True, **options)
@@ -262,8 +262,8 @@ def test_a_killed_run_continues_to_the_last_bit(
     assert not unequal(found, expected[len(expected) - number :])  # the raw iterates
 
 
-def test_there_are_chances_to_go_wrong(whole: Whole):
-    """The runs above differ between the models and between epochs, and have what they should."""
+def test_the_runs_have_enough_that_could_go_wrong(whole: Whole):
+    """The runs above differ between models and epochs, and switch and average as they should."""
     folder, reference = whole("awd_lstm")
     assert len(set(reference.recorder.num_windows)) > 1
     last = read_checkpoint(folder / "checkpoints" / "last.ckpt")
@@ -278,7 +278,7 @@ def test_there_are_chances_to_go_wrong(whole: Whole):
     assert any(part.abs().max() > 0 for layer in process["stream"]["state"] for part in layer)
 
 
-def test_a_run_that_is_killed_again_and_again(whole: Whole, tmp_path: Path, clock: Clock):
+def test_a_run_killed_again_and_again_ends_the_same(whole: Whole, tmp_path: Path, clock: Clock):
     folder, _ = whole("awd_lstm")
     resumes = False
     for save_at, die_at in PLACES.values():
@@ -288,7 +288,7 @@ def test_a_run_that_is_killed_again_and_again(whole: Whole, tmp_path: Path, cloc
     assert_same_run(tmp_path, folder)
 
 
-def test_a_finished_run_that_is_resumed_is_as_it_was(whole: Whole, tmp_path: Path):
+def test_a_finished_run_that_is_resumed_stays_as_it_was(whole: Whole, tmp_path: Path):
     folder, _ = whole("lstm")
     run(tmp_path, "lstm")
     files = [tmp_path / "metrics.csv", *(tmp_path / "checkpoints").iterdir()]
@@ -379,7 +379,7 @@ def test_the_previous_checkpoint_is_the_one_before(tmp_path: Path, clock: Clock)
     run(tmp_path, "awd_lstm", watch, interval_minutes=0)
     # One checkpoint lies between two looks: before a window, or after an epoch.
     last, previous = watch.seen["last"], watch.seen["previous"]
-    assert last[0] == previous[0] == previous[1] == b""  # none before the first window of all
+    assert last[0] == previous[0] == previous[1] == b""  # none before the very first window
     assert len(set(last)) == len(last) > 20
     assert previous[1:] == last[:-1]
 
@@ -473,7 +473,7 @@ def test_a_file_gets_a_second_name_or_a_copy(
     last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
     last.write_text("new")
     previous.write_text("old")
-    for _ in range(2):  # as a kill between two renames leaves them, both names are one file's
+    for _ in range(2):  # a kill between two renames leaves both names on one file
         if number == errno.ENOSPC:
             with pytest.raises(OSError, match="No space left"):
                 checkpoints._link(last, previous)
@@ -489,10 +489,10 @@ def test_an_interval_below_zero_is_refused(tmp_path: Path):
             Checkpoints(tmp_path, interval_minutes=interval)
 
 
-def test_processes_with_other_folders_are_refused_before_the_training(
+def test_processes_with_different_folders_are_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As of commands that Slurm starts in two seconds, each with the time in its folder's name."""
+    """As when Slurm starts commands in different seconds, which are in their folders' names."""
     folders: list[str] = []
 
     def all_gather_object(everyone: list, mine: str) -> None:

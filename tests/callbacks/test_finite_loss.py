@@ -18,7 +18,7 @@ WORDS, NUM_WINDOWS = 9, 8
 
 
 class Break(L.Callback):
-    """Makes the loss of a step, or a weight after it, something else."""
+    """Adds a value to the loss of a step, or sets a weight to it after the step."""
 
     def __init__(self, what: str, step: int, value: float) -> None:
         self._what, self._step, self._value = what, step, value
@@ -56,19 +56,19 @@ def fit(folder: Path, broken: Break) -> L.Trainer:
 def test_the_run_stops_at_the_step_and_keeps_what_was_saved(
     tmp_path: Path, what: str, step: int, value: float
 ):
-    """Neither during an epoch nor at its end are weights saved that are not finite."""
+    """Weights that are not finite are saved neither during an epoch nor at its end."""
     message = rf"(step {step} is {value}|after step {step}) \(epoch {(step - 1) // NUM_WINDOWS}, lr"
     with pytest.raises(UserError, match=message):
         fit(tmp_path, Break(what, step, value))
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == step - 1
 
 
-def test_a_run_whose_losses_are_finite_is_let_alone(tmp_path: Path):
+def test_a_run_whose_losses_are_finite_is_left_alone(tmp_path: Path):
     assert fit(tmp_path, Break("loss", 3, 1e30)).global_step == 2 * NUM_WINDOWS
 
 
 @pytest.mark.parametrize("interval", [0, 4])
-def test_on_a_gpu_only_losses_that_are_logged_are_looked_at(interval: int):
+def test_on_a_gpu_only_losses_that_are_logged_are_checked(interval: int):
     """Otherwise the step would have to wait for the GPU."""
     loss: Any = SimpleNamespace(device=torch.device("cuda"), item=lambda: math.nan)
     loss.detach, loss.isfinite = lambda: loss, lambda: False

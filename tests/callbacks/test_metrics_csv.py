@@ -65,7 +65,7 @@ def test_a_new_column_widens_the_header_and_keeps_the_rows(tmp_path: Path):
     assert len(read(path)) == 4
 
 
-def test_an_epoch_alone_is_no_row(tmp_path: Path):
+def test_an_epoch_alone_makes_no_row(tmp_path: Path):
     MetricsCSV(tmp_path).log_metrics({"epoch": 1}, 7)
     assert list(tmp_path.iterdir()) == []
 
@@ -76,7 +76,7 @@ def test_hyperparameters_are_left_to_the_config(tmp_path: Path):
 
 
 def test_no_rows_are_kept_in_memory(tmp_path: Path):
-    """A run of a million steps logs as many."""
+    """A run of a million steps logs a million rows."""
     logger, sizes = MetricsCSV(tmp_path), []
     for step in range(200):
         logger.log_metrics({"train/nll": 1 / (step + 3)}, step)
@@ -85,7 +85,7 @@ def test_no_rows_are_kept_in_memory(tmp_path: Path):
 
 
 def log_steps(logger: MetricsCSV, steps: range) -> None:
-    """A row a step, and every third one in other columns too, of which some come late."""
+    """Logs a row per step, and a second one, with other columns, at every third step."""
     for step in steps:
         logger.log_metrics({"train/nll": 1 / (step + 3), "epoch": step // 4}, step)
         if step % 3 == 2:
@@ -93,8 +93,8 @@ def log_steps(logger: MetricsCSV, steps: range) -> None:
 
 
 @pytest.mark.parametrize("saved_after", [0, 1, 3, 5, 6])
-def test_files_that_are_resumed_are_those_of_one_go(tmp_path: Path, saved_after: int):
-    """Whatever was written after the checkpoint, a half row and a temporary file among it."""
+def test_resumed_files_are_those_of_an_unbroken_run(tmp_path: Path, saved_after: int):
+    """Whatever was written after the checkpoint, including half a row and a temporary file."""
     log_steps(MetricsCSV(tmp_path / "whole"), range(8))
     folder = tmp_path / "resumed"
     first = MetricsCSV(folder)

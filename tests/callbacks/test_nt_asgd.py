@@ -33,7 +33,7 @@ Weights = dict[str, Tensor]
 
 
 class Recorder(L.Callback):
-    """The iterates and rates of each step; per epoch, what validation sees and what comes after."""
+    """The iterates and rates of each step; per epoch, the weights in validation and after it."""
 
     def __init__(self) -> None:
         self.iterates: list[tuple[int, Weights]] = []
@@ -55,7 +55,7 @@ class Recorder(L.Callback):
         self.raw.append(weights_of(pl_module))
 
     def averages(self, first_epoch: int) -> list[Weights]:
-        """Per epoch, the mean of all iterates but the first of that epoch and those after it."""
+        """Per epoch, the mean of all iterates since ``first_epoch``, except the very first."""
         means = []
         for epoch, raw in enumerate(self.raw):
             averaged = [one for at, one in self.iterates if first_epoch <= at <= epoch][1:]
@@ -111,7 +111,7 @@ def every_epoch(folder: Path) -> ModelCheckpoint:
 
 @pytest.fixture(scope="module")
 def plain() -> Recorder:
-    """Of a training by torch's own SGD, whose steps test_equivalence.py proves."""
+    """A record of training by torch's own SGD, whose steps test_equivalence.py verifies."""
     recorder = Recorder()
     module = make_module(partial(torch.optim.SGD, lr=LR, weight_decay=DECAY))
     quiet_trainer(recorder, max_epochs=len(SCORES)).fit(module, datamodule=make_datamodule())
@@ -130,7 +130,7 @@ def run(folder: Path) -> Run:
 
 
 def first_switch(scores: list[float], interval: int) -> int | None:
-    """The first score that is worse than one which is more than ``interval`` places before it."""
+    """The index of the first score worse than one more than ``interval`` places before it."""
     for now, score in enumerate(scores):
         if any(score > scores[before] for before in range(now - interval)):
             return now
@@ -138,7 +138,7 @@ def first_switch(scores: list[float], interval: int) -> int | None:
 
 
 class BareTrainer(SimpleNamespace):
-    """What the callback uses of a trainer."""
+    """The parts of a trainer that the callback uses."""
 
     def __init__(self) -> None:
         optimizer = ASGD([nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -157,7 +157,7 @@ class BareTrainer(SimpleNamespace):
 
 
 def decide(scores: list[float], interval: int, **options: bool) -> tuple[NTASGD, BareTrainer]:
-    """The callback after validations with these scores, without a training."""
+    """The callback after validations with these scores, without training."""
     callback, trainer, module = NTASGD(interval, **options), BareTrainer(), small_module(WORDS)
     callback.on_fit_start(trainer, module)
     for trainer.current_epoch, score in enumerate(scores):
@@ -173,7 +173,7 @@ def triggered_epoch(scores: list[float], interval: int) -> int | None:
     return decide(scores, interval)[0].triggered_epoch
 
 
-def test_a_finetuning_that_has_ended_stays_ended_after_a_resume():
+def test_finetuning_that_has_ended_stays_ended_after_a_resume():
     options = {"average_from_start": True, "stop_when_stalled": True}
     ended, trainer = decide([1.0, 1.0, 2.0], 1, **options)
     assert trainer.should_stop
@@ -190,7 +190,7 @@ def test_the_trigger_on_random_histories():
     for _ in range(400):
         interval = chance.randint(1, 6)
         length = chance.choice([interval, interval + 1, interval + 2, 20])
-        # Falling on average, in few steps, so that ties are common.
+        # Falling on average, with few distinct values, so that ties are common.
         scores = [chance.randint(0, 6) / 2 - index / 4 // 1 for index in range(length)]
         expected = first_switch(scores, interval)
         callback, _ = decide(scores, interval)
@@ -231,7 +231,7 @@ def test_it_needs_weights_whose_average_can_move():
         trainer.fit(module, datamodule=datamodule)
 
 
-def test_averaging_from_the_start_is_that_of_plain_sgds_iterates(plain: Recorder):
+def test_averaging_from_the_start_averages_the_iterates_of_plain_sgd(plain: Recorder):
     """And the raw iterates are those of plain SGD, whether averaged or not."""
     run = fit(average_from_start=True)
     assert run.callback.triggered_epoch is None
@@ -263,7 +263,7 @@ def test_the_new_optimizer_takes_over_rate_and_decay(run: Run):
     assert {id(value) for value in group["params"]} == {id(p) for p in run.module.parameters()}
 
 
-def test_checkpoints_hold_the_averages_and_beside_them_the_raw_iterate(
+def test_checkpoints_hold_both_the_averages_and_the_raw_iterate(
     run: Run, plain: Recorder, folder: Path
 ):
     raw, scored = plain.raw, plain.averages(SWITCH + 1)
@@ -316,7 +316,7 @@ def test_parameter_groups_stay_apart():
     assert [group["weight_decay"] for group in groups] == [DECAY, 0.0]
 
 
-def test_validation_outside_a_training_changes_nothing(run: Run):
+def test_validation_outside_training_changes_nothing(run: Run):
     before, history = weights_of(run.module), list(run.callback.history)
     run.trainer.validate(run.module, datamodule=make_datamodule(), verbose=False)
     assert_close(weights_of(run.module), before, rtol=0, atol=0)

@@ -47,12 +47,12 @@ def test_a_line_names_what_matters(lines: list[str], best_epoch: int | None, mar
     assert lines == [f"epoch 4/20: train ppl 101.3, valid 98.77{mark}, 45,679 tokens/s"]
 
 
-def test_only_the_first_of_several_processes_says_it(lines: list[str]):
+def test_only_the_first_of_several_processes_logs_it(lines: list[str]):
     Progress().on_validation_end(after_validation(is_global_zero=False), small_module(9))
     assert lines == []
 
 
-def test_a_training_says_what_begins_and_has_a_line_per_validation(lines: list[str]):
+def test_training_logs_what_begins_and_a_line_per_validation(lines: list[str]):
     module, datamodule = small_module(9, kind=Scripted), random_windows(9, 80)
     module.script = [3.0, 3.0, 2.0]
     trainer = quiet_trainer(Progress(), max_epochs=3, log_every_n_steps=2)

@@ -69,7 +69,7 @@ def test_an_epoch_cut_short_counts_by_its_share(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("matmul_precision")
-def test_the_file_is_as_agreed(tmp_path: Path):
+def test_the_file_is_as_specified(tmp_path: Path):
     torch.set_float32_matmul_precision("high")
     throughput, nt_asgd = Throughput(), NTASGD(1)
     nt_asgd.history = [0.0, 0.0]  # the first validation is worse: the switch comes at once
@@ -121,7 +121,7 @@ def test_the_file_is_as_agreed(tmp_path: Path):
     assert 0 < throughput.tokens_per_second < math.inf
 
 
-def test_what_there_is_not_is_null_or_left_out(tmp_path: Path):
+def test_what_is_missing_is_null_or_left_out(tmp_path: Path):
     run(tmp_path, max_epochs=1)
     results = read(tmp_path)
     assert "perplexity_floor" not in results["data"]
@@ -164,7 +164,7 @@ def test_a_model_of_any_name_has_a_table(
     assert f"{plain} on text" in caplog.text
 
 
-def test_the_words_below_the_table_tell_what_the_run_took():
+def test_the_line_below_the_table_says_what_the_run_took():
     results = {
         "model": "lstm",
         "num_parameters": 1_234_567,
@@ -186,7 +186,7 @@ def test_the_words_below_the_table_tell_what_the_run_took():
     )
 
 
-def test_a_number_that_is_not_finite_is_no_result(tmp_path: Path):
+def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path):
     class Broken(Throughput):
         def on_train_end(self, trainer, pl_module) -> None:
             self.seconds = math.nan
@@ -226,4 +226,4 @@ def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(
     }
     (entry,) = [entry for entry in logged if entry[1]]
     assert entry == (hyperparameters, expected)
-    assert list(entry[0]) == list(hyperparameters)  # what the command has set comes first
+    assert list(entry[0]) == list(hyperparameters)  # what the command set comes first

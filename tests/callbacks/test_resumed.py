@@ -38,18 +38,18 @@ def test_a_resume_that_is_refused_before_its_first_step_changes_nothing(run_dir:
     assert not callback.has_begun
 
 
-def test_the_first_step_takes_old_results_away_and_writes_the_config_once(run_dir: Path):
+def test_the_first_step_removes_old_results_and_writes_the_config_once(run_dir: Path):
     callback, module = Resumed(run_dir, CHANGED), SimpleNamespace()
     callback.on_train_batch_start(trainer(), module, None, 0)
     assert not is_as_it_was(run_dir)
     assert callback.has_begun
-    (run_dir / "results.json").write_text("{}")  # those of the end
+    (run_dir / "results.json").write_text("{}")  # the new ones, written at the end
     callback.on_train_batch_start(trainer(), module, None, 1)
     callback.on_test_start(trainer(), module)
     assert (run_dir / "results.json").exists()
 
 
-def test_the_test_does_so_where_nothing_is_left_to_train(run_dir: Path):
+def test_testing_does_the_same_if_nothing_is_left_to_train(run_dir: Path):
     Resumed(run_dir, CHANGED).on_test_start(trainer(), SimpleNamespace())
     assert not is_as_it_was(run_dir)
 
@@ -60,7 +60,7 @@ def test_a_resume_that_changes_no_value_leaves_the_config(run_dir: Path):
     assert not (run_dir / "results.json").exists()
 
 
-def test_one_process_alone_writes(run_dir: Path):
+def test_only_one_process_writes(run_dir: Path):
     callback = Resumed(run_dir, CHANGED)
     callback.on_train_batch_start(trainer(is_global_zero=False), SimpleNamespace(), None, 0)
     assert is_as_it_was(run_dir)

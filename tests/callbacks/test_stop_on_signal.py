@@ -94,18 +94,18 @@ def test_a_second_signal_ends_the_process_at_once(
             assert codes == []
             signal.raise_signal(second)
 
-    with pytest.raises(Interrupted):  # as that _exit() does not end anything
+    with pytest.raises(Interrupted):  # since the patched _exit() does not end the process
         send_both()
     assert codes == [128 + second]
 
 
-def test_a_run_without_a_signal_ends_as_ever(tmp_path: Path):
+def test_a_run_without_a_signal_ends_as_usual(tmp_path: Path):
     run(tmp_path, StopOnSignal())
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2 * NUM_WINDOWS
 
 
 def test_in_another_thread_signals_are_left_alone():
-    """Python lets only the main thread answer them."""
+    """Python lets only the main thread handle them."""
     before = [signal.getsignal(each) for each in SIGNALS]
     entered = []
 
@@ -120,7 +120,7 @@ def test_in_another_thread_signals_are_left_alone():
 
 
 def test_one_process_of_two_gets_the_signal(monkeypatch: pytest.MonkeyPatch):
-    """And the other one stops at the same step, by the largest of both numbers."""
+    """The other one stops at the same step, by the larger of the two signal numbers."""
     seen = []
 
     def all_reduce(tensor: torch.Tensor, operation: object) -> None:
@@ -146,7 +146,7 @@ def test_one_process_of_two_gets_the_signal(monkeypatch: pytest.MonkeyPatch):
         seen.clear()
 
 
-def test_an_error_that_comes_after_a_signal_is_told():
+def test_an_error_that_comes_after_a_signal_is_reported():
     def fail() -> None:
         with StopOnSignal():
             signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""On a clock that moves only where the test says so."""
+"""Throughput by a clock that moves only when the test says so."""
 
 import resource
 import statistics
@@ -19,8 +19,8 @@ from lmbench.callbacks.throughput import Throughput, peak_memory_bytes, reset_pe
 from lmbench.data.batching import Batch
 
 FETCH, VALIDATION, SAVING = 0.25, 1000.0, 500.0
+LOGGED = (2, 3), (4, 7)  # first and last step that one log covers
 # A window's number of tokens, and the seconds of a step on it.
-LOGGED = (2, 3), (4, 7)  # first and last step of those that one log is about
 STEPS = [(10, 50.0), (20, 70.0), (30, 1.5), (40, 2.0), (10, 4.0), (30, 1.0), (20, 3.0), (50, 0.5)]
 
 
@@ -121,7 +121,7 @@ def test_a_log_is_the_median_since_the_last_one(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_not_training_is_not_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
 ):
-    """After the third and the sixth step; the next one starts once its window is there."""
+    """It comes after the third and the sixth step; the next one starts once its window is there."""
     validating = {"limit_val_batches": 2, "val_check_interval": 3}
     saving = ModelCheckpoint(
         tmp_path, every_n_train_steps=3, save_top_k=-1, save_on_train_epoch_end=False
@@ -134,9 +134,9 @@ def test_what_is_not_training_is_not_counted(
     assert callback.seconds > (4 * VALIDATION if what == "validation" else 2 * SAVING)
 
 
-def test_each_validation_tells_when_it_was_done(monkeypatch: pytest.MonkeyPatch):
+def test_each_validation_logs_when_it_was_done(monkeypatch: pytest.MonkeyPatch):
     _, module, _ = fit(monkeypatch, limit_val_batches=2, val_check_interval=3)
-    # A validation reads two windows, each after its fetching; training goes on fetching beside it.
+    # A validation fetches and reads two windows; training keeps fetching in the meantime.
     durations = [sum(FETCH + seconds for _, seconds in STEPS[:n]) for n in (3, 6)]
     assert len(module.seconds) == 2
     for number, (found, training) in enumerate(zip(module.seconds, durations, strict=True), 1):
@@ -145,7 +145,7 @@ def test_each_validation_tells_when_it_was_done(monkeypatch: pytest.MonkeyPatch)
         assert -1e-3 <= rest <= number * 2 * FETCH
 
 
-def test_tokens_and_seconds_are_counted_on_after_a_resume(monkeypatch: pytest.MonkeyPatch):
+def test_tokens_and_seconds_keep_counting_after_a_resume(monkeypatch: pytest.MonkeyPatch):
     before, _, _ = fit(monkeypatch)
     state = before.state_dict()
     clock = Clock()
@@ -188,14 +188,14 @@ def test_peak_memory_is_that_of_this_process():
     peak = peak_memory_bytes(torch.device("cpu"))
     assert peak > block.nbytes
     unit = 1 if sys.platform == "darwin" else 1024
-    # Linux adds up what each core has counted for the one, but not for the other.
+    # Linux adds up the counts of all cores for only one of the two.
     assert peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + 2**22
     if sys.platform == "linux":
         assert peak >= 0.9 * memory_now()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
-def test_a_sandbox_need_not_tell_the_peak(monkeypatch: pytest.MonkeyPatch):
+def test_a_sandbox_need_not_report_the_peak(monkeypatch: pytest.MonkeyPatch):
     read = Path.read_text
 
     def without_peak(path: Path, *args, **kwargs) -> str:

@@ -1,4 +1,4 @@
-"""On a clock that moves only where the test says so."""
+"""Time limits by a clock that moves only when the test says so."""
 
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def fit(module: TimedModule, limit: L.Callback, **options: Any) -> L.Trainer:
 
 
 def expected_lr(step: int, limit: float) -> float:
-    """Of the time at which the step before began, as what the schedule was told then."""
+    """The lr for the time at which the step before began, as the schedule was told then."""
     if step == 0:
         return 0.0
     before = step - 1
@@ -143,7 +143,7 @@ def test_what_is_not_a_time_above_zero_is_refused(wrong: Any):
     ("written", "seconds"), [("02:03:04:05", 183_845), ({"hours": 2, "minutes": 1}, 7260)]
 )
 def test_a_time_can_be_written_in_two_ways(clock: Clock, written: Any, seconds: int):
-    """The time is over at the step before which it has passed, and no sooner."""
+    """The run ends with the step that reaches the limit, and no sooner."""
     for passed, num_steps in ((seconds - 1, 2), (seconds, 1)):
         module = TimedModule(clock)
         limit = TimeLimit(written)

@@ -1,4 +1,4 @@
-"""Article titles against the text they are written in."""
+"""Article titles and shuffled articles, checked against the text itself."""
 
 import re
 from itertools import permutations
@@ -13,7 +13,7 @@ from lmbench.data.vocabulary import EOS, Vocabulary
 
 
 def words_of(text: str) -> list[str]:
-    """Each line end is an ``<eos>``."""
+    """The words of a text; each line end is an ``<eos>``."""
     return [word for line in text.splitlines() for word in [*line.split(), EOS]]
 
 
@@ -45,7 +45,7 @@ def test_starts_are_where_title_lines_begin() -> None:
         "a = b\n",
     ],
 )
-def test_other_lines_are_no_titles(text: str) -> None:
+def test_other_lines_are_not_titles(text: str) -> None:
     assert article_starts(*stream(text)) is None
 
 
@@ -54,7 +54,7 @@ def test_a_stream_without_line_ends_has_no_titles() -> None:
     assert article_starts(np.array([0], dtype=np.int32), Vocabulary(("a",))) is None
 
 
-def test_the_first_line_and_the_last_can_be_titles() -> None:
+def test_the_first_and_last_lines_can_be_titles() -> None:
     starts = article_starts(*stream("= A =\n\nx\n\n= B =\n"))
     assert starts is not None
     assert starts.tolist() == [0, 8]
@@ -83,7 +83,7 @@ def test_wikitext2_has_its_published_number_of_articles(
 
 
 def test_articles_come_in_every_order_equally_often() -> None:
-    """Each of them whole, with what stands before the first of them still in front."""
+    """Each article stays whole, and the text before the first one stays in front."""
     before, *articles = "x y \n\n", "= A =\n\n a b\n\n", "= B c =\n\n\n", "= D =\n\n d d d\n"
     ids, vocabulary = stream(before + "".join(articles))
     starts = article_starts(ids, vocabulary)
@@ -99,7 +99,7 @@ def test_articles_come_in_every_order_equally_often() -> None:
     assert ids.tolist() == kept.tolist()
 
 
-def test_an_order_of_articles_belongs_to_a_seed_and_an_epoch() -> None:
+def test_the_order_of_articles_depends_on_the_seed_and_the_epoch() -> None:
     starts = np.arange(0, 400, 4)
     ids = np.arange(400, dtype=np.int32)
 
@@ -109,7 +109,7 @@ def test_an_order_of_articles_belongs_to_a_seed_and_an_epoch() -> None:
     orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
     assert len({str(one) for one in orders}) == 9
     assert orders == [order(seed, epoch) for seed in range(3) for epoch in range(3)]
-    # Not from the numbers that draw the windows' lengths and the columns' first rows.
+    # Not drawn from the random numbers of the windows' lengths and the columns' first rows.
     for others in ((0, 1), (0, 1, 1)):
         drawn = 4 * np.random.default_rng(others).permutation(100)
         assert order(0, 1)[::4] != drawn.tolist()

@@ -14,11 +14,11 @@ from lmbench.errors import UserError
 
 
 def stream(length: int) -> np.ndarray:
-    """Ids that say where they stand."""
+    """Ids that are their own positions."""
     return np.arange(length, dtype=np.int32)
 
 
-def test_too_few_tokens_for_the_columns_say_what_would_do():
+def test_too_few_tokens_for_the_columns_are_refused_with_a_batch_size_that_fits():
     with pytest.raises(UserError, match=r"11 tokens.*batch_size=4.*to 3 or less"):
         columns_for_training(stream(11), batch_size=4)
     assert columns_for_training(stream(12), batch_size=4).read()[0].shape == (2, 4)

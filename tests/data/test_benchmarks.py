@@ -1,4 +1,4 @@
-"""Benchmarks from folders and from the hub; what is asked of the hub is answered in its place."""
+"""Benchmarks from folders and from the hub, whose answers are made up here."""
 
 import os
 import socket
@@ -40,7 +40,7 @@ def as_dataset(rows: dict[str, list[str]]) -> datasets.DatasetDict:
 
 @pytest.fixture
 def hub(monkeypatch):
-    """In place of the datasets library: what it answers, and how often it was asked."""
+    """Stands in for ``datasets.load_dataset``: its answer can be set, and its calls are counted."""
     monkeypatch.delenv("LMBENCH_DATA_DIR", raising=False)
     load_dataset = Mock(return_value=as_dataset(ROWS))
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -66,7 +66,7 @@ def test_hub_folder_and_data_dir_give_the_same_corpus(hub, tmp_path, monkeypatch
     assert by_path.name == by_variable.name == "tiny"
 
 
-def test_wrong_rows_are_not_kept(hub, tmp_path):
+def test_wrong_rows_are_not_cached(hub, tmp_path):
     hub.return_value = as_dataset({**ROWS, "test": [" b b \n"]})
     with pytest.raises(UserError, match=r"^somebody/tiny .* is not Tiny .*it has 10 / 4 / 3 token"):
         load_benchmark("tiny", cache_dir=tmp_path)
@@ -90,7 +90,7 @@ def test_another_corpus_is_refused(name, counts, tmp_path):
         assert part in str(caught.value)
 
 
-def test_what_cannot_be_found(tmp_path, monkeypatch):
+def test_a_corpus_that_cannot_be_found_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("LMBENCH_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"Penn Treebank is not free .*data\.path=.*penn-treebank/"):
         load_benchmark("penn_treebank", cache_dir=tmp_path)
@@ -136,9 +136,9 @@ except UserError as error:
 
 
 def load_without_hub(tmp_path: Path) -> str:
-    """What another process prints, with a cache of the datasets library of its own and no hub."""
+    """What another process prints, with its own cache of the datasets library and no hub."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "LMBENCH_"))}
-    with socket.create_server(("127.0.0.1", 0)) as server:  # a port that nobody listens at
+    with socket.create_server(("127.0.0.1", 0)) as server:  # a port that nobody listens on
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
     environment = {**kept, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": endpoint}
     command = [sys.executable, "-c", LOAD, str(tmp_path / "cache")]
@@ -156,7 +156,7 @@ def test_hub_out_of_reach(tmp_path):
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_the_cache_of_the_datasets_library_serves_without_the_hub(tmp_path):
+def test_the_cache_of_the_datasets_library_is_used_without_the_hub(tmp_path):
     folder = tmp_path / "hf/datasets/Salesforce___wikitext/wikitext-2-v1/0.0.0/0123456789abcdef"
     folder.mkdir(parents=True)
     rows = as_dataset(ROWS)

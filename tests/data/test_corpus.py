@@ -83,7 +83,7 @@ def test_cached_by_content_not_by_path(tmp_path, cache_dir, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache_dir, monkeypatch):
-    """Else it would be in the cache as what it was before, for good."""
+    """Otherwise the cache would keep the new text under the old one's key for good."""
     folder = write_folder(tmp_path / "text")
     original = corpus_module.write_ids
 
@@ -132,7 +132,7 @@ def test_home_folder(tmp_path, monkeypatch):
     assert (tmp_path / "cache").is_dir()
 
 
-def test_what_is_wrong_with_the_folder(tmp_path, cache_dir):
+def test_the_error_says_what_is_wrong_with_the_folder(tmp_path, cache_dir):
     folder = write_folder(tmp_path / "text")
 
     def refuse(message: str, path: Path = folder) -> None:
@@ -185,7 +185,7 @@ def test_a_folder_whose_name_is_not_utf8(tmp_path, cache_dir):
 
 @pytest.mark.parametrize("num_bytes", [0, 3000, 20_000])
 def test_full_disk(tmp_path, cache_dir, num_bytes):
-    """Full before the first byte, in the ids of training, in the words."""
+    """Full before the first byte, in the training ids, or in the words."""
     texts = {**TEXTS, "train": TEXTS["train"] + " ".join(f"word{n}" for n in range(2500))}
     folder = write_folder(tmp_path / "text", texts)
     tokenize(b"")  # imports Arrow, whose compiled Python files could not be written later
@@ -211,7 +211,7 @@ def test_corpus_by_hand():
 
 
 def test_running_text_in_one_file(tmp_path, cache_dir):
-    """All that the command does by itself: it splits, separates punctuation, and makes <unk>."""
+    """All that happens automatically: splitting, separating punctuation and making <unk>."""
     lines = [f"It's the number {n}, of course: 1,000!" for n in range(200)]
     (tmp_path / "novel.txt").write_text("\n".join(lines))
     corpus = load_text(tmp_path / "novel.txt", cache_dir=cache_dir, tokenizer="auto")
@@ -227,7 +227,7 @@ def test_running_text_in_one_file(tmp_path, cache_dir):
         corpus.notes,
         corpus.vocabulary,
     )
-    parts = ("split by documents", "data.tokenizer=none", "179 words")  # 1 is there in each line
+    parts = ("split by documents", "data.tokenizer=none", "179 words")  # 1 is in every line
     assert all(part in note for part, note in zip(parts, corpus.notes, strict=True))
 
 
@@ -241,7 +241,7 @@ def test_text_with_unk_is_taken_as_it_is(tmp_path, cache_dir):
 
 
 def test_a_folder_of_documents(tmp_path, cache_dir):
-    """In the folders below it too, in any order that the file system has."""
+    """Including those in subfolders, in whatever order the file system lists them."""
     for number in range(200):
         folder = tmp_path / "text" / f"part {number % 7}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ def test_a_folder_of_documents(tmp_path, cache_dir):
     assert {"e", "f", "<unk>"} < set(corpus.vocabulary.words)
 
 
-def test_what_is_wrong_with_a_text(tmp_path, cache_dir):
+def test_the_error_says_what_is_wrong_with_a_text(tmp_path, cache_dir):
     def refuse(message: str, path: Path) -> None:
         with pytest.raises(UserError, match=message) as caught:
             load_text(path, cache_dir=cache_dir, tokenizer="auto")
@@ -277,10 +277,10 @@ def test_what_is_wrong_with_a_text(tmp_path, cache_dir):
 
 
 @pytest.mark.parametrize("name", ["test/1.txt", "my.valid.txt", "corpus_train.txt"])
-def test_a_folder_whose_names_speak_of_splits_is_not_pooled(tmp_path: Path, name: str):
+def test_a_folder_whose_file_names_mention_splits_is_not_pooled(tmp_path: Path, name: str):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("a b c\n" * 100)
-    (tmp_path / "contest.txt").write_text("a b c\n" * 100)  # no word for a split
+    (tmp_path / "contest.txt").write_text("a b c\n" * 100)  # does not name a split
     with pytest.raises(UserError, match=path.name):
         load_text(tmp_path, cache_dir=tmp_path / "cache")

@@ -14,7 +14,7 @@ from lmbench.errors import UserError
 
 
 def make_corpus(num_train: int = 400, first_word: str = "a") -> Corpus:
-    """Ids that say where they stand; splits told apart by where they begin."""
+    """A corpus whose ids are positions; each split starts at a different id."""
     train, valid, test = (
         np.arange(start, start + length, dtype=np.int32)
         for start, length in ((0, num_train), (1000, 50), (2000, 61))
@@ -43,7 +43,7 @@ def joined(loader) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def test_training_windows_change_with_the_epoch_and_come_back_with_it():
+def test_training_windows_depend_on_the_epoch_and_the_seed():
     def lengths(epoch: int, **options) -> list[int]:
         datamodule = in_process(0, epoch, num_processes=1, variable_windows=True, **options)
         return [len(batch.tokens) for batch in datamodule.train_dataloader()]
@@ -68,17 +68,17 @@ def test_a_partial_shuffle_starts_each_column_elsewhere_in_every_epoch():
     assert drawn[7] == first_rows(7)
     assert first_rows(0, seed=1) != drawn[0]
     assert all(len(set(rows)) > 1 for rows in drawn)
-    # Not from the numbers that draw the windows' lengths.
+    # Not drawn from the random numbers of the windows' lengths.
     assert drawn[3] != np.random.default_rng((0, 3)).integers(39, size=10).tolist()
     counts = np.bincount(np.ravel(drawn), minlength=39)
-    assert len(counts) == 39  # the last token of a column is no input
+    assert len(counts) == 39  # the last token of a column is not an input
     assert counts.min() > 0  # misses one by chance with p = 39·(38/39)^1000 = 2e-10
     expected = 1000 / 39
     assert ((counts - expected) ** 2 / expected).sum() < 84  # χ², 38 degrees of freedom: p = 2e-5
 
 
 def windows_of_articles(epoch: int = 0, **options) -> TrainingWindows:
-    """Of a text of two words, and thirty articles between 11 and 40 tokens long."""
+    """Windows of a text: two words, then thirty articles between 11 and 40 tokens long."""
     words = ("<eos>", "=", *(f"w{index}" for index in range(30)))
     articles = (f"= w{n} = <eos> <eos> {f'w{n} ' * (n + 4)} <eos> <eos> " for n in range(30))
     train = Vocabulary(words).encode(["w3", "w4", "<eos>", "<eos>", *"".join(articles).split()])
@@ -89,7 +89,7 @@ def windows_of_articles(epoch: int = 0, **options) -> TrainingWindows:
     return datamodule.train_dataloader()
 
 
-def test_an_epoch_reads_all_articles_in_an_order_of_its_own():
+def test_each_epoch_reads_all_articles_in_its_own_order():
     plain = joined(windows_of_articles(shuffle_articles=False))[0].flatten().tolist()
     epochs = []
     for epoch in range(3):
@@ -99,14 +99,14 @@ def test_an_epoch_reads_all_articles_in_an_order_of_its_own():
         read = [*tokens.flatten().tolist(), int(targets[-1])]
         epochs.append([number - 2 for number in read[2:] if number > 1])
         blocks = [(number, len(list(block))) for number, block in groupby(epochs[-1])]
-        # Its own name in the title, and as often as it was made to be in the text.
+        # Each article's word is once in its title, and n + 4 times in its text.
         assert sorted(blocks) == [(number, number + 5) for number in range(30)]
         assert read[4:] != plain[4 : len(read)]
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
 @pytest.mark.parametrize("partial_shuffle", [False, True])
-def test_from_any_window_on_shuffled_articles_are_the_same(partial_shuffle: bool):
+def test_shuffled_articles_can_be_resumed_from_any_window(partial_shuffle: bool):
     def content(batches) -> list:
         return [(batch.tokens.tolist(), batch.targets.tolist()) for batch in batches]
 
@@ -173,7 +173,7 @@ def test_wrong_arguments_are_named(name: str, value: int, least: int):
     make_datamodule(**{name: least})
 
 
-def test_the_published_protocol_has_columns_of_its_own():
+def test_the_published_protocol_has_its_own_columns():
     datamodule = make_datamodule(protocol="awd_lstm_lm")
     assert datamodule.plain_evaluation == {
         "protocol": "awd_lstm_lm",
@@ -196,10 +196,10 @@ def test_the_standard_protocol_divides_by_the_number_of_targets():
     ("burn_in", "columns"),
     [(48, 4), (49, {"valid": 1, "test": 4}), (59, {"valid": 1, "test": 4}), (60, 1)],
 )
-def test_columns_of_a_split_that_is_too_short_are_those_it_is_read_in(
+def test_a_split_with_no_more_targets_than_the_burn_in_is_read_in_one_column(
     burn_in: int, columns: int | dict[str, int]
 ):
-    """49 targets of valid and 60 of test: no more of them than the burn-in are read in one."""
+    """valid has 49 targets, and test has 60."""
     datamodule = make_datamodule(burn_in=burn_in)
     assert datamodule.plain_evaluation["columns"] == columns
 
@@ -213,7 +213,7 @@ def test_columns_of_a_split_that_is_too_short_are_those_it_is_read_in(
         ({"protocol": "awd_lstm_lm"}, r"test is read in 1 column.*protocol=standard"),
     ],
 )
-def test_what_cannot_be_shared_out_is_found_before_the_training(options: dict, message: str):
+def test_columns_that_cannot_be_shared_are_refused_before_training(options: dict, message: str):
     with pytest.raises(UserError, match=message):
         in_process(0, **options).setup("fit")
     in_process(0).setup("fit")

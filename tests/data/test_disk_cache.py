@@ -27,7 +27,7 @@ def test_built_once(tmp_path):
     assert visible(tmp_path / "new") == ["key"]
 
 
-def test_what_is_there_needs_no_lock(tmp_path):
+def test_an_existing_entry_needs_no_lock(tmp_path):
     load_or_build("key", load=load, build=build, cache_dir=tmp_path)
     lock = tmp_path / "key.lock"
     lock.unlink(missing_ok=True)

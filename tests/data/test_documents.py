@@ -1,4 +1,4 @@
-"""A text split by documents: nothing is lost, nothing is there twice, shares are near."""
+"""A text split by documents: nothing is lost or duplicated, and the shares are about right."""
 
 import random
 from pathlib import Path
@@ -29,7 +29,7 @@ def write(folder: Path, documents: list[str]) -> list[Path]:
 
 
 def paragraphs(number: int, seed: str, words: int = 30) -> list[str]:
-    """Each with words of its own, so that it is known again."""
+    """Each has words of its own, so that it can be recognized."""
     draw = random.Random(seed)
     counts = [draw.randint(1, words) for _ in range(number)]
     return [" ".join(f"{seed}.{n}.{w}" for w in range(count)) for n, count in enumerate(counts)]
@@ -41,7 +41,7 @@ def assert_near(texts: dict[str, str], least: float = 0.7, most: float = 1.3) ->
         assert least * share < len(texts[name]) / total < most * share
 
 
-def test_many_files_go_whole_and_in_order(tmp_path: Path):
+def test_many_files_stay_whole_and_in_order(tmp_path: Path):
     draw = random.Random(0)
     documents = ["\n".join(paragraphs(draw.randint(1, 60), f"d{n}")) + "\n" for n in range(300)]
     texts, how = split(write(tmp_path / "files", documents))
@@ -52,7 +52,7 @@ def test_many_files_go_whole_and_in_order(tmp_path: Path):
     assert_near(texts)
     counts = [sum(names == [name] for names in where.values()) for name in SHARES]
     assert how == "train {}, valid {}, test {}".format(*counts)
-    # Spread over the whole, and short and long ones alike.
+    # Spread over the whole text, short and long documents alike.
     for name in ("valid", "test"):
         places = [n for n, document in enumerate(documents) if where[document] == [name]]
         assert min(places) < 60
@@ -81,7 +81,7 @@ def test_articles_of_one_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\n\n", "\r\n"])
-def test_a_novel_gives_its_end(tmp_path: Path, line_end: str):
+def test_the_end_of_a_novel_is_held_out(tmp_path: Path, line_end: str):
     lines = paragraphs(400, "novel")
     (path,) = write(tmp_path / "one", [line_end.join(lines) + line_end])
     texts, how = split([path])
@@ -91,7 +91,7 @@ def test_a_novel_gives_its_end(tmp_path: Path, line_end: str):
     assert_near(texts, 0.9, 1.1)
 
 
-def test_a_few_files_give_an_end_each(tmp_path: Path):
+def test_the_end_of_each_of_a_few_files_is_held_out(tmp_path: Path):
     documents = ["".join(f"{line}\n" for line in paragraphs(80, f"d{n}")) for n in range(5)]
     texts, _ = split(write(tmp_path / "files", documents))
     assert sorted("".join(texts.values())) == sorted("".join(documents))
@@ -113,7 +113,7 @@ def test_a_single_line_is_cut_at_spaces(tmp_path: Path):
 @pytest.mark.parametrize(
     "text", ["one two three four five six seven eight nine ten", "a\nb\n", "x"]
 )
-def test_too_little(tmp_path: Path, text: str):
+def test_a_text_that_is_too_small_to_split_is_refused(tmp_path: Path, text: str):
     with pytest.raises(UserError, match=r"^here is too small to be split: .*train\.txt"):
         split(write(tmp_path / "one", [text]))
 

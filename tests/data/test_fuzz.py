@@ -1,4 +1,4 @@
-"""Any bytes at all are a corpus as Python reads it, or are refused in one paragraph."""
+"""Any bytes at all give the corpus that Python reads, or are refused in one paragraph."""
 
 import re
 import tempfile
@@ -38,7 +38,7 @@ def one_in(draw, number: int) -> bool:
 
 @st.composite
 def contents(draw, *, one_broken_in: int = 20) -> bytes:
-    """Of a file: mostly text, sometimes broken, now and then of a very long line."""
+    """The content of a file: mostly text, sometimes broken, now and then with a very long line."""
     if one_in(draw, 40):
         return draw(st.binary(max_size=50))
     if one_in(draw, 40):
@@ -57,7 +57,7 @@ def contents(draw, *, one_broken_in: int = 20) -> bytes:
 @st.composite
 def corpora(draw) -> dict[str, bytes]:
     texts = {split: draw(contents()) for split in SPLITS}
-    if draw(st.booleans()):  # else hardly any training text would know the words of the others
+    if draw(st.booleans()):  # else hardly any training text would have the words of the others
         texts["train"] += b" <unk>"
     return texts
 

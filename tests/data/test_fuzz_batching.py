@@ -16,7 +16,7 @@ from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
-STARTS = {"train": 0, "valid": 10_000, "test": 20_000}  # of ids that say where they stand
+STARTS = {"train": 0, "valid": 10_000, "test": 20_000}  # of ids that are positions
 
 
 @st.composite
@@ -69,7 +69,7 @@ def is_too_short(lengths: dict[str, int], options: dict) -> bool:
 
 
 def expected_targets(split: str, lengths: dict[str, int], options: dict) -> list[int]:
-    """Those that are scored: all, or without those at which the published columns begin."""
+    """The scored targets: all, or all but the first tokens of the published columns."""
     length, start = lengths[split], STARTS[split]
     if options["protocol"] == "standard":
         return list(range(start + 1, start + length))
@@ -81,7 +81,7 @@ def expected_targets(split: str, lengths: dict[str, int], options: dict) -> list
 def joined(loaders: list) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Tokens and targets of all processes side by side, and the shortest window's length.
 
-    Their windows lie one below the other.
+    Windows are stacked one below the other.
     """
     batches = [list(loader) for loader in loaders]
     for loader, ours in zip(loaders, batches, strict=True):
@@ -98,9 +98,9 @@ def joined(loaders: list) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 
 def check_training(tokens, targets, shortest: int, length: int, options: dict) -> None:
-    """Each column's rows in order, each once, but for a last window of a single target.
+    """Checks that each column's rows come in order and once, less a last window of one target.
 
-    After a partial shuffle the order starts anywhere, and goes on at the first row after the last.
+    After a partial shuffle, the order starts anywhere and wraps around to the first row.
     """
     rows = length // options["batch_size"]
     start, columns = STARTS["train"], options["batch_size"]

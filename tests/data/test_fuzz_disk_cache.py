@@ -29,7 +29,7 @@ def other_ids(content: bytes, ids: list[int]) -> bytes:
     return np.resize(np.array(ids, dtype=np.int32), len(content) // 4).tobytes()
 
 
-# Of bytes other bytes; None where the file is deleted.
+# Each turns a file's bytes into others, or into None if the file is to be deleted.
 damages = st.one_of(
     st.just(lambda _: None),
     st.integers(0, 1000).map(lambda number: lambda content: content[: number % len(content)]),

@@ -1,4 +1,4 @@
-"""Files of minimal pairs, as others wrote them and as people write their own."""
+"""Files of minimal pairs, as they are published and as people write their own."""
 
 import json
 import zipfile
@@ -46,7 +46,7 @@ def test_lines_with_tabs(tmp_path: Path):
     ]
 
 
-def test_a_folder_and_an_archive_of_it_are_the_same_pairs(tmp_path: Path):
+def test_a_folder_and_an_archive_of_it_give_the_same_pairs(tmp_path: Path):
     folder = tmp_path / "set"
     (folder / "data").mkdir(parents=True)
     (folder / "data/b.jsonl").write_text(json_lines(BLIMP), "utf-8")
@@ -88,7 +88,7 @@ def test_a_folder_and_an_archive_of_it_are_the_same_pairs(tmp_path: Path):
         ("x.zip", b"no archive", "cannot be read: File is not a zip file"),
     ],
 )
-def test_what_is_not_a_pair(tmp_path: Path, name: str, content: bytes, message: str):
+def test_what_is_not_a_pair_is_refused(tmp_path: Path, name: str, content: bytes, message: str):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError) as raised:
@@ -97,7 +97,7 @@ def test_what_is_not_a_pair(tmp_path: Path, name: str, content: bytes, message: 
     assert message in str(raised.value)
 
 
-def test_what_is_not_there(tmp_path: Path):
+def test_missing_pairs_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"nowhere\.zip cannot be read: No such file"):
         read_pairs(tmp_path / "nowhere.zip")
     with pytest.raises(UserError, match="holds no minimal pairs"):

@@ -58,14 +58,14 @@ def test_log_probs_equal_a_sum_over_all_hidden_paths(tiny, ids):
 
 
 @pytest.mark.parametrize("ids", [[0, 1], [1, 0, 0], [1, 6], [1, -1], []])
-def test_impossible_streams(tiny, ids):
-    """A sentence has at least one word, and ids end at the vocabulary's size."""
+def test_impossible_streams_are_refused(tiny, ids):
+    """A sentence has at least one word, and ids are below the vocabulary's size."""
     with pytest.raises(ValueError, match=r"^ids"):
         tiny.log_probs_of(np.array(ids, dtype=np.int64))
 
 
 def test_a_single_topic_has_the_entropy_rate_of_its_markov_chain():
-    """With one topic each token tells its hidden state, so the entropy rate has a closed form."""
+    """With one topic each token reveals its hidden state, so the entropy rate has a closed form."""
     grammar = Grammar(num_topics=1, topic_change_probability=0.0, seed=1)
 
     def entropy(probs):
@@ -116,7 +116,7 @@ def test_sentence_lengths_and_classes_converge(corpus):
 
 
 def test_topics_change_at_their_rate():
-    """With an all but single word for each (topic, class), the words tell the topic."""
+    """With practically one word for each (topic, class), the words reveal the topic."""
     grammar = Grammar(
         num_words=60,
         num_topics=3,
@@ -177,8 +177,8 @@ def test_floor_is_the_mean_over_scored_positions(corpus, floor_nats):
         assert 90 < corpus.perplexity_floor[split] < 115
 
 
-def test_floor_is_below_bigram_is_below_unigram(corpus):
-    """Counts of train score test: add-one unigrams, Witten-Bell interpolated bigrams."""
+def test_floor_is_below_bigram_and_bigram_below_unigram(corpus):
+    """Scores test with the counts of train: add-one unigrams, Witten-Bell interpolated bigrams."""
     size = len(corpus.vocabulary)
     unigram = (np.bincount(corpus.train, minlength=size) + 1) / (len(corpus.train) + size)
     counts = np.zeros((size, size))
@@ -215,7 +215,7 @@ def test_errors_name_the_argument(argument, value):
         make_corpus(**{argument: value})
 
 
-def test_the_least_sizes():
+def test_the_smallest_sizes():
     corpus = make_corpus(num_words=8, num_train_tokens=2, num_valid_tokens=2, num_test_tokens=2)
     assert (len(corpus.vocabulary), len(corpus.train)) == (9, 2)
 

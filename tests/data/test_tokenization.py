@@ -20,7 +20,7 @@ ODD_TEXTS = {
 
 
 def encode_file(path, folder, block_bytes: int):
-    """Words and ids of each split of a corpus that has the same file three times."""
+    """Vocabulary and ids of a corpus whose three splits are the same file."""
     folder.mkdir()
     blocks = {
         split: read_blocks(path, block_bytes=block_bytes) for split in ("train", "valid", "test")
@@ -50,7 +50,7 @@ def test_every_character_splits_as_in_python():
 
 
 def test_every_length_of_text():
-    """Arrow pads its buffers to 64 bytes, and must not look behind a text that fills one."""
+    """Arrow pads its buffers to 64 bytes, and must not read past a text that fills one."""
     for length in range(1, 400):
         text = ("wört " * length).encode()[:length].decode(errors="ignore")
         expected = [*text.split(), "<eos>"]
@@ -71,7 +71,7 @@ def test_every_length_of_text():
     ],
 )
 @pytest.mark.parametrize("block_bytes", [1, 4, 1000])
-def test_where_a_text_is_not_utf8(tmp_path, content, place, block_bytes):
+def test_the_error_says_where_a_text_is_not_utf8(tmp_path, content, place, block_bytes):
     path = tmp_path / "latin1.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"latin1\.txt is not UTF-8: {place}"):
@@ -80,7 +80,7 @@ def test_where_a_text_is_not_utf8(tmp_path, content, place, block_bytes):
         list(read_blocks(io.BytesIO(content), "stdin", block_bytes))
 
 
-def test_an_open_file_is_read_as_its_path_is(tmp_path):
+def test_an_open_file_is_read_like_its_path(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes("\ufeffa b\n\nc".encode())
     with path.open("rb") as file:
@@ -122,6 +122,6 @@ def test_what_becomes_unk_counted_by_hand(tmp_path, train, min_count, words, rar
     assert vocabulary.decode(valid) == ["e", "<unk>", "e", "<eos>"]
 
 
-def test_nothing_is_noted_where_nothing_becomes_unk(tmp_path):
+def test_nothing_is_noted_if_nothing_becomes_unk(tmp_path):
     blocks = {"train": [b"a a <unk>\n"], "valid": [b"a\n"], "test": [b"<unk>\n"]}
     assert write_ids(tmp_path, blocks, source="here")[1] == ""

@@ -10,7 +10,7 @@ from lmbench.errors import UserError
 SMALL = Vocabulary(("the", EOS, UNK, "cat"))
 
 
-def test_ids_are_places():
+def test_ids_are_positions():
     assert SMALL.ids == {"the": 0, EOS: 1, UNK: 2, "cat": 3}
     assert len(SMALL) == 4
     assert SMALL.unk_id == 2
@@ -67,7 +67,7 @@ def test_limit_against_counting(with_unk, min_count, max_size):
     assert vocabulary.decode([new_id[word] for word in tokens]) == expected
 
 
-def test_equally_frequent_words_stay_by_first_appearance():
+def test_among_equally_frequent_words_the_first_to_appear_stay():
     words = ["c", "b", EOS, "a"]
     vocabulary, new_ids = limit_vocabulary(words, np.array([1, 1, 5, 1]), 1, 3)
     assert vocabulary.words == ("c", UNK, EOS)

@@ -10,7 +10,7 @@ from sacremoses import MosesDetokenizer
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.data.words import Splitter, require_tokenizer, separate, words_of
 
-# Written out by the eye, as WikiText writes such text.
+# Written by hand, as WikiText writes such text.
 PAIRS = [
     ('"No," he said.', '" No , " he said .'),
     ("It isn't Smith's; they're red-tipped.", "It isn 't Smith 's ; they 're red @-@ tipped ."),
@@ -32,7 +32,7 @@ def test_words_are_those_of_wikitext(text: str, words: str):
 
 
 @pytest.mark.parametrize("words", [words for _, words in PAIRS])
-def test_text_that_is_separated_already_stays_as_it_is(words: str):
+def test_text_that_is_already_separated_stays_as_it_is(words: str):
     assert separate(words, "moses") == words
 
 
@@ -57,7 +57,7 @@ def test_languages():
 
 
 def test_wikitext_comes_back_from_running_text(wikitext2_dir: Path):
-    """Undone by the library, and done again: what differs is less than one word in 500."""
+    """Undone by the library and done again, it differs in less than one word in 500."""
     text = (wikitext2_dir / "valid.txt").read_text("utf-8")
     text = text.replace("<unk>", "Unknown").replace("<formula>", "formula")
     lines = [line.split() for line in text.split("\n")][:1500]
@@ -106,8 +106,8 @@ def test_a_vocabulary_shows_how_words_are_separated(
     assert Splitter.of(vocabulary) == Splitter(vocabulary, tokenizer)
 
 
-def test_raw_text_as_the_penn_treebank_has_it():
-    """Words as in ptb.train.txt, which has no punctuation but what stands for words."""
+def test_raw_text_becomes_like_the_penn_treebank():
+    """Words as in ptb.train.txt, which has no punctuation except what stands for words."""
     known = (
         "<eos>",
         "<unk>",

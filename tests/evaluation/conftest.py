@@ -70,7 +70,7 @@ def ids() -> np.ndarray:
 def make_evaluator(
     ids: np.ndarray, make_model: MakeModel, tmp_path: Path
 ) -> Callable[..., Evaluator]:
-    """Evaluators of a corpus whose splits are all alike."""
+    """Evaluators for a corpus whose splits are all the same."""
 
     def make(model: LanguageModel | None = None, **options: Any) -> Evaluator:
         words = Vocabulary((EOS, *map(str, range(1, NUM_WORDS))))
@@ -100,7 +100,7 @@ def make_reading() -> Callable[..., Reading]:
 
 @pytest.fixture
 def progress(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """What is told of phases, their names and numbers of targets, and of their windows."""
+    """What is reported: phases, by name and number of targets, and their windows."""
     told: list[tuple] = []
 
     @contextmanager

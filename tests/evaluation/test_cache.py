@@ -20,7 +20,7 @@ MakeEvaluator = Callable[..., Evaluator]
 
 
 def probability(reading: Reading, target: int, entries: Sequence[int], theta: float) -> float:
-    """Of a target under a cache of these entries: Grave et al. 2017."""
+    """Probability of a target under a cache of these entries: Grave et al. 2017."""
     assert reading.outputs is not None
     outputs, entries = reading.outputs.double().numpy(), list(entries)
     weights = np.exp(theta * (outputs[entries] @ outputs[target]))
@@ -57,7 +57,7 @@ def test_how_many_queries_are_computed_at_once_does_not_matter(
     assert_close(parts, whole, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def test_products_too_large_for_exp_leave_probabilities(make_reading: MakeReading) -> None:
+def test_products_too_large_for_exp_still_give_probabilities(make_reading: MakeReading) -> None:
     reading = make_reading(60)
     assert reading.outputs is not None
     reading.outputs.mul_(40)  # products up to some ten thousands
@@ -67,7 +67,7 @@ def test_products_too_large_for_exp_leave_probabilities(make_reading: MakeReadin
         assert (found[window, 1.0][1:] <= 1e-5).all()
 
 
-def test_mixture_is_that_of_the_probabilities(
+def test_the_mixture_is_of_probabilities(
     make_reading: MakeReading, make_evaluator: MakeEvaluator
 ) -> None:
     reading = make_reading(50)
@@ -115,7 +115,7 @@ def test_warmup_reproduces_the_published_script(
 def test_no_probability_is_above_one_or_below_zero(
     make_reading: MakeReading, make_evaluator: MakeEvaluator
 ) -> None:
-    reading = make_reading(400, num_words=1)  # so that the cache is certain, but for rounding
+    reading = make_reading(400, num_words=1)  # so that the cache is certain, except for rounding
     reading.log_probs.fill_(0.0)
     for weight in (0.1, 0.1279, 0.3, 0.7):
         mixed = Cache(interpolation=weight).rescored(reading, make_evaluator())

@@ -38,7 +38,7 @@ def read(model: LanguageModel, make_evaluator: Callable[..., Evaluator]) -> Read
 def plain_loop(
     model: LanguageModel, ids: np.ndarray, segment: int, dynamic: Dynamic
 ) -> torch.Tensor:
-    """Krause et al. 2018, section 5, in float64, with logits and autograd's own cross-entropy."""
+    """Krause et al. 2018, section 5, in float64, with autograd and the head's log-probabilities."""
     model = copy.deepcopy(model).double().eval()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     assert dynamic.gradients is not None
@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_plain_loop(
         assert (static.log_probs - reading.log_probs).abs().max() > 2e-3
 
 
-def test_the_model_is_afterwards_what_it_was(
+def test_the_model_is_restored_afterwards(
     read: Read, model: LanguageModel, ids: np.ndarray, make_evaluator: Callable[..., Evaluator]
 ) -> None:
     before = copy.deepcopy(model.state_dict())

@@ -61,7 +61,7 @@ def test_statistics_are_root_mean_squares_of_segments_gradients(
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[Statistics]:
-    """All statistics that were computed, each with other values."""
+    """All statistics that were computed, each with different values."""
     found: list[Statistics] = []
 
     def compute(evaluator: Evaluator, columns: int, segments: int | None) -> Statistics:
@@ -111,7 +111,7 @@ def test_a_damaged_file_is_made_anew(
         assert kept_statistics(evaluator, 4, None) == computed[1]
 
 
-def test_where_they_cannot_be_kept_they_are_computed_all_the_same(
+def test_statistics_that_cannot_be_kept_are_computed_all_the_same(
     evaluator: Evaluator, computed: list, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     evaluator.folder = tmp_path / "gone"

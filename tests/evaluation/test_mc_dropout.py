@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout against the few models that a small dropout can make."""
+"""Monte-Carlo dropout against the few thinned models that a small output allows."""
 
 import math
 from collections.abc import Callable
@@ -32,13 +32,13 @@ def with_one_dropout() -> LanguageModel:
     return model
 
 
-def test_each_sample_is_of_a_thinned_model_and_the_mean_is_arithmetic(
+def test_each_sample_is_from_a_thinned_model_and_the_mean_is_arithmetic(
     make_evaluator: MakeEvaluator, ids: np.ndarray
 ) -> None:
     model, tokens = with_one_dropout(), torch.from_numpy(ids).long()
     output = model(tokens[:-1, None]).output[:, 0].detach().double()  # (N, 3)
     weight, bias = (p.detach().double() for p in model.head.parameters())
-    thinned = []  # by the eight masks of a window as long as the split, and of p = 0.8 / 2
+    thinned = []  # by the eight masks of a window as long as the split, with p = 0.8 / 2
     for mask in product([0.0, 1 / 0.6], repeat=3):
         outputs = output * torch.tensor(mask)
         probs = (outputs @ weight.T + bias).softmax(-1).gather(1, tokens[1:, None])
@@ -67,7 +67,7 @@ def test_without_dropping_it_is_the_standard_reading(
     assert_close(three.log_probs, standard.log_probs, rtol=1e-12, atol=1e-12)
 
 
-def test_results_repeat_and_all_is_afterwards_what_it_was(
+def test_results_repeat_and_everything_is_restored_afterwards(
     make_evaluator: MakeEvaluator, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluator = make_evaluator(model, columns=1, window=20, modes=[MCDropout(0.5, 2)])
@@ -101,7 +101,7 @@ def test_every_sample_starts_dynamic_evaluation_anew(
     assert model.weights_sha256() == weights
 
 
-def test_the_progress_is_that_of_all_samples_and_of_their_mean(
+def test_progress_counts_all_samples_and_adds_up_to_their_mean(
     make_evaluator: MakeEvaluator, model: LanguageModel, progress: list[tuple]
 ) -> None:
     evaluator = make_evaluator(model, columns=1, window=100, modes=[MCDropout(0.5, 3)])

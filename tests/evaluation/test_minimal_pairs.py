@@ -1,4 +1,4 @@
-"""Accuracies on minimal pairs against probabilities that are known."""
+"""Accuracies on minimal pairs against known probabilities."""
 
 import json
 import math
@@ -23,7 +23,7 @@ OF_RUN = {"model": "lstm", "seed": 1, "weights_sha256": "0", "corpus_sha256": "1
 
 
 def unigram_model(vocabulary: Vocabulary) -> LanguageModel:
-    """It gives each word its probability, whatever came before."""
+    """A model that gives each word its probability, whatever came before."""
     size = len(vocabulary)
     model = LanguageModel(Embedding(size, 3), LSTM(3, 4, 3), Softmax(3, size)).eval()
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_counts(vocabulary: Vocabulary):
     assert scores.is_correct.tolist() == [True, False, False, False, True, True]
 
 
-def test_words_are_made_as_the_vocabulary_has_them(vocabulary: Vocabulary):
+def test_sentences_are_tokenized_and_lowercased_like_the_vocabulary(vocabulary: Vocabulary):
     pairs = pairs_of(("a isn't b", "a isn't a", "p"))
     results, scores = evaluate_pairs(unigram_model(vocabulary), vocabulary, pairs, of_run=OF_RUN)
     assert results["pairs"]["tokenizer"] == "penn"
@@ -135,7 +135,7 @@ def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFix
     assert lines[-1].startswith("22.7% of the words are read as <unk>; pairs that are ")
 
 
-def test_unknown_words_without_a_word_for_them():
+def test_unknown_words_without_unk_and_unknown_tokenizers_are_refused():
     vocabulary = Vocabulary(("<eos>", "a", "b"))
     with pytest.raises(UserError, match=r"^'dog': not among the 3 words"):
         evaluate_pairs(unigram_model(vocabulary), vocabulary, PAIRS, of_run=OF_RUN)

@@ -1,4 +1,4 @@
-"""What an evaluation of a split hands on: to its table by training counts, and to its record."""
+"""What the evaluation of a split passes to its table by training counts, and to its record."""
 
 from collections import Counter
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_buckets_and_articles_are_those_of_the_right_splits(
 def test_the_table_has_a_line_for_each_score(
     evaluator: Evaluator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the name of the model does in a terminal."""
+    """Whatever the model's name would do to a terminal."""
     evaluator.modes = evaluator.rescoring_modes = [Cache(window=5)]
     results = evaluate(evaluator, "test", name="mine", of_run={"model": "\x1b[31mred"}).results
     show(results)

@@ -1,4 +1,4 @@
-"""What an evaluation tells while it runs."""
+"""What an evaluation reports while it runs."""
 
 import io
 import logging

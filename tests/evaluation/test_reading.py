@@ -83,11 +83,11 @@ def test_nll_is_the_exact_sum_whatever_the_order() -> None:
     assert forward.score.nll == backward.score.nll == (2e16 + 4) / 6
 
 
-def test_a_multilayer_lstm_of_the_user_drops_nothing(ids: np.ndarray, model: LanguageModel) -> None:
+def test_a_users_multilayer_lstm_drops_nothing(ids: np.ndarray, model: LanguageModel) -> None:
     lstm = nn.LSTM(8, 8, num_layers=2, dropout=0.9).eval()
     model.core.add_module("more", lstm)
     with scaled_dropouts(model, 0.0):
-        assert lstm.training  # as cuDNN needs it
+        assert lstm.training  # as cuDNN requires
         first, second = (lstm(torch.ones(3, 1, 8))[0] for _ in range(2))
     assert torch.equal(first, second)
     assert lstm.dropout == 0.9

@@ -21,7 +21,7 @@ def logs(*probabilities: float) -> Tensor:
 
 
 def reference(log_probs: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
-    """Probabilities, word by word as the papers say it."""
+    """Probabilities, word by word, as in the papers."""
     if temperature == 0:
         kept = [int(np.argmax(log_probs))]
         weights = np.ones_like(log_probs)
@@ -45,7 +45,7 @@ def reference(log_probs: np.ndarray, temperature: float, top_k: int, top_p: floa
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [0, 1, 4, WORDS, 99])
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999, 1.0])
-def test_the_words_that_stay_and_their_probabilities(temperature: float, top_k: int, top_p: float):
+def test_which_words_are_kept_and_their_probabilities(temperature: float, top_k: int, top_p: float):
     generator = torch.Generator().manual_seed(0)
     log_probs = (2 * torch.randn(3, 5, WORDS, generator=generator)).log_softmax(-1)
     found = filter_log_probs(log_probs, temperature=temperature, top_k=top_k, top_p=top_p).exp()
@@ -68,8 +68,8 @@ def test_the_words_that_stay_and_their_probabilities(temperature: float, top_k: 
         ({"top_p": 0.9999}, [0, 1, 2, 3, 4]),
     ],
 )
-def test_of_equally_probable_words_the_first_stay(options: dict[str, Any], expected: list[int]):
-    """Where the mass is reached exactly, no word more; as few as can be."""
+def test_of_equally_probable_words_the_first_are_kept(options: dict[str, Any], expected: list[int]):
+    """As few as possible: once the mass is reached exactly, not one word more."""
     found = filter_log_probs(logs(0.25, 0.25, 0.25, 0.05, 0.2), **options).exp()
     assert found.nonzero().flatten().tolist() == expected
     assert math.isclose(float(found.sum()), 1.0, rel_tol=1e-6)
@@ -78,7 +78,7 @@ def test_of_equally_probable_words_the_first_stay(options: dict[str, Any], expec
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ten_equal_words_are_cut_where_their_sum_is_reached(share: float, dtype: torch.dtype):
-    """Though neither 0.1 nor its logarithm is a number of the computer's."""
+    """Though floating point represents neither 0.1 nor its logarithm exactly."""
     found = filter_log_probs(torch.full((10,), 0.1, dtype=dtype).log(), top_p=share)
     assert int((found > -torch.inf).sum()) == round(10 * share)
 
@@ -91,7 +91,7 @@ def test_extreme_temperatures(temperature: float):
 
 
 def wild(model: LanguageModel) -> LanguageModel:
-    """With weights so large that it forgets little."""
+    """Gives the model weights so large that it forgets little."""
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -100,7 +100,7 @@ def wild(model: LanguageModel) -> LanguageModel:
 
 
 def greedy(model: LanguageModel, words: list[int], num: int, memory: int = 10**6) -> list[int]:
-    """Without a state: the whole text, or the last words of it, are read anew for each word."""
+    """Keeps no state: reads the whole text, or its last words, again for each word."""
     for _ in range(num):
         log_probs = model.head.log_probs(model(torch.tensor(words[-memory:])[:, None]).output)
         words = [*words, int(log_probs[-1, 0].argmax())]
@@ -108,7 +108,7 @@ def greedy(model: LanguageModel, words: list[int], num: int, memory: int = 10**6
 
 
 @pytest.mark.parametrize("head", ["softmax", "adaptive_softmax"])
-def test_the_state_stands_for_all_that_was_read(make_model: MakeModel, head: str):
+def test_the_state_carries_everything_that_was_read(make_model: MakeModel, head: str):
     model = wild(make_model(f"awd_lstm-{head}", WORDS))
     for prompt in ([3], [1, 2, 3, 4, 5, 6, 7]):
         expected = greedy(model, prompt, 30)
@@ -120,7 +120,7 @@ def test_the_state_stands_for_all_that_was_read(make_model: MakeModel, head: str
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_each_word_is_drawn_from_the_models_distribution(make_model: MakeModel, dtype: torch.dtype):
-    """First words only, of many texts; those suppressed never come."""
+    """First words only, of many texts; suppressed words never occur."""
     model = make_model("awd_lstm-softmax", WORDS).to(dtype)
     prompt, suppressed = torch.tensor([4, 9]), [2, 7]
     generator = torch.Generator().manual_seed(3)

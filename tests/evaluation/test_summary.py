@@ -69,7 +69,7 @@ def test_buckets_are_those_of_a_plain_loop(reading: Reading) -> None:
             assert bucket["num_tokens"] == number
             assert bucket["nll"] == pytest.approx(nll, rel=1e-12)
             assert bucket["ppl"] == pytest.approx(math.exp(nll), rel=1e-12)
-        left_out = {"article_position": 2}.get(name, 0)  # positions 1 and 2 have no title before
+        left_out = {"article_position": 2}.get(name, 0)  # positions 1 and 2 precede all titles
         total = sum(bucket["num_tokens"] for bucket in by[name])
         assert total + left_out == len(reading.positions)
 
@@ -88,7 +88,7 @@ def test_what_a_corpus_lacks_is_left_out(reading: Reading) -> None:
     assert by.keys() == {"training_count"}
 
 
-def test_articles_number_the_positions(reading: Reading) -> None:
+def test_positions_are_numbered_by_article(reading: Reading) -> None:
     found = articles(reading, np.array([3, 1200, 1800]))
     expected = [sum(s <= p for s in (1200, 1800)) for p in reading.positions.tolist()]
     assert found.tolist() == expected

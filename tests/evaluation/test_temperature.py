@@ -57,7 +57,7 @@ def test_probabilities_are_powers_that_sum_to_one(
 
 
 @pytest.mark.parametrize("modes", [[], [Cache(window=9)], [Dynamic("sgd", lr=0.5)]])
-def test_one_changes_nothing(
+def test_a_temperature_of_one_changes_nothing(
     make_evaluator: MakeEvaluator, model: LanguageModel, modes: list
 ) -> None:
     without = make_evaluator(model, columns=1, window=20, modes=modes).read("valid")
@@ -106,7 +106,7 @@ def test_dynamic_evaluation_learns_from_the_tempered_loss(
     assert_close(reading.log_probs, torch.cat(expected).detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_head_has_its_own_loss_again(
+def test_the_heads_own_loss_is_restored(
     make_evaluator: MakeEvaluator, model: LanguageModel
 ) -> None:
     before = model.head.loss

@@ -45,7 +45,7 @@ def test_a_prompt_and_the_training_text_give_the_same_ids(tmp_path: Path, tokeni
     assert ids[1:].tolist() == corpus.train[: len(ids) - 1].tolist()
 
 
-def test_text_is_the_inverse_of_a_prompt():
+def test_text_from_words_is_the_inverse_of_encoding():
     for words, text in (("", ""), ("a b", "a b\n"), ("<eos> a <eos> <eos> b", "\na\n\nb\n")):
         assert "".join(pieces(words.split())) == text
         assert encode_text(text, VOCABULARY)[1] == {}
@@ -59,6 +59,6 @@ def test_words_for_people():
     assert shown("\x00" * 41) == "\\x00" * 9 + "\\x0…"
 
 
-def test_unknown_words_without_a_word_for_them():
+def test_unknown_words_without_unk_are_refused():
     with pytest.raises(UserError, match=r"^'dog': not among the 2 words"):
         encode_text("a dog", Vocabulary(("<eos>", "a")))

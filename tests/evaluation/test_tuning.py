@@ -62,16 +62,16 @@ def test_the_lr_is_searched_first_and_then_the_decay(caplog: pytest.LogCaptureFi
         *((lr, 0.2) for lr in (0.1, 0.3, 1.0, 10.0)),
         *((0.3, decay) for decay in (0.0, 0.1, 0.5)),
     ]
-    assert tried[3]["nll"] is None  # nan, as of an lr that breaks the model, is never the best
+    assert tried[3]["nll"] is None  # nan, as from an lr that breaks the model, is never the best
     assert not caplog.records
 
 
-def test_a_best_value_at_the_edge_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_best_value_at_the_edge_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     best, _ = of_parabola({"lrs": [0.0, 1.0, 2.0], "decays": [0.1, 0.2]})
-    assert best.lr == 0.0  # less than which there is nothing
+    assert best.lr == 0.0  # nothing is lower
     assert not caplog.records
     of_parabola({"lrs": [0.3, 1.0, 2.0], "decays": [0.1, 0.2]})
-    (record,) = caplog.records  # two values have no inside, and are not told
+    (record,) = caplog.records  # two values have no inside, and are not reported
     assert "the best dynamic.lr, 0.3, is at the edge" in record.getMessage()
 
 

@@ -25,7 +25,7 @@ def model() -> LanguageModel:
 
 
 def by_hand(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One sentence after the other, a word after the other."""
+    """Surprisal and entropy of one sentence, word by word."""
     probabilities, state = [], None
     with torch.no_grad():
         for word in ids[:-1]:
@@ -41,7 +41,7 @@ def test_each_sentence_by_itself(model, batch_tokens: int, rows: int, monkeypatc
     monkeypatch.setattr(words, "BATCH_TOKENS", batch_tokens)
     monkeypatch.setattr(words, "LOG_PROBS_BYTES", rows * 4 * V)
     generator = np.random.default_rng(0)
-    lengths = [6, 2, 1, 9, 2, 13, 1]  # one token is no word
+    lengths = [6, 2, 1, 9, 2, 13, 1]  # a single token holds no word
     sentences = [generator.integers(0, V, length, np.int32) for length in lengths]
     told = []
     found = score_sentences(model, sentences, lambda *window: told.append(window))

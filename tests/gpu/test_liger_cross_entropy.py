@@ -58,7 +58,7 @@ def test_value_and_gradients(dtype, bounds: tuple[float, float], bias: bool, red
 
 def test_never_holds_all_logits() -> None:
     head, output, targets = problem(bias=True)
-    head.loss(output, targets).backward()  # what stays, and what the library compiles
+    head.loss(output, targets).backward()  # allocates what stays, and compiles the kernels
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     head.loss(output, targets).backward()

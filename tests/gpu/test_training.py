@@ -1,4 +1,4 @@
-"""What only a GPU can show of a training; each runs in seconds."""
+"""What only a GPU can show about training; each test runs in seconds."""
 
 import os
 import subprocess
@@ -64,8 +64,8 @@ def test_bfloat16_leaves_the_lstm_in_float32() -> None:
     assert_close(found[1], found[0], rtol=0, atol=0)
 
 
-def test_one_process_of_nccl_trains_and_its_checkpoint_opens_no_gpu(tmp_path: Path) -> None:
-    """With the strategy ddp all that is logged goes through NCCL, with one GPU too."""
+def test_one_process_trains_with_nccl_and_its_checkpoint_opens_no_gpu(tmp_path: Path) -> None:
+    """With the strategy ddp, all that is logged goes through NCCL, even with one GPU."""
     environment = {key: value for key, value in os.environ.items() if "HYDRA" not in key}
     command = [sys.executable, "-m", "lmbench.train", *ARGUMENTS, "trainer.strategy=ddp"]
     trained = subprocess.run(
@@ -85,7 +85,7 @@ def test_one_process_of_nccl_trains_and_its_checkpoint_opens_no_gpu(tmp_path: Pa
 
 
 def test_steps_do_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning reads what is for the progress bar after each step: none of it is on the GPU."""
+    """Lightning reads the progress bar's values after each step: none of them is on the GPU."""
     devices: list[str] = []
 
     def convert(value: torch.Tensor) -> object:

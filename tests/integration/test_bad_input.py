@@ -20,18 +20,18 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def environment(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Of a user without corpora, caches or settings, but for those given."""
+    """The environment of a user without corpora, caches or settings, except those given."""
     ours = ("LMBENCH_", "HYDRA_", "HF_", "PL_", "XDG_")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     of_home = {"HF_HOME": f"{tmp_path}/home/hf", "XDG_CACHE_HOME": f"{tmp_path}/home/cache"}
-    # Where matplotlib is there, torchmetrics imports it, and it would list all fonts each time.
+    # If matplotlib is installed, torchmetrics imports it, and it would list all fonts each time.
     fonts = {"MPLCONFIGDIR": str(tmp_path_factory.getbasetemp() / "matplotlib")}
     return lambda **given: inherited | {"OMP_NUM_THREADS": "1"} | of_home | fonts | given
 
 
 @pytest.fixture
 def refusal(tmp_path: Path, environment: Environment) -> Callable[..., str]:
-    """Runs the command in an empty folder; its one paragraph."""
+    """Runs the command in an empty folder; returns its one paragraph."""
 
     def run(*arguments: str, **variables: str) -> str:
         return trainings.refusal(tmp_path, *arguments, env=environment(**variables))
@@ -41,7 +41,7 @@ def refusal(tmp_path: Path, environment: Environment) -> Callable[..., str]:
 
 @pytest.fixture
 def failure(tmp_path: Path, environment: Environment) -> Callable[..., str]:
-    """Runs the command in an empty folder; all that it says on stderr as it fails."""
+    """Runs the command in an empty folder, where it fails; returns its stderr."""
 
     def run(*arguments: str, **variables: str) -> str:
         with trainings.start(tmp_path, *arguments, env=environment(**variables)) as process:
@@ -54,7 +54,7 @@ def failure(tmp_path: Path, environment: Environment) -> Callable[..., str]:
 
 
 def write_corpus(folder: Path, **changes: str | bytes | None) -> Path:
-    """A corpus of three files; ``changes`` replaces one by other content, or by nothing."""
+    """A corpus of three files; ``changes`` gives a split other content, or None to omit it."""
     folder.mkdir()
     contents = dict.fromkeys(("train", "valid", "test"), SENTENCES) | changes
     for split, content in contents.items():
@@ -85,7 +85,7 @@ def test_a_bad_corpus(refusal: Callable, tmp_path: Path, changes, overrides, par
     message = refusal("data=text", f"data.path={folder}", *TINY, *overrides)
     for part in parts:
         assert part in message
-    # Whole or not there: of the refused corpora only the one that can be read may be in the cache.
+    # Of the refused corpora, only the one that can be read may be in the cache, and as a whole.
     cache = tmp_path / "home/cache/lmbench"
     entries = [path.name for path in cache.glob("*") if path.suffix != ".lock"]
     assert len(entries) == (1 if "batching.batch_size=1000" in overrides else 0), entries
@@ -102,7 +102,7 @@ def test_a_missing_folder(refusal: Callable, tmp_path: Path):
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """Takes connections and never answers."""
+    """Accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -117,7 +117,7 @@ def test_a_hub_out_of_reach(refusal: Callable, tmp_path: Path, silent_server: st
     whole, message = seconds(HF_ENDPOINT=silent_server, HF_HUB_ETAG_TIMEOUT="2")
     for part in ("WikiText-2", "hub", "data.path=", "LMBENCH_DATA_DIR", "data=synthetic"):
         assert part in message
-    # 23 s when the datasets library is left to itself. The import of that library is in here too.
+    # 23 s if the datasets library is left to itself. Its import is included here.
     assert whole - start_up < 5 + 3
     assert not [path for path in tmp_path.glob("home/cache/lmbench/*") if path.suffix != ".lock"]
 
@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_written(failure: Callable, tmp_path: Path, opti
 
 
 def test_a_disk_that_is_full_as_tensorboard_starts(tmp_path: Path, environment: Environment):
-    """Its writer, in a thread of its own, is the first to find that out."""
+    """Its writer, in a thread of its own, is the first to notice."""
     script = """
 from tensorboard.summary.writer.record_writer import RecordWriter
 from lmbench.train import main

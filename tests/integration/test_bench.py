@@ -40,7 +40,7 @@ def test_the_bench_of_scale_makes_the_corpus_it_was_asked_for(tmp_path: Path):
     for step in ("tokenize and number", "open again"):
         assert rows[step]["num_words"] == 3000 + 1  # and <eos>
         assert rows[step]["num_tokens"]["train"] == pytest.approx(200_000, abs=30)
-    # 80 columns of whole length, each without its last token as an input
+    # 80 columns of full length, each without its last token as an input
     assert rows["read all windows"]["num_scored"] == pytest.approx(200_000, abs=200)
     assert rows["full softmax"]["num_parameters"] == 3000 * (400 + 1)
     assert rows["adaptive softmax"]["num_parameters"] < rows["full softmax"]["num_parameters"]

@@ -1,4 +1,4 @@
-"""Many runs that start at once on one cache that is empty."""
+"""Many runs that start at once with the same empty cache."""
 
 import json
 import time
@@ -49,7 +49,7 @@ def test_ten_runs_share_a_corpus_that_one_of_them_builds(tmp_path: Path):
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
 
-    assert len(builds) <= 1  # too quick to be seen, perhaps
+    assert len(builds) <= 1  # perhaps too quick to be seen
     ((key, _, _),) = entries
     assert {path.name for path in cache.iterdir() if path.is_dir()} == {key}
 

@@ -65,7 +65,7 @@ def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, 
 
 @pytest.mark.slow
 @every_core
-def test_a_resumed_run_has_the_weights_of_one_in_one_go(tmp_path: Path, name: str) -> None:
+def test_a_resumed_run_has_the_weights_of_an_unbroken_one(tmp_path: Path, name: str) -> None:
     own = ("callbacks=default", "optimizer=adam", "trainer.max_epochs=2", "batching.bptt=20")
     done = command(tmp_path, *SMALL, *overrides(name), *own, "hydra.run.dir=whole")
     assert done.returncode == 0, done.stderr

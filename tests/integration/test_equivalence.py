@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What validation saw, and what it gave."""
+    """The weights that validation saw, and its result."""
 
     weights: Weights
     nll: float
@@ -108,7 +108,7 @@ def zero_state(columns: int) -> State:
 
 
 def read(weights: Weights, tokens: Tensor, targets: Tensor, state: State, step: int | None):
-    """Mean nats, the whole loss and the next state; masks where ``step`` is given."""
+    """Mean nats, the whole loss and the next state; masks are used if ``step`` is given."""
     places = iter(range(99))
 
     def drop(value: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
@@ -146,7 +146,7 @@ def fold(ids: np.ndarray, columns: int) -> Tensor:
 
 
 def evaluate(weights: Weights, ids: np.ndarray, columns: int) -> float:
-    """As published: the sum over rows is divided by their number, the first one's included."""
+    """As published: the sum over rows is divided by their number, including the first one."""
     data, state, total = fold(ids, columns), zero_state(columns), 0.0
     for start in range(0, len(data) - 1, 70):
         targets = data[start + 1 : start + 71]
@@ -184,7 +184,7 @@ def train_by_hand(weights: Weights, corpus: Corpus, *, lr_is_late: bool) -> Run:
             factor = min(1.0, CLIP / (norm + 1e-6))
             lr = LR * length / BPTT
             if averages is None or num_averaged_steps == 0 or not lr_is_late:
-                eta = lr  # else that of the step before
+                eta = lr  # otherwise that of the step before
             weights = {
                 name: value - eta * (factor * gradients[name] + DECAY * value)
                 for name, value in weights.items()
@@ -238,7 +238,7 @@ class Recorder(L.Callback):
         self.epochs.append(Epoch(self.seen, pl_module.scores["val"].nll))
 
     def dropout(self, input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-        """In the place of torch.nn.functional.dropout, and of our own for recurrent weights."""
+        """Replaces torch.nn.functional.dropout, and our own for recurrent weights."""
         assert training
         self.place += 1
         return input * mask(self.step, self.place - 1, tuple(input.shape), p)
@@ -272,7 +272,7 @@ def make_config(optimizer: str) -> dict:
 
 
 def train_by_lmbench(config: dict, corpus: Corpus, run_dir: Path) -> tuple[Weights, Run]:
-    """The initial weights, and what was made of them."""
+    """The initial weights, and the run that began with them."""
     build.seed_everything(config)
     datamodule = build.datamodule(config, corpus)
     module = build.module(config, build_model(config["model"], WORDS))
@@ -300,7 +300,7 @@ def train_by_lmbench(config: dict, corpus: Corpus, run_dir: Path) -> tuple[Weigh
 
 
 def difference(ours: Weights, reference: Weights) -> float:
-    """Largest relative difference of any weight's norm: |a − b| / |b|."""
+    """Largest relative difference of any weight, by norms: |a − b| / |b|."""
     assert ours.keys() == reference.keys()
     return max(
         ((ours[name] - value).norm() / value.norm()).item() for name, value in reference.items()
@@ -313,7 +313,7 @@ def relative(ours: float, reference: float) -> float:
 
 @pytest.fixture(scope="module", autouse=True)
 def _float64() -> Iterator[None]:
-    """torch.optim.ASGD keeps its rates in the default type."""
+    """Also for torch.optim.ASGD, which keeps its rates in the default type."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -330,7 +330,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Weigh
 
 @pytest.mark.parametrize("optimizer", ["asgd_torch", "asgd"])
 def test_training_is_the_published_one(trainings: dict[str, tuple[Weights, Run]], optimizer: str):
-    """optimizer=asgd differs from the published one in the step in which a changed lr acts."""
+    """With optimizer=asgd, a changed lr acts one step earlier than in the published one."""
     start, ours = trainings[optimizer]
     reference = train_by_hand(start, make_corpus(), lr_is_late=optimizer == "asgd_torch")
 
@@ -358,7 +358,7 @@ def test_training_is_the_published_one(trainings: dict[str, tuple[Weights, Run]]
 
 
 def test_the_comparison_covers_what_it_should(trainings: dict[str, tuple[Weights, Run]]):
-    """A clip that acts at times, lengths that vary, averages that win and are tested."""
+    """Clipping that acts at times, lengths that vary, averages that win and are tested."""
     _, run = trainings["asgd_torch"]
     norms = [math.sqrt(sum(g.pow(2).sum() for g in one.gradients.values())) for one in run.steps]
     assert min(norms) < CLIP < max(norms)

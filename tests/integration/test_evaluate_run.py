@@ -1,4 +1,4 @@
-"""A run trained and then evaluated: both say the same of the same weights."""
+"""A run that is trained, then evaluated: both give the same weights the same scores."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``scripts/gpu_check.py`` without a GPU: what a CPU can do of it works."""
+"""``scripts/gpu_check.py`` without a GPU: the part that a CPU can do works."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def test_all_checks_on_the_cpu(tmp_path: Path):
     assert result.returncode == 0, result.stderr
     report = json.loads(output.read_text("utf-8"))
     assert [row["part"] for row in report["parity"]] == ["forward", "gradients"]
-    # float32 has 24 bits: what is more was computed in fewer, what is 0 was not computed twice
+    # float32 has 24 bits: a larger error means fewer bits, one of 0 no second computation
     assert all(2**-26 < row["relative error"] < 2**-18 for row in report["parity"])
     # Three layers 16 → 16 → 16 → 16 and 100 words; a window of 8 steps in 4 columns.
     flop = 3 * (3 * 2 * 4 * 16 * (16 + 16) + 2 * 16 * 100) * 8 * 4

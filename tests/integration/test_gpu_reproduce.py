@@ -1,4 +1,4 @@
-"""``scripts/gpu_reproduce.sh`` without a GPU: its pieces make what an unbroken run makes."""
+"""``scripts/gpu_reproduce.sh`` without a GPU: its pieces give what an unbroken run gives."""
 
 import os
 import subprocess
@@ -20,14 +20,14 @@ TINY = (
 
 
 def call(run: Path, minutes: float) -> int:
-    """One piece's exit status."""
+    """Runs one piece; returns its exit status."""
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     command = ["bash", str(SCRIPT), str(run), str(minutes), *TINY]
     return subprocess.run(command, check=False, env=environment, capture_output=True).returncode
 
 
 @pytest.mark.slow
-def test_pieces_make_what_an_unbroken_run_makes(tmp_path: Path):
+def test_pieces_give_what_an_unbroken_run_gives(tmp_path: Path):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert call(whole, 10) == 0
     statuses = []

@@ -1,4 +1,4 @@
-"""Two processes on the CPU against one, with the same columns in all."""
+"""Two processes on the CPU against one, with the same columns in total."""
 
 import json
 from pathlib import Path

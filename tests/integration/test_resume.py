@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 
 def end(process: "subprocess.Popen[str]") -> str:
-    """What it said on stderr."""
+    """Waits for the process to end; returns its stderr."""
     _, said = process.communicate(timeout=120)
     assert "Traceback" not in said
     return said
@@ -71,7 +71,7 @@ def results_of(run_dir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run that nobody stops."""
+    """The directory of a run that nobody stops."""
     folder = tmp_path_factory.mktemp("whole")
     finish(folder, *ARGUMENTS, "hydra.run.dir=run")
     run_dir = folder / "run"
@@ -82,7 +82,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
-    """Of a run that was stopped by SIGTERM in the midst of an epoch, with averages already."""
+    """The directory of a run stopped by SIGTERM within an epoch, when it already averages."""
     folder = tmp_path_factory.mktemp("stopped")
     run_dir = folder / "run"
     process = start(folder, *ARGUMENTS, "hydra.run.dir=run")
@@ -102,12 +102,12 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
 
 @pytest.fixture
 def copy(stopped: Path, tmp_path: Path) -> Path:
-    """Of the stopped run, to be resumed."""
+    """A copy of the stopped run, to be resumed."""
     return shutil.copytree(stopped, tmp_path / "run")
 
 
 def test_a_run_that_is_stopped_again_and_again_ends_the_same(whole: Path, tmp_path: Path):
-    """By the command that each stop has named, in a folder with a difficult name."""
+    """Resumed by the command that each stop names, in a folder with a difficult name."""
     run_dir = tmp_path / "ein Lauf, lr=1 'é'"
     quoted = str(run_dir).replace("'", "\\'")
     arguments = [*ARGUMENTS, f"hydra.run.dir='{quoted}'"]
@@ -141,7 +141,7 @@ def test_a_run_without_a_checkpoint_starts_over_and_overrides_are_kept(whole: Pa
         assert results_of(run_dir)["train"]["epochs"] == number
         config = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
         assert config["trainer"]["max_epochs"] == number
-    # As the first epochs of the longer run, and after them the test.
+    # The rows of the first epochs of the longer run, then that of the test.
     rows, of_whole = (
         path.joinpath("metrics.csv").read_text("utf-8").splitlines() for path in (run_dir, whole)
     )
@@ -159,10 +159,10 @@ def test_a_run_without_a_checkpoint_starts_over_and_overrides_are_kept(whole: Pa
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(copy: Path, tmp_path: Path):
-    """As a limit on the size of files, which only a checkpoint is too large for."""
+    """Simulated by a limit on file sizes that only a checkpoint exceeds."""
     last = copy / "checkpoints/last.ckpt"
     before = last.read_bytes()
-    assert len(before) > PROBE_BYTES  # with which lmbench tries the folder
+    assert len(before) > PROBE_BYTES  # with which lmbench probes the folder
 
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (PROBE_BYTES, PROBE_BYTES))
@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(copy: Path, tmp_path: Path
     }
 
 
-def test_after_damage_the_checkpoint_before_is_offered_and_works(
+def test_after_damage_the_previous_checkpoint_is_offered_and_works(
     copy: Path, whole: Path, tmp_path: Path
 ):
     last, previous = (copy / f"checkpoints/{name}.ckpt" for name in ("last", "previous"))
@@ -200,7 +200,7 @@ def test_what_cannot_be_resumed_is_refused_in_one_paragraph(copy: Path, tmp_path
     assert "leave out hydra.run.dir" in refused("resume=run", "hydra.run.dir=other")
     assert "that would make it another run" in refused("resume=run", "model=lstm")
     assert "trainer.max_steps" in refused("resume=run", "trainer.max_steps=9")
-    with alone_in(copy):  # as long as the first process lives
+    with alone_in(copy):  # as while the first process lives
         assert "Another process is at work" in refused("resume=run")
     ours = ("train.log", ".lock")  # and Hydra's own
     after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
@@ -209,8 +209,8 @@ def test_what_cannot_be_resumed_is_refused_in_one_paragraph(copy: Path, tmp_path
             assert after[path] == content
 
 
-def test_inner_damage_of_a_checkpoint_is_told_in_one_paragraph(copy: Path, tmp_path: Path):
-    """Of one that can be read, and holds what one looks for first."""
+def test_inner_damage_of_a_checkpoint_is_reported_in_one_paragraph(copy: Path, tmp_path: Path):
+    """The checkpoint can be read, and holds what is looked for first."""
     last = copy / "checkpoints/last.ckpt"
     whole = torch.load(last, weights_only=True)
     metrics = (copy / "metrics.csv").read_bytes()
@@ -243,7 +243,7 @@ def test_hydra_does_not_follow_links_in_a_strangers_run(copy: Path, tmp_path: Pa
     assert {path.name: path.read_text() for path in victim.iterdir()} == {"config.yaml": "precious"}
 
 
-def test_a_config_of_something_else_in_the_working_folder_is_no_run(tmp_path: Path):
+def test_an_unrelated_config_in_the_working_folder_is_not_a_run(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("of: something else\n")
     finish(tmp_path, *ARGUMENTS, "trainer.max_steps=2")
     (results,) = tmp_path.glob("outputs/*/*/results.json")
@@ -267,7 +267,7 @@ def test_runs_that_are_killed_at_random_moments_end_the_same(model: str):
 
 
 def test_a_sweep_that_is_stopped_continues_where_it_was(whole: Path, tmp_path: Path):
-    """Done jobs are left alone, one that was begun is resumed, whatever the order of the jobs."""
+    """Finished jobs are left alone and a started one is resumed, whatever their order."""
     process = start(tmp_path, "-m", *ARGUMENTS, "seed=2,1,3", "hydra.sweep.dir=a sweep")
 
     def job(seed: int) -> Path:

@@ -31,14 +31,14 @@ NUM_PARAMETERS = 41 * 8 + sum(4 * h * (i + h) + 8 * h for i, h in ((8, 12), (12,
 
 
 def finish(folder: Path, *arguments: str) -> str:
-    """What it prints."""
+    """Runs the command, which must succeed; returns what it prints."""
     result = command(folder, *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 def sweep(folder: Path, *arguments: str) -> list[Path]:
-    """The jobs' folders."""
+    """Runs a sweep; returns the jobs' folders."""
     finish(folder, "-m", *arguments, "hydra.sweep.dir=jobs")
     return list((folder / "jobs").glob("*/"))
 
@@ -66,7 +66,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the one run that most tests here look at."""
+    """The directory of the one run that most tests here look at."""
     folder = tmp_path_factory.mktemp("run")
     shown = finish(folder, *TINY, "seed=3")
     assert "perplexity" in shown
@@ -95,7 +95,7 @@ def test_the_config_is_resolved_and_builds_the_same_objects(run_dir: Path, tmp_p
 
 @pytest.mark.slow
 def test_results_are_those_of_the_config_and_its_best_checkpoint(run_dir: Path):
-    """The keys of the file are those of callbacks/test_results.py."""
+    """The keys of the file are tested in callbacks/test_results.py."""
     results, config = results_of(run_dir), read_run_config(run_dir)
     corpus = factory(config["data"], "data")()
     checkpoint = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
@@ -122,7 +122,7 @@ def test_results_are_those_of_the_config_and_its_best_checkpoint(run_dir: Path):
 
 
 @pytest.mark.slow
-def test_metrics_and_timing_are_apart(run_dir: Path):
+def test_metrics_and_timing_are_separate(run_dir: Path):
     metrics, timing = rows_of(run_dir / "metrics.csv"), rows_of(run_dir / "timing.csv")
     stages = ("train", "val", "test")
     scores = {f"{stage}/{metric}" for stage in stages for metric in ("nll", "ppl")}
@@ -182,7 +182,7 @@ def test_awd_lstm_repeats_itself_to_the_last_bit(tmp_path: Path):
 
 @pytest.mark.slow
 def test_finetuning_begins_with_a_runs_best_weights(run_dir: Path, tmp_path: Path):
-    """Of an LSTM, with the lr so small that the weights stay what they are."""
+    """Those of an LSTM, with an lr so small that the weights stay as they are."""
     arguments = ("experiment=finetune", f"init_from='{run_dir}'", "optimizer.lr=1e-12")
     more = ("trainer.max_steps=3", "trainer.accelerator=cpu", "evaluation.columns=1")
     finish(tmp_path, *arguments, *more, "batching.batch_size=2")
@@ -208,7 +208,7 @@ def test_finetuning_begins_with_a_runs_best_weights(run_dir: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_weights_go_to_no_other_model_or_corpus(run_dir: Path, tmp_path: Path):
+def test_weights_do_not_go_to_another_model_or_corpus(run_dir: Path, tmp_path: Path):
     start = ("experiment=finetune", f"init_from='{run_dir}'", "trainer.accelerator=cpu")
     for change, message in (
         ("model.core.hidden_size=13", "do not fit the model"),
@@ -245,10 +245,10 @@ def test_a_second_run_leaves_the_first_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_corpus_of_ones_own(tmp_path: Path):
+def test_a_users_own_corpus(tmp_path: Path):
     folder = tmp_path / "Wörter und Sätze, 日本語"
     folder.mkdir()
-    # Six words and <eos>, in another order in each split.
+    # Six words and <eos>, in a different order in each split.
     for split, text in {
         "train": "naïve 猫 sat on the mat\n" * 20,
         "valid": "the mat sat on naïve 猫\n" * 4,
@@ -270,7 +270,7 @@ def test_a_corpus_of_ones_own(tmp_path: Path):
 
 @pytest.mark.usefixtures("matmul_precision")
 def test_a_novel(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """One file of running text, with the recipe for it; the vocabulary is below the cutoffs."""
+    """One file of running text, with its recipe; the vocabulary is smaller than the cutoffs."""
     lines = [f"It wasn't number {n}, the red-hot chapter." for n in range(300)]
     (tmp_path / "novel.txt").write_text("\n".join(lines), "utf-8")
     small = [override for override in TINY if not override.startswith(("data", "model="))]

@@ -35,7 +35,7 @@ def test_tar_of_a_single_step_is_zero_with_a_zero_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_neither_leaves_the_range_of_a_narrow_type(dtype: torch.dtype) -> None:
+def test_neither_penalty_leaves_the_range_of_a_narrow_type(dtype: torch.dtype) -> None:
     """The sums of these squares are 65,536; float16 ends at 65,504."""
     output = torch.tensor([0.0, 1.0]).repeat(65_536).reshape(2, 1, 65_536).to(dtype)
     alternating = torch.stack([output[0], 1 - output[0]])

@@ -65,7 +65,7 @@ def test_value_and_gradients_at_every_chunk_border(
 
 
 @pytest.mark.parametrize("wanted", list(product([True, False], repeat=3)))
-def test_gradients_for_exactly_those_who_ask(wanted: tuple[bool, bool, bool]) -> None:
+def test_only_leaves_that_require_gradients_get_them(wanted: tuple[bool, bool, bool]) -> None:
     *leaves, targets = problem()
     expected = gradients(reference(*leaves, targets), *leaves)
     asked = [leaf.detach().requires_grad_(want) for leaf, want in zip(leaves, wanted, strict=True)]
@@ -135,7 +135,7 @@ def test_half_precision_is_cast_up_and_autocast_ignored(dtype: torch.dtype, redu
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1000, 9])
-def test_another_dtype_rounds_products_but_no_sums_over_chunks(
+def test_another_dtype_rounds_products_but_not_sums_over_chunks(
     rows: int, bias: bool, reduction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", rows * 300 * 2)
@@ -172,7 +172,7 @@ def test_only_bfloat16_with_gradients_follows_autocast(
         assert autocast_dtype("cpu") is None
 
 
-def test_nothing_scored_is_a_sum_of_zero_and_a_mean_of_nan() -> None:
+def test_with_nothing_scored_the_sum_is_zero_and_the_mean_nan() -> None:
     *leaves, targets = problem()
     targets.fill_(-100)
     assert linear_cross_entropy(*leaves, targets, reduction="sum").item() == 0.0
@@ -256,7 +256,7 @@ def test_value_and_gradients_of_a_mixture_at_every_chunk_border(
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_component_that_makes_the_target_impossible_takes_no_part(reduction: str) -> None:
-    """A probability is exp(-200), 0 in float32; and where both components' are, nothing is lost."""
+    """exp(-200) is 0 in float32; even if both components have it, nothing is lost."""
     input = torch.tensor([[[1.0], [0.0]], [[1.0], [1.0]]], requires_grad=True)
     weight = torch.tensor([[100.0], [-100.0]])
     log_priors = torch.tensor([[0.75, 0.25]] * 2).log().requires_grad_()
@@ -266,7 +266,7 @@ def test_a_component_that_makes_the_target_impossible_takes_no_part(reduction: s
     assert_close(loss, expected if reduction == "none" else expected.mean())
     loss.sum().backward()
     scale = 1.0 if reduction == "none" else 0.5
-    # The shares are those of 200 nats more or less, which have five digits behind the point.
+    # The shares come from numbers near 200 nats, which have five digits after the point.
     digits = {"rtol": 2e-5, "atol": 1e-30}
     assert_close(log_priors.grad, -scale * torch.tensor([[0.0, 1.0], [0.75, 0.25]]), **digits)
     assert_close(input.grad[..., 0], scale * torch.tensor([[0.0, 100.0], [150.0, 50.0]]), **digits)

@@ -1,4 +1,4 @@
-"""What is asked of every core and head that ``conf/`` has, whatever it computes."""
+"""What is required of every core and head in ``conf/``, whatever it computes."""
 
 import copy
 import inspect
@@ -24,7 +24,7 @@ T, B, SIZE, V = 7, 3, 8, 23
 
 
 def makers(part: str) -> Iterator[Callable[..., Any]]:
-    """Of what each file says, but for sizes, which are small, and dropouts, which are 0.5."""
+    """Makers of what each file says, but with small sizes and with dropouts of 0.5."""
     for path in sorted((conf_dir() / "model" / part).glob("*.yaml")):
         config = OmegaConf.create({"model": {"embedding_size": SIZE}, "part": OmegaConf.load(path)})
         node: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["part"]
@@ -68,7 +68,7 @@ def test_a_core_has_all_members_and_no_dropout_besides_those_it_names(make) -> N
 
 
 @of_conf("core")
-def test_a_window_in_one_piece_is_two_that_hand_the_state_on(make) -> None:
+def test_one_window_equals_two_that_pass_on_the_state(make) -> None:
     core, input = make().double().eval(), normal(T, B, SIZE)
     whole, first = core(input), core(input[:3])
     second = core(input[3:], detach_state(first.state))
@@ -78,7 +78,7 @@ def test_a_window_in_one_piece_is_two_that_hand_the_state_on(make) -> None:
 
 
 @of_conf("core")
-def test_an_output_depends_on_the_steps_so_far_in_its_column_alone(make) -> None:
+def test_an_output_depends_only_on_the_steps_so_far_in_its_column(make) -> None:
     core, input = make().double().eval(), normal(T, B, SIZE).requires_grad_()
     (gradient,) = torch.autograd.grad(core(input).output[3, 1].square().sum(), input)
     reached = [(t, b) for t in range(T) for b in range(B) if gradient[t, b].any()]
@@ -86,7 +86,7 @@ def test_an_output_depends_on_the_steps_so_far_in_its_column_alone(make) -> None
 
 
 @of_conf("core")
-def test_every_parameter_of_a_core_learns_until_the_state_is_cut_off(make) -> None:
+def test_every_parameter_of_a_core_learns_but_not_across_a_detached_state(make) -> None:
     core, input = make().double(), normal(T, B, SIZE).requires_grad_()
     first = core(input[:3])
     core(input[3:], detach_state(first.state)).output.square().sum().backward()
@@ -95,8 +95,8 @@ def test_every_parameter_of_a_core_learns_until_the_state_is_cut_off(make) -> No
 
 
 @of_conf("core")
-def test_gradients_are_finite_differences(make) -> None:
-    """Also those that come by the state, which is not zero at first."""
+def test_gradients_match_finite_differences(make) -> None:
+    """Also those through the state, which does not start at zero."""
     core, input = make(num_layers=2).double().eval(), normal(5, 2, SIZE).requires_grad_()
     start = detach_state(core(normal(3, 2, SIZE)).state)
 
@@ -109,7 +109,7 @@ def test_gradients_are_finite_differences(make) -> None:
 
 @pytest.mark.parametrize("multiplies", [True, False])
 @of_conf("core")
-def test_autocast_ends_where_the_processor_cannot_multiply_bfloat16(
+def test_autocast_is_off_if_the_processor_cannot_multiply_bfloat16(
     make, multiplies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if multiplies and not multiplies_bfloat16():
@@ -125,7 +125,7 @@ def test_autocast_ends_where_the_processor_cannot_multiply_bfloat16(
 
 @pytest.mark.slow
 @of_conf("core")
-def test_after_20_000_steps_float32_is_still_float64(make) -> None:
+def test_after_20_000_steps_float32_still_matches_float64(make) -> None:
     core, state = make(num_layers=1).eval(), None
     twin, twin_state = copy.deepcopy(core).double(), None
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_after_20_000_steps_float32_is_still_float64(make) -> None:
 
 
 def make_head(make: Callable[..., Any], *, tied: bool) -> Any:
-    """A head in evaluation mode, without a parameter of zeros."""
+    """A head in evaluation mode in which no parameter is zero."""
     takes_counts = "counts" in inspect.signature(make).parameters
     counts = {"counts": torch.arange(V) * 7 % V} if takes_counts else {}
     head = make(vocabulary_size=V, **counts).double().eval()
@@ -155,7 +155,7 @@ def make_head(make: Callable[..., Any], *, tied: bool) -> Any:
 
 
 def nats_of(head: Any, output: Tensor, targets: Tensor) -> Tensor:
-    """By way of the whole distribution."""
+    """Nats of the targets, by way of the whole distribution."""
     return -head.log_probs(output).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
@@ -163,7 +163,7 @@ def nats_of(head: Any, output: Tensor, targets: Tensor) -> Tensor:
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("tied", [True, False])
 @of_conf("head")
-def test_loss_and_log_probs_are_one_distribution_and_so_are_their_gradients(
+def test_loss_and_log_probs_agree_and_so_do_their_gradients(
     make, tied: bool, reduction: str, ignored: int
 ) -> None:
     head, output = make_head(make, tied=tied), normal(2, V, SIZE).requires_grad_()
@@ -190,7 +190,7 @@ def test_loss_and_log_probs_are_one_distribution_and_so_are_their_gradients(
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("tied", [True, False])
 @of_conf("head")
-def test_words_that_are_not_targets_leave_no_parameter_without_a_gradient(
+def test_any_single_target_gives_every_parameter_a_gradient(
     make, tied: bool, reduction: str
 ) -> None:
     head, output = make_head(make, tied=tied), normal(2, SIZE)
@@ -223,7 +223,7 @@ def test_a_tied_head_predicts_a_word_by_the_row_that_the_embedding_reads(make) -
 
 
 @pytest.mark.parametrize("part", ["core", "head"])
-def test_parts_are_made_without_looking_at_numbers(part: str) -> None:
+def test_parts_can_be_made_on_the_meta_device(part: str) -> None:
     arguments = {"vocabulary_size": V} if part == "head" else {}
     with torch.device("meta"):
         for make in makers(part):

@@ -34,7 +34,7 @@ def test_locked_dropout_has_one_mask_for_all_time_steps() -> None:
 
 
 @pytest.mark.parametrize("kind", [LockedDropout, WeightDropout])
-def test_a_dropout_draws_anew_in_training_and_gives_its_input_back_in_evaluation(kind) -> None:
+def test_a_dropout_draws_anew_in_training_and_returns_its_input_in_evaluation(kind) -> None:
     torch.manual_seed(0)
     dropout, input = kind(0.5), torch.ones(2, 10, 10)
     dropped = dropout(input)
@@ -45,7 +45,7 @@ def test_a_dropout_draws_anew_in_training_and_gives_its_input_back_in_evaluation
 
 
 @pytest.mark.parametrize("p", [0.35, 0.001, 0.5, 0.999])
-def test_elements_are_dropped_each_by_itself_at_the_given_rate(p: float) -> None:
+def test_elements_are_dropped_independently_at_the_given_rate(p: float) -> None:
     torch.manual_seed(0)
     size = 400_003  # not a multiple of 4
     dropout, ones = WeightDropout(p), torch.ones(size, dtype=torch.float64)
@@ -58,8 +58,8 @@ def test_elements_are_dropped_each_by_itself_at_the_given_rate(p: float) -> None
     for start in range(4):  # the four elements that share a draw of the generator
         part = dropped[start::4].double().mean()
         assert abs(part - p) < 5 * (4 * variance / size) ** 0.5
-    # Independent, so both are dropped at p². A pair shares an element with two others, by which
-    # the variance of their mean is three times that of separate pairs at most.
+    # Independent, so both are dropped at p². A pair shares an element with two others, so the
+    # variance of their mean is at most three times that of separate pairs.
     for distance in (1, 2, 3, 4, 1000):
         both = (dropped[distance:] & dropped[:-distance]).double().mean()
         assert abs(both - p**2) < 5 * (p**2 * (1 - p**2) * 3 / size) ** 0.5
@@ -70,7 +70,7 @@ def test_elements_are_dropped_each_by_itself_at_the_given_rate(p: float) -> None
     ("p", "num_kept"),
     [(1e-9, 2**16), (0.35, 42598), (0.5, 2**15), (0.75, 2**14), (1 - 1e-9, 1)],
 )
-def test_of_all_values_of_16_bits_as_many_are_kept_as_the_rate_says(
+def test_as_many_of_all_16_bit_values_are_kept_as_the_rate_says(
     p: float, num_kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def every_value(bits: torch.Tensor, *_: object) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_elements_on_other_devices_are_dropped_by_pytorch() -> None:
     assert WeightDropout(0.5)(torch.ones(3, 5, device="meta")).device.type == "meta"
 
 
-def test_embedding_dropout_is_a_look_up_in_a_matrix_with_dropped_rows() -> None:
+def test_embedding_dropout_is_a_lookup_in_a_matrix_with_dropped_rows() -> None:
     weight = torch.randn(30, E, dtype=torch.float64, requires_grad=True)
     twin = weight.detach().clone().requires_grad_()
     tokens = torch.randint(30, (8, 9))

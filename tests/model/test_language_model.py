@@ -25,7 +25,7 @@ def test_published_sizes_have_the_published_number_of_parameters() -> None:
     assert model.num_parameters == 33_556_078
 
 
-def test_reads_embedding_core_and_head_in_turn() -> None:
+def test_a_model_runs_its_embedding_and_then_its_core() -> None:
     model = make(tied=False)
     tokens = torch.randint(V, (5, 3))
     result = model(tokens)
@@ -70,7 +70,7 @@ def test_a_tied_weight_is_the_embeddings_and_stays_so_when_copied_converted_or_l
         (((V, H), (H, H), (H, 9)), True, r"vocabulary_size \(13\).*head's \(9\)"),
     ],
 )
-def test_parts_that_do_not_fit(sizes, tied: bool, message: str) -> None:
+def test_parts_that_do_not_fit_are_refused(sizes, tied: bool, message: str) -> None:
     embedding, core, head = sizes
     with pytest.raises(ValueError, match=message):
         LanguageModel(Embedding(*embedding), LSTM(*core), Softmax(*head), tied=tied)

@@ -14,7 +14,7 @@ DECAY = 0.01
 
 @pytest.fixture
 def float64_scalars() -> Iterator[None]:
-    """torch.optim.ASGD keeps its rates in the default type, where 1/3 has float32's digits."""
+    """torch.optim.ASGD keeps its rates in the default type, in which 1/3 has float32's digits."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -29,7 +29,7 @@ def parameters(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
 
 
 def set_gradients(params: list[nn.Parameter], step: int) -> None:
-    """Gradients of a function of the parameters, other ones at every step."""
+    """Sets the gradients of a function of the parameters that changes with every step."""
     for index, parameter in enumerate(params):
         parameter.grad = torch.cos(parameter.detach() * (step + index + 1))
 
@@ -45,7 +45,7 @@ def values(params: list[nn.Parameter]) -> list[Tensor]:
 @pytest.mark.usefixtures("float64_scalars")
 @pytest.mark.parametrize("resting", [0, 2], ids=["all move", "one rests for two steps"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_at_a_constant_rate_all_is_as_in_torch(dtype, tolerance: float, resting: int) -> None:
+def test_at_a_constant_rate_it_is_as_in_torch(dtype, tolerance: float, resting: int) -> None:
     ours, theirs = parameters(dtype), parameters(dtype)
     before = values(ours)
     optimizer = ASGD(ours, 0.3, weight_decay=DECAY)
@@ -65,7 +65,7 @@ def test_at_a_constant_rate_all_is_as_in_torch(dtype, tolerance: float, resting:
         assert_close(our_averages[moved:], averages(reference, theirs[moved:]), **close)
 
 
-def test_a_changed_rate_acts_in_that_very_step() -> None:
+def test_a_changed_rate_takes_effect_in_that_very_step() -> None:
     ours, by_hand = parameters(), values(parameters())
     optimizer = ASGD(ours, 1.0, weight_decay=DECAY)
     iterates = []
@@ -104,7 +104,7 @@ def test_groups_keep_their_own_rates_and_decays() -> None:
     assert_close(params[1].detach(), second - 2.0 * (1.0 + 0.5 * second))
 
 
-def test_no_gradient_at_all_is_no_step() -> None:
+def test_a_step_without_any_gradient_changes_nothing() -> None:
     params = parameters()
     before = values(params)
     ASGD(params, 0.3).step()
@@ -121,7 +121,7 @@ def test_gradients_are_read_only_and_may_be_strided() -> None:
     assert_close(gradient, torch.arange(12.0, dtype=torch.float64).reshape(4, 3).t())
 
 
-def test_closure_computes_gradients_and_its_loss_comes_back() -> None:
+def test_a_closure_computes_gradients_and_its_loss_is_returned() -> None:
     params = parameters()[:1]
     before = params[0].detach().clone()
     optimizer = ASGD(params, 0.25)

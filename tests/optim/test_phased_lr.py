@@ -34,7 +34,7 @@ def walk(optimizer: Optimizer, scheduler: PhasedLR, num_steps: int) -> list[dict
 
 
 def published_lr_and_beta1(epoch: float) -> tuple[float, float]:
-    """What 90 epochs of sgugger/Adam-experiments at 5e-3 are trained with."""
+    """Rate and beta1 of the 90 epochs of sgugger/Adam-experiments at 5e-3."""
     if epoch <= 7.5:
         return 5e-4 + 4.5e-3 * epoch / 7.5, 0.8 - 0.1 * epoch / 7.5
     if epoch <= 45:
@@ -52,7 +52,7 @@ def test_a_run_of_any_length_goes_through_the_published_phases(num_steps: int) -
     scheduler = PhasedLR(optimizer, num_steps, published_phases())
     options = walk(optimizer, scheduler, num_steps + 3)
     expected = [published_lr_and_beta1(90 * step / num_steps) for step in range(num_steps + 3)]
-    # 1e-16: the cosine's end, where float64 says not quite zero.
+    # 1e-16: the cosine's end, which is not quite zero in float64.
     assert [o["lr"] for o in options] == pytest.approx([lr for lr, _ in expected], 1e-12, 1e-16)
     assert [o["betas"][0] for o in options] == pytest.approx([b for _, b in expected], 1e-12)
     assert {o["betas"][1] for o in options} == {0.99}
@@ -76,7 +76,7 @@ def test_saved_in_the_middle_it_continues_bit_for_bit() -> None:
         assert (ours["lr"], tuple(ours["betas"])) == (theirs["lr"], tuple(theirs["betas"]))
 
 
-def test_a_phase_without_beta1_leaves_it_where_the_one_before_has() -> None:
+def test_a_phase_without_beta1_leaves_it_where_the_previous_phase_left_it() -> None:
     optimizer = adam(beta1=0.6)
     phases = [PHASE, {**PHASE, "beta1": [0.75, 0.5]}, PHASE]
     scheduler = PhasedLR(optimizer, 6, phases)
@@ -157,7 +157,7 @@ def test_other_wrong_arguments() -> None:
         PhasedLR(without_betas, 10, [PHASE, {**PHASE, "beta1": [0.8, 0.7]}])
 
 
-def test_the_share_of_the_time_counts_where_it_is_the_larger() -> None:
+def test_the_share_of_the_time_counts_if_it_is_larger() -> None:
     optimizer = adam(lr=1.0)
     scheduler = PhasedLR(optimizer, 10, [{"share": 1, "lr_factor": [1.0, 0.0]}])
     lrs = []

@@ -1,4 +1,4 @@
-"""Runs to compare, with and without records of single tokens."""
+"""Runs to compare, with and without per-token records."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ def _nats(shift: float, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def nats() -> Callable[[float, int], np.ndarray]:
-    """Log-probabilities that differ from those of others by a shift and some noise."""
+    """Makes log-probabilities that differ from call to call only by a shift and some noise."""
     return _nats
 
 
@@ -78,7 +78,7 @@ def three_models(
 def section(
     tmp_path: Path, write_run: Callable[..., Path], write_evaluation: Callable[..., Path]
 ) -> Section:
-    """Three seeds of one model, of which two were evaluated with a cache, and one of another."""
+    """Three seeds of one model, two of them evaluated with a cache, and one seed of another."""
     floor = {"data.perplexity_floor": {"valid": 101.5, "test": 99.25}}
     for seed, valid in enumerate((120.0, 121.0, 125.0)):
         results = floor | {"train.peak_memory_bytes": (seed + 1) * 2**29, "train.epochs": 3 + seed}

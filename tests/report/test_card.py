@@ -56,7 +56,7 @@ def test_the_hub_reads_the_scores(make_run: Callable[..., Path]):
     assert "| valid | of the training run | 54.60 | 4.0000 | 199 |" in text
 
 
-def test_wikitext2_comes_with_its_place_on_the_hub_and_its_licence(make_run: Callable[..., Path]):
+def test_wikitext2_comes_with_its_name_on_the_hub_and_its_licence(make_run: Callable[..., Path]):
     run_dir = make_run()
     change_results(run_dir, data={"name": "wikitext2", "perplexity_floor": None})
     text = card(run_dir)
@@ -73,7 +73,7 @@ def test_wikitext2_comes_with_its_place_on_the_hub_and_its_licence(make_run: Cal
     assert "true distribution" not in text
 
 
-def test_the_recipe_is_the_runs_config_without_what_is_private(make_run: Callable[..., Path]):
+def test_the_recipe_is_the_runs_config_without_private_paths(make_run: Callable[..., Path]):
     run_dir = make_run()
     config = values_of(run_dir)
     config["data"] |= {"path": "/secret/corpus", "cache_dir": "/secret/cache"}
@@ -103,7 +103,7 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path]):
         model_card(run_dir, values_of(run_dir), "0")
 
 
-def test_a_split_that_was_not_read_to_its_end_is_told(make_run: Callable[..., Path]):
+def test_a_split_that_was_not_read_to_its_end_is_reported(make_run: Callable[..., Path]):
     run_dir = make_run()
     assert "only 120" not in card(run_dir)
     change_results(run_dir, test={"num_tokens": 120})
@@ -114,7 +114,7 @@ def test_a_split_that_was_not_read_to_its_end_is_told(make_run: Callable[..., Pa
     ("split", "tuned", "told"),
     [("valid", {"num_tokens": None}, True), ("valid", None, False), ("test", {}, False)],
 )
-def test_valid_figures_of_settings_tuned_on_valid_are_told(
+def test_settings_tuned_on_valid_are_reported_with_valid_figures(
     make_run: Callable[..., Path],
     write_evaluation: Callable[..., Path],
     split: str,
@@ -128,7 +128,7 @@ def test_valid_figures_of_settings_tuned_on_valid_are_told(
     assert (note in card(run_dir)) == told
 
 
-def test_a_core_of_others_is_named(make_run: Callable[..., Path]):
+def test_a_third_party_core_is_named(make_run: Callable[..., Path]):
     run_dir = make_run()
     assert "LMBENCH_ALLOWED_TARGETS" not in card(run_dir)
     config = values_of(run_dir)

@@ -6,18 +6,18 @@ import pytest
 from lmbench.report.groups import NOT_SET, differing_values, telling_keys
 
 
-def test_only_values_that_differ_are_there_and_short_keys_come_first():
+def test_only_values_that_differ_are_listed_and_short_keys_come_first():
     configs = [{"model.size": 8, "lr": 1.0, "same": 3}, {"model.size": 9, "lr": 0.5, "same": 3}]
     found = differing_values(configs)
     assert list(found.items()) == [("lr", ("1.0", "0.5")), ("model.size", ("8", "9"))]
 
 
-def test_a_key_that_a_config_lacks_is_no_null():
+def test_a_key_that_a_config_lacks_is_not_null():
     assert differing_values([{"a": None}, {}]) == {"a": ("null", NOT_SET)}
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_telling_keys_part_as_far_as_all_keys_and_one_does_where_one_can(seed: int):
+def test_telling_keys_separate_as_much_as_all_keys_and_one_is_chosen_if_enough(seed: int):
     generator = np.random.default_rng(seed)
     columns = {
         f"key{index}": [str(value) for value in generator.integers(0, 3, 6)] for index in range(6)
@@ -33,6 +33,6 @@ def test_telling_keys_part_as_far_as_all_keys_and_one_does_where_one_can(seed: i
         assert len(found) == 1
 
 
-def test_where_nothing_differs_no_key_tells():
+def test_where_nothing_differs_there_are_no_telling_keys():
     assert telling_keys({"a": ["1", "1"], "b": ["2", "2"]}) == ()
     assert telling_keys({}) == ()

@@ -19,13 +19,13 @@ NUM_TARGETS = 900
 
 
 def draw(seed: int) -> np.ndarray:
-    """Log-probabilities, as float32 as records have them."""
+    """Log-probabilities in float32, as in records."""
     return -np.random.default_rng(seed).gamma(2, 2, NUM_TARGETS).astype(np.float32)
 
 
 @pytest.fixture
 def members(tmp_path: Path, write_run: Write, write_evaluation: Write) -> list[Path]:
-    """Two runs with records of both splits, and a folder of probabilities of another model."""
+    """Two runs with records of both splits, and a folder of another model's probabilities."""
     run_dirs = []
     for seed in (1, 2):
         run_dir = write_run(tmp_path / f"runs/{seed}", seed=seed, valid=100 + seed)
@@ -51,7 +51,7 @@ def by_hand(seeds: tuple[int, ...]) -> tuple[np.ndarray, dict[str, float]]:
     return w, {split: float(np.exp(-np.log(p).mean())) for split, p in mixed.items()}
 
 
-def test_weights_are_those_of_the_largest_likelihood():
+def test_weights_maximize_the_likelihood():
     p = np.exp([draw(1).astype(float), draw(2).astype(float)])
     best = minimize_scalar(lambda w: -np.log(w * p[0] + (1 - w) * p[1]).sum(), bounds=(0, 1))
     assert mixture_weights(p)[0] == pytest.approx(best.x, abs=1e-5)
@@ -59,7 +59,7 @@ def test_weights_are_those_of_the_largest_likelihood():
     assert mixture_weights(np.stack([p[0], p[0] / 2])) == pytest.approx([1.0, 0.0], abs=1e-3)
 
 
-def test_perplexities_and_weights_are_those_of_ten_lines(members: list[Path], tmp_path: Path):
+def test_perplexities_and_weights_match_those_by_hand(members: list[Path], tmp_path: Path):
     run, table = build_ensemble(members, "mine", None)
     weights, perplexities = by_hand((10, 20, 30))
     titles, rows, _ = table.shown()
@@ -73,7 +73,7 @@ def test_perplexities_and_weights_are_those_of_ten_lines(members: list[Path], tm
     assert run.number("num_parameters") == 2 * 1_234_567
 
 
-def test_it_stands_in_the_tables_and_its_records_are_compared(members: list[Path], tmp_path: Path):
+def test_an_ensemble_is_in_the_tables_and_its_records_compared(members: list[Path], tmp_path: Path):
     output = tmp_path / "compared"
     ensembles = [[("both seeds", members[0]), (None, members[1])]]
     report = compare([(None, tmp_path / "runs")], ensembles=ensembles, output=output)
@@ -92,8 +92,8 @@ def test_it_stands_in_the_tables_and_its_records_are_compared(members: list[Path
     np.testing.assert_allclose([float(line) for line in lines], np.exp(nats), rtol=1e-6)
 
 
-def test_each_has_a_name_and_files_of_its_own(members: list[Path], tmp_path: Path):
-    """By number where none is given; a name may be one that no file can have."""
+def test_each_ensemble_has_its_own_name_and_files(members: list[Path], tmp_path: Path):
+    """Numbered if no name is given; a name may be one that no file can have."""
     first, second = ([(None, folder) for folder in members[k:]] for k in (0, 1))
     runs = [(None, tmp_path / "runs")]
     output = tmp_path / "compared"
@@ -116,7 +116,7 @@ def test_each_has_a_name_and_files_of_its_own(members: list[Path], tmp_path: Pat
             compare(runs, ensembles=named)
 
 
-def test_targets_to_which_no_member_gives_more_than_a_float_holds(
+def test_targets_whose_probability_underflows_in_every_member(
     tmp_path: Path, write_run: Write, write_evaluation: Write
 ):
     run_dirs = []
@@ -125,11 +125,11 @@ def test_targets_to_which_no_member_gives_more_than_a_float_holds(
         for split in SPLITS:
             write_evaluation(run_dirs[-1], split=split, log_probabilities=np.array(nats))
     run, _ = build_ensemble(run_dirs, "x", None)
-    # Both are right about the rest, so that the first has all of the weight.
+    # The members agree on the rest, so the first gets all of the weight.
     assert run.scores["test"].nll == pytest.approx((800 + 3) / 4, rel=1e-6)
 
 
-def test_its_own_text_can_be_a_member_again(members: list[Path], tmp_path: Path):
+def test_the_text_file_of_an_ensemble_can_be_a_member(members: list[Path], tmp_path: Path):
     build_ensemble(members[:2], "x", tmp_path)
     again = tmp_path / "again"
     again.mkdir()
@@ -140,7 +140,7 @@ def test_its_own_text_can_be_a_member_again(members: list[Path], tmp_path: Path)
     assert second.scores["valid"].ppl <= first.scores["valid"].ppl * (1 + 1e-6)
 
 
-def test_members_that_do_not_belong_together(
+def test_members_that_do_not_belong_together_are_refused(
     members: list[Path], tmp_path: Path, write_run: Write, write_evaluation: Write
 ):
     def refused(*folders: Path) -> str:
@@ -179,7 +179,7 @@ def test_members_that_do_not_belong_together(
         ("0.5\n" * 899 + "half\n", "is not a list of probabilities"),
     ],
 )
-def test_others_probabilities_that_cannot_be(members: list[Path], text: str | None, part: str):
+def test_unusable_probabilities_are_refused(members: list[Path], text: str | None, part: str):
     path = members[2] / "test.txt"
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(UserError, match=part):

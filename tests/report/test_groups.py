@@ -20,7 +20,7 @@ def labels(folder: Path) -> list[str]:
     return [group.name for group in section.groups]
 
 
-def test_seeds_and_places_make_no_difference(tmp_path: Path, write_run: Write):
+def test_seeds_and_paths_make_no_difference(tmp_path: Path, write_run: Write):
     for seed in (2, 1, 3):
         config = {"data.path": f"/home/{seed}", "data.cache_dir": f"/tmp/{seed}"}
         write_run(tmp_path / str(seed), seed=seed, config=config)
@@ -56,7 +56,7 @@ def test_groups_of_a_model_are_told_apart_by_as_few_keys_as_possible(
     assert section.differences["optimizer.lr"] == ("30.0", "30.0", "30.0", "1.0")
 
 
-def test_a_grid_takes_both_keys(tmp_path: Path, write_run: Write):
+def test_a_grid_needs_both_keys(tmp_path: Path, write_run: Write):
     for number in range(4):
         config = {"optimizer.lr": 1 + number // 2, "model.core.hidden_size": 200 + number % 2}
         write_run(tmp_path / str(number), valid=100 + number, config=config)
@@ -66,7 +66,7 @@ def test_a_grid_takes_both_keys(tmp_path: Path, write_run: Write):
 
 
 def test_a_random_search_over_many_keys(tmp_path: Path, write_run: Write):
-    """Pairs of groups that differ in one key each: no three keys tell all apart."""
+    """Each group differs from the others in its own key: no three keys tell all apart."""
     for number in range(12):
         config = {f"more.key{bit}": (number == bit) * 1.0 for bit in range(12)}
         write_run(tmp_path / str(number), valid=100 + number, config=config)
@@ -74,7 +74,7 @@ def test_a_random_search_over_many_keys(tmp_path: Path, write_run: Write):
     assert len(set(found)) == 12
 
 
-def test_what_one_of_them_lacks(tmp_path: Path, write_run: Write):
+def test_a_key_that_one_config_lacks(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "0", valid=100)
     write_run(tmp_path / "1", valid=101, config={"model.core.new": None})
     assert labels(tmp_path) == ["lstm, new=(not set)", "lstm, new=null"]
@@ -90,7 +90,7 @@ def test_what_one_of_them_lacks(tmp_path: Path, write_run: Write):
         ([True, None], ["true", "null"]),
     ],
 )
-def test_values_are_told_as_they_are(
+def test_values_are_shown_as_they_are(
     tmp_path: Path, write_run: Write, values: list, texts: list[str]
 ):
     for number, value in enumerate(values):
@@ -98,7 +98,7 @@ def test_values_are_told_as_they_are(
     assert labels(tmp_path) == [f"lstm, y={text}" for text in texts]
 
 
-def test_long_values_that_look_alike_when_cut(tmp_path: Path, write_run: Write):
+def test_long_values_that_look_alike_when_cut_are_told_apart(tmp_path: Path, write_run: Write):
     for number in range(2):
         long = "x" * 500 + str(number) + "y" * 500
         write_run(tmp_path / str(number), valid=100 + number, config={"a": long})
@@ -107,7 +107,7 @@ def test_long_values_that_look_alike_when_cut(tmp_path: Path, write_run: Write):
     assert max(len(first), len(second)) < 80
 
 
-def test_keys_of_one_last_name_are_told_in_full_and_long_names_by_a_number(
+def test_ambiguous_keys_are_shown_in_full_and_long_names_are_numbered(
     tmp_path: Path, write_run: Write
 ):
     write_run(tmp_path / "0", valid=100, config={"a.b": 1, "c.b": 1})
@@ -120,7 +120,7 @@ def test_keys_of_one_last_name_are_told_in_full_and_long_names_by_a_number(
     assert labels(tmp_path)[:2] == [f"{'x' * 47}… (1)", f"{'x' * 47}… (2)"]
 
 
-def test_names_tell_groups_apart_even_of_one_config(tmp_path: Path, write_run: Write):
+def test_names_tell_groups_apart_even_with_the_same_config(tmp_path: Path, write_run: Write):
     for name, seed in (("before", 1), ("before", 2), ("after", 1)):
         write_run(tmp_path / f"{name}{seed}", seed=seed, config={"name": name})
     assert sorted(labels(tmp_path)) == ["after", "before"]
@@ -130,7 +130,7 @@ def test_names_tell_groups_apart_even_of_one_config(tmp_path: Path, write_run: W
 
 
 def test_groups_by_a_key_alone(tmp_path: Path, write_run: Write):
-    """Each run counts, also those that share a seed; a repetition does not."""
+    """Each run counts, even if it shares a seed; a repetition does not."""
     for number, (lr, layers) in enumerate([(1, 2), (2, 2), (1, 3), (1, 3)]):
         config = {"optimizer.lr": lr, "model.core.num_layers": layers}
         write_run(tmp_path / str(number), valid=100 + number, config=config)
@@ -153,7 +153,7 @@ def test_one_window_of_an_epoch_is_not_all_of_it(tmp_path: Path, write_run: Writ
     assert set(section.differences["trainer.limit_train_batches"]) == {"1", "1.0", "(not set)"}
 
 
-def test_a_seed_that_is_repeated_counts_once(tmp_path: Path, write_run: Write):
+def test_a_repeated_seed_counts_once(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "0", seed=1, valid=100)
     write_run(tmp_path / "1", seed=1, valid=101)
     (section,), (item,) = grouped(tmp_path)
@@ -171,7 +171,7 @@ def test_corpora_are_kept_apart_by_their_content(tmp_path: Path, write_run: Writ
     assert [len(group.runs) for section in sections for group in section.groups] == [1, 2]
 
 
-def test_groups_come_in_the_order_of_their_mean_valid_perplexity(tmp_path: Path, write_run: Write):
+def test_groups_are_ordered_by_their_mean_valid_perplexity(tmp_path: Path, write_run: Write):
     for lr, perplexities in ((1.0, (90.0, 130.0)), (2.0, (100.0, 101.0))):
         for seed, valid in enumerate(perplexities):
             config = {"optimizer.lr": lr}
@@ -182,7 +182,7 @@ def test_groups_come_in_the_order_of_their_mean_valid_perplexity(tmp_path: Path,
     assert section.groups[1].best_run.scores["valid"].ppl == 90
 
 
-def test_other_protocols_are_other_groups(tmp_path: Path, write_run: Write):
+def test_different_protocols_make_different_groups(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "0", seed=1)
     write_run(tmp_path / "1", seed=2, results={"evaluation.columns": 1})
     (section,), _ = grouped(tmp_path)
@@ -201,7 +201,7 @@ def test_finetunings_of_the_seeds_of_a_group_are_a_group(tmp_path: Path, write_r
 
 
 def finetuned(folder: Path, write_run: Write, *runs: tuple[str, int, str | None]) -> list[int]:
-    """Writes runs by name, seed and start; the number of runs in each group, the largest first."""
+    """Writes runs, given by name, seed and start; returns the sizes of groups, largest first."""
     for number, (name, seed, start) in enumerate(runs):
         config = {"init_from": start and f"../runs/{start}"}
         write_run(folder / "runs" / name, seed=seed, valid=100 + number, config=config)
@@ -215,8 +215,8 @@ def left_out(folder: Path) -> dict[str, str]:
     }
 
 
-def test_finetunings_count_by_the_seeds_of_what_they_started_from(tmp_path: Path, write_run: Write):
-    """Of three runs with the same own seed, and then once more from those."""
+def test_finetunings_count_by_the_seeds_of_their_starting_runs(tmp_path: Path, write_run: Write):
+    """From three runs, all with the same seed of their own, and then from those once more."""
     parents = [(f"p{seed}", seed, None) for seed in (1, 2, 3)]
     fine = [(f"f{seed}", 1, f"p{seed}") for seed in (1, 2, 3)]
     finer = [(f"g{seed}", 1, f"f{seed}") for seed in (1, 2, 3)]
@@ -224,7 +224,7 @@ def test_finetunings_count_by_the_seeds_of_what_they_started_from(tmp_path: Path
     assert not left_out(tmp_path)
 
 
-def test_finetunings_of_one_run_are_no_independent_values(tmp_path: Path, write_run: Write):
+def test_finetunings_of_one_run_are_not_independent(tmp_path: Path, write_run: Write):
     fine = [(f"f{seed}", seed, "p") for seed in (1, 2, 3)]
     finer = [(f"g{seed}", seed, f"f{seed}") for seed in (1, 2)]
     assert finetuned(tmp_path, write_run, ("p", 1, None), *fine, *finer) == [1, 1, 1]
@@ -242,7 +242,7 @@ def test_finetunings_of_a_seed_and_of_its_repetition(tmp_path: Path, write_run: 
     assert set(left_out(tmp_path)) == {"p2", "f2"}
 
 
-def test_finetunings_of_a_run_that_is_not_there(tmp_path: Path, write_run: Write):
+def test_finetunings_of_a_missing_run(tmp_path: Path, write_run: Write):
     fine = [("f1", 1, "gone"), ("f2", 2, "gone"), ("f3", 3, "also_gone")]
     finer = [("g1", 1, "f1"), ("g2", 1, "f2"), ("g3", 1, "f3")]
     assert finetuned(tmp_path, write_run, *fine, *finer) == [1, 1, 1, 1]

@@ -10,7 +10,7 @@ def test_none_all_and_some():
     assert choose_published(["doc", "mos", "doc"]) == [PUBLISHED["doc"], PUBLISHED["mos"]]
 
 
-def test_an_unknown_name():
+def test_an_unknown_name_is_refused():
     with pytest.raises(UserError, match=r"there is no gpt\. Choose from lstm_200, lstm_650"):
         choose_published(["gpt"])
 

@@ -76,7 +76,7 @@ def test_differences(folder: Path, section_of: Callable[[Path], Section]):
     assert [one.num_seeds for one in comparisons] == [(2, 2)] * 3
 
 
-def test_they_stand_in_the_report(folder: Path):
+def test_minimal_pairs_are_in_the_report(folder: Path):
     report = compare([(None, folder)])
     assert [table.title for table in report.chapters[0].tables[1:]] == [
         "Minimal pairs of set",
@@ -108,7 +108,7 @@ def test_other_pairs_of_the_same_name_are_left_out(
     folder: Path, write_pairs: Write, section_of: Callable[[Path], Section]
 ):
     other = {"name": "set", "sha256": "1" * 64, "tokenizer": "moses", "lowercase": False}
-    write_pairs(folder / "a1", CORRECT["a", 1], pairs=other)  # the first, but the rarer ones
+    write_pairs(folder / "a1", CORRECT["a", 1], pairs=other)  # read first, but in fewer runs
     (pairs,) = pair_results(section_of(folder))
     assert [len(of) for of in pairs.accuracies.values()] == [1, 2]
     assert "1 of 2 seeds of a." in pairs.notes

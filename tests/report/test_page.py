@@ -98,7 +98,7 @@ def test_pictures_are_the_plots_and_say_what_they_show(folder: Path):
         assert "b & 'c'" in (image["alt"] or "")
 
 
-def test_tables_can_be_listened_to(folder: Path):
+def test_tables_work_with_screen_readers(folder: Path):
     page = page_of(compare([(None, folder)]))
     assert page.all("table")
     assert all(header.get("scope") in ("col", "row") for header in page.all("th"))
@@ -127,7 +127,7 @@ def test_the_first_sentence_and_the_command_for_what_is_missing(three_models: Pa
 
 
 def test_the_matrix_has_each_difference_and_whether_it_holds(three_models: Path):
-    """b is worse than a by a factor of 1.2 in test perplexity, and c by 1.3 over seeds alone."""
+    """b has 1.2 times the test perplexity of a; c has 1.3 times, but not in its records."""
     (chapter,) = compare([(None, three_models)]).chapters
     rows = dict(difference_matrix(chapter))
     texts = {name: [cell["text"] for cell in cells] for name, cells in rows.items()}
@@ -147,7 +147,7 @@ def test_a_single_group_has_no_matrix(tmp_path: Path, write_run: Write):
     assert "Differences" not in page_of(report).text
 
 
-def test_each_corpus_has_a_part_and_published_results_go_where_they_belong(
+def test_each_corpus_has_a_chapter_and_published_results_go_where_they_belong(
     tmp_path: Path, write_run: Write
 ):
     write_run(tmp_path / "0", results={"data": {"name": "wikitext2", "sha256": "aa"}})
@@ -161,7 +161,7 @@ def test_each_corpus_has_a_part_and_published_results_go_where_they_belong(
     assert page.text.index("Corpus text") < page.text.index("Corpus wikitext2")
 
 
-def test_a_folder_name_that_would_turn_the_writing(tmp_path: Path, write_run: Write):
+def test_a_folder_name_that_would_reverse_the_text(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "a\u202eb")
     page = page_of(compare([(None, tmp_path)]))
     assert "a\\u202eb" in page.text
@@ -169,13 +169,13 @@ def test_a_folder_name_that_would_turn_the_writing(tmp_path: Path, write_run: Wr
 
 
 def luminance(color: str) -> float:
-    """WCAG 2.1."""
+    """The relative luminance of WCAG 2.1."""
     values = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     red, green, blue = (x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4 for x in values)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_text_stands_out_from_its_ground_by_day_and_by_night(folder: Path):
+def test_text_has_enough_contrast_in_light_dark_and_print(folder: Path):
     report = compare([(None, folder)])
     html = render_page(report, {"": []})
     schemes = [

@@ -32,7 +32,7 @@ def read(folder: Path) -> Section:
 
 @pytest.fixture
 def section(tmp_path: Path, write_run: Write) -> Section:
-    """Two models with two seeds each; the first epoch of all is far off."""
+    """Two models with two seeds each; the first epoch of every run is far off."""
     for model, factor in (("a", 1.0), ("b", 1.2)):
         for seed in (1, 2):
             curve = [factor * (1 + 0.01 * seed) * ppl for ppl in CURVE]
@@ -62,7 +62,7 @@ def dots(section: Section, *published: str) -> Figure:
     return _draw_dots(values, _references(section, chosen, "test"))
 
 
-def test_all_plots_are_whole_pictures(section: Section):
+def test_all_plots_are_complete_pictures(section: Section):
     plots = draw_plots(section, [])
     names = ["test_perplexity", "curves_epochs", "curves_minutes"]
     assert [plot.name for plot in plots] == names
@@ -105,7 +105,7 @@ def test_the_switch_is_where_it_happened(section: Section):
 
 
 def test_a_first_epoch_that_is_far_off_does_not_flatten_the_rest(section: Section):
-    """The lower panel shows the end alone."""
+    """The lower panel shows only the end."""
     whole, end = curves(section).axes[:2]
     assert whole.get_yscale() == "log"
     assert 90 < whole.get_ylim()[0] < 100.5  # the floor is in it
@@ -123,7 +123,7 @@ def test_the_floor_is_a_grey_line(section: Section):
     assert "floor" in marks
 
 
-def test_seeds_that_ended_earlier_end_the_mean(tmp_path: Path, write_run: Write):
+def test_the_mean_ends_with_the_first_seed_that_ends(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "0", seed=1, curve=[9.0, 8.0, 7.0, 6.0], valid=6.0)
     write_run(tmp_path / "1", seed=2, curve=[7.0, 6.0], valid=6.0)
     (mean,) = curves(read(tmp_path)).axes[0].lines
@@ -131,7 +131,7 @@ def test_seeds_that_ended_earlier_end_the_mean(tmp_path: Path, write_run: Write)
 
 
 def test_dots_with_their_intervals_on_an_axis_that_shows_the_difference(section: Section):
-    """Means of 101.5 and 121.5; Student's t of one degree of freedom is 12.706."""
+    """Means of 101.5 and 121.5; Student's t with one degree of freedom is 12.706."""
     axes = dots(section).axes[0]
     centres = [container.lines[0].get_xdata()[0] for container in axes.containers]
     assert centres == pytest.approx([101.5, 121.5])
@@ -165,7 +165,7 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path: Path, write_run: Write):
     assert all("$x^$ <b> \\frac" in plot.alt for plot in draw_plots(read(tmp_path), []))
 
 
-def test_of_many_groups_the_first_are_drawn(
+def test_only_the_first_of_many_groups_are_drawn(
     tmp_path: Path, write_run: Write, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("lmbench.report.plots.AXES", {"epochs": "epochs"})

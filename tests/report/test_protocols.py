@@ -16,12 +16,12 @@ def text(tuned: dict[str, Any] | None = None, **evaluation: Any) -> str:
 
 
 def grid(settings: dict[str, Any], **tried: list[Any]) -> list[dict[str, Any]]:
-    """One key after the other, as dynamic evaluation is tuned."""
+    """One key after another, as when dynamic evaluation is tuned."""
     rows = [settings | {key: value} for key, values in tried.items() for value in values]
     return [row | {"nll": 4.0} for row in rows]
 
 
-def test_what_moves_results_is_said_and_the_window_of_a_plain_reading_does_not():
+def test_what_affects_results_is_named_and_the_window_of_a_plain_reading_is_not():
     assert text(cache=None, dynamic=None, statistics=None) == READ
     assert text(window=5) == READ
     assert text(columns={"valid": 10, "test": 1}).startswith(
@@ -29,7 +29,7 @@ def test_what_moves_results_is_said_and_the_window_of_a_plain_reading_does_not()
     )
 
 
-def test_a_mode_of_any_name_is_said():
+def test_a_mode_of_any_name_is_named():
     assert text(temperature={"value": 1.5}) == f"{READ}, temperature (value 1.5)"
 
 
@@ -43,14 +43,14 @@ def test_settings_that_were_given():
         "(columns 100), cache (window 3785, theta 0.662, interpolation 0.1279)"
     )
     dropout = {"multiplier": 0.5, "samples": 8}
-    assert text(mc_dropout=dropout, window=35) == (  # whose masks hold for a window
+    assert text(mc_dropout=dropout, window=35) == (  # its masks last for a window
         f"{READ}, window 35, mc_dropout (multiplier 0.5, samples 8)"
     )
     assert text(dynamic=DYNAMIC | {"decay": 0}) == text(dynamic=DYNAMIC | {"decay": 0.0})
 
 
 @pytest.mark.parametrize("key", ["rule", "lr", "decay", "epsilon", "window", "segments"])
-def test_each_of_them_tells_two_evaluations_apart(key: str):
+def test_each_setting_tells_two_evaluations_apart(key: str):
     changed = {"rule": "sgd", "window": 20, "segments": 7}.get(key, 0.001)
     values = {"dynamic": DYNAMIC, "statistics": STATISTICS}
     other = {name: part | ({key: changed} if key in part else {}) for name, part in values.items()}
@@ -66,8 +66,8 @@ def test_settings_that_were_tuned_may_differ():
     assert text(cache=chosen, tuned={"num_tokens": None, "cache": tried}) == first
 
 
-def test_settings_that_the_grid_left_as_they_were_may_not():
-    """One value of interpolation, and of dynamic evaluation lr and decay alone."""
+def test_settings_that_the_grid_does_not_vary_may_not_differ():
+    """Interpolation has a single value; dynamic evaluation varies only lr and decay."""
     tuned = {
         "num_tokens": 20_000,
         "dynamic": grid(DYNAMIC, lr=[1e-5, 5e-5], decay=[0.001, 0.002]),

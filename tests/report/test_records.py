@@ -16,7 +16,7 @@ NATS = -np.random.default_rng(1).gamma(2, 2, 2_500)
 
 
 SCORE = Score(1.0, math.e, 3)
-"""Of the file that :func:`write` writes."""
+"""The score of the file that :func:`write` writes."""
 
 
 def score_of(nats: np.ndarray) -> Score:
@@ -37,9 +37,7 @@ def test_sums_over_articles_are_those_of_a_plain_loop(tmp_path: Path, write_eval
         assert found == pytest.approx(sum(values), rel=1e-12)
 
 
-def test_blocks_of_a_thousand_tokens_where_there_are_no_articles(
-    tmp_path: Path, write_evaluation: Write
-):
+def test_tokens_without_articles_form_blocks_of_a_thousand(tmp_path: Path, write_evaluation: Write):
     path = write_evaluation(tmp_path, log_probabilities=NATS)
     records = read_records(path.with_suffix(".parquet"), score_of(NATS))
     assert records.unit == "block"
@@ -72,7 +70,7 @@ def write(path: Path, **changes: pa.Array | None) -> Path:
     return path
 
 
-def test_the_file_of_the_tests_below_is_whole(tmp_path: Path):
+def test_the_undamaged_file_can_be_read(tmp_path: Path):
     assert read_records(write(tmp_path / "x.parquet"), SCORE).sums.tolist() == [
         -3.0,
         0.0,
@@ -80,8 +78,8 @@ def test_the_file_of_the_tests_below_is_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize("factor", [0.95, 1.0001])
-def test_records_of_another_evaluation(tmp_path: Path, write_evaluation: Write, factor: float):
-    """Its mean may be above the score's by as much as the published code's divisor makes it."""
+def test_records_must_have_the_scores_mean(tmp_path: Path, write_evaluation: Write, factor: float):
+    """The mean may exceed the score's only by as much as the published code's divisor explains."""
     path = write_evaluation(tmp_path, log_probabilities=NATS).with_suffix(".parquet")
     for allowed in (1.0, 2_500 / 2_510):
         read_records(path, score_of(allowed * NATS))
@@ -110,7 +108,7 @@ def test_damaged_records_are_named(tmp_path: Path, changes: dict, part: str):
         read_records(path, SCORE)
 
 
-def test_other_files(tmp_path: Path):
+def test_short_cut_and_missing_files_are_refused(tmp_path: Path):
     path = write(tmp_path / "x.parquet")
     with pytest.raises(UserError, match="it has 3 rows, not 4"):
         read_records(path, Score(1.0, math.e, 4))
@@ -148,6 +146,6 @@ def test_both_files_hold_every_target(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_text_without_articles_has_none(tmp_path: Path) -> None:
+def test_the_article_column_of_a_text_without_articles_is_null(tmp_path: Path) -> None:
     write_columns(tmp_path / "x.parquet", COLUMNS)
     assert pq.read_table(tmp_path / "x.parquet")["article"].to_pylist() == [None] * 3

@@ -61,10 +61,10 @@ def test_a_run_that_was_not_tested(tmp_path: Path, write_run: Write):
         (100, 120, ", only 99 targets of test"),
     ],
 )
-def test_what_was_scored_in_part_is_told(
+def test_splits_scored_only_in_part_are_reported(
     tmp_path: Path, write_run: Write, valid: int, test: int | None, told: str
 ):
-    """Of 99 targets each; a split that was not scored is none of it."""
+    """99 targets were scored in each; a split that was not scored at all is not reported."""
     num_tokens = {"data.num_tokens": {"valid": valid, "test": test or 10**6}}
     run = read_run(write_run(tmp_path / "run", test=test and 110.0, results=num_tokens))
     assert run.protocol == f"protocol standard, columns 64, burn-in 512{told}"
@@ -105,7 +105,7 @@ def test_evaluations_are_read_with_their_records(
         ({"evaluation": {"cache": [1]}}, None, "damaged"),
     ],
 )
-def test_an_evaluation_belongs_to_its_name_and_the_weights_of_the_results(
+def test_an_evaluation_must_match_its_file_name_and_the_weights_of_the_results(
     tmp_path: Path, write_run: Write, write_evaluation: Write, evaluation: dict, weights, part
 ):
     run_dir = write_run(tmp_path / "run", results={"weights_sha256": weights})
@@ -133,7 +133,7 @@ def damage(run_dir: Path, name: str, content: str | None) -> None:
         ("config.yaml", "{a: " * 600 + "1" + "}" * 600, "recursion"),
     ],
 )
-def test_what_cannot_be_read_is_named_and_does_not_lose_the_others(
+def test_runs_that_cannot_be_read_are_named_and_the_others_still_count(
     tmp_path: Path, write_run: Write, name: str, content: str | None, reason: str
 ):
     good = write_run(tmp_path / "good")
@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_named_and_does_not_lose_the_others(
     ],
     ids=["pipe", "device", "large", "number", "hex", "bomb"],
 )
-def test_a_file_that_would_hold_up_or_end_a_comparison(
+def test_a_file_that_could_stall_or_end_a_comparison(
     tmp_path: Path, write_run: Write, name: str, make: Callable[[Path], object]
 ):
     write_run(tmp_path / "good")
@@ -167,7 +167,7 @@ def test_a_file_that_would_hold_up_or_end_a_comparison(
     make(bad / name)
     report = compare([(None, tmp_path)])
     (item,) = report.skipped
-    is_curve = name.endswith(".csv")  # without which it counts
+    is_curve = name.endswith(".csv")  # a run counts without it
     assert item.path == (bad / name if is_curve else bad)
     assert sum(len(g.runs) for g in report.chapters[0].section.groups) == 1 + is_curve
 
@@ -181,7 +181,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ("key", "value"),
     [("val.ppl", 0.5), ("val.nll", -1.0), ("val", None), ("val.ppl", "nine"), ("seed", "one")],
 )
-def test_values_that_cannot_be(tmp_path: Path, write_run: Write, key: str, value: object):
+def test_impossible_values_are_refused(tmp_path: Path, write_run: Write, key: str, value: object):
     run_dir = write_run(tmp_path / "run", results={key: value})
     with pytest.raises(UserError, match=r"results\.json is damaged"):
         read_run(run_dir)
@@ -253,7 +253,7 @@ def test_a_link_that_is_not_followed_is_named(tmp_path: Path, write_run: Write):
 
 
 @pytest.mark.parametrize("target", ["elsewhere", "elsewhere/run"])
-def test_a_link_that_is_named_itself_is_followed(tmp_path: Path, write_run: Write, target: str):
+def test_a_link_that_is_given_directly_is_followed(tmp_path: Path, write_run: Write, target: str):
     run = write_run(tmp_path / "elsewhere/run")
     link = tmp_path / "folder/link"
     link.parent.mkdir()
@@ -276,13 +276,13 @@ def test_runs_in_the_folder_of_a_run_are_found(tmp_path: Path, write_run: Write)
     assert found_in(tmp_path)[0] == [outer, *jobs, tmp_path / "failed", inner]
 
 
-def test_hidden_folders_are_not_looked_into(tmp_path: Path, write_run: Write):
+def test_hidden_folders_are_not_searched(tmp_path: Path, write_run: Write):
     run = write_run(tmp_path / "run")
     write_run(tmp_path / ".trash/run")
     assert found_in(tmp_path)[0] == [run]
 
 
-def test_results_alone_are_a_run(tmp_path: Path):
+def test_a_results_file_alone_is_a_run(tmp_path: Path):
     (tmp_path / "results.json").write_text("{}")
     assert found_in(tmp_path)[0] == [tmp_path]
 
@@ -302,7 +302,7 @@ def test_what_is_not_a_folder_is_an_error(tmp_path: Path):
             find_run_dirs(path, [])
 
 
-def test_a_folder_that_may_not_be_read_is_named(
+def test_a_folder_that_cannot_be_read_is_named(
     tmp_path: Path, write_run: Write, monkeypatch: pytest.MonkeyPatch
 ):
     run, scandir = write_run(tmp_path / "run"), os.scandir
@@ -335,7 +335,7 @@ def test_validations_against_epochs_and_minutes(tmp_path: Path, write_run: Write
 
 
 @pytest.mark.parametrize("timing", ["no column", "no file", "a gap", "empty"])
-def test_a_run_that_has_not_recorded_the_time(tmp_path: Path, write_run: Write, timing: str):
+def test_a_run_whose_times_were_not_recorded(tmp_path: Path, write_run: Write, timing: str):
     run_dir = write_run(tmp_path / "run", with_seconds=timing != "no column")
     path = run_dir / "timing.csv"
     if timing == "no file":
@@ -390,11 +390,11 @@ def test_a_damaged_timing_costs_the_curve_and_not_the_run(tmp_path: Path, write_
 TOKENS = (b"null", b"[]", b"-1", b"1e999", b"NaN", b"\x00", b"\xff", b"${a}", b"*a", b"<<: ", b'"')
 
 
-def test_fuzz_whatever_is_damaged_only_errors_for_users_arise(
+def test_fuzz_damage_causes_only_errors_meant_for_users(
     tmp_path: Path, write_run: Write, write_evaluation: Write
 ):
-    """Random damage to single files of a run, beside one that is whole."""
-    # As the other fuzz tests: new cases where someone looks for more.
+    """Random damage to single files of a run, beside a run that is intact."""
+    # As in the other fuzz tests: new cases if someone asks for more.
     seed = random.randrange(2**32) if "FUZZ_CASES" in os.environ else 1
     print(f"seed {seed}")
     rng = random.Random(seed)

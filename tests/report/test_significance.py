@@ -20,7 +20,7 @@ def pairs(comparisons: list[Comparison]) -> list[str]:
     return [one.first.name + one.second.name for one in comparisons]
 
 
-def test_the_bootstrap_is_that_of_a_plain_loop(
+def test_the_bootstrap_matches_a_plain_loop(
     three_models: Path,
     monkeypatch: pytest.MonkeyPatch,
     section_of: Read,
@@ -52,7 +52,7 @@ def test_the_bootstrap_is_that_of_a_plain_loop(
         assert comparison.num_seeds == (2, 2)
 
 
-def test_what_differs_holds_and_what_does_not_does_not(three_models: Path, section_of: Read):
+def test_real_differences_hold_and_others_do_not(three_models: Path, section_of: Read):
     a_b, a_c, b_c = compare_over_text(section_of(three_models), "test")[0]
     tail = stats.norm.ppf(1 / (NUM_RESAMPLES + 1))
     smallest = 2 * stats.t.cdf(math.sqrt(29 / 30) * tail, 29)
@@ -77,7 +77,7 @@ def test_seeds_are_compared_by_welch(three_models: Path, section_of: Read):
 def test_finetuned_runs_are_paired_with_those_they_started_from(
     tmp_path: Path, write_run: Write, section_of: Read
 ):
-    """Parents whose seeds lie far apart, two finetunings of each, and runs of their own."""
+    """Parents whose seeds are far apart, two finetunings of each, and unrelated runs."""
     tests = {"p": [100.0, 120.0, 140.0], "f": [98.5, 117.0, 137.0], "g": [97.0, 116.5, 135.0]}
     for name, ppls in tests.items():
         for seed, ppl in enumerate(ppls, start=1):
@@ -114,7 +114,7 @@ def test_runs_of_one_config_and_seed_are_paired_whatever_they_are_called(
 
 
 def test_runs_that_go_back_to_the_same_weights_are_one_value(tmp_path: Path, write_run: Write):
-    """Two seeds, each finetuned, all in one group by its key, beside three runs of another."""
+    """Two seeds, each finetuned, all in one group by the key, beside another group of three."""
     for seed in (1, 2):
         write_run(tmp_path / f"p{seed}", seed=seed, test=100.0 + seed)
         config = {"init_from": f"p{seed}"}
@@ -131,10 +131,10 @@ def test_runs_that_go_back_to_the_same_weights_are_one_value(tmp_path: Path, wri
 
 
 @pytest.mark.parametrize("starts", [("p1", "p2", "p3"), ("q1", "q2", "q3"), ("p1", "q2", "q3")])
-def test_runs_from_a_repeated_seed_are_paired_all_the_same(
+def test_runs_that_start_from_a_repeated_seed_are_still_paired(
     tmp_path: Path, write_run: Write, section_of: Read, starts: tuple[str, ...]
 ):
-    """q repeats p seed by seed, and does not count itself."""
+    """q repeats p seed by seed, and is not counted itself."""
     parents, children = [100.0, 120.0, 140.0], [98.5, 117.0, 137.0]
     for name in ("p", "q"):
         for seed, ppl in enumerate(parents, start=1):
@@ -148,7 +148,7 @@ def test_runs_from_a_repeated_seed_are_paired_all_the_same(
     assert comparison.test.p == pytest.approx(expected.pvalue, rel=1e-6)
 
 
-def test_what_has_no_partner_is_skipped_of_a_paired_test(
+def test_a_paired_test_skips_runs_without_a_partner(
     tmp_path: Path, write_run: Write, section_of: Read
 ):
     parents, children = [100.0, 120.0, 190.0], [98.5, 117.0]
@@ -183,7 +183,7 @@ CACHE = {"window": 500, "theta": 0.5, "interpolation": 0.1, "warmup": False}
 
 
 def tuned(window: int) -> dict:
-    """The settings and the grid of a cache that was tuned, and came to some window."""
+    """The settings and the grid of a cache for which tuning chose this window."""
     grid = [{**CACHE, "window": size, "nll": 4.0} for size in (500, 2000)]
     return {
         "settings": {"cache": CACHE | {"window": window}},
@@ -239,7 +239,7 @@ def test_records_that_cannot_be_used_are_named(
 
 
 @pytest.mark.parametrize(("num_articles", "is_enough"), [(1, False), (15, False), (20, True)])
-def test_a_text_of_few_articles_is_not_tested(
+def test_a_text_with_few_articles_is_not_tested(
     three_models: Path,
     write_run: Write,
     write_records: Write,
@@ -247,7 +247,7 @@ def test_a_text_of_few_articles_is_not_tested(
     num_articles: int,
     is_enough: bool,
 ):
-    """However clear the difference; those of another text, which has more, are as they were."""
+    """However clear the difference; runs on another text, with more articles, are still tested."""
     for model, shift, valid in (("d", 0.0, 140), ("e", 0.5, 150)):
         run_dir = write_run(three_models / model, model=model, valid=valid)
         write_records(run_dir, shift, valid, num_articles=num_articles)

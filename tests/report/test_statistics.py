@@ -1,4 +1,4 @@
-"""Against SciPy's own tests, textbook values and plain loops."""
+"""Statistics against SciPy's own tests, textbook values and plain loops."""
 
 import math
 
@@ -19,7 +19,7 @@ from lmbench.report.statistics import (
 
 
 @pytest.mark.parametrize("size", [2, 3, 10])
-def test_the_interval_of_a_mean_is_scipys(size: int):
+def test_the_interval_of_a_mean_matches_scipy(size: int):
     values = np.random.default_rng(size).normal(110, 3, size)
     found = estimate(values.tolist())
     low, high = stats.t.interval(0.95, size - 1, values.mean(), stats.sem(values))
@@ -30,7 +30,7 @@ def test_the_interval_of_a_mean_is_scipys(size: int):
 
 
 def test_three_seeds_by_hand():
-    """Student's table: t of 2 degrees of freedom is 4.303 at 95%; the deviation of 1, 2, 3 is 1."""
+    """Student's table: t with 2 degrees of freedom is 4.303 at 95%; 1, 2, 3 have deviation 1."""
     found = estimate([1.0, 2.0, 3.0])
     assert found.mean == 2
     assert found.half_width == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
@@ -53,7 +53,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (12, 4)])
-def test_welch_is_scipys(sizes: tuple[int, int]):
+def test_welch_matches_scipy(sizes: tuple[int, int]):
     rng = np.random.default_rng(sum(sizes))
     first, second = rng.normal(4.7, 0.01, sizes[0]), rng.normal(4.72, 0.03, sizes[1])
     found = t_test(first.tolist(), second.tolist(), is_paired=False)
@@ -65,7 +65,7 @@ def test_welch_is_scipys(sizes: tuple[int, int]):
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
 
 
-def test_welch_needs_two_values_a_side_that_differ():
+def test_welch_needs_two_values_per_side_and_some_variation():
     assert t_test([1.0], [2.0, 3.0], is_paired=False) is None
     assert t_test([1.0, 2.0], [], is_paired=False) is None
     assert t_test([1.0, 1.0], [2.0, 2.0], is_paired=False) is None
@@ -75,7 +75,7 @@ def test_welch_needs_two_values_a_side_that_differ():
 @pytest.mark.parametrize("size", [3, 6, 7, 10])
 def test_equal_values_do_not_vary_however_their_mean_is_rounded(size: int):
     assert t_test([0.1] * size, [0.3] * size, is_paired=False) is None
-    # With one side fixed, Welch's test is the other side's own against that value.
+    # With one side constant, Welch's test is a one-sample test against that value.
     varying = [0.1, 0.4, 0.3, 0.6]
     for fixed in ([0.1] * size, [0.3] * size):
         found = t_test(fixed, varying, is_paired=False)
@@ -84,7 +84,7 @@ def test_equal_values_do_not_vary_however_their_mean_is_rounded(size: int):
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_the_paired_test_is_scipys(size: int):
+def test_the_paired_test_matches_scipy(size: int):
     rng = np.random.default_rng(size)
     first = rng.normal(4.7, 0.1, size)
     second = first + rng.normal(0.02, 0.01, size)
@@ -132,7 +132,7 @@ def test_resampling_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_allclose(bootstrap_means(sums, num_tokens), whole, rtol=1e-14)
 
 
-def test_the_bootstrap_interval_is_scipys():
+def test_the_bootstrap_interval_matches_scipy():
     rng = np.random.default_rng(5)
     num_tokens = rng.integers(500, 5000, 60)
     differences = rng.normal(0.02, 0.1, 60) * num_tokens
@@ -149,7 +149,7 @@ def test_the_bootstrap_interval_is_scipys():
         confidence_level=1 - 2 * stats.norm.cdf(-math.sqrt(60 / 59) * stats.t.ppf(0.975, 59)),
         rng=np.random.default_rng(1),
     )
-    # Other draws: of 10,000, a quantile's own error is about 2% of the interval's width.
+    # With other draws, 10,000 of them, a quantile's error is about 2% of the interval's width.
     width = expected.confidence_interval.high - expected.confidence_interval.low
     assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.03 * width)
     assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.03 * width)
@@ -158,8 +158,8 @@ def test_the_bootstrap_interval_is_scipys():
     assert found.p == pytest.approx(2 * stats.norm.sf(abs(z)), abs=0.03)
 
 
-def test_of_normal_articles_of_equal_length_the_bootstrap_is_students_test():
-    """The plain percentile interval of 20 articles is 9% too narrow, and its p too small."""
+def test_on_normal_articles_of_equal_length_the_bootstrap_is_students_test():
+    """With 20 articles, a plain percentile interval is 9% too narrow, and its p too small."""
     widths = []
     for of_article in np.random.default_rng(20).normal(0.1, 0.2, (20, 20)):
         resampled = bootstrap_means(of_article[None], np.ones(20, np.int64))[0]
@@ -183,7 +183,7 @@ def test_articles_of_one_text_vary_more_than_their_tokens_would():
 def test_p_values_reject_as_often_as_they_should(
     num_articles: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """Without an effect in 5.1 and 5.7 of 100 cases; plain percentile intervals in 7.5 and 6.8."""
+    """With no effect, in 5.1% and 5.7% of cases; plain percentile intervals in 7.5% and 6.8%."""
     monkeypatch.setattr("lmbench.report.statistics.NUM_RESAMPLES", 2_000)
     rng = np.random.default_rng(7)
     num_tokens = rng.gamma(4, 250, num_articles).astype(np.int64) + 1
@@ -201,7 +201,7 @@ def test_p_values_reject_as_often_as_they_should(
 
 
 def test_no_p_value_is_zero_and_none_above_one():
-    """Of the normal's tail a share of 1 in 100,001: of Student's with 19 degrees a larger one."""
+    """At least a normal tail of 1 in 100,001, which Student's t with 19 degrees makes larger."""
     far = bootstrap_test(5.0, np.full(NUM_RESAMPLES, 5.0), 20)
     quantile = stats.norm.ppf(1 / (NUM_RESAMPLES + 1)) * math.sqrt(19 / 20)
     assert far.p == pytest.approx(2 * stats.t.cdf(quantile, 19))

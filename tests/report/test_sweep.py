@@ -12,7 +12,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def job(tmp_path: Path, write_run: Write) -> Callable[..., Path]:
-    """Writes a job of the sweep, which has finished or not."""
+    """Writes a job of the sweep, finished or not."""
 
     def write(name: str, *, is_done: bool = True, **options) -> Path:
         run_dir = write_run(tmp_path / "sweep" / name, **options)
@@ -51,7 +51,7 @@ def test_means_over_seeds_and_what_comes_next(
     assert not err
 
 
-def test_of_a_sweep_whose_jobs_all_failed_their_errors_are_enough(
+def test_nothing_is_added_to_the_errors_if_all_jobs_of_a_sweep_failed(
     tmp_path: Path, job: Callable, capsys: pytest.CaptureFixture[str]
 ):
     job("a", is_done=False)
@@ -77,13 +77,11 @@ def test_a_name_can_neither_break_the_table_nor_move_the_cursor(
     assert not err
 
 
-def test_a_sweep_that_has_begun_nothing_says_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_sweep_without_jobs_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert shown(tmp_path, capsys) == ("", "")
 
 
-def test_a_table_that_stdout_does_not_take(
+def test_a_table_that_cannot_be_written_to_stdout(
     tmp_path: Path, job: Callable, capsys: pytest.CaptureFixture[str], full_stdout: Callable
 ):
     job("a-1")

@@ -78,7 +78,7 @@ def test_a_text_is_not_a_formula(text: str):
     assert found == {f"'{text}": f"'{text}", "number": "-1.5"}
 
 
-def test_markdown_keeps_its_columns_and_marks_nothing():
+def test_markdown_keeps_its_columns_and_escapes_markup():
     lines = markdown(TABLE).splitlines()
     assert lines[0] == r"## Ti\_tle"
     assert lines[3] == "| --- | ---: | ---: |"
@@ -88,7 +88,7 @@ def test_markdown_keeps_its_columns_and_marks_nothing():
     assert lines[-1] == "A note."
 
 
-def test_latex_escapes_what_commands_it():
+def test_latex_escapes_its_special_characters():
     text = latex(TABLE)
     assert "\\toprule" in text
     assert "\\begin{tabular}{lr}" in text
@@ -107,7 +107,7 @@ def test_the_terminal_shows_brackets_as_they_are_and_obeys_none():
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_the_terminal_loses_no_figure(width: int):
-    """Columns that do not fit stand below, after the names once more."""
+    """Columns that do not fit come below, after the names again."""
     rows = [
         {"name": Cell(name, "name")}
         | {f"c{k}": Cell(f"{name}{k} ± 1.23", f"c{k}") for k in range(9)}
@@ -127,13 +127,13 @@ def test_perplexities_for_people():
 
 
 def test_groups_with_their_means_and_notes(section: Section):
-    """Three seeds of one model, of which two were evaluated with a cache, and one of another."""
+    """Three seeds of one model, two of them evaluated with a cache, and one seed of another."""
     table = group_table(section)
     titles, rows, _ = table.shown()
     by_title = dict(zip(titles, zip(*rows, strict=True), strict=True))
     assert by_title["name"] == ("lstm", "awd_lstm")
     assert by_title["seeds"] == ("3", "1")
-    # Student's t of 2 degrees of freedom is 4.3027; the deviation of 120, 121, 125 is 2.6458.
+    # Student's t with 2 degrees of freedom is 4.3027; the deviation of 120, 121, 125 is 2.6458.
     assert by_title["valid"] == ("122.00 ± 6.57", "200.00")
     assert by_title["test"] == ("112.00 ± 6.57", "")
     assert by_title["cache, test"] == ("90.50 ± 6.35", "")
@@ -152,11 +152,11 @@ def test_groups_with_their_means_and_notes(section: Section):
     assert float(first["valid_ppl_half_width"]) == pytest.approx(6.5724, abs=1e-4)
     assert (second["test_ppl_mean"], second["best_test_ppl"]) == ("", "")
     assert second["test_ppl_num_values"] == "0"
-    assert "test_ppl" not in second  # one of a mean's columns is enough to be empty
+    assert "test_ppl" not in second  # a missing mean has the same columns
     assert first["floor_test_ppl"] == "99.25"
 
 
-def test_what_cannot_be_compared_is_told(
+def test_what_cannot_be_compared_is_noted(
     tmp_path: Path, write_run: Write, write_evaluation: Write, section_of: Callable
 ):
     for number, columns in enumerate((64, 64, 1)):

@@ -24,13 +24,13 @@ def said(section: Section, split: str = "test") -> list[Sentence]:
 
 
 def note(run_dir: Path, *overrides: str) -> None:
-    """Notes the overrides of a command line as Hydra does."""
+    """Records the overrides of a command line as Hydra does."""
     (run_dir / ".hydra").mkdir()
     (run_dir / ".hydra/overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
 
 
-def test_the_better_one_by_how_much_and_how_surely(three_models: Path, section_of: Read):
-    """Two seeds each; SciPy has the interval of the difference in nats."""
+def test_which_is_better_by_how_much_and_how_surely(three_models: Path, section_of: Read):
+    """Two seeds each; SciPy gives the interval of the difference in nats."""
     first, second = ([math.log(ppl * (1 + 0.01 * s)) for s in (1, 2)] for ppl in (100, 120))
     interval = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
     low, high = (100 * (1 - math.exp(-end)) for end in interval)
@@ -41,7 +41,7 @@ def test_the_better_one_by_how_much_and_how_surely(three_models: Path, section_o
     assert sentence == Sentence(f"a is better than b: {expected}")
 
 
-def test_without_records_it_is_about_seeds_and_the_command_makes_them(
+def test_without_records_seeds_are_compared_and_a_command_makes_the_records(
     three_models: Path, section_of: Read
 ):
     for path in three_models.glob("*/evaluation-*"):
@@ -53,7 +53,7 @@ def test_without_records_it_is_about_seeds_and_the_command_makes_them(
     assert second.command == f"lmbench-evaluate -m {options}"
 
 
-def test_a_cache_says_nothing_of_the_models_themselves(three_models: Path, section_of: Read):
+def test_a_cache_says_nothing_about_the_models_themselves(three_models: Path, section_of: Read):
     for path in three_models.glob("*/evaluation-standard-*"):
         path.rename(path.with_name(path.name.replace("standard", "cache")))
     assert "evaluation.save_tokens=true" in (said(section_of(three_models))[1].command or "")
@@ -62,7 +62,7 @@ def test_a_cache_says_nothing_of_the_models_themselves(three_models: Path, secti
 def test_a_difference_that_other_seeds_may_not_have(
     tmp_path: Path, write_run: Write, write_records: Write, section_of: Read
 ):
-    """Clear over the text, but the seeds of a group lie further apart than the groups."""
+    """Clear over the text, but the seeds of a group are further apart than the groups."""
     for model, shift, tests in (("a", 0.0, (90.0, 120.0)), ("b", 0.1, (100.0, 130.0))):
         for seed, test in enumerate(tests, start=1):
             run_dir = write_run(
@@ -72,10 +72,10 @@ def test_a_difference_that_other_seeds_may_not_have(
     first, second = said(section_of(tmp_path))
     assert first.text.startswith("It is not shown whether a or b is better: a has 8.9% lower test")
     assert "interval \N{MINUS SIGN}" in first.text
-    assert second == Sentence("More seeds would tell.")  # Hydra's notes are not there
+    assert second == Sentence("More seeds would tell.")  # Hydra's overrides are missing
 
 
-def test_articles_that_do_not_agree(three_models: Path, write_records: Write, section_of: Read):
+def test_articles_that_contradict_seeds(three_models: Path, write_records: Write, section_of: Read):
     for run_dir in three_models.glob("a*"):
         write_records(run_dir, 0.5, 3)
     first, second = said(section_of(three_models))
@@ -83,7 +83,7 @@ def test_articles_that_do_not_agree(three_models: Path, write_records: Write, se
     assert second.text == "Other text of this kind points the other way."
 
 
-def test_one_seed_each_says_nothing_and_the_command_trains_more(
+def test_one_seed_each_is_not_enough_and_a_command_trains_more(
     tmp_path: Path, write_run: Write, section_of: Read
 ):
     for seed, name in ((1, "a"), (2, "b")):
@@ -112,7 +112,7 @@ def test_one_seed_each_says_nothing_and_the_command_trains_more(
         ([], "lmbench-train -m seed=2,3"),
     ],
 )
-def test_a_command_that_cannot_train_them_is_not_given(
+def test_a_command_is_given_only_if_it_can_train_more_seeds(
     tmp_path: Path, write_run: Write, section_of: Read, overrides: list[str], command: str | None
 ):
     note(write_run(tmp_path / "a", valid=100), *overrides)
@@ -143,7 +143,7 @@ def test_only_what_was_read_alike_is_compared(
     assert first.text.startswith("It is not shown whether n1 or n0 is better: ")
 
 
-def test_a_text_with_too_few_articles_needs_no_more_records(
+def test_no_records_are_asked_for_if_the_text_has_too_few_articles(
     three_models: Path, write_records: Write, section_of: Read
 ):
     for run_dir in three_models.iterdir():

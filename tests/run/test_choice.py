@@ -106,20 +106,20 @@ def test_a_later_process_of_a_job_may_find_what_the_first_has_written(
         (choose_job, ["resume=run"], "leave out -m"),
     ],
 )
-def test_a_command_about_no_run(tmp_path: Path, choose: Any, overrides: list[str], message: str):
+def test_a_command_without_a_run(tmp_path: Path, choose: Any, overrides: list[str], message: str):
     more = [[]] if choose is choose_job else []
     with pytest.raises(UserError, match=message):
         choose(composed(*overrides), tmp_path, overrides, *more)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sweep_with_folders_of_its_own_cannot_be_continued(tmp_path: Path):
+def test_a_sweep_with_custom_folders_cannot_be_continued(tmp_path: Path):
     of_hydra = [*SWEEP, "hydra.sweep.subdir=${hydra.job.num}"]
     with pytest.raises(UserError, match=r"Leave out hydra\.sweep\.subdir"):
         job(tmp_path, "sweep_resume=true", hydra=of_hydra)
 
 
-def test_a_jobs_folder_tells_its_overrides():
+def test_a_jobs_folder_names_its_overrides():
     assert job_folder(["model=awd_lstm", "seed=1"]) == "model-awd_lstm+seed-1"
     same = ["seed=1", "+model=awd_lstm", "sweep_resume=true", "++data.cache_dir=x"]
     assert job_folder(same) == "model-awd_lstm+seed-1"
@@ -128,7 +128,7 @@ def test_a_jobs_folder_tells_its_overrides():
     )
 
 
-def test_a_long_name_begins_with_what_is_short():
+def test_a_long_name_begins_with_the_short_overrides():
     long = "data.path=" + "x" * LONGEST_NAME
     assert job_folder([long, "model.core.dropout=0.5", "seed=1"]).startswith(
         "seed-1+model.core.dropout-0.5+data.path-xx"

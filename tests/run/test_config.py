@@ -53,7 +53,7 @@ def files_below(folder: Path) -> dict[str, bytes | None]:
 
 
 def refusal(tmp_path: Path, act: Callable[[], object]) -> str:
-    """The message; nothing may have been written anywhere."""
+    """The error message; nothing may have been written anywhere."""
     before = files_below(tmp_path)
     with pytest.raises(UserError) as error:
         act()
@@ -102,7 +102,7 @@ def test_a_value_is_read_as_it_was_written(run_dir: Path, value: float | str):
     ],
     ids=str,
 )
-def test_a_class_of_strangers_is_refused(
+def test_a_strangers_class_is_refused(
     run_dir: Path, tmp_path: Path, key: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -157,14 +157,14 @@ def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_not(
     (run_dir / name).symlink_to(run_dir / "config.yaml")
     require_inside(run_dir)
     (run_dir / name).unlink()
-    (run_dir / name).symlink_to(tmp_path / "victim")  # be it there or not
+    (run_dir / name).symlink_to(tmp_path / "victim")  # whether that exists or not
     config = config_of("model=lstm", *SMALL)
     assert name in refusal(tmp_path, lambda: train(ChosenRun(config), run_dir))
     with pytest.raises(UserError, match=name):
         require_inside(run_dir)
 
 
-def test_what_is_no_run(tmp_path: Path):
+def test_what_is_not_a_run_is_refused(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "nowhere", tmp_path / ("x" * 300)):
         assert not is_run(folder)
         assert "not the directory of a run" in refusal(
@@ -190,7 +190,7 @@ def test_what_is_no_run(tmp_path: Path):
     ],
     ids=lambda content: repr(content[:30]),
 )
-def test_a_config_that_is_none(
+def test_a_file_that_is_not_a_config_is_refused(
     run_dir: Path, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -239,7 +239,7 @@ def test_what_would_make_it_another_run_is_refused(run_dir: Path, tmp_path: Path
         ("trainer.max_time=00:00:01:00", "follows a schedule"),
     ],
 )
-def test_what_the_run_does_not_have_or_follow_is_refused(
+def test_what_the_run_lacks_or_its_schedule_forbids_is_refused(
     run_dir: Path, tmp_path: Path, override: str, part: str
 ):
     assert part in refusal(tmp_path, lambda: resumed_config(run_dir, [override]))
@@ -250,7 +250,7 @@ def test_a_resume_changes_what_it_may(tmp_path: Path):
     before = read_run_config(run_dir)
     values = {
         "trainer.max_epochs": (9, "9"),
-        "trainer.max_time": ("1:00:00:00", "1:00:00:00"),  # a number to the base of 60 in YAML
+        "trainer.max_time": ("1:00:00:00", "1:00:00:00"),  # a number in base 60 to YAML
         "trainer.precision": ("bf16-mixed", "bf16-mixed"),
         "loss.ar_alpha": (1e-5, "1e-5"),
         "callbacks.nt_asgd.non_monotone_interval": (3, "3"),
@@ -264,7 +264,7 @@ def test_a_resume_changes_what_it_may(tmp_path: Path):
     expected = {key: value for key, (value, _) in values.items()}
     assert changed == expected | {"data.path": "ours", "data.cache_dir": "cache"}
     assert kept is not None
-    assert kept["data"] == before["data"]  # places are those of this machine
+    assert kept["data"] == before["data"]  # paths are those of this machine
     assert flatten(kept) | {"data.path": "ours", "data.cache_dir": "cache"} == found
     assert resumed_config(run_dir, here)[1] is None
     assert read_run_config(run_dir) == before  # nothing is written before the run continues
@@ -281,13 +281,13 @@ def test_a_run_whose_last_checkpoint_is_gone_is_not_started_over(run_dir: Path, 
     assert f"{previous}: rename that to last.ckpt" in message
 
 
-def test_a_run_at_work_is_left_alone(run_dir: Path, tmp_path: Path):
+def test_a_run_in_progress_is_left_alone(run_dir: Path, tmp_path: Path):
     run = ChosenRun(resumed_config(run_dir, [])[0], resumes=True)
     with alone_in(run_dir):
         assert "Another process is at work" in refusal(tmp_path, lambda: train(run, run_dir))
 
 
-def test_an_override_can_be_typed_as_it_stands():
+def test_an_override_can_be_typed_as_shown():
     assert as_override("resume", Path("outputs/a-1.b")) == "resume=outputs/a-1.b"
     assert as_override("resume", Path("sweep/a-1+b-2")) == "resume=sweep/a-1+b-2"
     for name in ("sweep/a-1+b-2", "a b", "x=1", "it's"):
@@ -377,19 +377,19 @@ def test_finetuning_never_starts_from_nowhere():
         apply_init_from(composed("experiment=finetune"), ["experiment=finetune"])
 
 
-def test_a_start_from_a_run_that_is_named_by_a_number(tmp_path, monkeypatch):
-    """As the jobs of a sweep are; 0 is no missing name."""
+def test_a_start_from_a_run_whose_name_is_a_number(tmp_path, monkeypatch):
+    """As the jobs of a sweep are; 0 does not count as a missing name."""
     monkeypatch.chdir(tmp_path)
     for name in ("0", "1"):
         write_run(tmp_path / name, "model=awd_lstm", f"batching.bptt=7{name}")
         given = ["experiment=finetune", f"init_from={name}"]
         taken = apply_init_from(composed(*given), given)
         assert taken.batching.bptt == int(f"7{name}")
-        # for all that takes it for a path, or tells whether there is one by its being true
+        # a string, which serves as a path and is true wherever that is tested
         assert taken.init_from == name
 
 
-def test_a_start_from_what_is_no_run(tmp_path):
+def test_a_start_from_what_is_not_a_run_is_refused(tmp_path):
     config = composed("experiment=finetune", f"init_from={tmp_path}")
     with pytest.raises(UserError, match=r"is not the directory of a run: it has no config\.yaml"):
         apply_init_from(config, [])

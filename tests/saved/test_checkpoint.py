@@ -1,4 +1,4 @@
-"""Files that run nothing when they are read, and whose damage is found."""
+"""Checkpoints run no code when they are read, and damage to them is found."""
 
 import math
 import os
@@ -66,7 +66,7 @@ def path(tmp_path: Path) -> Path:
     return folder / "last.ckpt"
 
 
-def test_a_file_that_was_cut_off_or_is_something_else(path: Path):
+def test_a_file_that_was_cut_off_or_is_something_else_is_refused(path: Path):
     whole = path.read_bytes()
     cut = [whole[:length] for length in (0, 1, 100, len(whole) // 2, len(whole) - 1)]
     for data in (*cut, b"not a checkpoint", bytes(5000), b"PK\x03\x04" + bytes(5000)):
@@ -74,23 +74,23 @@ def test_a_file_that_was_cut_off_or_is_something_else(path: Path):
         assert "damaged" in refusal(path)
 
 
-def test_a_flipped_bit_in_a_tensor_is_found_by_its_check_sum(path: Path):
+def test_a_flipped_bit_in_a_tensor_is_found_by_its_checksum(path: Path):
     whole = path.read_bytes()
     values = content()["state_dict"]["weight"].numpy().tobytes()
     assert whole.count(values) == 1
     flipped = bytearray(whole)
     flipped[whole.index(values) + 41] ^= 1
     path.write_bytes(flipped)
-    # torch itself reads it, and has another number then
+    # torch itself reads it, and gets another number
     assert not same(torch.load(path, weights_only=True), content())
     assert "checksum" in refusal(path)
 
 
 def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(path: Path):
-    """In file names, lengths, offsets, methods of compression and attributes as well."""
+    """In file names, lengths, offsets, compression methods and attributes as well."""
     torch.save(content(size=2), path)
     whole, expected, found = path.read_bytes(), read_checkpoint(path), 0
-    # In steps of a prime, and all of the directory at the end.
+    # In steps of a prime, which is smaller in the directory at the end.
     for place in (*range(0, len(whole) - 1000, 31), *range(len(whole) - 1000, len(whole), 3)):
         for bits in (0x08, 0xFF):
             flipped = bytearray(whole)
@@ -115,18 +115,18 @@ def test_a_small_file_cannot_hold_more_than_its_size(path: Path, method: int):
     assert "compressed" in refusal(path)
 
 
-def test_tensors_that_share_their_bytes(path: Path):
-    """The directory at the end says of each of them that it is as large as all are together."""
+def test_tensors_that_share_their_bytes_are_refused(path: Path):
+    """The directory at the end says that each of them is as large as all of them together."""
     torch.save(content() | {"more": [torch.zeros(10**4) + k for k in range(9)]}, path)
     with zipfile.ZipFile(path, "a") as archive:
         for entry in archive.infolist():
             entry.file_size = entry.compress_size = 10**5
-        archive.writestr("archive/more", b"")  # has the directory written again
+        archive.writestr("archive/more", b"")  # makes zipfile write the directory again
     assert "share their bytes" in refusal(path)
 
 
-def test_a_tensor_that_says_it_is_a_folder(path: Path):
-    """One bit outside of all check sums, for which torch would give what lay in the memory."""
+def test_a_tensor_that_is_marked_as_a_folder_is_refused(path: Path):
+    """One bit that no checksum covers, at which torch would return whatever was in memory."""
     flipped = bytearray(path.read_bytes())
     entry = flipped.rindex(b"last/data/0") - 46  # of the directory at the end
     assert flipped[entry : entry + 4] == b"PK\x01\x02"
@@ -136,7 +136,7 @@ def test_a_tensor_that_says_it_is_a_folder(path: Path):
 
 
 class Bomb:
-    """Pickled, it tells the reader to make a folder."""
+    """When it is unpickled, it makes a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
@@ -146,7 +146,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("place", ["beside the weights", "among the weights", "the whole"])
-def test_a_file_that_would_run_code_is_refused_and_does_not(path: Path, tmp_path: Path, place: str):
+def test_code_in_a_file_is_refused_and_not_run(path: Path, tmp_path: Path, place: str):
     marker = tmp_path / "was here"
     bomb = Bomb(marker)
     checkpoint = {
@@ -157,7 +157,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(path: Path, tmp_path
     torch.save(checkpoint, path)
     assert "could run code" in refusal(path)
     assert not marker.exists()
-    torch.load(path, weights_only=False)  # it does make the folder where it is trusted
+    torch.load(path, weights_only=False)  # it does make the folder if it is trusted
     assert marker.exists()
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "another")))
     refusal(path)
@@ -167,8 +167,8 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(path: Path, tmp_path
 
 
 @pytest.mark.parametrize("pickled", [b"e.", b"h\x05.", b"}}}s.", b"))R.", b"X\1\0\0\0a)b."])
-def test_a_pickle_that_cannot_be_put_together(path: Path, pickled: bytes):
-    """With check sums that fit."""
+def test_a_malformed_pickle_is_refused(path: Path, pickled: bytes):
+    """Even with the right checksums."""
     parts = members(path)
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in parts.items():
@@ -177,7 +177,7 @@ def test_a_pickle_that_cannot_be_put_together(path: Path, pickled: bytes):
 
 
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file:UserWarning")
-def test_a_script_of_torch_is_refused(path: Path):
+def test_a_torchscript_file_is_refused(path: Path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/constants.pkl", pickle.dumps(()))
         archive.writestr("model/data.pkl", pickle.dumps({}))
@@ -185,7 +185,7 @@ def test_a_script_of_torch_is_refused(path: Path):
     refusal(path)
 
 
-# torch 2.15 says of a sparse tensor that it looks at it, before lmbench refuses it.
+# torch 2.15 warns that it checks a sparse tensor, before lmbench refuses it.
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
 @pytest.mark.parametrize(
     "weight",
@@ -218,12 +218,12 @@ def test_what_cannot_be_a_weight_is_named(path: Path, weight: Any):
         ({"state_dict": {}, FORMAT_KEY: torch.ones(2)}, "format None"),
     ],
 )
-def test_what_is_not_a_checkpoint_of_this_format(path: Path, checkpoint: Any, part: str):
+def test_what_is_not_a_checkpoint_of_this_format_is_refused(path: Path, checkpoint: Any, part: str):
     torch.save(checkpoint, path)
     assert part in refusal(path)
 
 
-def test_the_checkpoint_before_is_offered_where_there_is_one(path: Path):
+def test_the_previous_checkpoint_is_offered_if_there_is_one(path: Path):
     whole, previous = path.read_bytes(), path.with_name("previous.ckpt")
     path.write_bytes(whole[:-100])
     assert "rename" not in refusal(path)
@@ -233,14 +233,14 @@ def test_the_checkpoint_before_is_offered_where_there_is_one(path: Path):
     assert "rename" in refusal(path)
     previous.replace(path)
     assert same(read_checkpoint(path), content())
-    # It is not offered in its own place, nor in that of the best one, which need not be near it.
+    # It is not offered in place of itself or of the best one, which may be far from it.
     for other in (previous, path.with_name("best.ckpt")):
         previous.write_bytes(whole)
         other.write_bytes(whole[:-100])
         assert "rename" not in refusal(other)
 
 
-def test_weights_go_to_a_module_of_their_shapes_alone(path: Path):
+def test_weights_are_loaded_only_into_a_module_of_their_shapes(path: Path):
     module = nn.Linear(2, 2, bias=False)
     for dtype in (torch.float64, torch.bfloat16):
         weight = torch.full((2, 2), 1.5, dtype=dtype)

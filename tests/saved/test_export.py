@@ -1,4 +1,4 @@
-"""Exports: the same numbers without pickle, there whole or not at all, and refused if damaged."""
+"""Exports: the same numbers without pickle, written whole or not at all, refused if damaged."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def refusal(folder: Path) -> str:
 
 
 def change(folder: Path, name: str, data: bytes) -> None:
-    """With a hash that fits, as someone would who wants it to be believed."""
+    """Changes a file and its hash, as someone would who wants it to be believed."""
     (folder / name).write_bytes(data)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config["sha256"][name] = hashlib.sha256(data).hexdigest()
@@ -84,8 +84,8 @@ def test_an_export_gives_the_numbers_of_its_run(
     assert tied[0] == tied[1] == ("model.tied=false" not in overrides)
 
 
-def test_what_lies_in_the_folder(folder: Path):
-    """Read with other means; a tied weight is there once."""
+def test_what_is_in_the_folder(folder: Path):
+    """Read by other means; a tied weight is there only once."""
     names = ["config.json", "model.safetensors", "vocabulary.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
     weights = load_file(folder / "model.safetensors")
@@ -101,13 +101,13 @@ def test_what_lies_in_the_folder(folder: Path):
     assert len(config["corpus"]["sha256"]) == 64
 
 
-def test_the_tokenizer_goes_with_the_words(make_run: Callable[..., Path], tmp_path: Path):
+def test_the_tokenizer_is_exported_with_the_words(make_run: Callable[..., Path], tmp_path: Path):
     run_dir = make_run()
     path = run_dir / "checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     for tokenizer in ("moses", "moses-de", None):
         checkpoint[DATA]["tokenizer"] = tokenizer
-        if tokenizer is None:  # as in a run from before there were any
+        if tokenizer is None:  # as in a run from before there were tokenizers
             del checkpoint[DATA]["tokenizer"]
         torch.save(checkpoint, path)
         output = write(run_dir, tmp_path / f"export {tokenizer}")
@@ -129,7 +129,7 @@ def test_a_file_that_is_cut_off_changed_or_missing(folder: Path, name: str):
         changed = bytearray(whole)
         changed[place] ^= 4
         (folder / name).write_bytes(changed)
-        if name == "config.json":  # it may say another version, or name, and be whole
+        if name == "config.json":  # it may say another version or name, and be valid
             with suppress(UserError):
                 lmbench.load(folder)
         else:
@@ -151,14 +151,14 @@ def with_header(values: object, num_bytes: int = 0) -> bytes:
         struct.pack("<Q", 2**63) + b"{}",
         struct.pack("<Q", 2) + b"{}" + bytes(9),
         b"\x80\x04K\x01.",
-        *(  # shapes that take no memory and cannot be
+        *(  # impossible shapes that take no memory
             with_header({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}})
             for dtype in ("F32", "C64")
             for shape in ([0, 2**63], [1] * 65 + [0], [0, 2**62])
         ),
     ],
 )
-def test_weights_of_another_format_with_a_hash_that_fits(folder: Path, data: bytes):
+def test_weights_of_another_format_are_refused_even_with_a_matching_hash(folder: Path, data: bytes):
     change(folder, "model.safetensors", data)
     assert str(folder / "model.safetensors") in refusal(folder)
 
@@ -176,8 +176,8 @@ def test_weights_of_another_format_with_a_hash_that_fits(folder: Path, data: byt
         ("BOOL", 32, "embedding.weight has dtype torch.bool"),
     ],
 )
-def test_weights_of_other_types(folder: Path, dtype: str, width: int, part: str):
-    """The bytes of 41 · 8 float32, under another name; all are zero, and finite in each."""
+def test_weights_of_other_types_are_refused(folder: Path, dtype: str, width: int, part: str):
+    """The bytes of 41 · 8 float32 under another type; all are zero, which is finite in each."""
     length = 41 * 8 * 4
     names = load_file(folder / "model.safetensors").keys()
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [length, length]}
@@ -197,7 +197,7 @@ def test_weights_of_other_types(folder: Path, dtype: str, width: int, part: str)
         (lambda words: [*words[:-1], "\ud800"], "surrogates not allowed"),
     ],
 )
-def test_a_vocabulary_that_does_not_fit(folder: Path, change_words: Any, part: str):
+def test_a_vocabulary_that_does_not_fit_is_refused(folder: Path, change_words: Any, part: str):
     words = json.loads((folder / "vocabulary.json").read_text("utf-8"))
     change(folder, "vocabulary.json", json.dumps(change_words(words)).encode())
     assert part in refusal(folder)
@@ -211,8 +211,8 @@ def test_a_vocabulary_that_does_not_fit(folder: Path, change_words: Any, part: s
         ("sha256", {}, "model.safetensors is damaged"),
     ],
 )
-def test_a_config_of_another_format(folder: Path, key: str, value: Any, part: str):
-    """Its model is tested with those of runs."""
+def test_a_config_of_another_format_is_refused(folder: Path, key: str, value: Any, part: str):
+    """Its model is tested together with those of runs."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {key: value}), "utf-8")
     assert part in refusal(folder)
@@ -222,8 +222,8 @@ def names_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-def test_an_export_is_replaced_only_if_told_so(make_run: Callable[..., Path], tmp_path: Path):
-    """And not if its writing fails."""
+def test_an_export_is_replaced_only_with_overwrite(make_run: Callable[..., Path], tmp_path: Path):
+    """And not if writing fails."""
     run_dir, output = make_run(), tmp_path / "deep" / "export"
     output.mkdir(parents=True)  # an empty folder may be filled
     write(run_dir, output)

@@ -27,7 +27,7 @@ def locked(input: Tensor, p: float) -> Tensor:
     return input * functional.dropout(torch.ones(1, *input.shape[1:], dtype=input.dtype), p)
 
 
-def test_every_dropout_in_its_place() -> None:
+def test_every_dropout_is_in_its_place() -> None:
     core, input = make()
     torch.manual_seed(1)
     result = core(input)
@@ -50,7 +50,7 @@ def test_every_dropout_in_its_place() -> None:
     )
 
 
-def test_ordinary_dropout_in_the_place_of_locked_dropout() -> None:
+def test_ordinary_dropout_can_replace_locked_dropout() -> None:
     core, input = make()
     unlocked = AWDLSTM(E, H, OUTPUT, num_layers=3, **PROBABILITIES, locked_dropout=False).double()
     unlocked.load_state_dict(core.state_dict())

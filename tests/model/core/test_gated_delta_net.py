@@ -62,7 +62,7 @@ def test_chunks_are_exact_for_any_gates(num_steps: int) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-def test_float32_lasts_for_20_000_steps(scale: float) -> None:
+def test_float32_stays_accurate_for_20_000_steps(scale: float) -> None:
     num_steps = 20_000
     q, k, v = unit(normal(1, num_steps, K)), unit(normal(1, num_steps, K)), normal(1, num_steps, V)
     beta, log_decay = (scale * normal(1, num_steps)).sigmoid(), -scale * normal(1, num_steps).exp()
@@ -81,7 +81,7 @@ def test_float32_keeps_all_or_nothing() -> None:
     assert_close(output, q @ state)
     assert_close(last, state)
     output, last = gated_delta_rule(q, k, v, one, -1e30 * one, state)
-    assert_close(output, (q * k).sum(-1, keepdim=True) * v)  # each step sees itself alone
+    assert_close(output, (q * k).sum(-1, keepdim=True) * v)  # each step sees only itself
     output, last = gated_delta_rule(k, k, v, one, zero, state)
     assert_close(output, v, rtol=1e-4, atol=1e-4)  # what the same key held before is replaced
 
@@ -126,7 +126,7 @@ def by_hand(core: GatedDeltaNet, input: Tensor) -> tuple[Tensor, list[Tensor]]:
     return normed(x, core.last_norm) @ core.project.weight.T, states
 
 
-def test_a_core_is_that_of_the_paper() -> None:
+def test_a_core_matches_the_paper() -> None:
     core = GatedDeltaNet(5, H, 4, num_layers=2, num_heads=N, **DROPOUTS).double()
     with torch.no_grad():
         for name, parameter in core.named_parameters():
@@ -143,7 +143,7 @@ def test_a_core_is_that_of_the_paper() -> None:
     )
 
 
-def test_first_decays_are_those_of_the_authors() -> None:
+def test_initial_decays_are_those_of_the_authors() -> None:
     layer = GatedDeltaNet(64, 512, num_layers=1, num_heads=64, **DROPOUTS).blocks[0].layer
     rates, steps = layer.rate_log.exp(), torch.nn.functional.softplus(layer.step_bias)
     assert rates.min() >= 0.0
@@ -172,6 +172,6 @@ def test_the_recurrence_is_exact_in_autocast_and_its_projection_drops_weights() 
 
 
 @pytest.mark.parametrize("num_heads", [0, 4])
-def test_heads_that_do_not_divide_the_keys(num_heads: int) -> None:
+def test_heads_must_divide_the_keys(num_heads: int) -> None:
     with pytest.raises(ValueError, match=r"^num_heads"):
         GatedDeltaNet(H, H, num_heads=num_heads, **DROPOUTS)

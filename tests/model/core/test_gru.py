@@ -21,7 +21,7 @@ def gru_by_hand(layer: torch.nn.GRU, input: Tensor, hidden: Tensor) -> tuple[Ten
     return torch.stack(outputs), hidden
 
 
-def test_layers_are_the_formula() -> None:
+def test_layers_match_the_formula() -> None:
     torch.manual_seed(0)
     core = GRU(E, H, OUTPUT, num_layers=2, **NONE).double()
     input = torch.randn(T, B, E, dtype=torch.float64)
@@ -39,11 +39,11 @@ def test_layers_are_the_formula() -> None:
     )
 
 
-def test_recurrent_weights_alone_are_dropped() -> None:
+def test_only_recurrent_weights_are_dropped() -> None:
     torch.manual_seed(0)
     core = GRU(E, H, num_layers=1, **{**NONE, "weight_dropout": 0.5})
     input = torch.randn(1, B, E)
-    # From zeros the recurrent weight does nothing in the first step.
+    # Starting from zeros, the recurrent weight does nothing in the first step.
     assert_close(core(input).output, core(input).output, rtol=0, atol=0)
     state = ((torch.randn(1, B, H),),)
     assert not torch.equal(core(input, state).output, core(input, state).output)

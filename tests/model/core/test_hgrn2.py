@@ -45,7 +45,7 @@ def test_chunks_are_exact_for_any_forget_gate(num_steps: int) -> None:
     assert_close(gradients, torch.autograd.grad(expected, leaves, weights), rtol=1e-9, atol=1e-9)
 
 
-def test_float32_lasts_for_20_000_steps() -> None:
+def test_float32_stays_accurate_for_20_000_steps() -> None:
     num_steps = 20_000
     q, v, forget = (normal(1, num_steps, 2) for _ in range(3))
     forget = (40.0 * forget).sigmoid()
@@ -59,7 +59,7 @@ def test_float32_keeps_all_or_nothing() -> None:
     q, k, v = (torch.randn(1, 2 * CHUNK + 7, 2) for _ in range(3))
     state = torch.randn(1, 2, 2)
     output, last = gated_attention(q, k, v, torch.zeros_like(k), state)
-    assert_close(output, (q * k).sum(-1, keepdim=True) * v)  # each step sees itself alone
+    assert_close(output, (q * k).sum(-1, keepdim=True) * v)  # each step sees only itself
     assert_close(last, k[:, -1:].mT * v[:, -1:])
     output, last = gated_attention(q, torch.zeros_like(k), v, torch.ones_like(k), state)
     assert_close(output, q @ state)
@@ -91,7 +91,7 @@ def by_hand(core: HGRN2, input: Tensor) -> tuple[Tensor, list[Tensor]]:
     return normed(x, core.last_norm) @ core.project.weight.T, states
 
 
-def test_a_core_is_that_of_the_paper() -> None:
+def test_a_core_matches_the_paper() -> None:
     core = HGRN2(5, H, 4, num_layers=3, num_heads=N, **DROPOUTS).double()
     with torch.no_grad():
         for parameter in core.parameters():
@@ -125,6 +125,6 @@ def test_the_recurrence_is_exact_in_autocast_and_its_projection_drops_weights() 
 
 
 @pytest.mark.parametrize("num_heads", [0, 4])
-def test_heads_that_do_not_divide_the_width(num_heads: int) -> None:
+def test_heads_must_divide_the_width(num_heads: int) -> None:
     with pytest.raises(ValueError, match=r"^num_heads"):
         HGRN2(H, H, num_heads=num_heads, **DROPOUTS)

@@ -9,7 +9,7 @@ from lmbench.model import LSTM
 T, B, E, H = 5, 3, 4, 6
 
 
-def test_is_nn_lstm_where_nothing_is_dropped() -> None:
+def test_it_is_nn_lstm_if_nothing_is_dropped() -> None:
     torch.manual_seed(0)
     core = LSTM(E, H, num_layers=2, dropout=0.5).double().eval()
     twin = nn.LSTM(E, H, num_layers=2).double()

@@ -28,7 +28,7 @@ def min_lstm(x: Tensor, hidden: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("kind", "cell"), [(MinGRU, min_gru), (MinLSTM, min_lstm)])
-def test_blocks_are_the_formula(kind, cell) -> None:
+def test_blocks_match_the_formula(kind, cell) -> None:
     torch.manual_seed(0)
     nothing = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output", "weight")}
     core = kind(E, H, E, num_layers=2, **nothing).double()

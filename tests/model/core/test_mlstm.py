@@ -29,7 +29,7 @@ def normal(*shape: int) -> Tensor:
 
 
 def layer_by_hand(layer: MLSTMLayer, input: Tensor) -> tuple[Tensor, Tensor]:
-    """Beck et al. 2024, section 2.3 and appendix A.4; and all |n·q|."""
+    """Beck et al. 2024, section 2.3 and appendix A.4; also gives all |n·q|."""
     inner, gate = (input @ layer.up.weight.t()).split(INNER, -1)
     padded = functional.pad(inner.permute(1, 2, 0), (3, 0))  # (B, I, 3 + T)
     kernel = layer.conv.weight.t().unsqueeze(1)
@@ -83,7 +83,7 @@ def test_outputs_and_gradients_match_the_formula_however_the_text_is_cut(
 
 
 @pytest.mark.parametrize(("input_bias", "forget_bias"), [(0, 0), (150, 5), (-150, 5), (0, -150)])
-def test_float32_is_enough_for_gates_whose_exponential_is_not(
+def test_float32_is_enough_for_gates_with_exponentials_beyond_it(
     input_bias: float, forget_bias: float
 ) -> None:
     q, k, v = normal(3, 2, T, D)
@@ -98,7 +98,7 @@ def test_float32_is_enough_for_gates_whose_exponential_is_not(
     assert_close(*results, rtol=1e-3, atol=1e-4)
 
 
-def test_weight_dropout_is_that_of_the_up_projection() -> None:
+def test_weight_dropout_acts_on_the_up_projection() -> None:
     layer = MLSTMLayer(SIZE, N).double()
     output, _ = layer(normal(T, B, SIZE), None, torch.zeros_like)
     assert not output.any()  # nothing passes the gate

@@ -9,8 +9,8 @@ NONE = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output", "weig
 
 
 @pytest.mark.parametrize("num_rounds", [1, 2, 5, 6])
-def test_layers_are_the_formula(num_rounds: int) -> None:
-    """Melis et al. 2020, equations 1 to 3, by PyTorch's own cell."""
+def test_layers_match_the_formula(num_rounds: int) -> None:
+    """Melis et al. 2020, equations 1 to 3, with PyTorch's own cell."""
     torch.manual_seed(0)
     core = MogrifierLSTM(E, H, OUTPUT, num_layers=2, num_rounds=num_rounds, rank=2, **NONE)
     core = core.double()

@@ -1,4 +1,4 @@
-"""Step-by-step computations against autograd's own loops."""
+"""Step-by-step computations against plain loops in autograd."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def seed() -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, T])
-def test_linear_recurrence_is_the_loop(num_steps: int) -> None:
+def test_linear_recurrence_matches_the_loop(num_steps: int) -> None:
     decay, input, start = leaves = normal(num_steps, B, H), normal(num_steps, B, H), normal(B, H)
     hidden, expected = start, []
     for a, b in zip(decay, input, strict=True):
@@ -34,7 +34,7 @@ def test_linear_recurrence_is_the_loop(num_steps: int) -> None:
 
 
 def chain(product, input: Tensor) -> Tensor:
-    """Every step reads the step before; the last one counts twice, the second not at all."""
+    """Every step reads the one before; only the first and the last go into the loss directly."""
     steps = [input]
     for _ in range(T):
         steps.append(product(steps[-1]).tanh())
@@ -42,7 +42,7 @@ def chain(product, input: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(H, H), (2, H, H)])
-def test_a_step_product_is_the_product_and_so_are_its_gradients(shape: tuple[int, ...]) -> None:
+def test_a_step_product_and_its_gradients_are_those_of_the_product(shape: tuple[int, ...]) -> None:
     weight, input = leaves = normal(*shape), normal(*shape[:-2], B, H)
     expected = chain(lambda x: x @ weight.mT, input)
     loss = chain(StepProduct(weight), input)
@@ -52,7 +52,7 @@ def test_a_step_product_is_the_product_and_so_are_its_gradients(shape: tuple[int
         assert_close(torch.autograd.grad(loss, leaves, retain_graph=True), gradients)
 
 
-def test_of_steps_that_reach_no_loss_nothing_counts() -> None:
+def test_steps_that_reach_no_loss_do_not_count() -> None:
     weight, input = normal(H, H), normal(B, H)
     product = StepProduct(weight)
     product(input)
@@ -75,7 +75,7 @@ def test_only_products_are_rounded_under_autocast() -> None:
         assert_close(ours.grad, theirs.grad, rtol=2**-6, atol=2**-6)
 
 
-def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
+def test_nothing_is_kept_if_no_gradient_is_wanted() -> None:
     product = StepProduct(normal(H, H))
     with torch.no_grad():
         product(normal(B, H))

@@ -73,7 +73,7 @@ def test_wrong_arguments() -> None:
     ("device_type", "dtype", "ignored"),
     [
         ("cpu", torch.bfloat16, False),
-        ("cuda", torch.bfloat16, True),  # cuDNN's would be float16
+        ("cuda", torch.bfloat16, True),  # cuDNN would use float16
         ("cuda", torch.float16, False),
         ("meta", torch.bfloat16, False),
     ],
@@ -95,12 +95,12 @@ def make_layer() -> tuple[nn.LSTM, torch.Tensor, tuple[torch.Tensor, torch.Tenso
 
 
 def dropped(layer: nn.LSTM, p: float) -> torch.Tensor:
-    """The recurrent weight with the same elements dropped every time, or itself."""
+    """The recurrent weight with the same elements dropped every time; with p = 0, itself."""
     torch.manual_seed(5)
     return WeightDropout(p)(layer.weight_hh_l0)
 
 
-def test_another_recurrent_weight_is_that_of_a_layer_that_has_it() -> None:
+def test_another_recurrent_weight_acts_as_if_the_layer_had_it() -> None:
     layer, input, state = make_layer()
     before = copy.deepcopy(layer.state_dict())
     output, last = run_rnn(torch.lstm, layer, input, state, dropped(layer, 0.5))
@@ -123,7 +123,7 @@ def test_another_recurrent_weight_is_that_of_a_layer_that_has_it() -> None:
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
 @pytest.mark.parametrize("gates_bytes", [1, 2 * B * 4 * H * 8, 3 * B * 4 * H * 8])
-def test_a_window_in_parts_is_the_same_window(
+def test_a_window_gives_the_same_in_parts(
     monkeypatch: pytest.MonkeyPatch, p: float, gates_bytes: int
 ) -> None:
     layer, input, state = make_layer()

@@ -44,7 +44,7 @@ def layer_by_hand(layer: SLSTMLayer, input: Tensor, recurrent: Tensor) -> Tensor
     convolved = convolved * convolved.sigmoid()
 
     def matrices(weight: Tensor) -> list[Tensor]:
-        """One for each gate, with a head's block in its place and zeros elsewhere."""
+        """One for each gate, with the heads' blocks on the diagonal and zeros elsewhere."""
         gates = weight.unflatten(1, (-1, D)).unbind(1)
         return [torch.block_diag(*gate) for gate in gates]
 
@@ -84,7 +84,7 @@ def test_outputs_and_gradients_match_the_formula_however_the_text_is_cut(window:
     assert_close(gradients, expected_gradients, rtol=1e-8, atol=1e-9)
 
 
-def test_weight_dropout_is_that_of_the_recurrent_weight() -> None:
+def test_weight_dropout_acts_on_the_recurrent_weight() -> None:
     layer, input = random_layer(), normal(T, B, SIZE)
     output, _ = layer(input, None, lambda weight: weight.triu())
     assert_close(output, layer_by_hand(layer, input, layer.recurrent.triu()))
@@ -92,7 +92,7 @@ def test_weight_dropout_is_that_of_the_recurrent_weight() -> None:
 
 @pytest.mark.parametrize("bias", [-150.0, 150.0])
 @pytest.mark.parametrize("gate", [0, 1])
-def test_float32_is_enough_for_gates_whose_exponential_is_not(gate: int, bias: float) -> None:
+def test_float32_is_enough_for_gates_with_exponentials_beyond_it(gate: int, bias: float) -> None:
     layer, input = random_layer(), normal(T, B, SIZE)
     with torch.no_grad():
         layer.bias[:, gate * D : (gate + 1) * D] = bias

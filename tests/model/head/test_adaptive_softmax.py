@@ -55,7 +55,7 @@ def test_initial_values_and_sizes() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_equals_torchs_whose_ids_are_in_the_order_of_frequency(bias: bool) -> None:
+def test_it_equals_torchs_with_ids_in_order_of_frequency(bias: bool) -> None:
     counts = shuffled_counts()
     order = counts.argsort(descending=True)
     ours = make(bias=bias, counts=counts)
@@ -76,7 +76,7 @@ def test_equals_torchs_whose_ids_are_in_the_order_of_frequency(bias: bool) -> No
     assert_close(ours.log_probs(output)[:, order], theirs.log_prob(output), **EXACT)
 
 
-def test_tied_rows_of_the_embedding_stand_for_the_words() -> None:
+def test_tied_rows_of_the_embedding_are_the_words_weights() -> None:
     counts = shuffled_counts()
     head = make(tied=True, counts=counts)
     output, _ = problem(6)
@@ -85,7 +85,7 @@ def test_tied_rows_of_the_embedding_stand_for_the_words() -> None:
     borders = [0, *CUTOFFS, V]
     weight, bias = head.weight, head.bias
     assert torch.equal(head.embedding_rows(order), torch.arange(V))
-    # As the paper has it: p(word) = p(cluster) · p(word | cluster).
+    # As in the paper: p(word) = p(cluster) · p(word | cluster).
     first = torch.cat([weight[: CUTOFFS[0]], head.cluster_weight])
     top = (output @ first.t() + bias[: len(first)]).softmax(-1)
     for place, word in enumerate(order.tolist()):
@@ -105,7 +105,7 @@ def test_a_word_outside_the_vocabulary_has_no_row() -> None:
             make(tied=True).embedding_rows(torch.tensor([[word]]))
 
 
-def test_a_unigram_bias_is_the_distribution_of_the_words_in_training() -> None:
+def test_a_unigram_bias_gives_the_distribution_of_the_words_in_training() -> None:
     counts = shuffled_counts()
     counts[5] = 0
     head = AdaptiveSoftmax(H, V, cutoffs=CUTOFFS, counts=counts, unigram_bias=True)
@@ -115,7 +115,7 @@ def test_a_unigram_bias_is_the_distribution_of_the_words_in_training() -> None:
     assert not without.bias.any()
 
 
-def test_nothing_scored_is_a_sum_of_zero_and_a_mean_of_nan() -> None:
+def test_with_nothing_scored_the_sum_is_zero_and_the_mean_nan() -> None:
     head = make()
     output, targets = problem(5)
     targets.fill_(-100)
@@ -131,7 +131,7 @@ def test_a_target_outside_the_vocabulary_is_refused(target: int) -> None:
         make().loss(output, targets)
 
 
-def test_frequent_words_are_in_the_head_and_equals_keep_the_order_of_ids() -> None:
+def test_frequent_words_are_in_the_head_and_ties_keep_the_order_of_ids() -> None:
     counts = torch.tensor([0, 5, 1, 9, 5, 0], dtype=torch.int32)
     for given in (counts, counts.numpy()):
         head = AdaptiveSoftmax(4, 6, cutoffs=[2], counts=given)
@@ -142,7 +142,7 @@ def test_frequent_words_are_in_the_head_and_equals_keep_the_order_of_ids() -> No
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_weights_bring_the_order_of_the_words(tied: bool) -> None:
+def test_the_order_of_the_words_is_loaded_with_the_weights(tied: bool) -> None:
     head, read = make(tied=tied, counts=shuffled_counts()), make(tied=tied)
     output, _ = problem(4)
     assert not torch.equal(read.log_probs(output), head.log_probs(output))
@@ -153,7 +153,7 @@ def test_the_weights_bring_the_order_of_the_words(tied: bool) -> None:
         read.load_state_dict(order)
 
 
-def test_the_usual_cutoffs_fit_any_vocabulary_and_save_three_quarters_of_a_large_one() -> None:
+def test_the_default_cutoffs_fit_any_vocabulary_and_save_three_quarters_of_a_large_one() -> None:
     for size in range(2, 60):
         AdaptiveSoftmax(4, size)
     assert AdaptiveSoftmax(4, 41).cutoffs == [2, 8]
@@ -203,7 +203,7 @@ def test_without_cutoffs_below_the_size_it_is_a_plain_softmax(cutoffs: list, tie
     assert torch.equal(again.log_probs(output), head.log_probs(output))
 
 
-def test_cutoffs_above_the_size_fall_away() -> None:
+def test_cutoffs_that_are_not_below_the_size_are_dropped() -> None:
     assert AdaptiveSoftmax(H, V, cutoffs=[4, V, 50]).cutoffs == [4]
     assert AdaptiveSoftmax(H, V, cutoffs=[4, V - 1]).cutoffs == [4, V - 1]
 

@@ -67,7 +67,7 @@ def test_never_holds_all_logits(module, tied: bool, reduction: str, monkeypatch)
     assert usual.numel == N * V
     with BiggestTensor() as biggest:
         head.loss(output, targets, reduction=reduction).sum().backward()
-    # Of a token: the adaptive softmax has the head's words and clusters, then the words of each
+    # Per token: the adaptive softmax has the head's words and clusters, then the words of each
     # cluster; the mixture has the words twice.
     sizes = {softmax: [V], adaptive_softmax: [20 + 2, 20, 24], mixture_of_softmaxes: [2 * V]}
     assert biggest.numel == max(size * (CHUNK * V // size) for size in sizes[module])

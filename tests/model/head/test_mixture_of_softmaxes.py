@@ -69,7 +69,7 @@ def test_one_component_is_a_softmax_of_its_vector() -> None:
     assert not head.prior.weight.grad.any()
 
 
-def test_components_that_are_alike_are_one_whatever_their_shares() -> None:
+def test_identical_components_act_as_one_whatever_their_shares() -> None:
     head, alone, output = make(), make(components=1), outputs(T, B)
     with torch.no_grad():
         for name in ("latent.weight", "latent.bias"):
@@ -79,7 +79,7 @@ def test_components_that_are_alike_are_one_whatever_their_shares() -> None:
 
 
 def test_log_probs_have_a_rank_that_no_softmax_reaches() -> None:
-    """A softmax's are h W plus a bias for each word and a normalizer for each output."""
+    """A softmax gives h W plus a bias for each word and a normalizer for each output."""
     output = outputs(4 * V).detach()
     softmax = Softmax(H, V).double()
     nn.init.normal_(softmax.bias)
@@ -104,7 +104,7 @@ def test_a_column_has_one_mask_for_all_steps() -> None:
 
 
 def make_like(head: MixtureOfSoftmaxes) -> MixtureOfSoftmaxes:
-    """The same without dropout."""
+    """The same head without dropout."""
     other = make()
     other.load_state_dict(head.state_dict())
     return other
@@ -121,7 +121,7 @@ def test_dropout_acts_on_what_the_tanh_gives() -> None:
     assert (gaps > 2).float().mean().item() == pytest.approx(0.25, abs=0.06)
 
 
-def test_weights_of_few_bits_are_cast_up_for_the_loss() -> None:
+def test_half_precision_weights_are_cast_up_for_the_loss() -> None:
     head, output, targets = make().bfloat16(), outputs(T, B).bfloat16(), torch.randint(V, (T, B))
     loss = head.loss(output, targets)
     assert loss.dtype == torch.float32

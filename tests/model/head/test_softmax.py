@@ -40,7 +40,7 @@ class OnCuda(torch.Tensor):
     device = torch.device("cuda")
 
 
-def test_a_kernel_is_looked_for_by_a_training_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_training_loss_looks_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     monkeypatch.delitem(sys.modules, "liger_kernel.transformers.functional", raising=False)
     head = Softmax(4, 9, kernel="liger")

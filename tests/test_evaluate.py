@@ -274,7 +274,7 @@ def test_the_files_are_those_of_the_last_results(
         ("evaluation=cache evaluation.cache.grid.thetas=[]", r"grid.thetas must hold"),
         ("evaluation=cache evaluation.cache.theta=1e40", r"without a probability.*theta lower"),
         ("evaluation=cache evaluation.cache.warmup=true evaluation.burn_in=5", r"window=2000"),
-        ("evaluation=dynamic", r"^evaluation.dynamic.statistics.columns=100 are too .* 66 or"),
+        ("evaluation=dynamic", r"^evaluation.dynamic.statistics.columns=100 is too .* 66 or"),
         ("evaluation=dynamic evaluation.dynamic.lr=-1", r"^evaluation.dynamic.lr must be"),
         (
             "evaluation=temperature evaluation.temperature.value=0",

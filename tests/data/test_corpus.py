@@ -93,7 +93,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache_dir, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(corpus_module, "write_ids", change_and_write)
-        with pytest.raises(UserError, match=rf"{folder} has changed"):
+        with pytest.raises(UserError, match=rf"{folder} changed"):
             load_text(folder, cache_dir=cache_dir)
     assert entries(cache_dir) == []
     changed = load_text(folder, cache_dir=cache_dir)
@@ -270,9 +270,9 @@ def test_the_error_says_what_is_wrong_with_a_text(tmp_path, cache_dir):
     refuse(r"text\.txt is not UTF-8: byte 0xe9 at byte offset 3, .* iconv ", file)
     folder = tmp_path / "folder"
     folder.mkdir()
-    refuse("folder has no text, .* It has no file", folder)
+    refuse("folder has no text: .* It contains no file", folder)
     (folder / "thesis.docx").write_bytes(b"PK\x03\x04")
-    refuse(r"folder has no text, .* It has thesis\.docx\. Save .* \.txt", folder)
+    refuse(r"folder has no text: .* It contains thesis\.docx\. Save .* \.txt", folder)
     assert entries(cache_dir) == []
 
 

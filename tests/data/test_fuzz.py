@@ -90,7 +90,7 @@ def reference(
         for split in ("valid", "test")
     }
     if "<unk>" not in known and "<unk>" in heldout["valid"] + heldout["test"]:
-        return "words that the training split does not have "
+        return "words that the training split lacks "
     return {"train": training, **heldout}
 
 

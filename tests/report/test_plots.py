@@ -51,9 +51,10 @@ def section(tmp_path: Path, write_run: Write) -> Section:
     return read(tmp_path)
 
 
-def curves(section: Section, quantity: str = "epochs") -> Figure:
+def curves(section: Section, *published: str, quantity: str = "epochs") -> Figure:
     of_groups = {group: curves_of(group, quantity) for group in section.groups}
-    return _draw_curves(of_groups, quantity, _references(section, [], "valid"))
+    chosen = [PUBLISHED[name] for name in published]
+    return _draw_curves(of_groups, quantity, _references(section, chosen, "valid"))
 
 
 def dots(section: Section, *published: str) -> Figure:
@@ -98,7 +99,7 @@ def test_a_line_is_the_mean_over_seeds_and_a_band_their_range(section: Section):
 
 
 def test_the_switch_is_where_it_happened(section: Section):
-    axes = curves(section, "minutes").axes[0]
+    axes = curves(section, quantity="minutes").axes[0]
     circles = [line for line in axes.lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in circles] == [1.0, 1.0]  # the second validation
     assert circles[0].get_ydata()[0] == pytest.approx(300 * 1.2 * 1.01)
@@ -157,6 +158,11 @@ def test_published_results_are_letters_that_the_legend_explains(section: Section
     assert "a Mogrifier RLSTM 55, b LSTM 200, tied, 40 epochs 100.33" in legend
     marks = [text.get_text().strip() for text in axes.texts]
     assert marks[2:] == ["floor", "a", "b"]
+    whole, end = curves(section, "lstm_200", "rlstm").axes
+    heights = {text.get_text(): text.get_position()[1] for text in whole.texts}
+    assert heights == {"a": 56.7, "b": 105.97}
+    assert end.get_ylim()[0] > 56.7  # a is below what it shows
+    assert [text.get_text() for text in end.texts] == ["b"]
 
 
 def test_hostile_names_are_drawn_as_they_are(tmp_path: Path, write_run: Write):

@@ -242,9 +242,14 @@ def _draw_curves(
     whole.set(yscale="log", ylim=(bottom, 6 * lowest))
     end.set(xlim=(min(starts), None), ylim=(low - margin, top + 2 * margin), xlabel=AXES[quantity])
     for axes in (whole, end):
-        for mark, text, ppl in references:
+        bottom, top = axes.get_ylim()
+        for index, (mark, text, ppl) in enumerate(references):
             style = "-" if mark == "floor" else ":"
             axes.axhline(ppl, color=GREY, zorder=1, linewidth=1, linestyle=style, label=f" {text}")
+            if mark != "floor" and bottom < ppl < top:
+                place = (1.01 + 0.025 * (index % 3), ppl)  # neighbours side by side
+                where: Any = {"transform": axes.get_yaxis_transform(), "va": "center"}
+                axes.text(*place, mark, fontsize=7, color=GREY, **where)
         axes.set_ylabel("valid perplexity")
         axes.yaxis.set_major_formatter("{x:.4g}")
         axes.yaxis.set_minor_formatter("{x:.4g}" if axes is whole else "")

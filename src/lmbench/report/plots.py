@@ -242,11 +242,11 @@ def _draw_curves(
     whole.set(yscale="log", ylim=(bottom, 6 * lowest))
     end.set(xlim=(min(starts), None), ylim=(low - margin, top + 2 * margin), xlabel=AXES[quantity])
     for axes in (whole, end):
-        bottom, top = axes.get_ylim()
+        first, last = axes.get_ylim()
         for index, (mark, text, ppl) in enumerate(references):
             style = "-" if mark == "floor" else ":"
             axes.axhline(ppl, color=GREY, zorder=1, linewidth=1, linestyle=style, label=f" {text}")
-            if mark != "floor" and bottom < ppl < top:
+            if mark != "floor" and first < ppl < last:
                 place = (1.01 + 0.025 * (index % 3), ppl)  # neighbours side by side
                 where: Any = {"transform": axes.get_yaxis_transform(), "va": "center"}
                 axes.text(*place, mark, fontsize=7, color=GREY, **where)

@@ -16,7 +16,7 @@ import yaml
 from lmbench.errors import UserError
 from lmbench.files import read_json
 from lmbench.report.groups import group_runs
-from lmbench.report.literature import PUBLISHED
+from lmbench.report.literature import PUBLISHED, Published
 from lmbench.report.plots import draw_plots
 from lmbench.report.runs import SPLITS, Run, read_run
 from lmbench.report.statistics import estimate
@@ -25,6 +25,12 @@ from lmbench.report.tables import estimate_text
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 EVALUATIONS = ("", "cache", "dynamic", "dynamic_cache")
 PICTURES = {"wikitext2": "wikitext2.png", "synthetic": "training_curves.png"}
+COMPARISONS = {"wikitext2": "wikitext2_minutes.png"}
+"""Pictures of the recipes with several seeds, by minutes, beside lmbench's first goals."""
+GOALS = (
+    Published("goal for AWD-LSTM", "", ("80.27", "77.11")),
+    Published("goal for the LSTM", "", ("128.3", "121.7")),
+)
 TITLES = {"wikitext2": "WikiText-2", "synthetic": "The embedded corpus"}
 HEAD = """# Results
 
@@ -93,26 +99,16 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def _section(rows: Sequence[Row]) -> str:
+    """The recipes with several seeds, then the single runs."""
     corpus = rows[0].runs[0].corpus
-    evaluated = [name for name in EVALUATIONS if any(_perplexities(row, name) for row in rows)]
-    table: dict[str, list[str]] = {
-        "recipe": [row.entry["recipe"] for row in rows],
-        "seeds": [str(len(row.runs)) for row in rows],
-    }
-    for name in evaluated:
-        title = name.replace("_", " and ") or "perplexity"
-        table[title] = [_perplexities(row, name) or "—" for row in rows]
-    table["parameters"] = [f"{row.runs[0].number('num_parameters'):,}" for row in rows]
-    table["epochs"] = [_sums(row, "{:.3g}", _epochs) for row in rows]
-    table["minutes"] = [_sums(row, "{:.1f}", _minutes) for row in rows]
-    table["hardware"] = [row.entry["hardware"] for row in rows]
-    published = {name: PUBLISHED[name] for row in rows if (name := row.entry.get("published"))}
-    if published:
-        texts = {name: f"{' / '.join(x.standard)} ({x.model})" for name, x in published.items()}
-        table["published"] = [texts.get(row.entry.get("published", ""), "—") for row in rows]
-    lines = [table, ["---"] * len(table), *zip(*table.values(), strict=True)]
-    text = [f"## {TITLES.get(corpus.name, corpus.name)}", ""]
-    text += [f"| {' | '.join(line)} |" for line in lines]
+    repeated = [row for row in rows if len(row.runs) > 1]
+    single = [row for row in rows if len(row.runs) == 1]
+    text = [f"## {TITLES.get(corpus.name, corpus.name)}", *_table(repeated)]
+    if repeated and corpus.name in COMPARISONS:
+        text += ["", f"![Valid perplexity by minute]({COMPARISONS[corpus.name]})"]
+    if repeated and single:
+        text += ["", "### Single runs"]
+    text += _table(single)
     if floor := corpus.perplexity_floor:
         text += ["", f"The perplexity floor is {floor['valid']:.2f} / {floor['test']:.2f}."]
     if corpus.name in PICTURES:
@@ -121,13 +117,39 @@ def _section(rows: Sequence[Row]) -> str:
         "",
         *(
             f"- **{e['recipe']}**, [`{e['folder']}`]({e['folder']}): `{e['command']}`"
-            for e, *_ in rows
+            for e, *_ in (*repeated, *single)
         ),
     ]
-    if published:
-        named = "; ".join(f"{one.model}: {one.source}" for one in published.values())
-        text += ["", f"Published: {named}."]
+    names = dict.fromkeys(name for row in rows if (name := row.entry.get("published")))
+    if names:
+        sources = (f"{PUBLISHED[name].model}: {PUBLISHED[name].source}" for name in names)
+        text += ["", f"Published: {'; '.join(sources)}."]
     return "\n".join(text) + "\n"
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    """An empty line and the lines of a table; none if there are no rows."""
+    if not rows:
+        return []
+    table: dict[str, list[str]] = {
+        "recipe": [row.entry["recipe"] for row in rows],
+        "seeds": [str(len(row.runs)) for row in rows],
+    }
+    for name in EVALUATIONS:
+        if any(_perplexities(row, name) for row in rows):
+            title = name.replace("_", " and ") or "perplexity"
+            table[title] = [_perplexities(row, name) or "—" for row in rows]
+    table["parameters"] = [f"{row.runs[0].number('num_parameters'):,}" for row in rows]
+    table["epochs"] = [_sums(row, "{:.3g}", _epochs) for row in rows]
+    table["minutes"] = [_sums(row, "{:.1f}", _minutes) for row in rows]
+    table["hardware"] = [row.entry["hardware"] for row in rows]
+    published = [PUBLISHED.get(row.entry.get("published", "")) for row in rows]
+    if any(published):
+        table["published"] = [
+            f"{' / '.join(one.standard)} ({one.model})" if one else "—" for one in published
+        ]
+    lines = [table, ["---"] * len(table), *zip(*table.values(), strict=True)]
+    return ["", *(f"| {' | '.join(line)} |" for line in lines)]
 
 
 def _perplexities(row: Row, evaluation: str) -> str:
@@ -169,10 +191,23 @@ def main() -> None:
     """Writes the page and the pictures."""
     rows = read_rows(RESULTS)
     (RESULTS / "README.md").write_text(page(rows), "utf-8")
+    repeated = [row for row in rows if len(row.runs) > 1]
+    _write_pictures(RESULTS, rows, "curves_epochs", PICTURES, ())
+    _write_pictures(RESULTS, repeated, "curves_minutes", COMPARISONS, GOALS)
+
+
+def _write_pictures(
+    folder: Path,
+    rows: Sequence[Row],
+    plot_name: str,
+    pictures: Mapping[str, str],
+    references: Sequence[Published],
+) -> None:
+    """Writes one plot for each corpus that has a picture of that kind."""
     for section in group_runs([run for row in rows for run in row.runs])[0]:
-        for plot in draw_plots(section, ()):
-            if plot.name == "curves_epochs":
-                (RESULTS / PICTURES[section.corpus.name]).write_bytes(plot.png)
+        if name := pictures.get(section.corpus.name):
+            plots = {plot.name: plot for plot in draw_plots(section, references)}
+            (folder / name).write_bytes(plots[plot_name].png)
 
 
 if __name__ == "__main__":

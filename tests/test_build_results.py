@@ -4,17 +4,20 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from build_results import RESULTS, page, read_rows
+from build_results import RESULTS, main, page, read_rows
 from small import composed
 
 from lmbench.conf import flatten
 from lmbench.errors import UserError
-from lmbench.report.literature import PUBLISHED
+from lmbench.report.groups import Section
+from lmbench.report.literature import PUBLISHED, Published
+from lmbench.report.plots import Plot, draw_plots
 from lmbench.run.changes import apply_init_from
 from lmbench.run.config import plain_config
 
@@ -126,23 +129,55 @@ def test_seeds_evaluations_and_published_figures(tmp_path: Path):
     write_evaluation(tmp_path / "one", "cache", "test", 33.0, without_cache=40.0)
     write_evaluation(tmp_path / "one", "dynamic_cache", "test", 30.0, without_cache=35.0)
     text = page(read_rows(tmp_path))
-    head, _, many, one = rows_of(text)
-    assert head[:6] == ["recipe", "seeds", "perplexity", "cache", "dynamic", "dynamic and cache"]
+    head, _, many, head_of_single, _, one = rows_of(text)
+    assert head[:4] == ["recipe", "seeds", "perplexity", "parameters"]
+    assert head_of_single[2:6] == ["perplexity", "cache", "dynamic", "dynamic and cache"]
     # Student's t with 2 degrees of freedom is 4.3027; it multiplies 4 / sqrt(3) and 1 / sqrt(3).
     assert many == [
-        *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", *["—"] * 3, "1,234", "2.3", "1.5", "fast"),
+        *("mine", "3", "104.00 ± 9.94 / 91.00 ± 2.48", "1,234", "2.3", "1.5", "fast"),
         "68.6 / 65.8 (AWD-LSTM)",
     ]
     assert one[1:4] == ["1", "50.00 / 40.00", "— / 33.00"]
     assert one[4:6] == ["— / 35.00", "— / 30.00"]
-    assert one[-1] == "—"
+    assert len(one) == len(head_of_single) == len(head) + 2  # nothing was published for it
+    assert text.index("| mine |") < text.index("### Single runs") < text.index("| yours |")
     write_evaluation(tmp_path / "one", "dynamic", "test", 36.0)
-    assert rows_of(page(read_rows(tmp_path)))[3][4] == "— / 36.00"
+    assert rows_of(page(read_rows(tmp_path)))[5][4] == "— / 36.00"
     write_evaluation(tmp_path / "many/1", "cache", "valid", 60.0)
     with pytest.raises(UserError, match=r"many: not every seed was evaluated \(cache\)"):
         page(read_rows(tmp_path))
     assert "`lmbench-train many`" in text
     assert "Merity et al. 2017" in text
+
+
+def test_a_recipe_with_several_seeds_is_drawn_by_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "recipes.yaml").write_text(RECIPES)
+    for folder in ("many/1", "many/2", "one"):
+        write(tmp_path / folder, 100.0, 90.0)
+        curve = "step,epoch,val/ppl\n1,0,130.0\n2,1,110.0\n3,2,100.0\n"
+        (tmp_path / folder / "metrics.csv").write_text(curve)
+    for seed in (1, 2):
+        timing = "step,train/seconds\n1,60.0\n2,120.0\n3,180.0\n"
+        (tmp_path / f"many/{seed}/timing.csv").write_text(timing)
+    drawn: dict[str, list[str]] = {}
+
+    def draw(section: Section, published: Sequence[Published]) -> list[Plot]:
+        plots = draw_plots(section, published)
+        drawn.update({plot.name: [plot.alt, *(one.model for one in published)] for plot in plots})
+        return plots
+
+    monkeypatch.setattr("build_results.RESULTS", tmp_path)
+    monkeypatch.setattr("build_results.draw_plots", draw)
+    main()
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "wikitext2.png",
+        "wikitext2_minutes.png",
+    }
+    assert drawn["curves_minutes"][1:] == ["goal for AWD-LSTM", "goal for the LSTM"]
+    assert "many" in drawn["curves_minutes"][0]
+    assert "one" not in drawn["curves_minutes"][0]
 
 
 def test_a_row_that_started_from_another_adds_its_epochs_and_minutes(tmp_path: Path):

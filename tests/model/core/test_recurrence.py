@@ -1,5 +1,8 @@
 """Step-by-step computations against plain loops in autograd."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,8 +78,26 @@ def test_only_products_are_rounded_under_autocast() -> None:
         assert_close(ours.grad, theirs.grad, rtol=2**-6, atol=2**-6)
 
 
-def test_nothing_is_kept_if_no_gradient_is_wanted() -> None:
-    product = StepProduct(normal(H, H))
-    with torch.no_grad():
-        product(normal(B, H))
-    assert product.inputs == []
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_nothing_is_kept_if_no_gradient_is_wanted(is_frozen: bool) -> None:
+    """Evaluation reads with frozen weights, or without gradients."""
+    weight, input = normal(H, H), normal(B, H).detach()
+    weight.requires_grad_(not is_frozen)
+    with torch.set_grad_enabled(is_frozen):
+        product = StepProduct(weight)
+        seen = weakref.ref(product(input))
+    assert product._steps.inputs == []
+    assert seen() is None
+
+
+def test_a_products_memory_is_freed_without_the_garbage_collector() -> None:
+    weight, input = normal(H, H), normal(B, H)
+    gc.disable()
+    try:
+        product = StepProduct(weight)
+        steps = weakref.ref(product._steps)
+        product(product(input)).sum().backward()
+        del product
+        assert steps() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """What recurrent layers compute step by step. Shape letters: T time steps, B columns, H hidden."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,6 +54,24 @@ class _LinearRecurrence(Function):
         return grad_hidden * previous, grad_hidden, decay[0] * grad_hidden[0]
 
 
+@dataclass(eq=False)
+class _Steps:
+    """What the backward pass needs.
+
+    It must not refer to its product, which refers to it: only the garbage collector frees a cycle,
+    perhaps many windows later.
+    """
+
+    weight: Tensor
+    inputs: list[Tensor] = field(default_factory=list)
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+
+    def multiply(self, input: Tensor) -> Tensor:
+        """The product without gradients, in the weight's type."""
+        with torch.autocast(input.device.type, enabled=False):
+            return input @ self.weight.mT
+
+
 class StepProduct:
     """Multiplies by the same weight step after step.
 
@@ -68,35 +87,28 @@ class StepProduct:
         device_type = weight.device.type
         if torch.is_autocast_enabled(device_type):
             weight = weight.to(torch.get_autocast_dtype(device_type))
-        self.weight = weight.detach()
-        self.inputs: list[Tensor] = []
-        self.gradients: dict[int, Tensor] = {}
-        self._anchor = _CollectGradients.apply(weight, self)
+        self._steps = _Steps(weight.detach())
+        self._anchor = _CollectGradients.apply(weight, self._steps)
 
     def __call__(self, input: Float[Tensor, "*K B I"]) -> Float[Tensor, "*K B O"]:
         """``input @ weight.mT``."""
-        if torch.is_grad_enabled():
-            return _Step.apply(input, self._anchor, self)
-        return self.multiply(input.to(self.weight.dtype)).to(input.dtype)
-
-    def multiply(self, input: Float[Tensor, "*K B I"]) -> Float[Tensor, "*K B O"]:
-        """The same without gradients, in the weight's type."""
-        with torch.autocast(input.device.type, enabled=False):
-            return input @ self.weight.mT
+        if torch.is_grad_enabled() and (input.requires_grad or self._anchor.requires_grad):
+            return _Step.apply(input, self._anchor, self._steps)
+        return self._steps.multiply(input.to(self._steps.weight.dtype)).to(input.dtype)
 
 
 class _CollectGradients(Function):
     """The weight's gradient; its backward pass runs after those of all steps."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, product: StepProduct) -> Tensor:
-        ctx.product = product
+    def forward(ctx: Any, weight: Tensor, steps: _Steps) -> Tensor:
+        ctx.steps = steps
         return weight.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        inputs, found = ctx.product.inputs, ctx.product.gradients
+        inputs, found = ctx.steps.inputs, ctx.steps.gradients
         gradients = torch.cat(list(found.values()), -2)
         read = torch.cat([inputs[t] for t in found], -2)
         found.clear()  # with retain_graph=True another pass may follow
@@ -105,16 +117,16 @@ class _CollectGradients(Function):
 
 class _Step(Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, anchor: Tensor, product: StepProduct) -> Tensor:
-        rounded = input.detach().to(product.weight.dtype)
-        ctx.product, ctx.index = product, len(product.inputs)
-        product.inputs.append(rounded)
-        return product.multiply(rounded).to(input.dtype)
+    def forward(ctx: Any, input: Tensor, anchor: Tensor, steps: _Steps) -> Tensor:
+        rounded = input.detach().to(steps.weight.dtype)
+        ctx.steps, ctx.index = steps, len(steps.inputs)
+        steps.inputs.append(rounded)
+        return steps.multiply(rounded).to(input.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weight = ctx.product.weight
+        weight = ctx.steps.weight
         gradient = grad_output.to(weight.dtype)
-        ctx.product.gradients[ctx.index] = gradient
+        ctx.steps.gradients[ctx.index] = gradient
         return (gradient @ weight).to(grad_output.dtype), weight.new_zeros(()), None

@@ -125,12 +125,12 @@ def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("share", value) for value in (0, math.nan, math.inf)),
+        *(("share", value) for value in (0, math.nan, math.inf, "10", True)),
         *(("lr_factor", value) for value in ([1.0], [1.0, None], [1.0, True], "10", [-0.1, 1.0])),
         ("lr_factor", [1.0, math.inf]),
         *(("beta1", value) for value in ([0.9, 0.8, 0.7], [1.0, 0.9], [0.9, -0.1])),
         *(("dropout_factor", value) for value in (0.5, [0.5, -0.1], [1.0, math.nan])),
-        ("anneal", "step"),
+        *(("anneal", value) for value in ("step", ["linear"])),
         ("beta2", [0.9, 0.99]),  # is not a key
     ],
 )

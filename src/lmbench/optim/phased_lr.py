@@ -113,15 +113,19 @@ def _check(name: str, phase: Mapping[str, Any]) -> None:
     for key in ("share", "lr_factor"):
         if key not in phase:
             raise ValueError(f"{name} must have {key!r}")
-    if not 0 < phase["share"] < math.inf:
+    if not (_is_number(phase["share"]) and 0 < phase["share"] < math.inf):
         raise ValueError(f"{name}.share must be positive and finite, not {phase['share']}")
     for key, limit in (("lr_factor", math.inf), ("beta1", 1.0), ("dropout_factor", math.inf)):
         ends = phase.get(key, (0, 0))
         is_pair = isinstance(ends, Sequence) and len(ends) == 2
-        if not is_pair or not all(type(n) in (int, float) and 0 <= n < limit for n in ends):
+        if not is_pair or not all(_is_number(n) and 0 <= n < limit for n in ends):
             raise ValueError(
                 f"{name}.{key} must be two numbers (from, to), each at least 0 and less than "
                 f"{limit}, not {phase[key]}"
             )
-    if phase.get("anneal", "linear") not in _ANNEALING:
+    if phase.get("anneal", "linear") not in list(_ANNEALING):
         raise ValueError(f"{name}.anneal must be linear or cosine, not {phase['anneal']!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)  # True is not one

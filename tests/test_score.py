@@ -78,6 +78,7 @@ def test_surprisals_sum_to_the_perplexity_of_the_standard_evaluation(
     ended = run_main(run_dirs[0], "-", "--stream", "--eos", stdin="".join(lines).encode())
     bits = [float(row[4]) for row in ended.table[1:]]
     assert len(bits) == reading.score.num_tokens
+    np.testing.assert_allclose(bits, -reading.log_probs / math.log(2), rtol=1e-5)
     assert sum(bits) * math.log(2) == pytest.approx(reading.score.nats, rel=1e-6)
     told = f"{len(bits):,} tokens, {reading.score.nats:,.2f} nats, perplexity "
     assert f"{told}{reading.score.ppl:,.2f}" in ended.err

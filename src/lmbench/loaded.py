@@ -82,7 +82,6 @@ class Loaded(NamedTuple):
                 scores = score_stream(self.model, ids, on_window)
             else:
                 sentences = [ids[start : end + 1] for start, end in zip(starts, ends, strict=True)]
-                sentences = [np.append(ids[:1], sentence[1:]) for sentence in sentences]
                 scores = score_sentences(self.model, sentences, on_window)
         sentence = np.repeat(np.arange(len(ends)), ends - starts)
         position = np.arange(len(words)) - starts[sentence]

@@ -49,11 +49,12 @@ def score(options: Namespace) -> None:
             continue
         if not table["word"].equals(mean["word"]):
             raise UserError(
-                f"{folder} and {options.folders[0]} split the text into different words: the "
-                "punctuation of only one's training text was separated. Set --tokenizer."
+                f"{folder} and {options.folders[0]} split the text into different words. Set "
+                "--tokenizer to one that suits both, or score them separately."
             )
         for column in ("surp", "entropy", "entred"):
-            mean[column] += (table[column] - mean[column]) / len(surprisals)
+            # Not in place: that would also change the first column in pandas 2.
+            mean[column] = mean[column] + (table[column] - mean[column]) / len(surprisals)
         mean["unknown"] |= table["unknown"]
     if len(surprisals) > 1:
         mean = mean.assign(**surprisals)

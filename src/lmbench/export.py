@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="lmbench-export",
         description="Write a run's model as a folder to share: weights in safetensors, "
-        "vocabulary, config, and a model card with all that the run has measured. "
+        "vocabulary, config, and a model card with the run's perplexities. "
         "lmbench.load(FOLDER) and lmbench-generate read it.",
     )
     parser.add_argument("--version", action="version", version=VERSION)

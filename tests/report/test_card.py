@@ -56,9 +56,12 @@ def test_the_hub_reads_the_scores(make_run: Callable[..., Path]):
     assert "| valid | of the training run | 54.60 | 4.0000 | 199 |" in text
 
 
-def test_wikitext2_comes_with_its_name_on_the_hub_and_its_licence(make_run: Callable[..., Path]):
+@pytest.mark.parametrize("number", [2, 103])
+def test_wikitext_comes_with_its_name_on_the_hub_and_its_licence(
+    make_run: Callable[..., Path], number: int
+):
     run_dir = make_run()
-    change_results(run_dir, data={"name": "wikitext2", "perplexity_floor": None})
+    change_results(run_dir, data={"name": f"wikitext{number}", "perplexity_floor": None})
     text = card(run_dir)
     data = ModelCard(text).data
     assert (data.datasets, data.language, data.library_name) == (
@@ -67,8 +70,9 @@ def test_wikitext2_comes_with_its_name_on_the_hub_and_its_licence(make_run: Call
         "lmbench",
     )
     assert {(r.dataset_type, r.dataset_config) for r in data.eval_results or []} == {
-        ("Salesforce/wikitext", "wikitext-2-v1")
+        ("Salesforce/wikitext", f"wikitext-{number}-v1")
     }
+    assert f"\nWikiText-{number} (Merity et al. 2016" in text
     assert "(CC BY-SA)" in text
     assert "true distribution" not in text
 

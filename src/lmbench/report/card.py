@@ -65,7 +65,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
         eval_results=evaluated,
         library_name="lmbench",
         pipeline_tag="text-generation",
-        tags=["language-modeling", "lstm", "word-level"],
+        tags=["language-modeling", "recurrent", "word-level"],
         metrics=["perplexity"],
         language=["en"] if name in ("wikitext2", "wikitext103", "penn_treebank") else None,
         datasets=[on_hub[0]] if on_hub[1] else None,

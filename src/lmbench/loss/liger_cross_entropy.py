@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmbench.errors import UserError
-from lmbench.loss.linear_cross_entropy import autocast_dtype
 
 
 def liger_cross_entropy(
@@ -22,12 +21,12 @@ def liger_cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: Literal["mean", "sum"] = "mean",
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, ""]:
     """Negative log-likelihood of ``targets`` under ``softmax(input @ weight.T + bias)``, on CUDA.
 
-    For training: under autocast to bfloat16 logits and gradients are rounded to it, as those of a
-    linear layer are; float16 is ignored, as the gradients are too small for it before a loss scaler
-    multiplies them. Sums over tokens are taken in float32.
+    For training: with ``dtype`` of bfloat16, logits and gradients are rounded to it, as those of a
+    linear layer are. Sums over tokens are taken in float32.
 
     The arguments are those of :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`,
     except that there is no ``"none"``.
@@ -53,7 +52,7 @@ def liger_cross_entropy(
             f"({error}). Run pip install -e '.[cuda]' in lmbench's checkout, or set "
             "model.head.kernel=chunked."
         ) from error
-    dtype = autocast_dtype("cuda") or weight.dtype
+    dtype = dtype or weight.dtype
     # Cast once, here: under autocast the library would cast the weight again for every chunk.
     rows = input.reshape(-1, input.shape[-1]).to(dtype).contiguous()
     with torch.autocast("cuda", enabled=False):

@@ -100,13 +100,14 @@ class MixtureOfSoftmaxes(nn.Module):
         )
 
     def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
-        """Log-probabilities of all words, in the weight's precision, even under autocast."""
-        dtype = self.weight.dtype
+        """Log-probabilities of all words, in float32 or float64 even under autocast."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         vectors, log_priors = self._components(output, dtype, dtype)
         components = zip(vectors.unbind(-2), log_priors.split(1, -1), strict=True)
         with torch.autocast(output.device.type, enabled=False):
             joint = (
-                functional.linear(vector, self.weight, self.bias).log_softmax(-1) + log_prior
+                functional.linear(vector, weight, bias).log_softmax(-1) + log_prior
                 for vector, log_prior in components
             )
             return reduce(torch.logaddexp, joint)  # so only one component's logits are held

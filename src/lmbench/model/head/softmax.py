@@ -20,11 +20,11 @@ class Softmax(nn.Module):
         bias: Whether there is a bias.
         kernel: What computes the loss in training: ``"chunked"`` is
             :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`; ``"liger"``, on CUDA
-            devices only, is the fused kernel of Liger-Kernel, which under autocast works in
-            autocast's type. The library is needed only in training.
-        autocast: Whether, under autocast to bfloat16 (``trainer.precision=bf16-mixed``),
-            ``"chunked"`` computes the training loss in bfloat16 rather than float32. Without
-            gradients it is always computed in float32.
+            devices only, is the fused kernel of Liger-Kernel. The library is needed only in
+            training.
+        autocast: Whether, under autocast to bfloat16 (``trainer.precision=bf16-mixed``), the
+            training loss is computed in bfloat16 rather than float32. Without gradients it is
+            always computed in float32.
 
     Raises:
         ValueError: If ``kernel`` is unknown.
@@ -79,14 +79,16 @@ class Softmax(nn.Module):
                 not installed.
         """
         weights = self.weight, self.bias
-        options = {"reduction": reduction, "ignore_index": ignore_index}
+        dtype = autocast_dtype(output.device.type) if self.autocast else None
+        options = {"reduction": reduction, "ignore_index": ignore_index, "dtype": dtype}
         if self.kernel == "liger" and reduction != "none" and self.training:
             return liger_cross_entropy(output, *weights, targets, **options)
-        dtype = autocast_dtype(output.device.type) if self.autocast else None
-        return linear_cross_entropy(output, *weights, targets, **options, dtype=dtype)
+        return linear_cross_entropy(output, *weights, targets, **options)
 
     def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
-        """Log-probabilities of all words, in the weight's precision, even under autocast."""
+        """Log-probabilities of all words, in float32 or float64 even under autocast."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        bias = None if self.bias is None else self.bias.to(dtype)
         with torch.autocast(output.device.type, enabled=False):
-            logits = functional.linear(output.to(self.weight.dtype), self.weight, self.bias)
+            logits = functional.linear(output.to(dtype), self.weight.to(dtype), bias)
             return logits.log_softmax(-1)

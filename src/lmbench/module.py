@@ -120,8 +120,9 @@ class LanguageModelModule(L.LightningModule):
     def load_stream_state(self, state: Mapping[str, Any]) -> None:
         """Restores a :meth:`stream_state`, which may come from another device or precision."""
         here = move_data_to_device(dict(state), self.device)
-        # To the weights' precision: what autocast had rounded, it will round to the same again.
-        dtype = self.model.embedding.weight.dtype
+        # What autocast had rounded, it will round to the same again. Beside weights in half
+        # precision, a core may keep sums in float32.
+        dtype = torch.promote_types(self.model.embedding.weight.dtype, torch.float32)
         self._states["train"] = tuple(
             tuple(x.to(dtype) if x.is_floating_point() else x for x in layer)
             for layer in here["state"]

@@ -123,6 +123,27 @@ def test_autocast_is_off_if_the_processor_cannot_multiply_bfloat16(
     assert (output.float() - expected).norm() < 0.05 * expected.norm()
 
 
+@of_conf("core")
+def test_a_core_with_bfloat16_weights_takes_its_state_in_float32_too(make) -> None:
+    """A resumed run passes it on in float32, as some cores keep it."""
+    core, input = make(num_layers=2).eval().bfloat16(), normal(T, B, SIZE).bfloat16()
+    expected = copy.deepcopy(core).double()(input.double()).output[3:]
+    state = detach_state(core(input[:3]).state)
+    output = core(input[3:], state).output
+    assert (output.double() - expected).norm() < 0.05 * expected.norm()
+    in_float32 = tuple(tuple(tensor.float() for tensor in layer) for layer in state)
+    assert_close(core(input[3:], in_float32).output, output, rtol=0, atol=0)
+    output.float().square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.dtype == torch.bfloat16 for p in core.parameters())
+
+
+@of_conf("core")
+def test_a_detached_state_keeps_nothing_of_the_window_but_itself(make) -> None:
+    for layer in detach_state(make()(normal(T, B, SIZE).float()).state):
+        for tensor in layer:
+            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
+
+
 @pytest.mark.slow
 @of_conf("core")
 def test_after_20_000_steps_float32_still_matches_float64(make) -> None:
@@ -185,6 +206,16 @@ def test_loss_and_log_probs_agree_and_so_do_their_gradients(
     gradients = torch.autograd.grad((loss * factors).sum(), leaves)
     assert_close(gradients, torch.autograd.grad((expected * factors).sum(), leaves))
     assert all(gradient.any() for gradient in gradients)
+
+
+@of_conf("head")
+def test_bfloat16_weights_round_neither_log_probs_nor_loss(make) -> None:
+    head, output = make_head(make, tied=False).bfloat16(), normal(V, SIZE).bfloat16()
+    words = torch.arange(V)
+    expected = nats_of(copy.deepcopy(head).double(), output.double(), words)
+    assert_close(nats_of(head, output, words), expected.float(), rtol=1e-5, atol=1e-5)
+    loss = head.loss(output, words, reduction="none")
+    assert_close(loss, expected.float(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

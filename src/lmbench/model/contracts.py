@@ -30,8 +30,11 @@ class CoreOutput(NamedTuple):
 
 
 def detach_state(state: State) -> State:
-    """Cuts a state off from the window that made it: truncated backpropagation ends here."""
-    return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
+    """A copy that is cut off from the window that made it: truncated backpropagation ends here.
+
+    A view of a window's last step would keep the whole window, in memory and in checkpoints.
+    """
+    return tuple(tuple(tensor.detach().clone() for tensor in layer) for layer in state)
 
 
 @runtime_checkable
@@ -136,5 +139,5 @@ class Head(Protocol):
         ...
 
     def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
-        """Log-probabilities of all words, by id, in the weights' precision even in autocast."""
+        """Log-probabilities of all words, by id, in float32 or float64 even in autocast."""
         ...

@@ -90,7 +90,7 @@ class GatedDeltaNetLayer(nn.Module):
             mixed, last = self.conv(mixed, last)
             query, key, value = (
                 part.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3).contiguous()
-                for part in functional.silu(mixed).split([keys, keys, values], -1)
+                for part in exact(functional.silu(mixed)).split([keys, keys, values], -1)
             )  # (B, N, T, …) each
             log_decay = -self.rate_log.exp() * functional.softplus(step + self.step_bias)
             if matrix is None:
@@ -103,8 +103,9 @@ class GatedDeltaNetLayer(nn.Module):
                 log_decay.permute(1, 2, 0),
                 exact(matrix),
             )
-            output = self.norm(output.permute(2, 0, 1, 3)).flatten(2) * functional.silu(gate)
-        return self.out(output), (last, matrix)
+            output = self.norm(output.permute(2, 0, 1, 3).to(self.norm.weight.dtype)).flatten(2)
+            output = output * functional.silu(gate)
+        return self.out(output.to(self.out.weight.dtype)), (last, matrix)
 
 
 def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:

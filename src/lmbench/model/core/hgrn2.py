@@ -94,7 +94,8 @@ class HGRN2Layer(nn.Module):
             output, last = gated_attention(
                 functional.silu(query), 1.0 - forget, value, forget, exact(state[0])
             )
-            output = self.norm(output.permute(2, 0, 1, 3).flatten(2))
+            output = output.permute(2, 0, 1, 3).flatten(2)
+            output = self.norm(output.to(self.norm.weight.dtype))
         return self.out(output), (last,)
 
 

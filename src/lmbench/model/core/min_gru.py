@@ -61,7 +61,7 @@ class MinGRULayer(nn.Module):
         if hidden is None:
             hidden = torch.zeros_like(keep[0])
         output = linear_recurrence(keep, add, exact(hidden))
-        return self.out(output), (last, output[-1])
+        return self.out(output.to(self.out.weight.dtype)), (last, output[-1])
 
     def cell(self, gates: Float[Tensor, "T B G"]) -> tuple[Tensor, Tensor]:
         """What h is multiplied by at each step and what is added to it, each ``(T, B, I)``."""

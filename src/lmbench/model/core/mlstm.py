@@ -88,10 +88,11 @@ class MLSTMLayer(nn.Module):
         with torch.autocast(input.device.type, enabled=False):
             inner = exact(inner)
             convolved, last = self.conv(inner, last)
-            convolved = functional.silu(convolved)
+            convolved = exact(functional.silu(convolved))
             hidden, memory = self.cell(convolved, inner, [exact(tensor) for tensor in memory])
             hidden = torch.addcmul(self.skip * convolved, hidden, self.norm)
-        return self.down(hidden * functional.silu(gate)), (last, *memory)
+        output = hidden * functional.silu(gate)
+        return self.down(output.to(self.down.weight.dtype)), (last, *memory)
 
     def cell(
         self,
@@ -102,12 +103,13 @@ class MLSTMLayer(nn.Module):
         """What is read from the memories, each with mean 0 and variance 1, and their new state."""
         # The product of a query Wq·x and a key Wk·y is that of Wkᵀ·Wq·x and y. So only x is
         # multiplied, and y is the key. The gates read x and y as well, by combined weights.
-        query = multiply_blocks(convolved, self.key.mT @ self.query)
-        value = multiply_blocks(inner, self.value)
-        of_query, of_key, of_value = self.gates.weight.chunk(3, 1)
-        of_convolved = multiply_blocks(of_query, self.query.mT)
-        of_convolved = of_convolved + multiply_blocks(of_key, self.key.mT)
-        gates = functional.linear(convolved, of_convolved, self.gates.bias)
+        makes_query, makes_key, makes_value = map(exact, (self.query, self.key, self.value))
+        query = multiply_blocks(convolved, makes_key.mT @ makes_query)
+        value = multiply_blocks(inner, makes_value)
+        of_query, of_key, of_value = exact(self.gates.weight).chunk(3, 1)
+        of_convolved = multiply_blocks(of_query, makes_query.mT)
+        of_convolved = of_convolved + multiply_blocks(of_key, makes_key.mT)
+        gates = functional.linear(convolved, of_convolved, exact(self.gates.bias))
         gates = gates + functional.linear(value, of_value)
 
         num_steps, num_columns, inner_size = inner.shape

@@ -43,9 +43,9 @@ class QRNNLayer(nn.Module):
             num_columns = input.shape[1]
             state = input.new_zeros(num_columns, self.hidden_size), torch.zeros_like(input[:1])
         cell, last = state
-        pairs = torch.cat([input, torch.cat([last, input[:-1]])], -1)
+        pairs = torch.cat([input, torch.cat([last.to(input.dtype), input[:-1]])], -1)
         gates = exact(functional.linear(pairs, weight_dropout(self.conv.weight), self.conv.bias))
         candidate, forget, out = gates.chunk(3, -1)
         forget = forget.sigmoid()
         cells = linear_recurrence(forget, (1.0 - forget) * candidate.tanh(), exact(cell))
-        return out.sigmoid() * cells, (cells[-1], input[-1:])
+        return (out.sigmoid() * cells).to(input.dtype), (cells[-1], input[-1:])

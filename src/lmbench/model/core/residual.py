@@ -58,7 +58,7 @@ class ResidualStack(Stack):
         for block, own, more in zip(self.blocks, states, arguments, strict=True):
             stream, last = block(stream, own, self.hidden_dropout, self.weight_dropout, more)
             new_state.append(last)
-        return self.project(self.last_norm(stream)), tuple(new_state)
+        return self.project(_normalized(stream, self.last_norm)), tuple(new_state)
 
 
 class _Block(nn.Module):
@@ -82,11 +82,17 @@ class _Block(nn.Module):
         weight_dropout: Callable[[Tensor], Tensor],
         arguments: Mapping[str, Tensor],
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        added, last = self.layer(self.norm(stream), state, weight_dropout, **arguments)
+        read = _normalized(stream, self.norm)
+        added, last = self.layer(read, state, weight_dropout, **arguments)
         stream = stream + dropout(added)
         if self.feedforward is not None and self.feedforward_norm is not None:
-            stream = stream + dropout(self.feedforward(self.feedforward_norm(stream)))
+            read = _normalized(stream, self.feedforward_norm)
+            stream = stream + dropout(self.feedforward(read))
         return stream, last
+
+
+def _normalized(stream: Tensor, norm: nn.Module) -> Tensor:
+    return norm(stream.to(norm.weight.dtype))
 
 
 def _linear(input_size: int, output_size: int) -> nn.Module:

@@ -32,6 +32,11 @@ SMALL = (
 )
 """Overrides of lmbench-train; group choices and other overrides come before or after them."""
 
+NO_DROPOUT = dict.fromkeys(
+    ("input_dropout", "hidden_dropout", "output_dropout", "weight_dropout"), 0.0
+)
+"""Arguments of a core."""
+
 
 @cache
 def composed(*overrides: str, name: str = "train") -> DictConfig:

@@ -2,14 +2,12 @@ import copy
 
 import pytest
 import torch
+from small import NO_DROPOUT
 from torch.testing import assert_close
 
 from lmbench.model import AWDLSTM, LSTM, Embedding, LanguageModel, Softmax
 
 V, E, H = 13, 4, 6
-NO_DROPOUT = dict.fromkeys(
-    ("input_dropout", "hidden_dropout", "output_dropout", "weight_dropout"), 0.0
-)
 
 
 def make(tied: bool) -> LanguageModel:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import NO_DROPOUT
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -9,9 +10,6 @@ from lmbench.model.core.gated_delta_net import CHUNK, GatedDeltaNet, gated_delta
 
 B, N, H = 2, 2, 8
 K, V = 3, 6  # features of a key and of a value in each head
-DROPOUTS = dict.fromkeys(
-    ["input_dropout", "hidden_dropout", "output_dropout", "weight_dropout"], 0.0
-)
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +125,7 @@ def by_hand(core: GatedDeltaNet, input: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def test_a_core_matches_the_paper() -> None:
-    core = GatedDeltaNet(5, H, 4, num_layers=2, num_heads=N, **DROPOUTS).double()
+    core = GatedDeltaNet(5, H, 4, num_layers=2, num_heads=N, **NO_DROPOUT).double()
     with torch.no_grad():
         for name, parameter in core.named_parameters():
             if not name.endswith(("rate_log", "step_bias")):
@@ -144,7 +142,7 @@ def test_a_core_matches_the_paper() -> None:
 
 
 def test_initial_decays_are_those_of_the_authors() -> None:
-    layer = GatedDeltaNet(64, 512, num_layers=1, num_heads=64, **DROPOUTS).blocks[0].layer
+    layer = GatedDeltaNet(64, 512, num_layers=1, num_heads=64, **NO_DROPOUT).blocks[0].layer
     rates, steps = layer.rate_log.exp(), torch.nn.functional.softplus(layer.step_bias)
     assert rates.min() >= 0.0
     assert rates.max() <= 16.0
@@ -155,7 +153,7 @@ def test_initial_decays_are_those_of_the_authors() -> None:
 
 
 def test_the_recurrence_is_exact_in_autocast_and_its_projection_drops_weights() -> None:
-    layer = GatedDeltaNet(H, H, num_layers=1, num_heads=N, **DROPOUTS).blocks[0].layer
+    layer = GatedDeltaNet(H, H, num_layers=1, num_heads=N, **NO_DROPOUT).blocks[0].layer
     input, dropped = torch.randn(9, B, H), []
 
     def record(weight: Tensor) -> Tensor:
@@ -174,4 +172,4 @@ def test_the_recurrence_is_exact_in_autocast_and_its_projection_drops_weights() 
 @pytest.mark.parametrize("num_heads", [0, 4])
 def test_heads_must_divide_the_keys(num_heads: int) -> None:
     with pytest.raises(ValueError, match=r"^num_heads"):
-        GatedDeltaNet(H, H, num_heads=num_heads, **DROPOUTS)
+        GatedDeltaNet(H, H, num_heads=num_heads, **NO_DROPOUT)

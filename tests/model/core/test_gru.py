@@ -1,11 +1,11 @@
 import torch
+from small import NO_DROPOUT
 from torch import Tensor
 from torch.testing import assert_close
 
 from lmbench.model.core import GRU
 
 T, B, E, H, OUTPUT = 5, 3, 4, 6, 5
-NONE = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output", "weight")}
 
 
 def gru_by_hand(layer: torch.nn.GRU, input: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def gru_by_hand(layer: torch.nn.GRU, input: Tensor, hidden: Tensor) -> tuple[Ten
 
 def test_layers_match_the_formula() -> None:
     torch.manual_seed(0)
-    core = GRU(E, H, OUTPUT, num_layers=2, **NONE).double()
+    core = GRU(E, H, OUTPUT, num_layers=2, **NO_DROPOUT).double()
     input = torch.randn(T, B, E, dtype=torch.float64)
     state = tuple((torch.randn(1, B, size, dtype=torch.float64),) for size in (H, OUTPUT))
     result = core(input, state)
@@ -41,7 +41,7 @@ def test_layers_match_the_formula() -> None:
 
 def test_only_recurrent_weights_are_dropped() -> None:
     torch.manual_seed(0)
-    core = GRU(E, H, num_layers=1, **{**NONE, "weight_dropout": 0.5})
+    core = GRU(E, H, num_layers=1, **{**NO_DROPOUT, "weight_dropout": 0.5})
     input = torch.randn(1, B, E)
     # Starting from zeros, the recurrent weight does nothing in the first step.
     assert_close(core(input).output, core(input).output, rtol=0, atol=0)

@@ -2,15 +2,13 @@
 
 import pytest
 import torch
+from small import NO_DROPOUT
 from torch import Tensor
 from torch.testing import assert_close
 
 from lmbench.model.core.hgrn2 import CHUNK, HGRN2, gated_attention
 
 B, N, H = 2, 2, 6
-DROPOUTS = dict.fromkeys(
-    ["input_dropout", "hidden_dropout", "output_dropout", "weight_dropout"], 0.0
-)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +90,7 @@ def by_hand(core: HGRN2, input: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def test_a_core_matches_the_paper() -> None:
-    core = HGRN2(5, H, 4, num_layers=3, num_heads=N, **DROPOUTS).double()
+    core = HGRN2(5, H, 4, num_layers=3, num_heads=N, **NO_DROPOUT).double()
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.normal_()
@@ -108,7 +106,7 @@ def test_a_core_matches_the_paper() -> None:
 
 
 def test_the_recurrence_is_exact_in_autocast_and_its_projection_drops_weights() -> None:
-    core, dropped = HGRN2(H, H, num_layers=2, num_heads=N, **DROPOUTS), []
+    core, dropped = HGRN2(H, H, num_layers=2, num_heads=N, **NO_DROPOUT), []
     layer, input, bound = core.blocks[0].layer, torch.randn(9, B, H), torch.rand(H)
 
     def record(weight: Tensor) -> Tensor:
@@ -127,4 +125,4 @@ def test_the_recurrence_is_exact_in_autocast_and_its_projection_drops_weights() 
 @pytest.mark.parametrize("num_heads", [0, 4])
 def test_heads_must_divide_the_width(num_heads: int) -> None:
     with pytest.raises(ValueError, match=r"^num_heads"):
-        HGRN2(H, H, num_heads=num_heads, **DROPOUTS)
+        HGRN2(H, H, num_heads=num_heads, **NO_DROPOUT)

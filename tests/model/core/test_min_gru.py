@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import NO_DROPOUT
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
@@ -30,8 +31,7 @@ def min_lstm(x: Tensor, hidden: Tensor) -> Tensor:
 @pytest.mark.parametrize(("kind", "cell"), [(MinGRU, min_gru), (MinLSTM, min_lstm)])
 def test_blocks_match_the_formula(kind, cell) -> None:
     torch.manual_seed(0)
-    nothing = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output", "weight")}
-    core = kind(E, H, E, num_layers=2, **nothing).double()
+    core = kind(E, H, E, num_layers=2, **NO_DROPOUT).double()
     input = torch.randn(T, B, E, dtype=torch.float64)
     result = core(input)
 
@@ -57,7 +57,7 @@ def test_blocks_match_the_formula(kind, cell) -> None:
 @pytest.mark.parametrize("kind", [MinGRU, MinLSTM])
 @pytest.mark.parametrize("bias", [-200.0, 200.0])
 def test_gates_that_are_shut_or_open_give_no_nan(kind, bias: float) -> None:
-    layer = kind(H, H, **{f"{p}_dropout": 0.0 for p in ("input", "hidden", "output", "weight")})
+    layer = kind(H, H, **NO_DROPOUT)
     layer = layer.blocks[0].layer
     nn.init.constant_(layer.gates.bias, bias)
     output, _ = layer(torch.randn(T, B, H), None, nn.Identity())

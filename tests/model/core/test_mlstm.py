@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import NO_DROPOUT
 from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
@@ -11,12 +12,6 @@ from lmbench.model.core.mlstm import MLSTMLayer, read_memory
 
 T, B, SIZE, N = 9, 3, 12, 3
 INNER, D = 2 * SIZE, 2 * SIZE // N
-NO_DROPOUT = {
-    "input_dropout": 0.0,
-    "hidden_dropout": 0.0,
-    "output_dropout": 0.0,
-    "weight_dropout": 0.0,
-}
 
 
 @pytest.fixture(autouse=True)

@@ -1,18 +1,18 @@
 import pytest
 import torch
+from small import NO_DROPOUT
 from torch.testing import assert_close
 
 from lmbench.model.core import MogrifierLSTM
 
 T, B, E, H, OUTPUT = 5, 3, 4, 6, 5
-NONE = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output", "weight")}
 
 
 @pytest.mark.parametrize("num_rounds", [1, 2, 5, 6])
 def test_layers_match_the_formula(num_rounds: int) -> None:
     """Melis et al. 2020, equations 1 to 3, with PyTorch's own cell."""
     torch.manual_seed(0)
-    core = MogrifierLSTM(E, H, OUTPUT, num_layers=2, num_rounds=num_rounds, rank=2, **NONE)
+    core = MogrifierLSTM(E, H, OUTPUT, num_layers=2, num_rounds=num_rounds, rank=2, **NO_DROPOUT)
     core = core.double()
     input = torch.randn(T, B, E, dtype=torch.float64)
     result = core(input)
@@ -44,4 +44,4 @@ def test_layers_match_the_formula(num_rounds: int) -> None:
 @pytest.mark.parametrize("name", ["num_rounds", "rank"])
 def test_a_wrong_number_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}"):
-        MogrifierLSTM(E, H, **{name: 0}, **NONE)
+        MogrifierLSTM(E, H, **{name: 0}, **NO_DROPOUT)

@@ -1,4 +1,5 @@
 import torch
+from small import NO_DROPOUT
 from torch.testing import assert_close
 
 from lmbench.model.core import QRNN
@@ -8,8 +9,7 @@ T, B, E, H, OUTPUT = 5, 3, 4, 6, 5
 
 def test_layers_are_convolutions_of_two_steps_and_a_pool() -> None:
     torch.manual_seed(0)
-    nothing = {f"{place}_dropout": 0.0 for place in ("input", "hidden", "output", "weight")}
-    core = QRNN(E, H, OUTPUT, num_layers=2, **nothing).double()
+    core = QRNN(E, H, OUTPUT, num_layers=2, **NO_DROPOUT).double()
     input = torch.randn(T, B, E, dtype=torch.float64)
     result = core(input)
     expected = input

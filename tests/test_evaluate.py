@@ -410,6 +410,10 @@ def test_minimal_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
         ),
         ((f"evaluation.pairs={path}", "evaluation.tune=true"), r"with evaluation\.tune=true\.$"),
         ((f"evaluation.pairs={path}", "evaluation.tokenizer=x"), r"^evaluation\.tokenizer must be"),
+        (
+            (f"evaluation.pairs={path}", "evaluation.tokenizer=false"),
+            r"^evaluation\.tokenizer=False has the wrong type",
+        ),
         ((f"evaluation.pairs={path}x",), r"cannot be read: No such file"),
     ):
         with pytest.raises(UserError, match=message):

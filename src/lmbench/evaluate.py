@@ -97,6 +97,7 @@ def evaluate(config: DictConfig, name: str) -> float:
 def _evaluate_pairs(
     node: dict[str, Any], loaded: "Loaded", of_run: dict[str, Any], run_dir: Path
 ) -> float:
+    from lmbench.build.arguments import require_type
     from lmbench.data.minimal_pairs import read_pairs
     from lmbench.data.words import Splitter
     from lmbench.evaluation import minimal_pairs
@@ -107,13 +108,15 @@ def _evaluate_pairs(
     others += [f"evaluation.{key}=true" for key in ("tune", "save_tokens") if node[key]]
     if others:
         raise UserError(f"evaluation=minimal_pairs cannot be combined with {', '.join(others)}.")
+    tokenizer = node.get("tokenizer", "auto")
+    require_type("evaluation.tokenizer", tokenizer, str | None)
     try:
-        Splitter.of(loaded.vocabulary, node["tokenizer"])
+        Splitter.of(loaded.vocabulary, tokenizer)
     except ValueError as error:
         raise UserError(f"evaluation.{error}.") from error
     pairs = read_pairs(Path(str(node["pairs"])))
     results, scores = minimal_pairs.evaluate_pairs(
-        *loaded, pairs, tokenizer=node["tokenizer"], of_run=of_run
+        *loaded, pairs, tokenizer=tokenizer, of_run=of_run
     )
     try:
         with printing(f" The results are in {run_dir}."):

@@ -130,3 +130,8 @@ def test_the_model_is_restored_afterwards(
 def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name}[.a-z]* must be "):
         Dynamic(**{name: value})
+
+
+def test_another_statistic_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^statistics has columns and segments, but no column$"):
+        Dynamic(statistics={"column": 4})

@@ -84,6 +84,7 @@ def test_a_best_value_at_the_edge_is_reported(caplog: pytest.LogCaptureFixture) 
         (Cache, {"interpolations": [0.1, 1.5]}, "interpolations"),
         (Cache, {"depths": [1]}, "depths"),
         (Dynamic, {"lrs": [-0.1]}, "lrs"),
+        *((Dynamic, {"num_tokens": value}, "num_tokens") for value in (1e4, -5, 0, True)),
     ],
 )
 def test_grids_are_checked_before_anything_is_read(mode: Any, grid: dict, name: str) -> None:

@@ -154,6 +154,9 @@ def test_members_that_do_not_belong_together_are_refused(
     assert f"lmbench-evaluate run={without} split=valid evaluation.save_tokens=true" in refused(
         members[0], without
     )
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished/config.yaml").touch()
+    assert f"{tmp_path}/unfinished cannot be a member: Did not" in refused(tmp_path / "unfinished")
     for name, results, size in (("corpus", {"data.sha256": "bb"}, 900), ("tokens", {}, 899)):
         run_dir = write_run(tmp_path / name, seed=4, results=results)
         sha256 = {"sha256": "bb"} if results else {}

@@ -65,7 +65,6 @@ def test_names_are_text_and_not_markup(folder: Path):
     assert "b & 'c' \"d\"" in page.text
     assert not page.all("b")
     assert len(page.all("script")) == 1  # its own
-    assert "alert" not in page.text.replace("<script>alert(1)</script>", "")
     assert not page.all("i")
 
 
@@ -98,8 +97,8 @@ def test_pictures_are_the_plots_and_say_what_they_show(folder: Path):
         assert "b & 'c'" in (image["alt"] or "")
 
 
-def test_tables_work_with_screen_readers(folder: Path):
-    page = page_of(compare([(None, folder)]))
+def test_tables_work_with_screen_readers(three_models: Path):
+    page = page_of(compare([(None, three_models)]))
     assert page.all("table")
     assert all(header.get("scope") in ("col", "row") for header in page.all("th"))
     regions = [one for one in page.all("div") if one.get("role") == "region"]

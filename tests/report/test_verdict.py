@@ -51,6 +51,12 @@ def test_without_records_seeds_are_compared_and_a_command_makes_the_records(
     runs = ",".join(str(three_models / name) for name in ("a1", "a2", "b1", "b2"))
     options = f"run={runs} split=test evaluation.save_tokens=true"
     assert second.command == f"lmbench-evaluate -m {options}"
+    (three_models / "b1").rename(three_models / "lr=3 (b)")
+    _, second = said(section_of(three_models))
+    *_, option, _, _ = shlex.split(second.command or "")
+    override = OverridesParser.create().parse_override(option)
+    folders = list(override.sweep_string_iterator())
+    assert f"{three_models}/lr=3 (b)" in [folder.strip("'") for folder in folders]
 
 
 def test_a_cache_says_nothing_about_the_models_themselves(three_models: Path, section_of: Read):

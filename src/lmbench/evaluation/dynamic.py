@@ -22,7 +22,7 @@ from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.reading import Learn, scaled_dropouts
-from lmbench.evaluation.tuning import Grid, require_grid
+from lmbench.evaluation.tuning import Grid, require_grid, values_to_try
 from lmbench.files import replacing
 from lmbench.model.contracts import detach_state
 
@@ -83,7 +83,10 @@ class Dynamic:
             raise ValueError(f"decay must be from 0 to 1, not {self.decay}")
         if not 0.0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon must be finite and more than 0, not {self.epsilon}")
-        self.statistics = {"columns": 100, "segments": None} | dict(self.statistics)
+        known = {"columns": 100, "segments": None}
+        if unknown := set(self.statistics) - set(known):
+            raise ValueError(f"statistics has columns and segments, but no {min(unknown)}")
+        self.statistics = known | dict(self.statistics)
         for name, value in self.statistics.items():
             is_all = name == "segments" and value is None
             if not is_all and not (isinstance(value, int) and value >= 1):
@@ -108,12 +111,12 @@ class Dynamic:
             )
 
     def prepare(self, evaluator: Evaluator) -> None:
-        """Computes the statistics of the gradients, if the rule needs them.
+        """Computes the statistics of the gradients, if a rule that may be used needs them.
 
         Raises:
             UserError: The training split is too short for so many columns.
         """
-        if self.rule == "rms":
+        if "rms" in (self.rule, *values_to_try(self).get("rule", ())):
             self.gradients = kept_statistics(evaluator, **self.statistics)
 
     @contextmanager

@@ -25,8 +25,14 @@ def require_grid(mode: Any) -> None:
     """Refuses a grid with values that its mode would refuse.
 
     Raises:
-        ValueError: A list is missing or empty, or holds a value that its setting does not allow.
+        ValueError: A list is missing or empty, or holds a value that its setting does not allow; or
+            ``num_tokens`` is not a whole number of at least 2.
     """
+    num_tokens = (mode.grid or {}).get("num_tokens")
+    if num_tokens is not None and not (type(num_tokens) is int and num_tokens >= 2):
+        raise ValueError(
+            f"grid.num_tokens must be a whole number of at least 2, or null, not {num_tokens}"
+        )
     for name, values in values_to_try(mode).items():
         if not isinstance(values, Sequence) or not values:
             raise ValueError(f"grid.{name}s must hold at least one value, not {values}")

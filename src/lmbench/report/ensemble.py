@@ -16,6 +16,7 @@ from lmbench.report.records import read_columns, write_columns
 from lmbench.report.runs import SPLITS, Run, find_run_dirs, read_run
 from lmbench.report.significance import OWN_PREDICTIONS
 from lmbench.report.tables import Cell, Row, Table, perplexity_text
+from lmbench.run.directory import as_override
 
 
 def mixture_weights(probabilities: np.ndarray) -> np.ndarray:
@@ -56,7 +57,7 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
             damaged; members were not evaluated alike; or the output cannot be written.
     """
     found = {folder: find_run_dirs(folder, []) for folder in folders}
-    runs = [read_run(run_dir) for run_dirs in found.values() for run_dir in run_dirs]
+    runs = [_read_run(run_dir) for run_dirs in found.values() for run_dir in run_dirs]
     others = [folder for folder, run_dirs in found.items() if not run_dirs]
     if not runs or len(runs) + len(others) < 2:
         raise UserError("An ensemble needs at least two members, at least one of them a run.")
@@ -104,6 +105,13 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
     return run, Table(f"Members of {name}", rows, notes)
 
 
+def _read_run(run_dir: Path) -> Run:
+    try:
+        return read_run(run_dir)
+    except (UserError, OSError, RecursionError) as error:
+        raise UserError(f"{run_dir} cannot be a member: {error}") from error
+
+
 def _read_alike(
     runs: Sequence[Run], split: str
 ) -> tuple[list[dict[str, np.ndarray]], str, Evaluation]:
@@ -117,7 +125,8 @@ def _read_alike(
         if evaluation is None or evaluation.records is None:
             raise UserError(
                 f"{run.run_dir} has no record of its probabilities on {split}. To make it: "
-                f"lmbench-evaluate run={run.run_dir} split={split} evaluation.save_tokens=true"
+                f"lmbench-evaluate {as_override('run', run.run_dir)} split={split} "
+                "evaluation.save_tokens=true"
             )
         read.append(read_columns(evaluation.records, evaluation.score))
         same = all(np.array_equal(read[-1][key], read[0][key]) for key in ("position", "target"))

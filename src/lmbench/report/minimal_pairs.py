@@ -14,8 +14,14 @@ from lmbench.errors import UserError
 from lmbench.report.evaluations import PairAccuracies
 from lmbench.report.groups import Group, Section
 from lmbench.report.records import read_correct
-from lmbench.report.runs import Skipped
-from lmbench.report.significance import MOST_COMPARED, Comparison, adjusted
+from lmbench.report.runs import Run, Skipped
+from lmbench.report.significance import (
+    MOST_COMPARED,
+    Comparison,
+    adjusted,
+    compare_runs,
+    means_by_origin,
+)
 from lmbench.report.statistics import Estimate, estimate, t_test
 from lmbench.report.tables import Cell, Table, p_text
 
@@ -29,11 +35,13 @@ class PairResults:
 
     Attributes:
         name: Name of the set.
+        protocol: The pairs, and how those runs read them.
         accuracies: Group → accuracies of those of its runs that read these pairs.
         notes: Sentences to show beside them.
     """
 
     name: str
+    protocol: str
     accuracies: Mapping[Group, Sequence[PairAccuracies]]
     notes: Sequence[str]
 
@@ -70,7 +78,7 @@ def pair_results(section: Section) -> list[PairResults]:
         ]
         if sum(map(len, alike.values())) < sum(map(len, found.values())):
             notes.append(f"Runs that read other pairs under this name are left out ({usual}).")
-        sets.append(PairResults(name, alike, notes))
+        sets.append(PairResults(name, usual, alike, notes))
     return sets
 
 
@@ -134,7 +142,8 @@ def accuracy_difference_table(comparisons: Sequence[Comparison], pairs: PairResu
     ]
     note = (
         "Would the groups differ on other pairs, on other paradigms, with other seeds? Paired "
-        "t-tests of means over seeds, of paradigms with equal weight; Welch's over seeds."
+        "t-tests of means over seeds, of paradigms with equal weight; over seeds, Welch's, or a "
+        "paired one where runs of both go back to the same weights."
     )
     return Table(f"Differences on minimal pairs of {pairs.name}", rows, [note])
 
@@ -186,11 +195,14 @@ def _over_pairs(
 
 
 def _over_seeds(pairs: PairResults, groups: Sequence[Group]) -> Iterator[Comparison]:
-    accuracies = {g: [x.accuracies["", "all"] for x in pairs.accuracies[g]] for g in groups}
+    def accuracy(run: Run) -> float | None:
+        its = run.minimal_pairs.get(pairs.name)
+        return its.accuracies["", "all"] if its and its.protocol == pairs.protocol else None
+
     for first, second in combinations(groups, 2):
-        sides = accuracies[first], accuracies[second]
-        if test := t_test(*sides, is_paired=False):
-            yield Comparison(first, second, test, "Welch", (len(sides[0]), len(sides[1])))
+        sides = means_by_origin(first, accuracy), means_by_origin(second, accuracy)
+        if found := compare_runs(first, second, sides):
+            yield found
 
 
 def percent_text(value: Estimate) -> str:

@@ -69,13 +69,16 @@ def draw_plots(
     groups = section.groups[:MOST_DRAWN]
     more = f" Only the first {MOST_DRAWN} groups are drawn." * (len(section.groups) > MOST_DRAWN)
     corpus, plots = section.corpus.name, []
+    unit = groups[0].unit if groups else "seed"
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # shown as a box
         values = {group: value for group in groups if (value := group.perplexity("test"))}
         if values:
             figure = _draw_dots(values, _references(section, published, "test"))
             said = "; ".join(f"{group.name}: {estimate_text(x)}" for group, x in values.items())
-            caption = "Test perplexity: mean over seeds with 95% interval; small dots are seeds."
+            caption = (
+                f"Test perplexity: mean over {unit}s with 95% interval; small dots are {unit}s."
+            )
             alt = f"Test perplexity on {corpus}: {said}"
             plots.append(_plot(figure, "test_perplexity", alt, caption + more))
         for quantity, words in AXES.items():
@@ -85,8 +88,8 @@ def draw_plots(
             figure = _draw_curves(curves, quantity, _references(section, published, "valid"))
             said = ", ".join(group.name for group in curves)
             caption = (
-                f"Valid perplexity against {words}, the whole and its end: mean over seeds, and "
-                "from the lowest seed to the highest. What is far above the rest is cut off."
+                f"Valid perplexity against {words}, the whole and its end: mean over {unit}s, "
+                f"and from the lowest {unit} to the highest. What is far above the rest is cut off."
             )
             alt = f"Valid perplexity on {corpus} against {words}: {said}"
             plots.append(_plot(figure, f"curves_{quantity}", alt, caption + more))
@@ -99,7 +102,7 @@ def draw_plots(
                 if (value := pairs.accuracy(group, ("", "all")))
             )
             alt = f"Accuracy on minimal pairs of {pairs.name} in %: {said}"
-            caption = f"Minimal pairs of {pairs.name}: mean over seeds with 95% interval."
+            caption = f"Minimal pairs of {pairs.name}: mean over {unit}s with 95% interval."
             plots.append(
                 _plot(figure, f"minimal_pairs_{file_stem(pairs.name)}", alt, caption + more)
             )

@@ -1,7 +1,7 @@
 """Which differences between groups hold: on other text, and with other seeds."""
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
@@ -11,7 +11,7 @@ import numpy as np
 from lmbench.errors import UserError
 from lmbench.report.groups import Group, Section
 from lmbench.report.records import Records, read_records
-from lmbench.report.runs import Skipped
+from lmbench.report.runs import Run, Skipped
 from lmbench.report.statistics import (
     Difference,
     bootstrap_means,
@@ -88,24 +88,45 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     for groups in read_alike.values():
         for first, second in combinations(groups[:MOST_COMPARED], 2):
             sides = _nats(first, split), _nats(second, split)
-            common = [origin for origin in sides[0] if origin in sides[1]]
-            values = [[side[origin] for origin in common or side] for side in sides]
-            test = t_test(*values, is_paired=bool(common))
-            if test is not None:
-                name = "paired t" if common else "Welch"
-                num_seeds = len(values[0]), len(values[1])
-                comparisons.append(Comparison(first, second, test, name, num_seeds))
+            if found := compare_runs(first, second, sides):
+                comparisons.append(found)
     comparisons.sort(key=lambda one: (one.first.number, one.second.number))
     return adjusted(comparisons)
 
 
 def _nats(group: Group, split: str) -> dict[Hashable, float]:
-    """Nats per token of the scored runs, as means by what their weights go back to."""
-    nats: dict[Hashable, list[float]] = {}
+    return means_by_origin(
+        group, lambda run: run.scores[split].nll if split in run.scores else None
+    )
+
+
+def means_by_origin(group: Group, value_of: Callable[[Run], float | None]) -> dict[Hashable, float]:
+    """Means of a value over the runs whose weights go back to the same ones, by origin.
+
+    Args:
+        group: The runs.
+        value_of: The value of a run; None if it has none.
+    """
+    found: dict[Hashable, list[float]] = {}
     for origin, run in zip(group.origins, group.runs, strict=True):
-        if split in run.scores:
-            nats.setdefault(origin, []).append(run.scores[split].nll)
-    return {origin: fmean(values) for origin, values in nats.items()}
+        if (value := value_of(run)) is not None:
+            found.setdefault(origin, []).append(value)
+    return {origin: fmean(values) for origin, values in found.items()}
+
+
+def compare_runs(
+    first: Group, second: Group, sides: Sequence[Mapping[Hashable, float]]
+) -> Comparison | None:
+    """The t-test of two groups on their :func:`means_by_origin`: paired if they share origins.
+
+    Returns:
+        None if there are too few values.
+    """
+    common = [origin for origin in sides[0] if origin in sides[1]]
+    values = [[side[origin] for origin in common or side] for side in sides]
+    test = t_test(*values, is_paired=bool(common))
+    name, num_seeds = "paired t" if common else "Welch", (len(values[0]), len(values[1]))
+    return test and Comparison(first, second, test, name, num_seeds)
 
 
 def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], list[Skipped]]:

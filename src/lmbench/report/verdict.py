@@ -14,6 +14,7 @@ from lmbench.printing import printable
 from lmbench.report.groups import Group, Section
 from lmbench.report.significance import OWN_PREDICTIONS, Comparison
 from lmbench.report.tables import perplexity_text
+from lmbench.run.directory import quoted
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -83,8 +84,8 @@ def _about_pair(
         commands = "; ".join(command for group in few if (command := _more_seeds(group)))
         yield Sentence(f"More seeds would tell{':' if commands else '.'}", commands or None)
     elif not any(e.records for g in both for n in OWN_PREDICTIONS for e in g.evaluations(n, split)):
-        runs = ",".join(str(run.run_dir) for group in both for run in group.runs)
-        option = shlex.quote(f"run={printable(runs)}")
+        runs = ",".join(quoted(str(run.run_dir)) for group in both for run in group.runs)
+        option = printable(shlex.quote(f"run={runs}"))
         yield Sentence(
             "This is about other seeds on this text. To test it for other text of this kind too:",
             f"lmbench-evaluate -m {option} split={split} evaluation.save_tokens=true",

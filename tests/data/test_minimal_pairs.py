@@ -56,6 +56,7 @@ def test_a_folder_and_an_archive_of_it_give_the_same_pairs(tmp_path: Path):
         for file in sorted(folder.rglob("*"), reverse=True):
             archive.write(file, file.relative_to(folder))
         archive.writestr("__MACOSX/data/._b.jsonl", b"\x00\x05\x16\x07")
+    (folder / "data/._b.jsonl").write_bytes(b"\x00\x05\x16\x07")  # as unzipped
     (in_folder, in_archive) = read_pairs(folder), read_pairs(tmp_path / "set.zip")
     assert [pair.paradigm for pair in in_folder.pairs] == ["a", "agreement_1"]
     assert in_archive.pairs == in_folder.pairs

@@ -214,7 +214,7 @@ def test_a_file_that_is_not_a_config_is_refused(
         "~callbacks.progress",
         "evaluation.protocol=awd_lstm_lm",
         "evaluation.columns=1",
-        "trainer.devices=2",
+        "trainer.strategy=ddp",
         "trainer.limit_val_batches=5",
         "+trainer.fast_dev_run=true",
         "trainer.max_epoch=3",
@@ -243,6 +243,15 @@ def test_what_the_run_lacks_or_its_schedule_forbids_is_refused(
     run_dir: Path, tmp_path: Path, override: str, part: str
 ):
     assert part in refusal(tmp_path, lambda: resumed_config(run_dir, [override]))
+
+
+@pytest.mark.parametrize("scheduler", [{"a": 1}, "x", 3])
+def test_a_schedule_that_is_none_does_not_stop_a_resume_early(run_dir: Path, scheduler: Any):
+    """It is refused when it is built, by its key."""
+    config = yaml.safe_load((run_dir / "config.yaml").read_text()) | {"scheduler": scheduler}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    resumed, _ = resumed_config(run_dir, ["trainer.max_epochs=7"])
+    assert resumed["trainer"]["max_epochs"] == 7
 
 
 def test_a_resume_changes_what_it_may(tmp_path: Path):

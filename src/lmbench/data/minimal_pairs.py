@@ -85,16 +85,15 @@ def read_pairs(path: Path) -> PairSet:
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file, in the order of the names."""
-    endings = (".jsonl", ".tsv", ".txt")
     try:
         if path.is_dir():
-            for file in sorted(file for file in path.rglob("*") if file.suffix in endings):
-                yield str(file.relative_to(path)), file.read_bytes()
+            for file in sorted(path.rglob("*")):
+                if _has_pairs(file.name):
+                    yield str(file.relative_to(path)), file.read_bytes()
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 for name in sorted(archive.namelist()):
-                    # An archive made on a Mac has a second file, of metadata, for each one.
-                    if name.endswith(endings) and not Path(name).name.startswith("._"):
+                    if _has_pairs(Path(name).name):
                         yield name, archive.read(name)
         else:
             yield str(path), path.read_bytes()
@@ -102,6 +101,11 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except _DAMAGED_ARCHIVE as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _has_pairs(name: str) -> bool:
+    # An archive made on a Mac has a second file, of metadata, for each one.
+    return name.endswith((".jsonl", ".tsv", ".txt")) and not name.startswith("._")
 
 
 def _from_json(line: str, paradigm: str) -> Pair:

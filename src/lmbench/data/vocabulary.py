@@ -49,7 +49,7 @@ class Vocabulary:
     @property
     def examples(self) -> str:
         """A few words, to show people what kind of words it has."""
-        regular = (word for word in self.words if word[0].isalpha())
+        regular = (word for word in self.words if word[:1].isalpha())
         return ", ".join(printable(word) for word in islice(regular, 8))
 
     def __len__(self) -> int:

@@ -19,6 +19,7 @@ RESUMABLE = (
     *LENGTHS,
     *OF_THE_MACHINE,
     "trainer.accelerator",
+    "trainer.devices",
     "trainer.precision",
     "float32_matmul_precision",
     "trainer.log_every_n_steps",
@@ -65,10 +66,12 @@ def resumed_config(
                 f"can be changed: {', '.join(RESUMABLE)}. A new run can start from the weights of "
                 "this one: init_from=RUN_DIR."
             )
-        if key in LENGTHS and config.get("scheduler") and takes(config["scheduler"], "total_steps"):
+        scheduler = config.get("scheduler")
+        is_one = isinstance(scheduler, dict) and "_target_" in scheduler
+        if key in LENGTHS and is_one and takes(scheduler, "total_steps"):
             raise UserError(
                 f"{override} cannot be changed in a resume: the learning rate follows a schedule "
-                f"that was made for the whole run ({config['scheduler']['_target_']})."
+                f"that was made for the whole run ({scheduler['_target_']})."
             )
         value = _value_of(override)
         set_value(config, override, key, value)

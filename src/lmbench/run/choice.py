@@ -105,7 +105,8 @@ def choose_job(
         )
     if is_taken and (run_dir / "results.json").exists():
         path = run_dir / "results.json"
-        perplexity = (read_json(path).get("val") or {}).get("ppl")
+        val = read_json(path).get("val")
+        perplexity = val.get("ppl") if isinstance(val, dict) else None
         if not isinstance(perplexity, float):
             raise UserError(f"{path} is damaged: val.ppl is missing. Remove it to test again.")
         return ChosenRun({}, perplexity=perplexity)

@@ -90,7 +90,13 @@ def train(run: ChosenRun, run_dir: Path) -> float:
             log.info("%s, into %s", printable(str(config.get("name"))), shown(run_dir))
             for note in corpus.notes:
                 log.info("%s: %s", printable(corpus.name), printable(note))
-        with stop, processes_ending_together(trainer), _damage_named(resumed, last):
+        is_new = is_first and not run.resumes
+        with (
+            _refused_start_undone(resumed, run_dir) if is_new else nullcontext(),
+            stop,
+            processes_ending_together(trainer),
+            _damage_named(resumed, last),
+        ):
             if last is not None and checkpoint is not None:
                 checkpoint_io.checkpoint = checkpoint  # Lightning drops it once it has been read
                 resumed.first_step = checkpoint["global_step"]
@@ -168,6 +174,18 @@ def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
         raise UserError(f"{last} cannot be resumed ({reason}).") from error
 
 
+@contextmanager
+def _refused_start_undone(resumed: "Resumed", run_dir: Path) -> Iterator[None]:
+    """Removes a new run that is refused before its first step: it could not be resumed either."""
+    try:
+        yield
+    except UserError:
+        if not resumed.has_begun:
+            clear_run(run_dir)
+            (run_dir / "config.yaml").unlink(missing_ok=True)
+        raise
+
+
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
 def _main(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
@@ -183,7 +201,10 @@ def _main(config: DictConfig) -> float:
             log.info("done already, with valid ppl %.2f, in %s", run.perplexity, run_dir)
             return run.perplexity
         perplexity = train(run, run_dir)
-    if not is_sweep:  # a sweep ends with a table of its jobs, and its own advice
+    from lightning.pytorch.utilities import rank_zero_only  # slow to import, and imported by now
+
+    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    if is_first and not is_sweep:  # a sweep ends with a table of its jobs, and its own advice
         _say_what_next(run_dir)
     return perplexity
 

@@ -41,6 +41,12 @@ def test_what_names_nothing_to_call(node: Any, message: str):
         factory(node, "a.b")
 
 
+@pytest.mark.parametrize("kind", ["callbacks", "logger"])
+def test_a_callback_that_an_option_has_not_brought_is_left_out_whole(kind: str):
+    with pytest.raises(UserError, match=rf"Leave it out with ~{kind}\.b, or choose .* {kind}= "):
+        factory({"eta": 8}, f"{kind}.b")
+
+
 def test_what_lmbench_sets_itself_is_refused():
     assert together("a.b", {"x": 1}, {"y": 2}) == {"x": 1, "y": 2}
     with pytest.raises(UserError, match=r"^a\.b\.numerator is set by lmbench itself"):

@@ -36,6 +36,15 @@ def test_a_schedule_over_the_run_needs_its_end(limits: dict[str, Any], part: str
         module_with("one_cycle", **limits)
 
 
+@pytest.mark.parametrize("key", ["model.name", "trainer.accelerator", "trainer.max_steps"])
+def test_a_missing_value_is_named(key: str):
+    config = small_config()
+    node, _, name = key.partition(".")
+    del config[node][name]
+    with pytest.raises(UserError, match=rf"^{key} is missing"):
+        build.require_known_keys(config)
+
+
 @pytest.mark.parametrize("limits", [{"max_epochs": 1}, {"max_steps": 5}, {"max_time": "0"}])
 def test_phases_follow_any_end(limits: dict[str, Any]):
     module_with("phases_awd_lstm", **limits)

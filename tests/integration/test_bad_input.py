@@ -155,9 +155,11 @@ def test_a_bad_value(refusal: Callable, tmp_path: Path, override: str, part: str
 def test_what_only_the_fit_can_refuse_leaves_no_results(
     failure: Callable, tmp_path: Path, overrides: tuple, part: str
 ):
+    """And no folder, unless the training had begun."""
     plain = ("scheduler=constant", "trainer.gradient_clip_val=null")
     assert part in failure(*TINY_SYNTHETIC, *plain, *overrides)
     assert not list(tmp_path.glob("outputs/*/*/results.json"))
+    assert bool(list(tmp_path.glob("outputs/*"))) == ("trainer.max_steps=" in str(overrides))
 
 
 def test_an_unknown_key_and_an_unknown_option(failure: Callable):

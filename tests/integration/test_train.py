@@ -211,7 +211,10 @@ def test_finetuning_begins_with_a_runs_best_weights(run_dir: Path, tmp_path: Pat
 def test_weights_do_not_go_to_another_model_or_corpus(run_dir: Path, tmp_path: Path):
     start = ("experiment=finetune", f"init_from='{run_dir}'", "trainer.accelerator=cpu")
     for change, message in (
-        ("model.core.hidden_size=13", "do not fit the model"),
+        (
+            "model.core.hidden_size=13",
+            "do not fit the model in this command's config: core.layers.0.weight_ih_l0 has",
+        ),
         ("+data.num_train_tokens=2100", "was trained on a corpus with sha256"),
         ("model=lstm", "cannot be combined with init_from"),
     ):

@@ -36,7 +36,13 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
             f"{key}={node} names no class to build. An option of a group is chosen with a slash: "
             f"{group}=NAME; lmbench-train --help lists them."
         )
-        if isinstance(node, Mapping) and node:  # as from an experiment made for another option
+        kind = key.partition(".")[0]
+        if kind in ("callbacks", "logger"):  # their options hold several objects
+            message = (
+                f"{key}={node} names no class to build. Leave it out with ~{key}, or choose an "
+                f"option of {kind}= that has it; lmbench-train --help lists them."
+            )
+        elif isinstance(node, Mapping) and node:  # as from an experiment made for another option
             left = " ".join(f"~{key}.{name}" for name in node)
             message += f" If you have done that, remove the values that it does not use: {left}."
         raise UserError(message)

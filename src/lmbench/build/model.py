@@ -128,7 +128,12 @@ def _require_same_shapes(model: LanguageModel, saved: SavedModel) -> None:
             problems.append(f"{name} has dtype {found[name].dtype}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        is_written = (
+            saved.config_path.exists()
+        )  # a run that starts from weights has not yet done so
+        config = saved.config_path if is_written else "this command's config"
+        remedy = "Take both from the same run" if is_written else "Keep the model's sizes"
         raise UserError(
-            f"The weights in {saved.weights_path} do not fit the model in {saved.config_path}: "
-            f"{'; '.join(problems[:3])}{more}. Take both from the same run."
+            f"The weights in {saved.weights_path} do not fit the model in {config}: "
+            f"{'; '.join(problems[:3])}{more}. {remedy}."
         )

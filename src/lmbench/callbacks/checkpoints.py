@@ -125,7 +125,7 @@ class Checkpoints(Checkpoint):
         if len(self._processes) != trainer.world_size:
             raise UserError(
                 f"The run was trained by {len(self._processes)} process(es), not "
-                f"{trainer.world_size}. Set trainer.devices as it was."
+                f"{trainer.world_size}. Set trainer.devices to match."
             )
         mine = self._processes[trainer.global_rank]
         self._processes = None

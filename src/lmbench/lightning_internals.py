@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 
 def quieten_lightning() -> None:
     """Silences what Lightning says about devices and itself, and warnings that help nobody."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # At every epoch, Lightning 2.6 calls what torch 2.13 has deprecated.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="GPU available but not used")  # also about Apple's

@@ -190,7 +190,7 @@ class LanguageModelModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Perplexity of the split, from its sums; a plateau may lower the learning rate."""
         self._log_scores("val")
-        if self.trainer.state.fn != TrainerFn.FITTING or "val" not in self.scores:
+        if self.trainer.state.fn != TrainerFn.FITTING:
             return
         score, scheduler = self.scores["val"], self.lr_schedulers()
         if score.nll < (self.best.score.nll if self.best else math.inf):  # a nan never is less
@@ -206,7 +206,7 @@ class LanguageModelModule(L.LightningModule):
         """Perplexity of the split, from its sums, with the epoch whose weights were tested."""
         self._log_scores("test")
         if self.best is not None:
-            self.log("epoch", float(self.best.epoch))
+            self.log("epoch", float(self.best.epoch), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and, where there is one, its schedule over the exact number of steps.
@@ -308,8 +308,6 @@ class LanguageModelModule(L.LightningModule):
     def _log_scores(self, stage: str) -> None:
         nats, num_tokens = self._sums.compute()
         self._sums.reset()
-        if num_tokens == 0:
-            return
         trainer: Any = self.trainer
         score = Score(float(nats), int(num_tokens), trainer.datamodule.extra_divisor[stage])
         self.scores[stage] = score

@@ -132,6 +132,15 @@ def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
         Dynamic(**{name: value})
 
 
+def test_statistics_are_computed_if_tuning_tries_a_rule_that_needs_them(
+    make_evaluator: Callable[..., Evaluator],
+) -> None:
+    dynamic = Dynamic("sgd", statistics={"columns": 4}, grid={"rules": ["sgd", "rms"]})
+    evaluator = make_evaluator(modes=[dynamic], columns=1)
+    dynamic.prepare(evaluator)
+    assert dynamic.gradients.keys() == dict(evaluator.model.named_parameters()).keys()
+
+
 def test_another_statistic_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^statistics has columns and segments, but no column$"):
         Dynamic(statistics={"column": 4})

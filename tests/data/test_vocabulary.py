@@ -26,6 +26,10 @@ def test_encode_and_decode():
     assert SMALL.encode([]).shape == (0,)
 
 
+def test_examples_are_words_that_begin_with_a_letter():
+    assert Vocabulary(("", "<eos>", "a", "1", "b")).examples == "a, b"
+
+
 def test_encode_without_unk_names_the_unknown_words():
     with pytest.raises(UserError, match=r"'dog', 'cow'.* 2 words.*no <unk>"):
         Vocabulary(("the", "cat")).encode(["the", "dog", "cow"])

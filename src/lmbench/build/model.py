@@ -128,9 +128,7 @@ def _require_same_shapes(model: LanguageModel, saved: SavedModel) -> None:
             problems.append(f"{name} has dtype {found[name].dtype}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        is_written = (
-            saved.config_path.exists()
-        )  # a run that starts from weights has not yet done so
+        is_written = saved.config_path.exists()  # not yet, if a run starts from another's weights
         config = saved.config_path if is_written else "this command's config"
         remedy = "Take both from the same run" if is_written else "Keep the model's sizes"
         raise UserError(

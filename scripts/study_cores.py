@@ -5,7 +5,7 @@ these runs is also evaluated with a cache. Every run has a folder of its own in 
 command leaves finished runs alone and resumes the others. After SIGTERM or Ctrl-C all runs save.
 
     python scripts/study_cores.py DIR --corpus synthetic --jobs 2
-    python scripts/study_cores.py DIR data.path=../shared/data/wikitext-2 --cores gru,qrnn
+    python scripts/study_cores.py DIR data.path=PATH --cores gru,qrnn
     python scripts/study_cores.py DIR --tables      of what there is, without training
 """
 
@@ -150,7 +150,8 @@ class Runner:
 
     def evaluate(self, job: Job) -> None:
         """Evaluates a run with a cache that is tuned on valid."""
-        if (job.folder / "evaluation-cache-test.json").exists():
+        is_done = (job.folder / "evaluation-cache-test.json").exists()
+        if is_done or valid_perplexity(job) == math.inf:
             return
         options = ["evaluation=cache", "evaluation.tune=true", "split=valid,test"]
         self._run("lmbench.evaluate", [str(job.folder), *options], job.folder)
@@ -287,9 +288,14 @@ def tables(root: Path, corpus: str) -> str:
         if any(found):
             texts = ["—" if value is None else f"{value:.2f}" for value in found]
             trials.append([core, *texts, *["—"] * (6 - len(texts))])
-        finished = [run for run in final_runs(root, corpus, core) if valid_perplexity(run)]
+        finals = [(run, valid_perplexity(run)) for run in final_runs(root, corpus, core)]
+        finished = [run for run, ppl in finals if ppl is not None and ppl < math.inf]
+        num_diverged = sum(ppl == math.inf for _, ppl in finals)
+        name = f"{core} ({num_diverged} of {len(finals)} diverged)" if num_diverged else core
         if finished:
-            rows.append([core, str(size), *_final_cells(finished)])
+            rows.append([name, str(size), *_final_cells(finished)])
+        elif num_diverged:
+            rows.append([name, str(size), *["—"] * 7])
     return "\n\n".join("\n".join(_lines(table)) for table in (trials, rows))
 
 

@@ -11,6 +11,7 @@ from study_cores import (
     DIVERGED,
     DROPOUTS,
     Job,
+    Runner,
     best_of,
     final_runs,
     job_of,
@@ -94,5 +95,9 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
         write(run, perplexity)
     tuning, final = tables(tmp_path, "synthetic").split("\n\n")
     assert "| gru | 130.00 | 120.00 | 140.00 | 120.00 | 119.00 | 125.00 |" in tuning
+    runs[2].folder.mkdir(parents=True)
+    (runs[2].folder / DIVERGED).write_text("The loss is not finite.")
+    Runner(1, ()).evaluate(runs[2])  # there is nothing to evaluate
+    assert "| gru (1 of 5 diverged) | 244 | " in tables(tmp_path, "synthetic")
     # Student's t with one degree of freedom, 12.7062, times a standard error of 1
     assert "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | — | 1,000" in final

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import small_config
+from small import config_of, small_config
 
 from lmbench.build import training as build
+from lmbench.build.arguments import factory
 from lmbench.build.model import build_model
 from lmbench.errors import UserError
 
@@ -43,6 +44,13 @@ def test_a_missing_value_is_named(key: str):
     del config[node][name]
     with pytest.raises(UserError, match=rf"^{key} is missing"):
         build.require_known_keys(config)
+
+
+@pytest.mark.parametrize("mode", ["cache", "minimal_pairs"])
+def test_an_evaluation_for_later_is_refused_with_its_command(mode: str):
+    config = config_of("data=synthetic", f"evaluation={mode}")
+    with pytest.raises(UserError, match=r"is not for training.*lmbench-evaluate RUN_DIR"):
+        build.datamodule(config, factory(config["data"], "data")())
 
 
 @pytest.mark.parametrize("limits", [{"max_epochs": 1}, {"max_steps": 5}, {"max_time": "0"}])

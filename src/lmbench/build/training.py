@@ -69,7 +69,17 @@ def seed_everything(config: Mapping[str, Any]) -> None:
 
 
 def datamodule(config: Mapping[str, Any], corpus: Corpus) -> LanguageModelDataModule:
-    """Windows over a corpus, from ``config.batching`` and ``config.evaluation``."""
+    """Windows over a corpus, from ``config.batching`` and ``config.evaluation``.
+
+    Raises:
+        UserError: The evaluation is one for lmbench-evaluate, or a value is wrong.
+    """
+    for name, value in config["evaluation"].items():
+        if isinstance(value, dict) or name == "pairs":
+            raise UserError(
+                f"evaluation.{name} is not for training, which takes evaluation=standard or "
+                "awd_lstm_lm. Afterwards: lmbench-evaluate RUN_DIR evaluation=…"
+            )
     evaluation = call(EvaluationSettings, "evaluation", **config["evaluation"])
     own = {"corpus": corpus, "evaluation": evaluation, "seed": config["seed"]}
     arguments = together("batching", config["batching"], own)

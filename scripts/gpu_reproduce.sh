@@ -3,8 +3,8 @@
 #
 #   scripts/gpu_reproduce.sh RUN_DIR MINUTES [OVERRIDES]
 #
-# starts the run, or resumes it, and saves it after that many minutes. A run in pieces ends with
-# exactly the weights of one that was never stopped. Exit status: 0 when the run is done, 75 when
+# starts the run, or resumes it, and saves it after that many minutes. Each piece resumes exactly
+# where the last one stopped (tried on a CPU only). Exit status: 0 when the run is done, 75 when
 # the same command must be run again. After `scripts/gpu_check.sh prepare DIR` it needs no network,
 # and finds WikiText-2; $PYTHON (python3) must have torch and lightning. Paths are relative to the
 # checkout. OVERRIDES are read when the run starts; a resume keeps them.
@@ -20,7 +20,7 @@ if [[ -e $run/results.json ]]; then
 elif [[ -e $run/config.yaml ]]; then
   arguments=("resume=$run")
 else
-  arguments=(experiment=awd_lstm_wikitext2_90 "hydra.run.dir=$run")
+  arguments=(experiment=awd_lstm_wikitext2_90 logger.tensorboard=null "hydra.run.dir=$run")
   [[ ! -e $carried/wikitext-2 ]] || arguments+=("data.path=$carried/wikitext-2" "data.cache_dir=$carried/cache")
   arguments+=("${@:3}")
 fi

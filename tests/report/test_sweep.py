@@ -46,7 +46,7 @@ def test_means_over_seeds_and_what_comes_next(
         "Not finished: model-gru. To resume: the same command with "
         f"hydra.sweep.dir={folder} sweep_resume=true"
     )
-    assert compare.endswith(f"lmbench-compare {folder} --output {folder}/compared")
+    assert compare.endswith(f"lmbench-compare {folder} --output {folder}-compared")
     assert curves.endswith(f"tensorboard --logdir {folder}")
     assert not err
 

@@ -1,6 +1,7 @@
 """A model and its words with the interfaces of Hugging Face's transformers.
 
-For tools that expect these, such as minicons: ``pip install 'lmbench[hf]' minicons``, then
+For tools that expect these, such as minicons. After ``pip install -e '.[hf]' minicons`` in a
+checkout:
 
     model, tokenizer = lmbench.hf.load(DIR)
     scorer = IncrementalLMScorer(model, "cpu", tokenizer=tokenizer)
@@ -20,7 +21,9 @@ try:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizer
     from transformers.modeling_outputs import CausalLMOutput
 except ImportError as error:
-    raise ImportError("lmbench.hf needs transformers: pip install 'lmbench[hf]'") from error
+    raise ImportError(
+        "lmbench.hf needs transformers: pip install -e '.[hf]' in lmbench's checkout"
+    ) from error
 
 import lmbench
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary

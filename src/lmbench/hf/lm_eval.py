@@ -1,4 +1,4 @@
-"""A model for lm-evaluation-harness: ``pip install 'lmbench[hf]' lm_eval``.
+"""A model for lm-evaluation-harness: ``pip install -e '.[hf]' lm_eval`` in a checkout.
 
     python -m lmbench.hf.lm_eval --model lmbench --model_args path=DIR --tasks blimp
 

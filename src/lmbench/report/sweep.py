@@ -50,5 +50,5 @@ def show_sweep(sweep_dir: Path) -> None:
         names = printable(", ".join(unfinished))
         print(f"Not finished: {names}. To resume: the same command with {how}")
     folder = shlex.quote(printable(str(sweep_dir)))
-    print(f"Which is better: lmbench-compare {folder} --output {folder}/compared")
+    print(f"Which is better: lmbench-compare {folder} --output {folder}-compared")
     print(f"Curves: tensorboard --logdir {folder}")

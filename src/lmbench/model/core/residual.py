@@ -92,7 +92,7 @@ class _Block(nn.Module):
 
 
 def _normalized(stream: Tensor, norm: nn.Module) -> Tensor:
-    return norm(stream.to(norm.weight.dtype))
+    return norm(stream.to(next(norm.parameters()).dtype))
 
 
 def _linear(input_size: int, output_size: int) -> nn.Module:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import config_of, small_config
 
 from lmbench.build import training as build
@@ -44,6 +45,14 @@ def test_a_missing_value_is_named(key: str):
     del config[node][name]
     with pytest.raises(UserError, match=rf"^{key} is missing"):
         build.require_known_keys(config)
+
+
+def test_a_first_phase_of_one_step_is_refused_with_its_reason():
+    make = factory(small_config("scheduler=one_cycle")["scheduler"], "scheduler")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(UserError, match=r"^scheduler: OneCycleLR divides by zero .* run of this"):
+        make(optimizer, total_steps=20)
+    make(optimizer, total_steps=21)
 
 
 @pytest.mark.parametrize("mode", ["cache", "minimal_pairs"])

@@ -108,6 +108,11 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
             require_type(keys[name], value, hints[name])
     try:
         return target(*args, **kwargs)
+    except ZeroDivisionError as error:  # OneCycleLR's, if the first phase is a single step
+        raise UserError(
+            f"{node}: {target.__name__} divides by zero with these values and a run of this "
+            "length. Change one of them."
+        ) from error
     except (
         TypeError,
         ValueError,

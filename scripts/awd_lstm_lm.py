@@ -9,7 +9,9 @@ criterion and optimizer instead (``WT2.pt``), which only its own code can read: 
 """
 
 import argparse
+import pickle
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -86,13 +88,16 @@ def _unknown(name: str, of: str, known: Iterable[str]) -> ValueError:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Weights of salesforce/awd-lstm-lm in lmbench.")
-    parser.add_argument("weights", type=Path, help="file with a state_dict of the original")
+    parser.add_argument("weights", type=Path, help="file with the state_dict to rename")
     parser.add_argument("converted", type=Path, help="file to write")
     parser.add_argument("--back", action="store_true", help="from lmbench to the original")
     options = parser.parse_args(arguments)
-    state_dict = torch.load(options.weights, map_location="cpu", weights_only=True)
     rename = to_awd_lstm_lm if options.back else from_awd_lstm_lm
-    torch.save(rename(state_dict), options.converted)
+    try:
+        state_dict = torch.load(options.weights, map_location="cpu", weights_only=True)
+        torch.save(rename(state_dict), options.converted)
+    except (OSError, ValueError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+        sys.exit(f"{options.weights}: {error}")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ def main(args: argparse.Namespace) -> None:
             rows[name] = in_own_process(*step)
             if args.output:  # after each, as a later one may run out of memory
                 args.output.write_text(json.dumps(rows, indent=2), "utf-8")
-    table = Table(title=f"{args.tokens:,} tokens, {num_bytes / 1e6:,.0f} MB of text")
+    num_tokens = rows["tokenize and number"]["num_tokens"]["train"]
+    table = Table(title=f"{num_tokens:,} tokens, {num_bytes / 1e6:,.0f} MB of text")
     table.add_column("step")
     for column in ("seconds", "peak, GB", "before", "file pages"):
         table.add_column(column, justify="right")

@@ -5,12 +5,10 @@ Shape letters: T time steps of a window, B columns, E embedding, H hidden, V voc
 
 import contextlib
 import itertools
-import logging
 import os
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,6 +33,7 @@ from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
+from lmbench.lightning_internals import quieten_lightning
 from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
@@ -103,9 +102,7 @@ def work(
     ``own_allocator``: whether freed memory is kept, as by ``lmbench-train``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (r".*isinstance\(treespec, LeafSpec\)", "The number of training batches"):
-        warnings.filterwarnings("ignore", message=message)
+    quieten_lightning()
     if own_allocator:
         set_up_allocator()
     if num_threads is not None:

@@ -31,6 +31,8 @@ def build(output: Path) -> list[str]:
     Returns:
         The references that lead nowhere, with their modules.
     """
+    if output.exists() and not (output / "lmbench.html").exists() and any(output.iterdir()):
+        sys.exit(f"{output} holds something else than the reference. Name another folder.")
     shutil.rmtree(output, ignore_errors=True)
     warnings.simplefilter("error", UserWarning)  # the kind that pdoc issues
     pdoc.render.configure(docformat="google")
@@ -51,7 +53,9 @@ def build(output: Path) -> list[str]:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description="Build the API reference.")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("build/docs"))
+    help_output = "folder of the pages, which is emptied first (build/docs)"
+    default = Path("build/docs")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=default, help=help_output)
     output = parser.parse_args().output
     if broken := build(output):
         sys.exit("These references lead nowhere:\n" + "\n".join(broken))

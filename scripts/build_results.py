@@ -6,6 +6,7 @@ A new row takes a folder with the run's ``results.json``, ``config.yaml``, ``met
 ``evaluation-*.json``, and an entry in ``results/recipes.yaml``.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -77,6 +78,8 @@ def read_rows(folder: Path) -> list[Row]:
     rows = []
     for entry in yaml.safe_load((folder / "recipes.yaml").read_text("utf-8")):
         own = folder / entry["folder"]
+        if not own.is_dir():
+            raise UserError(f"{own} is missing. Remove it from recipes.yaml, or bring its results.")
         is_one = (own / "results.json").exists()
         run_dirs = [own] if is_one else sorted(path for path in own.iterdir() if path.is_dir())
         lineages = [lineage(run_dir, entry["folder"]) for run_dir in run_dirs]
@@ -213,4 +216,7 @@ def _write_pictures(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -78,11 +78,10 @@ def table_of(title: str, rows: Rows) -> Table:
 
 
 def set_up(args: argparse.Namespace, precision: str, *overrides: str) -> tuple[Any, Any, list]:
-    """Config, model and two windows of random tokens; the precision is also set for LSTM layers."""
+    """Config, model and two windows of random tokens."""
     chosen = ["model=awd_lstm", *PRECISIONS[precision], *(bench.TINY if args.quick else ())]
     vocabulary_size = bench.TINY_VOCABULARY_SIZE if args.quick else 33278
     config, model, data = variants.set_up([*chosen, *overrides], vocabulary_size, num_windows=2)
-    torch.backends.cudnn.allow_tf32 = precision != "float32"  # the default is True
     return config, model, list(itertools.islice(variants.windows(data, "train"), 2))
 
 

@@ -88,6 +88,17 @@ def test_the_dropped_weight_of_the_last_pass_is_left_out():
     assert from_awd_lstm_lm(original)["core.layers.1.weight_hh_l0"] is raw
 
 
+def test_what_is_not_a_state_dict_is_refused_without_a_traceback(tmp_path: Path):
+    path = tmp_path / "WT2.pt"
+    for content in ([RNNModel()], [torch.zeros(1)], {"x": torch.zeros(1)}):
+        torch.save(content, path)
+        with pytest.raises(SystemExit, match=rf"^{path}: "):
+            main([str(path), str(tmp_path / "converted.pt")])
+    with pytest.raises(SystemExit, match=r"No such file"):
+        main([str(tmp_path / "x.pt"), str(tmp_path / "converted.pt")])
+    assert not (tmp_path / "converted.pt").exists()
+
+
 @pytest.mark.parametrize("rename", [from_awd_lstm_lm, to_awd_lstm_lm])
 def test_an_unknown_name_is_refused(rename):
     with pytest.raises(ValueError, match=r"^'rnns\.0\.linear\.weight'"):

@@ -222,6 +222,8 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("return 7", 0, "a line\nafter\n", ""),
         ("raise UserError('no such file \\x1b[2J')", 1, "a line\n", "no such file \\x1b[2J\n"),
         ("signal.raise_signal(signal.SIGINT)", 130, "a line\n", ""),
+        ("open('no/where', 'w')", 1, "a line\n", "no/where: No such file or directory.\n"),
+        ("raise MemoryError('too little')", 1, "a line\n", "Out of memory. (too little)\n"),
     ],
 )
 def test_how_a_plain_command_ends(action: str, code: int, out: str, err: str):

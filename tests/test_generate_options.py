@@ -58,3 +58,20 @@ def test_what_is_refused(arguments: str, capsys: pytest.CaptureFixture):
     assert ended.value.code == 2
     _, _, message = capsys.readouterr().err.partition("error: ")
     assert arguments.split(maxsplit=1)[0] in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [
+        ("--temperature -1", "must be at least 0, not -1"),
+        ("--temperature nan", "must be at least 0, not nan"),
+        ("--top-p 0", "must be more than 0 and at most 1, not 0"),
+        (f"--seed {2**63}", f"must be smaller, not {2**63}"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_its_limit(
+    arguments: str, limit: str, capsys: pytest.CaptureFixture
+):
+    with pytest.raises(SystemExit):
+        parse_options(["DIR", *arguments.split()])
+    assert capsys.readouterr().err.endswith(f"{limit}\n")

@@ -4,12 +4,12 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.printing import printable, printing
+from lmbench.printing import printable, printing, tell
 
 
 def test_a_full_disk_is_shown_as_a_message(full_stdout: Callable):
@@ -45,6 +45,13 @@ def test_nothing_is_printed_if_stdout_is_closed():
     with redirect_stdout(None), printing():
         assert sys.stdout is None
         print("a line")
+
+
+def test_a_message_does_not_go_to_stdout_if_stderr_is_closed(capsys: pytest.CaptureFixture[str]):
+    tell("a line")
+    with redirect_stderr(None):
+        tell("another")
+    assert capsys.readouterr() == ("", "a line\n")
 
 
 def test_other_errors_are_left_as_they_are():

@@ -1,6 +1,7 @@
 """The command, as it is typed."""
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -133,6 +134,10 @@ def test_files(run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callab
         ended = run_main(run_dirs[0], "-", "--output", tmp_path / name, stdin=text.encode())
         assert (ended.code, ended.out) == (0, "")
     assert (tmp_path / "scores.tsv").read_text("utf-8") == printed
+    (tmp_path / "scores.tsv").write_text("")
+    (tmp_path / "link").symlink_to("scores.tsv")
+    run_main(run_dirs[0], "-", "--output", tmp_path / "link", stdin=text.encode())
+    assert (tmp_path / "scores.tsv").read_text("utf-8") == printed
     table = pd.read_parquet(tmp_path / "scores.parquet")
     assert list(table) == COLUMNS
     assert table["word"].tolist() == text.split()
@@ -239,8 +244,10 @@ def test_a_stdout_that_is_full(
         (["nowhere", "text.txt"], "nowhere is not a folder: name a run or an export first"),
         (["."], "name a text to score after the runs, or - for stdin"),
         ([".", "-", "--output=no/a.tsv"], "--output no/a.tsv: there is no folder no"),
-        ([".", "-", "--output=."], "--output . is a folder, or what is to be scored"),
-        ([".", "a.txt", "--output=./a.txt"], "--output a.txt is a folder, or what is to be"),
+        ([".", "-", "--output=."], "--output . is not a file; leave it out"),
+        ([".", "-", f"--output={os.devnull}"], f"--output {os.devnull} is not a file; leave it"),
+        ([".", "a.txt", "--output=./a.txt"], "--output a.txt is what is to be scored"),
+        ([".", "-", f"--output={'x' * 300}/a"], "there is no folder xxx"),
         ([".", "-", "--tokenizer=bert"], "--tokenizer must be none, penn, moses, or moses-"),
         ([".", "-", "--nonsense"], "unrecognized arguments: --nonsense"),
     ],

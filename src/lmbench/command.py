@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
-from lmbench.printing import end_unread, printable, printing
+from lmbench.printing import end_unread, printable, printing, tell
 from lmbench.run.directory import as_override, is_run, remove_failed_start
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
 
         if getattr(error, "has_been_told", False):  # a job of a sweep has logged it
             sys.exit(1)
-        print(_printable(explain(str(error), sys.argv[1:], config_name)), file=sys.stderr)
+        tell(_printable(explain(str(error), sys.argv[1:], config_name)))
         sys.exit(1)
 
 
@@ -122,7 +122,8 @@ def _wants_traceback() -> bool:
 def run_command(command: Callable[[], object]) -> None:
     """Runs a plain command, and ends the process if something goes wrong.
 
-    A UserError becomes one paragraph on stderr and exit code 1, Ctrl-C exit code 130. If nobody
+    A user's mistake, a file that cannot be read or written and a lack of memory become one
+    paragraph on stderr and exit code 1, Ctrl-C becomes exit code 130. If nobody
     reads stdout any more, as with ``| head``, nothing is reported; if it is closed, the command is
     not run.
     """
@@ -133,12 +134,21 @@ def run_command(command: Callable[[], object]) -> None:
         with printing():
             sys.stdout.flush()
     except UserError as error:
-        print(_printable(str(error)), file=sys.stderr)
-        sys.exit(1)
+        message = str(error)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         end_unread()
+    except OSError as error:
+        message = f"{error.filename2 or error.filename or 'A file'}: {error.strerror or error}."
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"Out of memory. ({str(error).partition(chr(10))[0]})"
+    else:
+        return
+    tell(_printable(message))
+    sys.exit(1)
 
 
 def _printable(message: str) -> str:

@@ -45,7 +45,8 @@ def _compare(options: argparse.Namespace) -> None:
                     console.print(Text(f"    {printable(sentence.command)}"), soft_wrap=True)
             console.print()
         for item in report.skipped:
-            console.print(Text(printable(f"Left out: {item.path}: {item.reason}")))
+            reason = Text(printable(f"Left out: {item.path}: {item.reason}"))
+            console.print(reason, soft_wrap=True)  # there may be a command in it
         for file in files:
             print(file)
 

@@ -1,4 +1,4 @@
-"""The one error that a command turns into a message instead of a traceback."""
+"""A user's mistake, and a stop by a signal: commands report both without a traceback."""
 
 
 class UserError(Exception):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import MODEL_PLACES, conf_dir
 from lmbench.errors import UserError
+from lmbench.files import is_folder
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.printing import printing
 from lmbench.run.config import read_run_config, set_value
@@ -156,13 +157,13 @@ def with_run(arguments: Sequence[str]) -> list[str]:
     >>> with_run(["a", "split=valid,test"])
     ['-m', 'split=valid,test', 'run=a']
     """
-    is_folder = [
+    are_runs = [
         before not in _OPTIONS_WITH_A_VALUE
-        and (Path(text).is_dir() or not re.match(r"[-+~]|[\w./@]+=", text))
+        and (is_folder(text) or not re.match(r"[-+~]|[\w./@]+=", text))
         for before, text in zip(["", *arguments], arguments, strict=False)
     ]
-    folders = [quoted(text) for text, yes in zip(arguments, is_folder, strict=True) if yes]
-    others = [text for text, yes in zip(arguments, is_folder, strict=True) if not yes]
+    folders = [quoted(text) for text, yes in zip(arguments, are_runs, strict=True) if yes]
+    others = [text for text, yes in zip(arguments, are_runs, strict=True) if not yes]
     if folders and any(text.startswith("run=") for text in others):
         sys.exit("Give the runs by their folders, or by run=…, not both.")
     splits = [text for text in others if re.fullmatch(r"split=\w+(,\w+)+", text)]

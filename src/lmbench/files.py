@@ -130,6 +130,11 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^\w-]+", "_", name, flags=re.ASCII)
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether the path is a folder; False, too, if it is too long or may not be looked at."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path's raises for these
+
+
 def flush_to_disk(path: Path) -> None:
     """Flushes a file's content, or the new names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import lmbench
 from lmbench.command import VERSION, run_command
 from lmbench.machine import device_of, set_matmul_precision, set_up_threads
-from lmbench.printing import printing
+from lmbench.printing import printing, tell
 
 if TYPE_CHECKING:
     from lmbench.loaded import Loaded
@@ -38,10 +38,10 @@ def generate(options: Namespace) -> None:
         names = ", ".join(map(text.shown, islice(unknown, 20)))
         most = 2 * unknown.total() >= len(ids)
         known = f". Words that it knows: {vocabulary.examples}" if most else ""
-        print(f"Read as {UNK}: {names}{more}{known}", file=sys.stderr)
+        tell(f"Read as {UNK}: {names}{more}{known}")
     generator = torch.Generator().manual_seed(options.seed)
     if options.temperature > 0:
-        print(f"--seed {options.seed}", file=sys.stderr)
+        tell(f"--seed {options.seed}")
     names = ("temperature", "top_k", "top_p", "allow_unk")
     choices = {name: getattr(options, name) for name in names}
     with printing(encoding="utf-8"):
@@ -89,10 +89,10 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--num-tokens", metavar="N", type=_number(int, 1), default=100, help="words to draw (100)")
     temperature = _number(float, 0)
     add("--temperature", metavar="T", type=temperature, default=1.0, help="low: likely words (1)")
-    top_k, top_p = _number(int, 0), _number(float, 1e-9, 1)
+    top_k = _number(int, 0)
     add("--top-k", metavar="K", type=top_k, default=0, help="the K most probable words; 0: all (0)")
     help_top_p = "the most probable words that together have probability P (1)"
-    add("--top-p", metavar="P", type=top_p, default=1.0, help=help_top_p)
+    add("--top-p", metavar="P", type=_share, default=1.0, help=help_top_p)
     add("--seed", metavar="N", type=_number(int, 0), help="as printed by an earlier call")
     add("--num-samples", metavar="N", type=_number(int, 1), default=1, help="texts to draw (1)")
     add("--allow-unk", action="store_true", help="let <unk> be drawn")
@@ -107,13 +107,21 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     return options
 
 
-def _number(kind: type[int] | type[float], least: float, most: float = 2**63 - 1) -> Callable:
-    """The argparse type of a number that must lie in a range."""
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {text}")
+    return share
+
+
+def _number(kind: type[int] | type[float], least: float) -> Callable:
+    """The argparse type of a number that must not be too small."""
 
     def convert(text: str) -> float:
         number = kind(text)
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
+        if not least <= number < 2**63:  # a tensor's largest whole number
+            limit = "smaller" if number >= 2**63 else f"at least {least:g}"
+            raise argparse.ArgumentTypeError(f"must be {limit}, not {text}")
         return number
 
     convert.__name__ = kind.__name__  # what argparse calls it if the text is not a number

@@ -52,6 +52,12 @@ def printing(hint: str = "", *, encoding: str | None = None) -> Iterator[None]:
         raise UserError(f"stdout cannot be written: {error.strerror}.{hint}") from error
 
 
+def tell(text: str) -> None:
+    """Prints to stderr, unless that is closed: ``print`` would take stdout instead."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr)
+
+
 def end_unread() -> NoReturn:
     """Ends the process silently when nobody reads stdout any more, as with ``| head``.
 

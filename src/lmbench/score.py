@@ -3,6 +3,7 @@
 import argparse
 import csv
 import math
+import os
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -14,9 +15,9 @@ import lmbench
 from lmbench.command import VERSION, run_command
 from lmbench.data.words import require_tokenizer
 from lmbench.errors import UserError
-from lmbench.files import replacing
+from lmbench.files import is_folder, replacing
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
-from lmbench.printing import printable, printing
+from lmbench.printing import printable, printing, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,14 +87,13 @@ def _tell(folder: Path, table: "pd.DataFrame") -> None:
 
     unknown = Counter(table["word"][table["unknown"]])
     found = Score(float(table["surp"].sum()) * math.log(2), len(table))
-    print(
+    tell(
         f"{folder}, line ends included: {found.num_tokens:,} tokens, {found.nats:,.2f} nats, "
-        f"perplexity {found.ppl:,.2f}, {unknown.total() / len(table):.2%} unknown words",
-        file=sys.stderr,
+        f"perplexity {found.ppl:,.2f}, {unknown.total() / len(table):.2%} unknown words"
     )
     if unknown:
         most = ", ".join(f"{shown(word)} ({n:,})" for word, n in unknown.most_common(10))
-        print(f"Read as <unk>: {most}", file=sys.stderr)
+        tell(f"Read as <unk>: {most}")
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
@@ -111,15 +111,15 @@ def _sentences(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def _write(table: "pd.DataFrame", output: Path | None) -> None:
     if output is not None and output.suffix == ".parquet":
-        with replacing(output) as temporary:
+        with replacing(output.resolve()) as temporary:
             table.to_parquet(temporary, index=False)
         return
     # Words may be quotation marks, and readers of the table split it at tabs.
     form = {"sep": "\t", "index": False, "quoting": csv.QUOTE_NONE, "float_format": "%.9g"}
     table = table.astype({"unknown": "int64"})
     if output is not None:
-        with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
-            table.to_csv(file, **form)
+        with replacing(output.resolve()) as temporary:
+            table.to_csv(temporary, encoding="utf-8", **form)
         return
     for name in {"word", "sentence", "file"} & set(table):
         table[name] = table[name].map(printable)
@@ -152,8 +152,8 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--output", metavar="PATH", type=Path, help="a file instead of stdout; .parquet: Parquet")
     add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")
     options = parser.parse_args(arguments)
-    options.folders = [Path(path) for path in options.paths if path != "-" and Path(path).is_dir()]
-    options.files = [path for path in options.paths if path == "-" or not Path(path).is_dir()]
+    options.folders = [Path(path) for path in options.paths if path != "-" and is_folder(path)]
+    options.files = [path for path in options.paths if path == "-" or not is_folder(path)]
     if not options.folders:
         parser.error(f"{options.paths[0]} is not a folder: name a run or an export first")
     if not options.files:
@@ -164,10 +164,13 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         except ValueError as error:
             parser.error(f"--{error}")
     if (output := options.output) is not None:
-        if not output.parent.is_dir():
+        if not is_folder(output.parent):
             parser.error(f"--output {output}: there is no folder {output.parent}")
-        if output.is_dir() or output.resolve() in [Path(file).resolve() for file in options.files]:
-            parser.error(f"--output {output} is a folder, or what is to be scored")
+        # Path's methods raise if a name is too long.
+        if os.path.exists(output) and not os.path.isfile(output):  # noqa: PTH110, PTH113
+            parser.error(f"--output {output} is not a file; leave it out to write to stdout")
+        if output.resolve() in [Path(file).resolve() for file in options.files]:
+            parser.error(f"--output {output} is what is to be scored")
     return options
 
 

@@ -65,6 +65,7 @@ def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
     groups = [text for text in arguments if re.fullmatch(r"[a-z_/]+=[\w\[\],]+", text)]
     folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     groups = [text for text in groups if re.split("[/=]", text)[0] in folders]
+    groups = [re.sub(r"=(\w+),.*", r"=\1", text) for text in groups]  # the first of a sweep
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose(config_name, groups)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmbench.conf import flatten
 from lmbench.errors import UserError
-from lmbench.files import read_json, read_small, read_yaml
+from lmbench.files import is_folder, read_json, read_small, read_yaml
 from lmbench.printing import printable
 from lmbench.report.evaluations import (
     LARGEST_PERPLEXITY,
@@ -167,7 +167,7 @@ def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
     def unreadable(error: OSError) -> None:
         skipped.append(Skipped(Path(error.filename), f"Cannot be read: {error.strerror}."))
 
-    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises if a name is too long
+    if not is_folder(folder):
         raise UserError(f"{folder} is not a folder. Name run directories, or folders of them.")
     found = []
     for parent, folders, files in os.walk(folder, onerror=unreadable):

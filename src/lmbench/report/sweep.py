@@ -2,7 +2,6 @@
 
 import atexit
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from lmbench.errors import UserError
-from lmbench.printing import printable, printing
+from lmbench.printing import printable, printing, tell
 from lmbench.run.directory import as_override
 
 
@@ -27,7 +26,7 @@ def _show(sweep_dir: Path) -> None:
         with printing():
             show_sweep(sweep_dir)
     except UserError as error:
-        print(printable(str(error)), file=sys.stderr)
+        tell(printable(str(error)))
     except SystemExit:  # nobody reads it; raised at exit, it would show a traceback
         pass
 

@@ -22,7 +22,8 @@ SHA = "ab" * 32
 if hasattr(signal, "SIGHUP"):  # otherwise commands started here ignore it under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # these make rich take anything for a terminal
+# The first two make rich take anything for a terminal; the last one asks for tracebacks.
+for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "HYDRA_FULL_ERROR"):
     os.environ.pop(name, None)
 
 # An int is accepted where a float is annotated (PEP 484), as everywhere in Python.

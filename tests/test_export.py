@@ -1,7 +1,6 @@
 """The command, as it is typed."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,11 +91,3 @@ def test_a_stdout_that_is_full_loses_no_export(
     hint = f"The export is in {run_dir / 'export'}."
     assert (code, err) == (1, f"stdout cannot be written: No space left on device. {hint}\n")
     assert (run_dir / "export/README.md").is_file()
-
-
-def test_help_does_not_wait_for_torch():
-    script = "import sys; from lmbench import export; print('torch' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert result.stdout == "False\n"

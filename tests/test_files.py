@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from texts import YAML_BOMB
 
 from lmbench.errors import UserError
 from lmbench.files import (
@@ -145,18 +146,13 @@ def test_a_failure_between_two_renames_leaves_one_whole_folder(
     assert names(tmp_path / "b") == ["after" if is_new else "before"]
 
 
-BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 9)
-)
-
-
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         ("[1, 2]", "not a mapping"),
         ("a: [1", "flow sequence"),
         ("a: !!python/object/apply:os.getcwd []", "constructor"),
-        (BOMB, "aliases"),
+        (YAML_BOMB, "aliases"),
         ("a: &a {b: *a}", "aliases"),
         ("a: 2026-13-45", "month"),
         ("[" * 100_000, "exceeded"),

@@ -1,8 +1,6 @@
 """The command, as it is typed."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,11 +128,3 @@ def test_a_stdout_that_is_full(run_dir: Path, run_main: Callable, full_stdout: C
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.endswith("stdout cannot be written: No space left on device.\n")
     assert "Traceback" not in ended.err
-
-
-def test_help_does_not_wait_for_torch():
-    script = "import sys; from lmbench import generate; print('torch' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert result.stdout == "False\n"

@@ -75,7 +75,36 @@ def test_threads_wait_as_the_user_wants(
     assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "generate"])
+@pytest.mark.usefixtures("matmul_precision")
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_an_lstm_on_a_gpu_has_the_precision_of_products(precision: str) -> None:
+    machine.set_matmul_precision(precision, "cpu")
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.backends.cudnn.allow_tf32 == (precision != "highest")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "num_gpus", "message"),
+    [
+        ("cpu", 5, 0, r"^trainer\.devices=5, but this machine has 4 CPU cores\..* from 1 to 4\.$"),
+        ("auto", 0, 0, r"^trainer\.devices=0, but this machine has 4 CPU cores"),
+        ("auto", 3, 2, r"^trainer\.devices=3, but this machine has 2 GPUs\..* from 1 to 2\.$"),
+        ("gpu", 1, 0, r"^trainer\.accelerator=gpu needs a CUDA device, and PyTorch sees none"),
+        ("tpu", 1, 0, r"^trainer\.accelerator=tpu is not one that lmbench trains on"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, devices: int, num_gpus: int, message: str
+) -> None:
+    monkeypatch.setattr(machine, "_num_cores", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    with pytest.raises(UserError, match=message):
+        machine.require_devices(accelerator, devices, 1)
+    assert machine.require_devices("auto", 1, 1) == ("cuda" if num_gpus else "cpu")
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate", "generate", "score", "export"])
 def test_no_command_imports_torch_before_its_threads_are_set_up(module: str) -> None:
     """OpenMP reads its settings only once."""
     code = f"import sys, lmbench.{module}; sys.exit('torch' in sys.modules)"

@@ -2,7 +2,6 @@
 
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -257,11 +256,3 @@ def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.Capt
         score.parse_options(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_help_does_not_wait_for_torch():
-    script = "import sys; from lmbench import score; print('torch' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert result.stdout == "False\n"

@@ -47,6 +47,29 @@ def test_a_missing_value_is_named(key: str):
         build.require_known_keys(config)
 
 
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"trainer__accumulate_grad_batches": 2}, r"^trainer\.accumulate_grad_batches=2 does not"),
+        ({"trainer__val_check_interval": 0.5}, r"^trainer\.val_check_interval=0\.5 does not work"),
+        ({"trainer__val_check_interval": 1}, r"^trainer\.val_check_interval=1 does not work"),
+        ({"trainer__strategy": "ddp_spawn"}, r"^trainer\.strategy=ddp_spawn: the results .*=ddp"),
+        ({"trainer__limit_val_batches": 0}, r"^trainer\.limit_val_batches=0 would leave the run"),
+        ({"callbacks__checkpoints": None}, r"^callbacks\.checkpoints is missing"),
+    ],
+)
+def test_what_would_not_train_as_it_should_is_refused(
+    tmp_path: Path, options: dict[str, Any], part: str
+):
+    with pytest.raises(UserError, match=part):
+        build.trainer(small_config(**options), tmp_path)
+
+
+def test_what_lightning_does_anyway_may_be_said(tmp_path: Path):
+    same = {"trainer__accumulate_grad_batches": 1, "trainer__val_check_interval": 1.0}
+    assert build.trainer(small_config(**same), tmp_path).accumulate_grad_batches == 1
+
+
 def test_a_first_phase_of_one_step_is_refused_with_its_reason():
     make = factory(small_config("scheduler=one_cycle")["scheduler"], "scheduler")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

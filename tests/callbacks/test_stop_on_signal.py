@@ -53,6 +53,16 @@ def run(folder: Path, stop: StopOnSignal, *callbacks: L.Callback) -> None:
         trainer.test(module, datamodule=datamodule, verbose=False)
 
 
+def test_under_nohup_a_closed_terminal_stops_nothing(monkeypatch: pytest.MonkeyPatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopOnSignal():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("signum", "place", "saved_step"),
     [

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from texts import reference_tokens
 
+from lmbench.data import tokenization
 from lmbench.data.tokenization import read_blocks, tokenize, write_ids
 from lmbench.errors import UserError
 
@@ -39,6 +40,17 @@ def test_odd_texts_at_every_block_size(tmp_path, text):
         assert vocabulary.words == tuple(dict.fromkeys(expected))
         for ids in splits:
             assert vocabulary.decode(ids) == expected
+
+
+def test_a_long_text_is_renumbered_in_parts(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokenization, "RENUMBERED_TOGETHER", 3)
+    text = "rare a b a c b\nonce b a twice c twice\n"
+    blocks = {split: [text.encode()] for split in tokenization.SPLITS}
+    vocabulary, _ = write_ids(tmp_path, blocks, source="here", min_count=2)
+    expected = reference_tokens(text.replace("rare", "<unk>").replace("once", "<unk>"))
+    for split in tokenization.SPLITS:
+        ids = np.fromfile(tmp_path / f"{split}.bin", np.int32)
+        assert vocabulary.decode(ids) == expected
 
 
 def test_every_character_splits_as_in_python():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from texts import limited
 
+from lmbench.data import vocabulary
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary, limit_vocabulary
 from lmbench.errors import UserError
 
@@ -24,6 +25,13 @@ def test_encode_and_decode():
     assert SMALL.decode(ids) == ["cat", UNK, "the", EOS]
     assert SMALL.decode([0, 3]) == ["the", "cat"]
     assert SMALL.encode([]).shape == (0,)
+
+
+def test_a_long_stream_is_counted_in_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(vocabulary, "COUNTED_TOGETHER", 3)
+    ids = np.random.default_rng(0).integers(0, 5, 20).astype(np.int32)
+    expected = [int((ids == word).sum()) for word in range(6)]
+    assert vocabulary.count_words(ids, 6).tolist() == expected
 
 
 def test_examples_are_words_that_begin_with_a_letter():

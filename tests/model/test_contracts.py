@@ -18,6 +18,7 @@ from lmbench.machine import multiplies_bfloat16
 from lmbench.model import LSTM, Embedding, LanguageModel
 from lmbench.model.contracts import Core, Head, detach_state
 from lmbench.model.core import stack
+from lmbench.model.core.residual import ResidualStack
 from lmbench.model.dropout import Dropouts
 
 T, B, SIZE, V = 7, 3, 8, 23
@@ -65,6 +66,29 @@ def test_a_core_has_all_members_and_no_dropout_besides_those_it_names(make) -> N
     in_training, in_evaluation = core(input), core.eval()(input)
     assert_close(in_training, in_evaluation)
     assert_close(in_training.output, in_training.raw_output)
+
+
+@of_conf("core")
+def test_each_dropout_that_a_core_names_drops_something(make) -> None:
+    core, input = make().double(), normal(T, B, SIZE)
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.normal_(std=0.3)  # sLSTM's recurrent weight starts as zeros
+    Dropouts(core.dropouts).scale(0.0)
+    for dropout in core.dropouts:
+        dropout.p = 0.5
+        assert not torch.equal(core(input).output, core(input).output)
+        dropout.p = 0.0
+
+
+@pytest.mark.parametrize(
+    "make", [make for make in makers("core") if issubclass(make.func, ResidualStack)]
+)
+def test_dropout_between_layers_is_on_all_that_a_block_adds(make) -> None:
+    core, input = make().double(), normal(T, B, SIZE)
+    Dropouts(core.dropouts).scale(0.0)
+    core.hidden_dropout.p = 1.0 - 1e-9
+    assert_close(core(input).output, core.project(core.last_norm(core.expand(input))))
 
 
 @of_conf("core")

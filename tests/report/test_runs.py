@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from texts import YAML_BOMB
 
 from lmbench.errors import UserError
 from lmbench.report.comparison import compare
@@ -154,7 +155,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_still_count(
         lambda path: path.touch() or os.truncate(path, 2**28 + 1),
         lambda path: path.write_text(f"a: {'1' * 6000}\n"),
         lambda path: path.write_text(f"a: 0x{'f' * 6000}\n"),
-        lambda path: path.write_text(BOMB),
+        lambda path: path.write_text(YAML_BOMB),
     ],
     ids=["pipe", "device", "large", "number", "hex", "bomb"],
 )
@@ -170,11 +171,6 @@ def test_a_file_that_could_stall_or_end_a_comparison(
     is_curve = name.endswith(".csv")  # a run counts without it
     assert item.path == (bad / name if is_curve else bad)
     assert sum(len(g.runs) for g in report.chapters[0].section.groups) == 1 + is_curve
-
-
-BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 9)
-)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lmbench.report import significance
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.runs import read_runs
 from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
@@ -216,6 +217,15 @@ def test_only_what_was_read_alike_is_compared(
     comparisons, skipped = compare_over_text(section_of(three_models), "test")
     assert pairs(comparisons) == expected
     assert not skipped
+
+
+def test_of_many_groups_the_best_are_compared(
+    three_models: Path, section_of: Read, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(significance, "MOST_COMPARED", 2)
+    found = section_of(three_models)
+    assert pairs(compare_over_seeds(found, "test")) == ["ab"]
+    assert pairs(compare_over_text(found, "test")[0]) == ["ab"]
 
 
 def test_a_group_whose_seeds_were_not_read_alike_is_not_compared(

@@ -124,14 +124,6 @@ def test_resampled_means_are_those_of_a_plain_loop(
             assert found[group, resample] == pytest.approx(nats / tokens, rel=1e-12)
 
 
-def test_resampling_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch):
-    sums, num_tokens = -np.random.default_rng(4).gamma(3, 1, (1, 8)), np.arange(1, 9)
-    whole = bootstrap_means(sums, num_tokens)
-    assert whole.shape == (1, NUM_RESAMPLES)
-    monkeypatch.setattr("lmbench.report.statistics._VALUES_AT_ONCE", 24_001)
-    np.testing.assert_allclose(bootstrap_means(sums, num_tokens), whole, rtol=1e-14)
-
-
 def test_the_bootstrap_interval_matches_scipy():
     rng = np.random.default_rng(5)
     num_tokens = rng.integers(500, 5000, 60)

@@ -15,7 +15,6 @@ from lmbench.errors import UserError
 from lmbench.run.changes import RESUMABLE, apply_init_from, resumed_config
 from lmbench.run.choice import ChosenRun
 from lmbench.run.config import (
-    OF_WEIGHTS,
     plain_config,
     read_run_config,
     write_run_config,
@@ -348,18 +347,6 @@ def test_an_override_of_a_start_refers_to_values_of_the_run(tmp_path):
     taken = apply_init_from(config, ["experiment=finetune", *given])
     assert config.model.core.get("output_dropout") != 0.375
     assert taken.model.core.hidden_dropout == 0.375
-
-
-def test_a_start_takes_over_what_belongs_to_the_weights(tmp_path):
-    overrides = ("experiment=cpu_hour", "model.embedding_size=24", "loss.ar_alpha=0.5")
-    folder = write_run(tmp_path / "run", *overrides)
-    before = flatten(OmegaConf.to_container(composed(*overrides), resolve=True))
-    given = ["experiment=finetune", f"init_from={folder}", "model.core.weight_dropout=0.75"]
-    after = flatten(OmegaConf.to_container(apply_init_from(composed(*given), given), resolve=True))
-    expected = {key: value for key, value in before.items() if key.split(".")[0] in OF_WEIGHTS}
-    expected |= {"model.core.weight_dropout": 0.75}
-    assert {key: after[key] for key in after if key.split(".")[0] in OF_WEIGHTS} == expected
-    assert after["optimizer.lr"] == 30.0  # the rest is finetuning's own
 
 
 def test_a_start_from_nowhere_takes_over_nothing():

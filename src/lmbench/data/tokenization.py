@@ -15,6 +15,7 @@ from lmbench.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 BLOCK_BYTES = 16 * 2**20
+RENUMBERED_TOGETHER = 2**20  # tokens
 
 
 def read_blocks(
@@ -124,7 +125,8 @@ def write_ids(
     if vocabulary.words != tuple(words):
         for split in SPLITS:
             written = np.memmap(folder / f"{split}.bin", np.int32, mode="r+")
-            for part in np.array_split(written, 1 + len(written) // 2**20):  # so memory is bounded
+            num_parts = 1 + len(written) // RENUMBERED_TOGETHER  # so that memory is bounded
+            for part in np.array_split(written, num_parts):
                 part[:] = new_ids[part]
             written.flush()
     is_unk = new_ids == vocabulary.unk_id

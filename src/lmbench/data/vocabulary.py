@@ -15,6 +15,7 @@ from lmbench.printing import printable
 
 EOS = "<eos>"
 UNK = "<unk>"
+COUNTED_TOGETHER = 2**24  # tokens
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +86,7 @@ def count_words(ids: Int[np.ndarray, " N"], vocabulary_size: int) -> Int[np.ndar
     """How often each word occurs in a stream, by id."""
     # In parts, since bincount makes an int64 copy of what it counts.
     counts = np.zeros(vocabulary_size, dtype=np.int64)
-    for part in np.array_split(ids, 1 + len(ids) // 2**24):
+    for part in np.array_split(ids, 1 + len(ids) // COUNTED_TOGETHER):
         counts += np.bincount(part, minlength=vocabulary_size)
     return counts
 

@@ -121,13 +121,6 @@ def test_dropout_acts_on_what_the_tanh_gives() -> None:
     assert (gaps > 2).float().mean().item() == pytest.approx(0.25, abs=0.06)
 
 
-def test_half_precision_weights_are_cast_up_for_the_loss() -> None:
-    head, output, targets = make().bfloat16(), outputs(T, B).bfloat16(), torch.randint(V, (T, B))
-    loss = head.loss(output, targets)
-    assert loss.dtype == torch.float32
-    assert_close(loss.double(), head.double().loss(output.double(), targets))
-
-
 @pytest.mark.parametrize(
     "arguments",
     [{"num_components": 0}, {"latent_dropout": 1.0}, {"latent_dropout": -0.1}],

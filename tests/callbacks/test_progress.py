@@ -69,6 +69,24 @@ def test_training_logs_what_begins_and_a_line_per_validation(lines: list[str]):
     assert f"valid {ppl:.2f} (best)" in epochs[2]
 
 
+@pytest.mark.parametrize(
+    ("start_share", "share", "left"),
+    [
+        (0.0, 0.25, "3 min left"),
+        (0.25, 0.5, "2 min left"),  # a resumed run's pace is that since the resume
+        (0.5, 0.5, ""),
+        (0.0, None, ""),
+    ],
+)
+def test_the_time_left_is_at_the_pace_so_far(
+    monkeypatch: pytest.MonkeyPatch, start_share: float, share: float | None, left: str
+):
+    shown = Progress()
+    shown._start, shown._start_share, shown._share = 100.0, start_share, share
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 160.0))
+    assert shown._left() == left
+
+
 def test_without_a_terminal_there_is_a_line_every_minute(
     lines: list[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -299,7 +299,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("ablation", OPTIONS["ablation"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("experiments", [("quickstart_awd_lstm", "quickstart_lstm"), CPU_HOUR])
 def test_an_ablation_changes_one_part_of_a_recipe(
     ablation: str, experiments: tuple[str, str], tmp_path: Path
@@ -314,6 +314,14 @@ def test_an_ablation_changes_one_part_of_a_recipe(
     assert config == expected
     build.require_known_keys(config)
     assert callbacks(config, tmp_path)
+
+
+@pytest.mark.parametrize("experiment", ["quickstart_awd_lstm", "cpu_hour_lstm"])
+def test_no_ablation_changes_nothing(experiment: str):
+    assert config_of(f"experiment={experiment}", "ablation=none") == config_of(
+        f"experiment={experiment}"
+    )
+    assert {"none", *ABLATIONS} == set(OPTIONS["ablation"])
 
 
 def test_the_larger_lstm_is_that_of_pytorchs_examples():

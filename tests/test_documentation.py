@@ -1,9 +1,13 @@
-"""Links between the pages of the documentation lead somewhere."""
+"""Links between the pages of the documentation lead somewhere, and commands have configs."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from small import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,3 +37,42 @@ def test_links_lead_to_files_and_headings(page: Path):
         assert target.is_relative_to(ROOT)
         if anchor:
             assert anchor in anchors(target.read_text("utf-8")), link
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The arguments of each ``lmbench-train`` that stands in a block of commands."""
+    text = text.replace("\\\n", " ")
+    for line in re.findall(r"^    lmbench-train (.*)", text, flags=re.MULTILINE):
+        yield shlex.split(line, comments=True)
+
+
+def is_of_a_start(argument: str) -> bool:
+    """Whether an argument says something of the run itself, not of where and how it is started."""
+    return "=" in argument and not re.match(
+        r"\+?hydra|hparams_search|resume|sweep_resume", argument
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_choice_in_a_command_has_a_config(page: Path):
+    """Each choice of a sweep, with the first one of the others."""
+    parser = OverridesParser.create()
+    for arguments in commands(page.read_text("utf-8")):
+        overrides = [parser.parse_override(text) for text in arguments if is_of_a_start(text)]
+        choices = [
+            [f"{one.get_key_element()}={choice}" for choice in one.sweep_string_iterator()]
+            if one.is_sweep_override()
+            else [one.input_line]
+            for one in overrides
+        ]
+        first = [of_one[0] for of_one in choices]
+        for place, of_one in enumerate(choices):
+            for choice in of_one:
+                assert composed(*first[:place], choice, *first[place + 1 :]).seed
+
+
+def test_a_choice_without_a_config_would_be_noticed():
+    text = "    lmbench-train -m \\\n  seed=1,2    # twice\n"
+    assert list(commands(text)) == [["-m", "seed=1,2"]]
+    with pytest.raises(ValueError, match="Config group override must be a string"):
+        composed("ablation=null")

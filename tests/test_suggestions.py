@@ -3,7 +3,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from lmbench.conf import conf_dir
-from lmbench.suggestions import explain, similar
+from lmbench.suggestions import explain, explain_null, similar
 
 
 def test_keys_with_the_same_last_word_come_before_similar_ones():
@@ -35,3 +35,14 @@ def test_what_hydra_refuses_is_explained(arguments: list[str], said: str):
     ):
         compose("train", [text for text in arguments if "," not in text or "[" in text])
     assert explain(str(error.value), arguments, "train").startswith(said)
+
+
+@pytest.mark.parametrize("arguments", [["logger=null"], ["seed=1", "model=lstm", "logger=3"]])
+def test_a_group_set_to_no_option_is_named(arguments: list[str]):
+    with (
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        pytest.raises(ValueError, match=r"^Config group override must be"),
+    ):
+        compose("train", arguments)
+    text = explain_null(arguments)
+    assert text.startswith(f"{arguments[-1]}: a group takes the name of an option. There are csv, ")

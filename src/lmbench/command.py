@@ -106,6 +106,13 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
             sys.exit(1)
         tell(_printable(explain(str(error), sys.argv[1:], config_name)))
         sys.exit(1)
+    except ValueError as error:
+        from lmbench.suggestions import explain_null
+
+        if not str(error).startswith("Config group override must be"):
+            raise
+        tell(_printable(explain_null(sys.argv[1:])))
+        sys.exit(1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

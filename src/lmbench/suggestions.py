@@ -41,6 +41,17 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
     return message
 
 
+def explain_null(arguments: Sequence[str]) -> str:
+    """What is wrong with a group set to null or to a number, which Hydra does not name."""
+    for text in arguments:
+        group, _, value = text.partition("=")
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        if group and options and not set(value.strip("[]").split(",")) <= set(options):
+            names = ", ".join(options)
+            return f"{text}: a group takes the name of an option. There are {names}."
+    return "A group takes the name of an option; lmbench-train --help lists them."
+
+
 def similar(key: str, keys: Iterable[str]) -> list[str]:
     """The keys spelled like a given one, or ending like it, the likeliest first; three at most."""
     last = key.rpartition(".")[2]

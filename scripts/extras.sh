@@ -77,5 +77,5 @@ sweep submitit_local "${submitit[@]}"
 again submitit_local "${submitit[@]}"
 sweep ray "${ray[@]}"
 again ray "${ray[@]}"
-(cd "$root" && "$bin/python" -m pytest tests/test_hf_lm_eval.py)
+(cd "$root" && "$bin/python" -m pytest tests/test_hf_lm_eval.py tests/build/test_loggers.py)
 printf '\n=== all passed in %d s\n' "$SECONDS"

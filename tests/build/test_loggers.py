@@ -1,16 +1,18 @@
 """The loggers of a run: which there are, and what W&B and MLflow hold at its end."""
 
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from small import composed, small_config
 
 from lmbench.build import training as build
-from lmbench.build.loggers import _wandb_id, loggers
+from lmbench.build.loggers import _ended, _wandb_id, loggers
 from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.errors import Interrupted, UserError
 from lmbench.files import read_json
@@ -119,6 +121,32 @@ def test_a_resume_finds_the_id_of_the_wandb_run(tmp_path: Path):
     for name in ("run-20260203_101500-older", "offline-run-20270101_000000-newer", "run-x"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
     assert _wandb_id(tmp_path) == "newer"
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "status"),
+    [
+        (None, 0, "FINISHED"),
+        (KeyboardInterrupt(), 130, "KILLED"),
+        (Interrupted(15), 130, "KILLED"),
+        (UserError("wrong"), 1, "FAILED"),
+    ],
+)
+def test_records_elsewhere_end_as_the_run_does(
+    error: BaseException | None, exit_code: int, status: str
+):
+    ended: list[Any] = []
+    wandb = SimpleNamespace(finish=lambda **values: ended.append(values))
+    mlflow = SimpleNamespace(set_terminated=lambda run_id, status: ended.append((run_id, status)))
+    loggers = [
+        type("Wandb", (WandbLogger,), {"experiment": wandb}),
+        type("MLflow", (MLFlowLogger,), {"experiment": mlflow, "run_id": "7"}),
+    ]
+    made = [kind.__new__(kind) for kind in loggers]  # without the packages
+    with suppress(BaseException), _ended(made):
+        if error is not None:
+            raise error
+    assert ended == [{"exit_code": exit_code}, ("7", status)]
 
 
 @pytest.mark.slow

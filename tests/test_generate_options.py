@@ -65,6 +65,7 @@ def test_what_is_refused(arguments: str, capsys: pytest.CaptureFixture):
     [
         ("--temperature -1", "must be at least 0, not -1"),
         ("--temperature nan", "must be at least 0, not nan"),
+        ("--top-p x", "invalid probability value: 'x'"),
         ("--top-p 0", "must be more than 0 and at most 1, not 0"),
         (f"--seed {2**63}", f"must be smaller, not {2**63}"),
     ],

@@ -130,9 +130,8 @@ def run_command(command: Callable[[], object]) -> None:
     """Runs a plain command, and ends the process if something goes wrong.
 
     A user's mistake, a file that cannot be read or written and a lack of memory become one
-    paragraph on stderr and exit code 1, Ctrl-C becomes exit code 130. If nobody
-    reads stdout any more, as with ``| head``, nothing is reported; if it is closed, the command is
-    not run.
+    paragraph on stderr and exit code 1, Ctrl-C becomes exit code 130. If nobody reads stdout any
+    more, as with ``| head``, nothing is reported; if it is closed, the command is not run.
     """
     try:
         if sys.stdout is None:

@@ -92,7 +92,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     top_k = _number(int, 0)
     add("--top-k", metavar="K", type=top_k, default=0, help="the K most probable words; 0: all (0)")
     help_top_p = "the most probable words that together have probability P (1)"
-    add("--top-p", metavar="P", type=_share, default=1.0, help=help_top_p)
+    add("--top-p", metavar="P", type=probability, default=1.0, help=help_top_p)
     add("--seed", metavar="N", type=_number(int, 0), help="as printed by an earlier call")
     add("--num-samples", metavar="N", type=_number(int, 1), default=1, help="texts to draw (1)")
     add("--allow-unk", action="store_true", help="let <unk> be drawn")
@@ -107,11 +107,12 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     return options
 
 
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 < share <= 1:
+def probability(text: str) -> float:
+    """The argparse type of one above 0."""
+    number = float(text)
+    if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {text}")
-    return share
+    return number
 
 
 def _number(kind: type[int] | type[float], least: float) -> Callable:

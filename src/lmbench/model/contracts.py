@@ -14,7 +14,8 @@ State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """What a core remembers: a tuple of tensors for each layer, whose shapes are the core's own affair.
 
 An LSTM layer's is ``(h, c)``, each ``(1, B, H)``. A checkpoint holds the state of the training
-stream; if a run resumes on another device or in another precision, the tensors are moved to it.
+stream. A resumed run passes it on in the precision of its weights, but at least in float32, which a
+core with weights in half precision has to convert.
 """
 
 

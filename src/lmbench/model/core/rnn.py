@@ -76,7 +76,7 @@ def run_rnn(
     # The kernel is called directly: with the weight put into the layer, even for one call, on a GPU
     # the layer would move all its parameters to new memory, in place, at every forward pass.
     input_weight, _, *biases = layer.all_weights[0]
-    state = [tensor.to(input.dtype) for tensor in state]
+    state = [tensor.to(input.dtype) for tensor in state]  # a resumed run's may be wider
     outputs = []
     with warnings.catch_warnings():
         # cuDNN warns that it gathers the weights in one place at each call, and suggests

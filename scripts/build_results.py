@@ -197,12 +197,11 @@ def main() -> None:
     (RESULTS / "README.md").write_text(page(rows), "utf-8")
     repeated = [row for row in rows if len(row.runs) > 1]
     whole = [row for row in rows if len(row.lineages[0]) == 1]  # the others' curves begin late
-    _write_pictures(RESULTS, whole, "curves_epochs", PICTURES, ())
-    _write_pictures(RESULTS, repeated, "curves_minutes", COMPARISONS, GOALS)
+    _write_pictures(whole, "curves_epochs", PICTURES, ())
+    _write_pictures(repeated, "curves_minutes", COMPARISONS, GOALS)
 
 
 def _write_pictures(
-    folder: Path,
     rows: Sequence[Row],
     plot_name: str,
     pictures: Mapping[str, str],
@@ -212,7 +211,7 @@ def _write_pictures(
     for section in group_runs([run for row in rows for run in row.runs])[0]:
         if name := pictures.get(section.corpus.name):
             plots = {plot.name: plot for plot in draw_plots(section, references)}
-            (folder / name).write_bytes(plots[plot_name].png)
+            (RESULTS / name).write_bytes(plots[plot_name].png)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def is_of_a_start(argument: str) -> bool:
 def test_every_choice_in_a_command_has_a_config(page: Path):
     """Each choice of a sweep, with the first one of the others."""
     parser = OverridesParser.create()
+    to_compose: set[tuple[str, ...]] = set()
     for arguments in commands(page.read_text("utf-8")):
         overrides = [parser.parse_override(text) for text in arguments if is_of_a_start(text)]
         choices = [
@@ -65,10 +66,11 @@ def test_every_choice_in_a_command_has_a_config(page: Path):
             else [one.input_line]
             for one in overrides
         ]
-        first = [of_one[0] for of_one in choices]
+        first = tuple(of_one[0] for of_one in choices)
         for place, of_one in enumerate(choices):
-            for choice in of_one:
-                assert composed(*first[:place], choice, *first[place + 1 :]).seed
+            to_compose |= {(*first[:place], choice, *first[place + 1 :]) for choice in of_one}
+    for overrides_of_one in to_compose:
+        assert composed(*overrides_of_one).seed
 
 
 def test_a_choice_without_a_config_would_be_noticed():

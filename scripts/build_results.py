@@ -46,9 +46,8 @@ weights: in the commands, replace the name after `init_from=` by the folder of y
 
 Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
 `cpu_night_constant_dropout` count the last, unfinished epoch as a whole one. From the `metrics.csv`
-of the older runs on the AMD EPYC, a spurious last row was removed, a copy of an earlier one; the
-`config.yaml` of `lstm_4_epochs` and `lstm_6_epochs` were composed afterwards. The older rows of
-AWD-LSTM on the AMD EPYC predate a change in the random numbers of weight dropout, and
+of the older runs on the AMD EPYC, a spurious last row was removed, a copy of an earlier one. The
+older rows of AWD-LSTM on the AMD EPYC predate a change in the random numbers of weight dropout, and
 `awd_lstm_6_epochs` one in the order of the head's words: the same command now gives slightly
 different figures.
 

@@ -1,7 +1,7 @@
 """Runs the study of cores that docs/cores.md describes, and writes its tables.
 
-Each core is tuned in short runs, the same for all, and then trained with several seeds; each of
-these runs is also evaluated with a cache. Every run has a folder of its own in DIR: the same
+Each core is tuned with the same number of runs and then trained with several seeds; each of these
+final runs is also evaluated with a cache. Every run has a folder of its own in DIR: the same
 command leaves finished runs alone and resumes the others. After SIGTERM or Ctrl-C all runs save.
 
     python scripts/study_cores.py DIR --corpus synthetic --jobs 2
@@ -62,15 +62,15 @@ class Corpus(NamedTuple):
 
     Attributes:
         experiment: The experiment that all runs share.
-        seeds: Seeds of the final runs.
-        tuning: What makes a tuning run short.
+        seeds: Seeds of the final runs; the tuning has seed 1.
+        short: What shortens the runs that choose the learning rate.
         sizes: Core → ``hidden_size`` with which all have about the same number of parameters.
         options: Core → what else it needs at this size.
     """
 
     experiment: str
     seeds: Sequence[int]
-    tuning: Mapping[str, Any]
+    short: Mapping[str, Any]
     sizes: Mapping[str, int]
     options: Mapping[str, Mapping[str, Any]]
 
@@ -78,7 +78,7 @@ class Corpus(NamedTuple):
 CORPORA = {
     "wikitext2": Corpus(
         "cores",
-        (1, 2, 3),
+        (2, 3, 4),
         {"trainer.limit_train_batches": 0.2, "batching.shuffle_articles": "false"},
         {
             "lstm": 600,
@@ -97,7 +97,7 @@ CORPORA = {
     ),
     "synthetic": Corpus(
         "cores_synthetic",
-        (1, 2, 3, 4, 5),
+        (2, 3, 4, 5, 6),
         {},
         {
             "lstm": 198,
@@ -189,7 +189,14 @@ class Runner:
 
 
 def job_of(
-    root: Path, corpus: str, core: str, *, lr: float, factor: float, seed: int | None = None
+    root: Path,
+    corpus: str,
+    core: str,
+    *,
+    lr: float,
+    factor: float,
+    seed: int | None = None,
+    short: bool = False,
 ) -> Job:
     """A run of the study: a tuning run or, with ``seed=``, a final one."""
     setting = CORPORA[corpus]
@@ -204,10 +211,14 @@ def job_of(
         **OF_CORE.get(core, {}),
         **setting.options.get(core, {}),
     }
-    if seed is None:
-        overrides |= {"trainer.limit_test_batches": 0, **setting.tuning}
-        return Job(root / corpus / "tuning" / core / f"lr_{lr}_dropout_{factor}", overrides)
-    return Job(root / corpus / "seeds" / core / f"seed_{seed}", {**overrides, "seed": seed})
+    if seed is not None:
+        return Job(root / corpus / "seeds" / core / f"seed_{seed}", {**overrides, "seed": seed})
+    overrides |= {"seed": 1, "trainer.limit_test_batches": 0}
+    name = f"lr_{lr}_dropout_{factor}"
+    if short and setting.short:
+        overrides |= setting.short
+        name = f"{name}_short"
+    return Job(root / corpus / "tuning" / core / name, overrides)
 
 
 def valid_perplexity(job: Job) -> float | None:
@@ -229,11 +240,14 @@ def best_of(jobs: Mapping[Any, Job]) -> Any:
 def trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
     """The first runs of the tuning."""
     factor = DROPOUT_FACTORS[0]
-    return {lr: job_of(root, corpus, core, lr=lr, factor=factor) for lr in LRS}
+    return {lr: job_of(root, corpus, core, lr=lr, factor=factor, short=True) for lr in LRS}
 
 
 def trials_of_dropout(root: Path, corpus: str, core: str) -> dict[float, Job]:
-    """The other ones, once the learning rate is known; one of them is also among the first."""
+    """The other ones, once the learning rate is known; always whole runs.
+
+    Short runs on a part of the text would choose too much dropout: docs/measurements.md.
+    """
     lr = best_of(trials_of_lr(root, corpus, core))
     if lr is None:
         return {}

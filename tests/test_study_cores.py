@@ -62,6 +62,21 @@ def write(job: Job, perplexity: float) -> None:
     (job.folder / "results.json").write_text(json.dumps({**scores, "train": train}))
 
 
+def test_only_the_learning_rate_is_chosen_on_a_part_of_wikitext2(tmp_path: Path):
+    rates = trials_of_lr(tmp_path, "wikitext2", "gru")
+    assert {job.overrides["trainer.limit_train_batches"] for job in rates.values()} == {0.2}
+    for job in rates.values():
+        write(job, 130.0)
+    dropouts = trials_of_dropout(tmp_path, "wikitext2", "gru")
+    assert not any("trainer.limit_train_batches" in job.overrides for job in dropouts.values())
+    assert {job.folder for job in dropouts.values()}.isdisjoint(
+        job.folder for job in rates.values()
+    )
+    for job in dropouts.values():
+        write(job, 120.0)
+    assert len(final_runs(tmp_path, "wikitext2", "gru")) == 3
+
+
 def test_a_diverged_run_is_never_the_best(tmp_path: Path):
     trials = trials_of_lr(tmp_path, "synthetic", "gru")
     for lr, perplexity in ((0.003, 130.0), (0.006, 120.0)):
@@ -88,7 +103,7 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     assert final_runs(tmp_path, "synthetic", "gru") == []
     write(dropouts()[1.0], 125.0)
     runs = final_runs(tmp_path, "synthetic", "gru")
-    assert [run.overrides["seed"] for run in runs] == [1, 2, 3, 4, 5]
+    assert [run.overrides["seed"] for run in runs] == [2, 3, 4, 5, 6]
     assert {run.overrides["model.core.input_dropout"] for run in runs} == {0.3 * 0.25}
 
     for perplexity, run in zip((110.0, 112.0), runs, strict=False):

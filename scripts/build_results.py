@@ -41,7 +41,7 @@ chose; for a recipe with several seeds, the mean ± 95% interval (Student's t). 
 cache and dynamic evaluation were tuned on valid, so only their test figures are fair. Published
 figures are what others reached, from the sources named below; none was measured here.
 Epochs are computed here from the tokens read. If a run started from another run's weights, the
-other run's epochs and minutes come first, and it is not in the picture. The folders here have no
+other run's epochs and minutes come first, and the picture leaves the later run out. The folders here have no
 weights: in the commands, replace the name after `init_from=` by the folder of your own run.
 
 Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
@@ -53,10 +53,10 @@ different figures.
 
 The cache figures come from `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true`,
 with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. The
-window is always 3785, the largest of the grid and the published one. Those of dynamic evaluation
-had `evaluation=dynamic_cache`, `evaluation.window=20`, `evaluation.dynamic.epsilon=2e-5`,
-`evaluation.dynamic.grid.lrs=[5e-5,1e-4,2e-4]` and `evaluation.dynamic.grid.decays=[4e-3,8e-3]` as
-well.
+window is always 3785, the largest of the grid and the published one. The figures of
+dynamic evaluation are tuned in the same way, with `evaluation=dynamic_cache`,
+`evaluation.window=20`, `evaluation.dynamic.epsilon=2e-5`,
+`evaluation.dynamic.grid.lrs=[5e-5,1e-4,2e-4]` and `evaluation.dynamic.grid.decays=[4e-3,8e-3]`.
 """
 
 

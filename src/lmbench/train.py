@@ -21,7 +21,7 @@ from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
 from lmbench.run.config import write_run_config
-from lmbench.run.directory import alone_in, clear_run, require_inside, shown
+from lmbench.run.directory import alone_in, as_override, clear_run, require_inside, shown
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -108,9 +108,20 @@ def train(run: ChosenRun, run_dir: Path) -> float:
 
 
 def _last_checkpoint(run_dir: Path) -> Path | None:
-    """Where a resume continues; None if the run was stopped before it saved."""
+    """Where a resume continues; None if the run was stopped before it saved.
+
+    Raises:
+        UserError: The run has ended, and there is no checkpoint any more.
+    """
     path = run_dir / "checkpoints/last.ckpt"
-    return path if path.exists() or path.with_name("previous.ckpt").exists() else None
+    if path.exists() or path.with_name("previous.ckpt").exists():
+        return path
+    if (run_dir / "results.json").exists():
+        raise UserError(
+            f"{run_dir} has ended, and without {path.name} it cannot be resumed. A new run can "
+            f"start from its weights: {as_override('init_from', run_dir)}."
+        )
+    return None
 
 
 def _checkpoint_to_start_from(config: dict[str, Any]) -> Path | None:

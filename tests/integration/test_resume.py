@@ -156,6 +156,13 @@ def test_a_run_without_a_checkpoint_starts_over_and_overrides_are_kept(whole: Pa
     assert results_of(run_dir)["train"]["epochs"] == 3
     assert (run_dir / "metrics.csv").read_text("utf-8").splitlines() == rows
     assert {p.name: p.read_bytes() for p in (run_dir / "checkpoints").iterdir()} == checkpoints
+    # Someone makes room, and forgets.
+    before = results_of(run_dir)
+    for name in ("last", "previous"):
+        (run_dir / f"checkpoints/{name}.ckpt").unlink(missing_ok=True)
+    assert "without last.ckpt it cannot be resumed" in refusal(tmp_path, "resume=run")
+    assert results_of(run_dir) == before
+    assert (run_dir / "checkpoints/best.ckpt").read_bytes() == checkpoints["best.ckpt"]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(copy: Path, tmp_path: Path):

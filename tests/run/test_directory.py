@@ -1,5 +1,10 @@
 from pathlib import Path
 
+import pytest
+from small import config_of
+
+from lmbench.errors import UserError
+from lmbench.run.config import write_run_config
 from lmbench.run.directory import clear_run
 
 
@@ -10,3 +15,12 @@ def test_a_run_that_starts_over_is_recorded_anew(tmp_path: Path):
         (tmp_path / name).touch()
     clear_run(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "mine.txt"}
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "wandb", "metrics.csv", "lstm_seed_2"])
+def test_a_new_run_does_not_take_a_folder_with_what_could_be_its_own(tmp_path: Path, name: str):
+    """It would be removed with the run if that is refused later."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=name):
+        write_run_config(config_of(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name}

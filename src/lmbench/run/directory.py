@@ -49,13 +49,20 @@ def alone_in(run_dir: Path) -> Iterator[None]:
         raise UserError(f"Another process is at work in {run_dir}. Stop it first.") from error
 
 
+def outputs_of(run_dir: Path) -> list[Path]:
+    """What training has left in a run's directory, except for its config and its log."""
+    files = ("metrics.csv", "timing.csv", "results.json", "mlflow_run_id")
+    paths = [run_dir / name for name in ("checkpoints", "wandb", *files)]
+    return [*(path for path in paths if path.exists()), *run_dir.glob("*_seed_*")]  # TensorBoard's
+
+
 def clear_run(run_dir: Path) -> None:
     """Removes the output of a run that has no checkpoint to resume from."""
-    of_loggers = (run_dir / "wandb", *run_dir.glob("*_seed_*"))  # the latter is TensorBoard's
-    for folder in (run_dir / "checkpoints", *of_loggers):
-        shutil.rmtree(folder, ignore_errors=True)
-    for name in ("metrics.csv", "timing.csv", "results.json", "mlflow_run_id"):
-        (run_dir / name).unlink(missing_ok=True)
+    for path in outputs_of(run_dir):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_failed_start(run_dir: Path) -> None:

@@ -229,6 +229,30 @@ def test_what_would_make_it_another_run_is_refused(run_dir: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "is_taken"),
+    [
+        ("32-true", "bf16-mixed", True),
+        (32, "16-mixed", True),
+        ("bf16-mixed", "32", True),
+        ("32-true", "64-true", False),
+        ("64", "64-true", True),
+        ("bf16-mixed", "bf16-true", False),
+    ],
+)
+def test_a_resume_keeps_the_precision_of_the_weights(
+    run_dir: Path, tmp_path: Path, before: str | int, after: str, is_taken: bool
+):
+    change(run_dir, "trainer.precision", before)
+    override = f"trainer.precision={after}"
+    if is_taken:
+        config, _ = resumed_config(run_dir, [override])
+        assert str(config["trainer"]["precision"]) == after
+    else:
+        message = refusal(tmp_path, lambda: resumed_config(run_dir, [override]))
+        assert message.startswith(override)
+
+
+@pytest.mark.parametrize(
     ("override", "part"),
     [
         ("callbacks.nt_asgd.non_monotone_interval=3", "the run has no callbacks.nt_asgd"),

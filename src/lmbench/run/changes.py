@@ -76,6 +76,13 @@ def resumed_config(
             )
         value = _value_of(override)
         set_value(config, override, key, value)
+        if key == "trainer.precision":
+            before = kept["trainer"]["precision"]
+            if _precision_of_weights(before) != _precision_of_weights(value):
+                raise UserError(
+                    f"{override} cannot be changed in a resume: the run's weights have the "
+                    f"precision of {before}."
+                )
         if key not in OF_THE_MACHINE:
             set_value(kept, override, key, value)
             is_changed = True
@@ -121,6 +128,11 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     for node, content in taken.items():
         config[node] = content
     return config
+
+
+def _precision_of_weights(precision: Any) -> str:
+    text = str(precision)  # 32 and "32-true" mean the same
+    return "32" if text.endswith("-mixed") else text.removesuffix("-true")
 
 
 def _value_of(override: str) -> Any:

@@ -71,7 +71,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     saved = read_run_model(run_dir)
     model = build_saved(saved).to(device)
     of_run = {
-        "model": run_config["model"]["name"],
+        "model": run_config["model"].get("name", ""),
         "seed": run_config.get("seed"),
         "weights_sha256": model.weights_sha256(),
         "device": str(device),

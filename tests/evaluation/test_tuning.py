@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 import pytest
@@ -12,7 +12,9 @@ import pytest
 from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.mc_dropout import MCDropout
 from lmbench.evaluation.reading import Reading
+from lmbench.evaluation.temperature import Temperature
 from lmbench.evaluation.tuning import tell_edges, tune_in_turn
 from lmbench.perplexity import Score
 
@@ -64,6 +66,13 @@ def test_the_lr_is_searched_first_and_then_the_decay(caplog: pytest.LogCaptureFi
     ]
     assert tried[3]["nll"] is None  # nan, as from an lr that breaks the model, is never the best
     assert not caplog.records
+
+
+def test_modes_act_in_the_order_of_their_names(make_evaluator: Callable[..., Evaluator]) -> None:
+    """Each is tuned on top of those before it, and the evaluation is named after them sorted."""
+    for modes in permutations((Temperature(), MCDropout(), Dynamic())):
+        names = [mode.name for mode in make_evaluator(modes=modes).modes]
+        assert names == ["dynamic", "mc_dropout", "temperature"]
 
 
 def test_a_best_value_at_the_edge_is_reported(caplog: pytest.LogCaptureFixture) -> None:

@@ -111,7 +111,7 @@ class Evaluator:
         folder: Where modes keep what they compute for the next evaluation.
         settings: How the splits are read.
         modes: What is done beyond the standard evaluation. Those that change the reading come
-            before those that rescore it, whatever their order here.
+            before those that rescore it, and each kind in the order of the names.
 
     Attributes:
         reading_modes: The modes that change the reading, in order.
@@ -125,6 +125,8 @@ class Evaluator:
     modes: Sequence[ReadingMode | RescoringMode] = ()
 
     def __post_init__(self) -> None:
+        # Tuning depends on the order, and the name of the evaluation does not say it.
+        self.modes = sorted(self.modes, key=lambda mode: mode.name)
         self.reading_modes = [mode for mode in self.modes if isinstance(mode, ReadingMode)]
         # A mode that lacks a member of ReadingMode fails when it is to rescore.
         self.rescoring_modes = [mode for mode in self.modes if not isinstance(mode, ReadingMode)]
@@ -134,7 +136,6 @@ class Evaluator:
         settings = {
             **self.settings.plain(self._columns_of(split).num_columns),
             "window": self.settings.window,
-            **dict.fromkeys(("cache", "dynamic", "statistics")),  # in every file, null if not used
         }
         for mode in self.modes:
             settings |= mode.settings()

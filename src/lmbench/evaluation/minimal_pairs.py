@@ -3,12 +3,9 @@
 Shape letter: P pairs.
 """
 
-import json
-import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +19,12 @@ from jaxtyping import Bool, Float
 from lmbench.data.minimal_pairs import PairSet
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.data.words import Splitter
+from lmbench.evaluation.outcome import write_results
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.words import sentence_surprisals
-from lmbench.files import replace_text, replacing
+from lmbench.files import replacing
 from lmbench.model import LanguageModel
 from lmbench.printing import printable
-
-log = logging.getLogger(__name__)
 
 LEVELS = ("field", "phenomenon", "paradigm")
 
@@ -157,14 +153,9 @@ def write_pairs(
             "correct": scores.is_correct,
         }
     )
-    text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    json_path = path.with_name(f"{path.name}.json")
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no earlier results, or damaged ones
-        if json.loads(json_path.read_text("utf-8"))["pairs"] != results["pairs"]:
-            log.warning("replacing %s, which is from other pairs or words", json_path)
     with replacing(path.with_name(f"{path.name}.parquet")) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    replace_text(json_path, text)
+    write_results(path.with_name(f"{path.name}.json"), results, "pairs")
 
 
 def show_pairs(results: Mapping[str, Any]) -> None:

@@ -60,9 +60,8 @@ def evaluate(
     reading = evaluator.read(split)
     remedies = [mode.remedy for mode in evaluator.reading_modes]
     _require_probabilities(reading, remedy=" ".join(remedies) or "The model has diverged.")
-    # Every file has the keys about the cache, even without one.
-    without: dict[str, Any] = {"without_cache": None}
-    seconds: dict[str, Any] = {"cache_seconds": None}
+    without: dict[str, Any] = {}
+    seconds: dict[str, Any] = {}
     for mode in evaluator.rescoring_modes:
         before = time.perf_counter()
         without[f"without_{mode.name}"] = reading.score.plain()
@@ -119,10 +118,14 @@ def write(outcome: Outcome, run_dir: Path, *, save_tokens: bool) -> None:
             if earlier.exists():
                 earlier.unlink()
                 log.info("removed %s, from an earlier evaluation", earlier)
+    write_results(path.with_name(f"{path.name}.json"), results, "evaluation")
+
+
+def write_results(path: Path, results: Mapping[str, Any], key: str) -> None:
+    """Writes a JSON file, with a warning if it replaces one that differs in ``key``."""
     text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    path = path.with_name(f"{path.name}.json")
     with suppress(OSError, ValueError, KeyError, TypeError):  # no earlier results, or damaged ones
-        if json.loads(path.read_text("utf-8"))["evaluation"] != results["evaluation"]:
+        if json.loads(path.read_text("utf-8"))[key] != results[key]:
             log.warning("replacing %s, from an evaluation with other settings", path)
     replace_text(path, text)
 

@@ -8,20 +8,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.report.evaluations import Score
+from lmbench.report.evaluations import SplitScore
 from lmbench.report.records import BLOCK, read_records, write_columns
 
 Write = Callable[..., Path]
 NATS = -np.random.default_rng(1).gamma(2, 2, 2_500)
 
 
-SCORE = Score(1.0, math.e, 3)
+SCORE = SplitScore(1.0, math.e, 3)
 """The score of the file that :func:`write` writes."""
 
 
-def score_of(nats: np.ndarray) -> Score:
+def score_of(nats: np.ndarray) -> SplitScore:
     nll = -float(nats.mean())
-    return Score(nll, math.exp(nll), len(nats))
+    return SplitScore(nll, math.exp(nll), len(nats))
 
 
 def test_sums_over_articles_are_those_of_a_plain_loop(tmp_path: Path, write_evaluation: Write):
@@ -111,7 +111,7 @@ def test_damaged_records_are_named(tmp_path: Path, changes: dict, part: str):
 def test_short_cut_and_missing_files_are_refused(tmp_path: Path):
     path = write(tmp_path / "x.parquet")
     with pytest.raises(UserError, match="it has 3 rows, not 4"):
-        read_records(path, Score(1.0, math.e, 4))
+        read_records(path, SplitScore(1.0, math.e, 4))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"x\.parquet is damaged"):
         read_records(path, SCORE)

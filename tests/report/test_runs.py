@@ -11,7 +11,7 @@ from texts import YAML_BOMB
 
 from lmbench.errors import UserError
 from lmbench.report.comparison import compare
-from lmbench.report.evaluations import Score
+from lmbench.report.evaluations import SplitScore
 from lmbench.report.runs import Curve, Skipped, find_run_dirs, read_run, read_runs
 
 Write = Callable[..., Path]
@@ -28,8 +28,8 @@ def test_a_run_as_it_was_written(tmp_path: Path, write_run: Write):
     run = read_run(run_dir)
     assert (run.name, run.model, run.seed) == ("lstm", "lstm", 7)
     assert run.scores == {
-        "valid": Score(math.log(120), 120.0, 99),
-        "test": Score(math.log(110), 110.0, 99),
+        "valid": SplitScore(math.log(120), 120.0, 99),
+        "test": SplitScore(math.log(110), 110.0, 99),
     }
     assert run.corpus.perplexity_floor == {"valid": 101.5, "test": 99.5}
     assert run.protocol == "protocol standard, columns 64, burn-in 512"
@@ -175,7 +175,15 @@ def test_a_file_that_could_stall_or_end_a_comparison(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("val.ppl", 0.5), ("val.nll", -1.0), ("val", None), ("val.ppl", "nine"), ("seed", "one")],
+    [
+        ("val.ppl", 0.5),
+        ("val.nll", -1.0),
+        ("val", None),
+        ("val.ppl", "nine"),
+        ("seed", "one"),
+        ("data.perplexity_floor", {"valid": -math.inf}),
+        ("data.perplexity_floor", {"test": math.nan}),
+    ],
 )
 def test_impossible_values_are_refused(tmp_path: Path, write_run: Write, key: str, value: object):
     run_dir = write_run(tmp_path / "run", results={key: value})

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.files import file_stem, read_small
-from lmbench.report.evaluations import Evaluation, Score
+from lmbench.report.evaluations import Evaluation, SplitScore
 from lmbench.report.records import read_columns, write_columns
 from lmbench.report.runs import SPLITS, Run, find_run_dirs, read_run
 from lmbench.report.significance import OWN_PREDICTIONS
@@ -73,7 +73,7 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
         if split == "valid":
             weights = mixture_weights(scaled)
         mixed = largest + np.log(weights @ scaled)
-        scores[split] = Score(-float(mixed.mean()), _perplexity(mixed), len(mixed))
+        scores[split] = SplitScore(-float(mixed.mean()), _perplexity(mixed), len(mixed))
         records = output and output / f"{file_stem(name)}-{split}.parquet"
         if records is not None:
             try:

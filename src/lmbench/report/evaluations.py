@@ -16,7 +16,7 @@ LARGEST_PERPLEXITY = 1e100
 """A run whose perplexity is above this has diverged; the perplexity's square may be infinite."""
 
 
-class Score(NamedTuple):
+class SplitScore(NamedTuple):
     """Nats per token, perplexity, and the number of scored targets of a split."""
 
     nll: float
@@ -35,7 +35,7 @@ class Evaluation:
         records: The Parquet file with each target's log-probability; None if there is none.
     """
 
-    score: Score
+    score: SplitScore
     protocol: str
     is_tuned: bool
     records: Path | None
@@ -156,13 +156,13 @@ def protocol_text(values: Mapping[str, Any]) -> str:
     return printable(", ".join(parts))
 
 
-def score_of(values: Mapping[str, Any]) -> Score:
+def score_of(values: Mapping[str, Any]) -> SplitScore:
     """The score of a split, from the values of a file.
 
     Raises:
         KeyError, TypeError, ValueError: The file is damaged.
     """
-    score = Score(float(values["nll"]), float(values["ppl"]), int(values["num_tokens"]))
+    score = SplitScore(float(values["nll"]), float(values["ppl"]), int(values["num_tokens"]))
     if not (score.nll >= 0 and 1 <= score.ppl <= LARGEST_PERPLEXITY):
         raise ValueError(f"{score.ppl:g} cannot be the perplexity of a run, unless it diverged")
     if abs(math.log(score.ppl) - score.nll) > 0.01:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.files import replace_text, replacing
-from lmbench.report.evaluations import Score
+from lmbench.report.evaluations import SplitScore
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ class Records:
     num_tokens: np.ndarray
 
 
-def read_columns(path: Path, score: Score) -> dict[str, np.ndarray]:
+def read_columns(path: Path, score: SplitScore) -> dict[str, np.ndarray]:
     """The columns of an ``evaluation-NAME-SPLIT.parquet``, without ``article`` if it is empty.
 
     Args:
@@ -143,7 +143,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_records(path: Path, score: Score) -> Records:
+def read_records(path: Path, score: SplitScore) -> Records:
     """The columns of a file as sums over articles."""
     columns = read_columns(path, score)
     unit = "article" if "article" in columns else "block"

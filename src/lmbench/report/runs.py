@@ -17,7 +17,7 @@ from lmbench.report.evaluations import (
     LARGEST_PERPLEXITY,
     Evaluation,
     PairAccuracies,
-    Score,
+    SplitScore,
     damage_named,
     protocol_text,
     read_evaluation,
@@ -103,7 +103,7 @@ class Run:
     seed: int
     corpus: Corpus
     protocol: str
-    scores: Mapping[str, Score]
+    scores: Mapping[str, SplitScore]
     curve: Curve | None
     evaluations: Mapping[tuple[str, str], Evaluation]
     minimal_pairs: Mapping[str, PairAccuracies] = field(default_factory=dict)
@@ -232,6 +232,8 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
         ]
         floors = data.get("perplexity_floor") or {}
         floor = {split: float(floors[split]) for split in SPLITS if split in floors}
+        if not all(1 <= value < LARGEST_PERPLEXITY for value in floor.values()):
+            raise ValueError("data.perplexity_floor is not a perplexity")
         evaluations = {
             (printable(match[1]), match[2]): unless_damaged(
                 read_evaluation, file, match[2], results

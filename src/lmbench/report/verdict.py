@@ -117,7 +117,8 @@ def _more_seeds(group: Group) -> str | None:
     except (UserError, yaml.YAMLError, TypeError):
         return None
     keys = {override.lstrip("+").partition("=")[0] for override in overrides}
-    if keys & {"resume", "init_from"}:  # not what it began with; or other weights are needed
+    # Not what it began with; or other weights are needed; or it would be one more search.
+    if keys & {"resume", "init_from", "hparams_search"}:
         return None
     kept = [one for one in overrides if one.partition("=")[0] not in ("seed", "sweep_resume")]
     return f"lmbench-train -m {shlex.join([*kept, 'seed=' + ','.join(free[:2])])}"

@@ -41,8 +41,9 @@ chose; for a recipe with several seeds, the mean ± 95% interval (Student's t). 
 cache and dynamic evaluation were tuned on valid, so only their test figures are fair. Published
 figures are what others reached, from the sources named below; none was measured here.
 Epochs are computed here from the tokens read. If a run started from another run's weights, the
-other run's epochs and minutes come first, and the picture leaves the later run out. The folders here have no
-weights: in the commands, replace the name after `init_from=` by the folder of your own run.
+other run's epochs and minutes come first, and the picture leaves the later run out. The folders
+here have no weights: in the commands, replace the name after `init_from=` by the folder of your own
+run.
 
 Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
 `cpu_night_constant_dropout` count the last, unfinished epoch as a whole one. From the `metrics.csv`

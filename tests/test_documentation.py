@@ -9,6 +9,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from small import composed
 
+from lmbench.evaluate import with_run
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -39,10 +41,10 @@ def test_links_lead_to_files_and_headings(page: Path):
             assert anchor in anchors(target.read_text("utf-8")), link
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """The arguments of each ``lmbench-train`` that stands in a block of commands."""
+def commands(text: str, name: str = "lmbench-train") -> Iterator[list[str]]:
+    """The arguments of each such command that stands in a block of commands."""
     text = text.replace("\\\n", " ")
-    for line in re.findall(r"^    lmbench-train (.*)", text, flags=re.MULTILINE):
+    for line in re.findall(rf"^    {name} (.*)", text, flags=re.MULTILINE):
         yield shlex.split(line, comments=True)
 
 
@@ -71,6 +73,19 @@ def test_every_choice_in_a_command_has_a_config(page: Path):
             to_compose |= {(*first[:place], choice, *first[place + 1 :]) for choice in of_one}
     for overrides_of_one in to_compose:
         assert composed(*overrides_of_one).seed
+
+
+EVALUATIONS = [
+    arguments
+    for page in PAGES
+    for arguments in commands(page.read_text("utf-8"), "lmbench-evaluate")
+]
+
+
+@pytest.mark.parametrize("arguments", EVALUATIONS, ids=" ".join)
+def test_every_evaluation_has_a_config(arguments: list[str]):
+    own = [text for text in with_run(arguments) if not re.match(r"-m|run=|hydra|split=", text)]
+    assert composed(*own, name="evaluate").evaluation.columns
 
 
 def test_a_choice_without_a_config_would_be_noticed():

@@ -104,7 +104,7 @@ def test_devices_that_are_not_there_are_refused(
     assert machine.require_devices("auto", 1, 1) == ("cuda" if num_gpus else "cpu")
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "generate", "score", "export"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "generate", "score"])
 def test_no_command_imports_torch_before_its_threads_are_set_up(module: str) -> None:
     """OpenMP reads its settings only once."""
     code = f"import sys, lmbench.{module}; sys.exit('torch' in sys.modules)"

@@ -57,13 +57,13 @@ class Loaded(NamedTuple):
                 :meth:`lmbench.data.words.Splitter.of`.
 
         Returns:
-            One row per word, in the order of the text: ``word``, as in the text; ``sentid`` and
-            ``sentpos``, its sentence and its place in that, from 0; ``wlen``, its length in
-            characters; ``surp``, its surprisal in bits; ``entropy``, in bits, of the distribution
-            that predicted it; ``entred``, by how much that is less than for the word before, but
-            at least 0, and 0 for the first word of a sentence; ``unknown``, whether it was read as
-            ``<unk>``. The columns up to ``entred`` are those of vansky/neural-complexity (van
-            Schijndel and Linzen 2018).
+            One row per word, in the order of the text: ``word``, as the tokenizer leaves it;
+            ``sentid`` and ``sentpos``, its sentence and its place in that, from 0; ``wlen``, its
+            length in characters; ``surp``, its surprisal in bits; ``entropy``, in bits, of the
+            distribution that predicted it; ``entred``, by how much that is less than for the word
+            before, but at least 0, and 0 for the first word of a sentence; ``unknown``, whether it
+            was read as ``<unk>``. The columns up to ``entred`` are those of
+            vansky/neural-complexity (van Schijndel and Linzen 2018).
 
         Raises:
             ValueError: The tokenizer is unknown.

@@ -96,10 +96,10 @@ class Results(L.Callback):
                 "sha256": corpus.sha256,
                 **({"perplexity_floor": dict(floor)} if floor else {}),
             },
-            "best_epoch": module.best.epoch if module.best else None,
+            "best_epoch": module.best.epoch,
             "weights_sha256": module.model.weights_sha256(),
             "evaluation": datamodule.plain_evaluation,
-            "val": module.best.score.plain() if module.best else None,
+            "val": module.best.score.plain(),
             "test": module.scores["test"].plain() if "test" in module.scores else None,
             "nt_asgd": {"triggered_epoch": nt_asgd.triggered_epoch if nt_asgd else None},
             "train": {
@@ -162,8 +162,7 @@ def _table(results: Mapping[str, Any]) -> Table:
 
 def _summary(results: Mapping[str, Any]) -> str:
     train, words = results["train"], [f"{results['num_parameters']:,} parameters"]
-    if results["best_epoch"] is not None:
-        words.append(f"best after epoch {results['best_epoch'] + 1}")
+    words.append(f"best after epoch {results['best_epoch'] + 1}")
     words.append(f"{train['steps']:,} steps")
     if train["tokens_per_second"]:
         words.append(f"{train['tokens_per_second']:,.0f} tokens/s")

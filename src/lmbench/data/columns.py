@@ -1,6 +1,6 @@
 """Token streams cut into columns that are read side by side.
 
-Shape letters: T time steps of a window, B columns, L tokens of a column, N tokens of a split.
+Shape letters: T time steps of a window, B columns, N tokens of a split.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Columns:
     Args:
         ids: (N,) the stream, which may lie on disk.
         starts: (B,) where each column starts.
-        num_rows: Rows of each column, L.
+        num_rows: Rows of each column.
         first_scored: (B,) the first row of each column that is scored.
         first_rows: (B,) the row at which reading starts in each column; after the last row it
             continues at row 0.
@@ -74,7 +74,7 @@ class Columns:
         return self.starts + (rows + self.first_rows) % self.num_rows
 
     def num_scored(self, start: int, end: int) -> int:
-        """Number of targets that are scored in these rows."""
+        """Number of targets that are scored in these rows, if reading starts at row 0."""
         ends = np.minimum(end, len(self.ids) - 1 - self.starts)
         return int(np.maximum(ends - np.maximum(start, self.first_scored), 0).sum())
 

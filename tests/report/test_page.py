@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lmbench.errors import UserError
 from lmbench.report.comparison import Report, compare
 from lmbench.report.literature import choose_published
-from lmbench.report.page import difference_matrix, render_page
+from lmbench.report.page import difference_matrix, render_page, write_report
 from lmbench.report.plots import Plot, draw_plots
 
 Write = Callable[..., Path]
@@ -66,6 +67,18 @@ def test_names_are_text_and_not_markup(folder: Path):
     assert not page.all("b")
     assert len(page.all("script")) == 1  # its own
     assert not page.all("i")
+
+
+def test_only_a_page_of_an_earlier_comparison_is_replaced(folder: Path, tmp_path: Path):
+    report, output = compare([(None, folder)]), tmp_path / "site"
+    assert output / "index.html" in write_report(report, output)
+    write_report(report, output)
+    for path in output.iterdir():
+        path.unlink()
+    (output / "index.html").write_text("<p>mine</p>")
+    with pytest.raises(UserError, match=r"index\.html is not lmbench's"):
+        write_report(report, output)
+    assert [path.read_text() for path in output.iterdir()] == ["<p>mine</p>"]
 
 
 def test_the_page_needs_nothing_else(folder: Path):

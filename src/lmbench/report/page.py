@@ -35,8 +35,11 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        UserError: The folder cannot be made or written to.
+        UserError: The folder cannot be made or written to, or has a page that is not lmbench's.
     """
+    earlier = folder / "index.html"
+    if earlier.exists() and b"Made by lmbench-compare" not in earlier.read_bytes():
+        raise UserError(f"{earlier} is not lmbench's. Name another folder with --output.")
     chapters = report.chapters
     plots = {
         chapter.suffix: draw_plots(

@@ -56,6 +56,13 @@ def test_without_output_nothing_is_written(sweep: Path, capsys: pytest.CaptureFi
     assert "awd_lstm is better than lstm: " in out
 
 
+def test_differences_are_tested_on_the_split_that_is_asked_for(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+):
+    main([str(sweep), "--split", "valid"])
+    assert "lower valid perplexity" in " ".join(capsys.readouterr().out.split())
+
+
 def test_with_output_all_files_are_there(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -3,13 +3,16 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from small import composed
 
+from lmbench import compare, generate, score
 from lmbench.evaluate import with_run
+from lmbench.run.changes import RESUMABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,6 +76,36 @@ def test_every_choice_in_a_command_has_a_config(page: Path):
             to_compose |= {(*first[:place], choice, *first[place + 1 :]) for choice in of_one}
     for overrides_of_one in to_compose:
         assert composed(*overrides_of_one).seed
+
+
+def test_what_a_resume_may_change_is_documented():
+    text = (ROOT / "docs/training.md").read_text("utf-8")
+    table = text.partition("A resume may change these values:")[2].partition("Any other")[0]
+    names = re.findall(r"`((?:\w+\.)+\w+|float32_matmul_precision)`", table)
+    assert sorted(names) == sorted(RESUMABLE)
+
+
+PARSERS = {
+    "lmbench-generate": generate.parse_options,
+    "lmbench-score": score.parse_options,
+    "lmbench-compare": compare._parser().parse_args,
+}
+PLAIN = [
+    (name, arguments)
+    for page in PAGES
+    for name in PARSERS
+    for arguments in commands(page.read_text("utf-8"), name)
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), PLAIN, ids="".join)
+def test_every_plain_command_has_its_options(
+    name: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RUN_DIR").mkdir()
+    own = takewhile(lambda text: text not in (">", "|", "<"), arguments)
+    assert PARSERS[name](list(own))
 
 
 EVALUATIONS = [

@@ -83,6 +83,13 @@ def test_an_lstm_on_a_gpu_has_the_precision_of_products(precision: str) -> None:
     assert torch.backends.cudnn.allow_tf32 == (precision != "highest")
 
 
+def test_an_unknown_precision_of_products_is_refused() -> None:
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(UserError, match=r"^float32_matmul_precision='fast'"):
+        machine.set_matmul_precision("fast", "cpu")
+    assert torch.get_float32_matmul_precision() == before
+
+
 @pytest.mark.parametrize(
     ("accelerator", "devices", "num_gpus", "message"),
     [
@@ -144,16 +151,6 @@ print(page_faults() - before)
     assert faults["kept"] < pages / 10
     # If the system gives everyone huge pages, one fault brings in 2 MiB at once.
     assert faults["given back"] >= 10 * 2**26 // 2**21
-
-
-@pytest.mark.usefixtures("matmul_precision")
-def test_matmul_precision_is_set_for_the_process():
-    for precision in ("medium", "high", "highest"):
-        machine.set_matmul_precision(precision, "cpu")
-        assert torch.get_float32_matmul_precision() == precision
-    with pytest.raises(UserError, match=r"^float32_matmul_precision='fast'"):
-        machine.set_matmul_precision("fast", "cpu")
-    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.usefixtures("matmul_precision")

@@ -85,18 +85,19 @@ def test_surprisals_sum_to_the_perplexity_of_the_standard_evaluation(
 
 
 def test_several_runs_have_a_column_each_and_their_mean(
-    run_dirs: list[Path], text: str, run_main: Callable
+    run_dirs: list[Path], untrained_runs: Callable[..., Path], text: str, run_main: Callable
 ):
+    run_dirs = [*run_dirs, untrained_runs("seed=3")]
     alone = [run_main(folder, "-", stdin=text.encode()).table for folder in run_dirs]
     ended = run_main(*run_dirs, "-", stdin=text.encode())
     header, *rows = ended.table
     names = [name.removeprefix("surp_") for name in header[len(COLUMNS) :]]
-    assert len(set(names)) == 2
+    assert len(set(names)) == 3
     for row, *of_each in zip(rows, *(table[1:] for table in alone), strict=True):
         assert row[:4] == of_each[0][:4]
         assert row[8:] == [one[4] for one in of_each]
         for column in (4, 5, 6):
-            mean = sum(float(one[column]) for one in of_each) / 2
+            mean = sum(float(one[column]) for one in of_each) / 3
             assert float(row[column]) == pytest.approx(mean, rel=1e-8)
     for folder in run_dirs:
         assert f"{folder}, line ends included: 8 tokens, " in ended.err

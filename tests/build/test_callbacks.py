@@ -11,6 +11,7 @@ from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch import loggers as loggers_of_lightning
 from small import small_config
 
+from lmbench.build import training as build
 from lmbench.build.callbacks import callbacks
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.weight_average import WeightAverage
@@ -106,6 +107,9 @@ def test_a_progress_bar_of_lightning_replaces_ours(tmp_path: Path):
     names = [type(callback).__name__ for callback in callbacks(config, tmp_path)]
     assert "TQDMProgressBar" in names
     assert "Progress" not in names
+    for of_run, number in ((config, 1), (small_config(), 0)):
+        made = build.trainer(of_run, tmp_path).callbacks  # type: ignore[attr-defined]
+        assert sum(isinstance(one, L.pytorch.callbacks.ProgressBar) for one in made) == number
 
 
 def test_early_stopping_ends_a_run_for_good(tmp_path: Path):

@@ -79,6 +79,12 @@ def test_metrics_csv_is_written_beside_any_logger(tmp_path: Path, choice: str, k
     }
 
 
+def test_a_runs_name_leads_no_tensorboard_elsewhere(tmp_path: Path):
+    _, board = loggers(small_config("logger=tensorboard") | {"name": "../../a b"}, tmp_path)
+    assert isinstance(board, TensorBoardLogger)
+    assert Path(board.log_dir).resolve() == tmp_path.resolve() / "..-..-a-b_seed_1"
+
+
 def test_another_logger_changes_no_metric(tmp_path: Path):
     alone, beside = folder(tmp_path, "alone"), folder(tmp_path, "beside")
     options = {"trainer__max_steps": 10, "trainer__log_every_n_steps": 2}

@@ -10,6 +10,7 @@ from small import config_of, small_config
 from lmbench.build import training as build
 from lmbench.build.arguments import factory
 from lmbench.build.model import build_model
+from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.errors import UserError
 
 ENDLESS = {"trainer__max_epochs": -1, "trainer__max_steps": -1, "trainer__max_time": None}
@@ -85,8 +86,14 @@ def test_an_evaluation_for_later_is_refused_with_its_command(mode: str):
         build.datamodule(config, factory(config["data"], "data")())
 
 
+def test_a_limit_of_time_is_given_to_the_trainer(tmp_path: Path):
+    config = small_config(**ENDLESS | {"trainer__max_time": "00:01:00:00"}, scheduler=None)
+    trainer = build.trainer(config, tmp_path)
+    assert sum(isinstance(one, TimeLimit) for one in trainer.callbacks) == 1  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("limits", [{"max_epochs": 1}, {"max_steps": 5}, {"max_time": "0"}])
-def test_phases_follow_any_end(limits: dict[str, Any]):
+def test_phases_accept_any_end(limits: dict[str, Any]):
     module_with("phases_awd_lstm", **limits)
 
 

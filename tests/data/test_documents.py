@@ -80,6 +80,14 @@ def test_articles_of_one_file(tmp_path: Path):
     assert_near(texts, 0.5, 1.5)
 
 
+@pytest.mark.parametrize("variant", range(3))  # its hash decides when its turn comes
+def test_one_giant_among_many_is_cut(tmp_path: Path, variant: int):
+    giant = "".join(f"{variant} line {n}\n" for n in range(30_000))
+    texts, how = split(write(tmp_path / "files", [giant, *(f"small {n}\n" for n in range(200))]))
+    assert "end" in how
+    assert_near(texts, 0.9, 1.1)
+
+
 @pytest.mark.parametrize("line_end", ["\n", "\n\n", "\r\n"])
 def test_the_end_of_a_novel_is_held_out(tmp_path: Path, line_end: str):
     lines = paragraphs(400, "novel")

@@ -84,6 +84,15 @@ def test_a_best_value_at_the_edge_is_reported(caplog: pytest.LogCaptureFixture) 
     assert "the best dynamic.lr, 0.3, is at the edge" in record.getMessage()
 
 
+def test_an_evaluator_reports_edges(
+    make_evaluator: Callable[..., Evaluator], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An untrained model knows nothing: the flattest distribution is the best."""
+    modes = [Temperature(grid={"values": [0.1, 0.2, 0.3]})]
+    make_evaluator(columns=1, modes=modes).tune()
+    assert "the best temperature.value, 0.3, is at the edge" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("mode", "grid", "name"),
     [

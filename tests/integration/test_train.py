@@ -39,7 +39,8 @@ def finish(folder: Path, *arguments: str) -> str:
 
 def sweep(folder: Path, *arguments: str) -> list[Path]:
     """Runs a sweep; returns the jobs' folders."""
-    finish(folder, "-m", *arguments, "hydra.sweep.dir=jobs")
+    shown = finish(folder, "-m", *arguments, "hydra.sweep.dir=jobs")
+    assert "lmbench-compare jobs --output jobs-compared" in shown
     return list((folder / "jobs").glob("*/"))
 
 

@@ -23,6 +23,7 @@ def labels(folder: Path) -> list[str]:
 def test_seeds_and_paths_make_no_difference(tmp_path: Path, write_run: Write):
     for seed in (2, 1, 3):
         config = {"data.path": f"/home/{seed}", "data.cache_dir": f"/tmp/{seed}"}
+        config |= {"logger.wandb.project": f"of {seed}"}
         write_run(tmp_path / str(seed), seed=seed, config=config)
     (section,), left_out = grouped(tmp_path)
     (group,) = section.groups
@@ -240,6 +241,21 @@ def test_finetunings_of_a_seed_and_of_its_repetition(tmp_path: Path, write_run: 
     fine = [("f1", 1, "p1"), ("f2", 2, "p2")]
     assert finetuned(tmp_path, write_run, *parents, *fine) == [1, 1]
     assert set(left_out(tmp_path)) == {"p2", "f2"}
+
+
+def test_a_run_that_says_it_started_from_itself(tmp_path: Path, write_run: Write):
+    assert finetuned(tmp_path, write_run, ("p", 1, "p")) == [1]
+
+
+def test_finetunings_of_a_name_that_two_runs_have(tmp_path: Path, write_run: Write):
+    """Which of them it was is unknown, and not taken to be the one that another names in full."""
+    for number, folder in enumerate(("x", "y")):
+        write_run(tmp_path / folder / "p", seed=number)
+    for seed, start in enumerate(("p", "x/p")):
+        write_run(tmp_path / f"f{seed}", seed=seed, valid=90, config={"init_from": start})
+    (section,), skipped = grouped(tmp_path)
+    assert sorted(len(group.runs) for group in section.groups) == [1, 1, 2]
+    assert not skipped
 
 
 def test_finetunings_of_a_missing_run(tmp_path: Path, write_run: Write):

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ def test_real_differences_hold_and_others_do_not(three_models: Path, section_of:
     assert a_b.test.p == pytest.approx(smallest)
     assert a_b.adjusted_p == pytest.approx(3 * smallest)
     assert a_b.holds
+    assert replace(a_b, adjusted_p=0.0499).holds
+    assert not replace(a_b, adjusted_p=0.05).holds
     assert b_c.holds
     assert b_c.test.difference < 0
     assert not a_c.holds
@@ -232,8 +235,11 @@ def test_a_group_whose_seeds_were_not_read_alike_is_not_compared(
     three_models: Path, write_records: Write, section_of: Read
 ):
     write_records(three_models / "a2", 0, 5, columns=65)
-    comparisons, _ = compare_over_text(section_of(three_models), "test")
+    found = section_of(three_models)
+    comparisons, _ = compare_over_text(found, "test")
     assert pairs(comparisons) == ["bc"]
+    means = {group.name: group.perplexity("test", "standard") for group in found.groups}
+    assert [name for name, mean in means.items() if mean is None] == ["a"]
 
 
 def test_records_that_cannot_be_used_are_named(

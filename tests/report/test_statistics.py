@@ -153,8 +153,9 @@ def test_the_bootstrap_interval_matches_scipy():
 def test_on_normal_articles_of_equal_length_the_bootstrap_is_students_test():
     """With 20 articles, a plain percentile interval is 9% too narrow, and its p too small."""
     widths = []
-    for of_article in np.random.default_rng(20).normal(0.1, 0.2, (20, 20)):
-        resampled = bootstrap_means(of_article[None], np.ones(20, np.int64))[0]
+    texts = np.random.default_rng(20).normal(0.1, 0.2, (20, 20))
+    means = bootstrap_means(texts, np.ones(20, np.int64))
+    for of_article, resampled in zip(texts, means, strict=True):
         found = bootstrap_test(of_article.mean(), resampled, 20)
         low, high = stats.t.interval(0.95, 19, of_article.mean(), stats.sem(of_article))
         widths.append((found.high - found.low) / (high - low))

@@ -41,6 +41,17 @@ def test_which_is_better_by_how_much_and_how_surely(three_models: Path, section_
     assert sentence == Sentence(f"a is better than b: {expected}")
 
 
+def test_the_better_group_is_that_of_the_split_whatever_valid_says(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    for model, valid, test in (("a", 100.0, 120.0), ("b", 101.0, 100.0)):
+        for seed in (1, 2, 3):
+            scores = {"valid": valid + seed / 100, "test": test + seed / 100}
+            write_run(tmp_path / f"{model}{seed}", model=model, seed=seed, **scores)
+    first, *_ = said(section_of(tmp_path))
+    assert first.text.startswith("b is better than a: 16.7% lower test perplexity")
+
+
 def test_without_records_seeds_are_compared_and_a_command_makes_the_records(
     three_models: Path, section_of: Read
 ):

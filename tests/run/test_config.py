@@ -277,6 +277,13 @@ def test_a_schedule_that_is_none_does_not_stop_a_resume_early(run_dir: Path, sch
     assert resumed["trainer"]["max_epochs"] == 7
 
 
+@pytest.mark.parametrize("scheduler", ["warmup", "plateau"])
+def test_a_schedule_without_a_length_allows_a_longer_run(tmp_path: Path, scheduler: str):
+    run_dir = write_run(tmp_path / "run", "model=lstm", *SMALL, f"scheduler={scheduler}")
+    resumed, _ = resumed_config(run_dir, ["trainer.max_epochs=9"])
+    assert resumed["trainer"]["max_epochs"] == 9
+
+
 def test_a_resume_changes_what_it_may(tmp_path: Path):
     run_dir = write_run(tmp_path / "run", "model=awd_lstm", "data=text", "data.path=theirs")
     before = read_run_config(run_dir)

@@ -5,13 +5,17 @@ import shlex
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from small import composed
+from small import NO_DROPOUT, composed
+from torch.testing import assert_close
 
 from lmbench import compare, generate, score
 from lmbench.evaluate import with_run
+from lmbench.model.contracts import Core
 from lmbench.run.changes import RESUMABLE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,3 +130,31 @@ def test_a_choice_without_a_config_would_be_noticed():
     assert list(commands(text)) == [["-m", "seed=1,2"]]
     with pytest.raises(ValueError, match="Config group override must be a string"):
         composed("ablation=null")
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_the_core_that_contributors_are_shown_works():
+    (code,) = python_blocks(ROOT / "CONTRIBUTING.md")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    core = names["IndRNN"](8, 12, 8, num_layers=2, **NO_DROPOUT)
+    assert isinstance(core, Core)
+    input = torch.randn(6, 3, 8)
+    whole, first = core(input), core(input[:4])
+    second = core(input[4:], first.state)
+    assert_close(torch.cat([first.output, second.output]), whole.output)
+
+
+@pytest.mark.slow
+def test_the_parts_in_python_train(capsys: pytest.CaptureFixture[str]):
+    names: dict[str, Any] = {}
+    for code in python_blocks(ROOT / "docs/training.md"):
+        exec(code.replace("max_epochs=4", "max_epochs=1"), names)
+    *_, perplexity = capsys.readouterr().out.split()
+    assert 107.02 < float(perplexity) < 1_001  # the floor; a guess among all words
+    log_probs = names["model"].head.log_probs(names["output"])
+    targets = names["tokens"][1:].unsqueeze(-1)
+    assert_close(names["nats_per_token"], -log_probs.gather(-1, targets).mean())

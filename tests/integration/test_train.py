@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import lmbench
 from lmbench.build import training as build
 from lmbench.build.arguments import factory
 from lmbench.build.model import build_model
+from lmbench.errors import UserError
 from lmbench.evaluation.text import encode_text
 from lmbench.run.choice import ChosenRun
 from lmbench.run.config import read_run_config
@@ -318,12 +320,24 @@ def test_the_config_is_printed_as_yaml(tmp_path: Path):
     assert not list(tmp_path.glob("outputs"))
 
 
+def test_a_run_with_an_unknown_class_is_not_begun(tmp_path: Path):
+    """It could not be resumed later."""
+    config = config_of(*TINY)
+    config["callbacks"]["mine"] = {"_target_": "os.system", "command": "true"}
+    with pytest.raises(UserError, match=r"os\.system"):
+        train(ChosenRun(config), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("matmul_precision")
-def test_a_run_without_the_command(tmp_path: Path):
+def test_a_run_without_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What ``train`` returns, which sweepers minimize, is the best validation perplexity."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
     perplexity = train(ChosenRun(config_of(*TINY, "float32_matmul_precision=high")), tmp_path)
     results = results_of(tmp_path)
     assert results["environment"]["float32_matmul_precision"] == "high"
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
     assert perplexity == results["val"]["ppl"]
     # Even 12 steps beat a guess among 41 words, and nothing beats the grammar itself.
     assert results["data"]["perplexity_floor"]["valid"] < perplexity < 41

@@ -14,8 +14,8 @@ CONFIG, CHANGED = config_of(*SMALL), config_of(*SMALL, "trainer.max_epochs=9")
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / "results.json").write_text("{}")
     write_run_config(CONFIG, tmp_path)
+    (tmp_path / "results.json").write_text("{}")
     return tmp_path
 
 

@@ -74,7 +74,8 @@ class Results(L.Callback):
     # Any: Lightning's connectors give a trainer attributes that its class does not declare.
     def _collect(self, trainer: Any, module: LanguageModelModule) -> dict[str, Any]:
         datamodule: LanguageModelDataModule = trainer.datamodule
-        corpus = datamodule.corpus
+        corpus, best = datamodule.corpus, module.best
+        assert best is not None  # no run is tested without a validation
         device = trainer.strategy.root_device  # the module has left it by now
         is_gpu, cpu = device.type == "cuda", f"{device.type} ({os.cpu_count()} cores)"
         throughput = _callback(trainer, Throughput)
@@ -96,10 +97,10 @@ class Results(L.Callback):
                 "sha256": corpus.sha256,
                 **({"perplexity_floor": dict(floor)} if floor else {}),
             },
-            "best_epoch": module.best.epoch,
+            "best_epoch": best.epoch,
             "weights_sha256": module.model.weights_sha256(),
             "evaluation": datamodule.plain_evaluation,
-            "val": module.best.score.plain(),
+            "val": best.score.plain(),
             "test": module.scores["test"].plain() if "test" in module.scores else None,
             "nt_asgd": {"triggered_epoch": nt_asgd.triggered_epoch if nt_asgd else None},
             "train": {

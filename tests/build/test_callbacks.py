@@ -108,7 +108,7 @@ def test_a_progress_bar_of_lightning_replaces_ours(tmp_path: Path):
     assert "TQDMProgressBar" in names
     assert "Progress" not in names
     for of_run, number in ((config, 1), (small_config(), 0)):
-        made = build.trainer(of_run, tmp_path).callbacks  # type: ignore[attr-defined]
+        made = build.trainer(of_run, tmp_path).callbacks
         assert sum(isinstance(one, L.pytorch.callbacks.ProgressBar) for one in made) == number
 
 

@@ -89,7 +89,7 @@ def test_an_evaluation_for_later_is_refused_with_its_command(mode: str):
 def test_a_limit_of_time_is_given_to_the_trainer(tmp_path: Path):
     config = small_config(**ENDLESS | {"trainer__max_time": "00:01:00:00"}, scheduler=None)
     trainer = build.trainer(config, tmp_path)
-    assert sum(isinstance(one, TimeLimit) for one in trainer.callbacks) == 1  # type: ignore[attr-defined]
+    assert sum(isinstance(one, TimeLimit) for one in trainer.callbacks) == 1
 
 
 @pytest.mark.parametrize("limits", [{"max_epochs": 1}, {"max_steps": 5}, {"max_time": "0"}])

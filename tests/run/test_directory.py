@@ -11,10 +11,11 @@ from lmbench.run.directory import clear_run
 def test_a_run_that_starts_over_is_recorded_anew(tmp_path: Path):
     for name in ("wandb/run-1", "lstm_seed_1", "checkpoints"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("config.yaml", "metrics.csv", "mlflow_run_id", "mine.txt"):
+    kept = {"config.yaml", "mine.txt", "notes_seed_1.txt"}
+    for name in ("metrics.csv", "mlflow_run_id", *kept):
         (tmp_path / name).touch()
     clear_run(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "mine.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "wandb", "metrics.csv", "lstm_seed_2"])

@@ -160,11 +160,16 @@ def _perplexities(row: Row, evaluation: str) -> str:
     """Valid and test; empty if nothing was evaluated that way."""
     found = {split: [_perplexity(run, evaluation, split) for run in row.runs] for split in SPLITS}
     known = {split: [ppl for ppl in of if ppl is not None] for split, of in found.items()}
-    if not any(known.values()):
+    counts = {len(of) for of in known.values() if of}
+    if not counts:
         return ""
-    if any(of and len(of) < len(row.runs) for of in known.values()):
-        raise UserError(f"{row.entry['folder']}: not every seed was evaluated ({evaluation}).")
-    return " / ".join(estimate_text(estimate(of)) if of else "—" for of in known.values())
+    if len(counts) > 1:
+        raise UserError(
+            f"{row.entry['folder']}: not as many seeds on valid as on test ({evaluation})."
+        )
+    (count,) = counts
+    text = " / ".join(estimate_text(estimate(of)) if of else "—" for of in known.values())
+    return text if count == len(row.runs) else f"{text} ({count} of {len(row.runs)} seeds)"
 
 
 def _perplexity(run: Run, evaluation: str, split: str) -> float | None:

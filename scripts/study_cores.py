@@ -6,20 +6,25 @@ command leaves finished runs alone and resumes the others. After SIGTERM or Ctrl
 
     python scripts/study_cores.py DIR --corpus synthetic --jobs 2
     python scripts/study_cores.py DIR data.path=PATH --cores gru,qrnn
+    python scripts/study_cores.py DIR --speed       on an idle machine, after the seeds
     python scripts/study_cores.py DIR --tables      of what there is, without training
 """
 
 import argparse
+import json
 import math
 import os
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +33,21 @@ from lmbench.files import read_json, replace_text
 from lmbench.report.statistics import estimate
 from lmbench.report.tables import estimate_text
 
+COLUMNS = (
+    "valid",
+    "test",
+    "bits above the floor, test",
+    "test with cache",
+    "training, tokens/s",
+    "training, GiB",
+    "ms per word generated",
+)
+
 DIVERGED = "diverged.txt"
 """File in the folder of a run whose loss or score was not finite, with its error output."""
+
+GENERATION = "generation.json"
+"""File in the folder of a run: how long its model takes to draw a word."""
 
 DIVERGENCE = "Set optimizer.lr or trainer.gradient_clip_val lower"
 """What lmbench-train says then."""
@@ -37,6 +55,9 @@ DIVERGENCE = "Set optimizer.lr or trainer.gradient_clip_val lower"
 LRS = (0.003, 0.006, 0.012)
 DROPOUT_FACTORS = (0.5, 0.25, 1.0)
 """The first is used while the learning rate is tuned."""
+
+SPEED_ROUNDS = 3
+"""Times that the speed of each core is measured, in turns."""
 
 DROPOUTS = {
     "model.embedding_dropout": 0.05,
@@ -265,6 +286,57 @@ def final_runs(root: Path, corpus: str, core: str) -> list[Job]:
     return [job_of(root, corpus, core, lr=lr, factor=factor, seed=seed) for seed in seeds]
 
 
+def speed_runs(root: Path, corpus: str, core: str) -> list[Job]:
+    """Runs of 60 steps, whose speed is measured with nothing beside them."""
+    overrides = {
+        **job_of(root, corpus, core, lr=LRS[0], factor=1.0).overrides,
+        "seed": 1,
+        "trainer.limit_train_batches": 60,
+        "trainer.limit_val_batches": 1,
+        "trainer.limit_test_batches": 0,
+        "trainer.max_epochs": 1,
+    }
+    folder = root / corpus / "speed" / core
+    return [Job(folder / f"round_{number}", overrides) for number in range(1, SPEED_ROUNDS + 1)]
+
+
+def measure_speed(
+    root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_threads: int
+) -> None:
+    """Measures training and generation on an idle machine; the cores take turns.
+
+    Raises:
+        UserError: A run has failed.
+        Stopped: The runner was stopped.
+    """
+    for number in range(SPEED_ROUNDS):
+        for core in cores:
+            job = speed_runs(root, corpus, core)[number]
+            runner.train(job)
+            if not (job.folder / GENERATION).exists():
+                time_generation(job.folder, num_threads)
+
+
+def time_generation(run_dir: Path, num_threads: int) -> None:
+    """Draws 220 words from a run's model, and writes the median time of the last 200."""
+    import torch
+
+    import lmbench
+    from lmbench.evaluation.text import encode_text, sample_words
+
+    torch.set_num_threads(num_threads)
+    model, vocabulary = lmbench.load(run_dir)
+    ids, _ = encode_text("", vocabulary)
+    words = sample_words(model, vocabulary, torch.from_numpy(ids), torch.Generator())
+    seconds = []
+    for _ in range(220):
+        begin = time.perf_counter()
+        next(words)
+        seconds.append(time.perf_counter() - begin)
+    values = {"milliseconds_per_word": 1000 * statistics.median(seconds[20:])}
+    replace_text(run_dir / GENERATION, json.dumps(values))
+
+
 def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_jobs: int) -> None:
     """Runs everything that has not been run yet.
 
@@ -292,7 +364,7 @@ def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_job
 def tables(root: Path, corpus: str) -> str:
     """What the tuning found and what the final runs reached, as Markdown."""
     trials = [["core", *(f"lr {lr}" for lr in LRS), *(f"dropout x {f}" for f in DROPOUT_FACTORS)]]
-    rows = [["core", "size", "lr", "dropout x", "valid", "test", "cache", "tokens/s", "memory"]]
+    rows = [["core", "size", "lr", "dropout x", *COLUMNS]]
     for core, size in CORPORA[corpus].sizes.items():
         found = [
             valid_perplexity(job)
@@ -307,25 +379,36 @@ def tables(root: Path, corpus: str) -> str:
         num_diverged = sum(ppl == math.inf for _, ppl in finals)
         name = f"{core} ({num_diverged} of {len(finals)} diverged)" if num_diverged else core
         if finished:
-            rows.append([name, str(size), *_final_cells(finished)])
+            rows.append([name, str(size), *_final_cells(finished, speed_runs(root, corpus, core))])
         elif num_diverged:
-            rows.append([name, str(size), *["—"] * 7])
+            rows.append([name, str(size), *["—"] * (len(rows[0]) - 2)])
     return "\n\n".join("\n".join(_lines(table)) for table in (trials, rows))
 
 
-def _final_cells(jobs: Sequence[Job]) -> Iterable[str]:
+def _final_cells(jobs: Sequence[Job], timed: Sequence[Job]) -> Iterable[str]:
     overrides = jobs[0].overrides
     yield f"{overrides['optimizer.lr']}"
     yield f"{overrides['model.core.input_dropout'] / DROPOUTS['model.core.input_dropout']:g}"
     results = [read_json(job.folder / "results.json") for job in jobs]
     for split in ("val", "test"):
         yield estimate_text(estimate([result[split]["ppl"] for result in results]))
-    caches = [job.folder / "evaluation-cache-test.json" for job in jobs]
-    found = [read_json(path)["ppl"] for path in caches if path.exists()]
+    floor = results[0]["data"].get("perplexity_floor")
+    bits = [math.log2(result["test"]["ppl"] / floor["test"]) for result in results if floor]
+    yield f"{statistics.fmean(bits):.3f}" if bits else "—"
+    found = _values(jobs, "evaluation-cache-test.json", "ppl")
     yield estimate_text(estimate(found)) if found else "—"
-    train = [result["train"] for result in results]
-    yield f"{sum(values['tokens_per_second'] for values in train) / len(train):,.0f}"
-    yield f"{max(values['peak_memory_bytes'] for values in train) / 2**30:.2f} GiB"
+    speeds = _values(timed, "results.json", "train", "tokens_per_second")
+    yield f"{statistics.median(speeds):,.0f}" if speeds else "—"
+    yield f"{max(result['train']['peak_memory_bytes'] for result in results) / 2**30:.2f}"
+    times = _values(timed, GENERATION, "milliseconds_per_word")
+    yield f"{statistics.median(times):.2f}" if times else "—"
+
+
+def _values(jobs: Sequence[Job], name: str, *keys: str) -> list[float]:
+    """A value of a JSON file in each job's folder that has it."""
+    paths = [job.folder / name for job in jobs]
+    values: list[Any] = [read_json(path) for path in paths if path.exists()]
+    return [reduce(getitem, keys, value) for value in values]
 
 
 def _lines(table: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -342,7 +425,10 @@ def main(args: argparse.Namespace, extra: Sequence[str]) -> None:
     if not args.tables:
         runner = Runner(args.threads, extra)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        study(root, args.corpus, cores, runner, args.jobs)
+        if args.speed:
+            measure_speed(root, args.corpus, cores, runner, args.threads)
+        else:
+            study(root, args.corpus, cores, runner, args.jobs)
     print(tables(root, args.corpus))
 
 
@@ -355,6 +441,7 @@ if __name__ == "__main__":
     parser.add_argument("--cores", help="some of them, with commas")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
+    parser.add_argument("--speed", action="store_true", help="measure speed instead, one by one")
     parser.add_argument("--tables", action="store_true", help="print the tables, do not train")
     arguments, overrides = parser.parse_known_args()
     try:

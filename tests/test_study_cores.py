@@ -1,6 +1,8 @@
 """The study of cores: equal sizes, equal tuning, and the choice of what to train."""
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,15 @@ from study_cores import (
     CORPORA,
     DIVERGED,
     DROPOUTS,
+    GENERATION,
     Job,
     Runner,
     best_of,
     final_runs,
     job_of,
+    speed_runs,
     tables,
+    time_generation,
     trials_of_dropout,
     trials_of_lr,
 )
@@ -55,11 +60,12 @@ def test_runs_of_a_core_differ_only_in_what_is_tuned():
     assert jobs[1].overrides["model.core.input_dropout"] == 0.3
 
 
-def write(job: Job, perplexity: float) -> None:
+def write(job: Job, perplexity: float, tokens_per_second: float = 1000.0) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
-    train = {"tokens_per_second": 1000.0, "peak_memory_bytes": 2**30}
+    train = {"tokens_per_second": tokens_per_second, "peak_memory_bytes": 2**30}
     scores = {split: {"ppl": perplexity} for split in ("val", "test")}
-    (job.folder / "results.json").write_text(json.dumps({**scores, "train": train}))
+    data = {"perplexity_floor": {"valid": 50.0, "test": 100.0}}
+    (job.folder / "results.json").write_text(json.dumps({**scores, "train": train, "data": data}))
 
 
 def test_only_the_learning_rate_is_chosen_on_a_part_of_wikitext2(tmp_path: Path):
@@ -115,4 +121,33 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     Runner(1, ()).evaluate(runs[2])  # there is nothing to evaluate
     assert "| gru (1 of 5 diverged) | 244 | " in tables(tmp_path, "synthetic")
     # Student's t with one degree of freedom, 12.7062, times a standard error of 1
-    assert "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | — | 1,000" in final
+    # The mean of log2(1.10) = 0.1375 and log2(1.12) = 0.1635
+    found = (
+        "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | 0.151 | — | — | 1.00 | — |"
+    )
+    assert found in final
+
+
+def test_speed_is_the_median_of_its_rounds(
+    tmp_path: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("study_cores.LRS", (0.003,))
+    monkeypatch.setattr("study_cores.DROPOUT_FACTORS", (0.5,))
+    write(trials_of_lr(tmp_path, "synthetic", "gru")[0.003], 130.0)
+    write(final_runs(tmp_path, "synthetic", "gru")[0], 125.0)
+    for job, speed, milliseconds in zip(
+        speed_runs(tmp_path, "synthetic", "gru"),
+        (3000.0, 1000.0, 1200.0),
+        (9.0, 0.25, 0.5),
+        strict=True,
+    ):
+        write(job, 500.0, speed)
+        (job.folder / GENERATION).write_text(json.dumps({"milliseconds_per_word": milliseconds}))
+    last = tables(tmp_path, "synthetic").splitlines()[-1].split(" | ")
+    assert last[-3:] == ["1,200", "1.00", "0.50 |"]
+
+    begin = time.perf_counter()
+    time_generation(run := make_run("model=awd_lstm"), torch.get_num_threads())
+    total_milliseconds = 1000 * (time.perf_counter() - begin)
+    value = json.loads((run / GENERATION).read_text())["milliseconds_per_word"]
+    assert 0 < 100 * value < total_milliseconds  # at least half of the 200 took as long

@@ -53,8 +53,6 @@ DIVERGENCE = "Set optimizer.lr or trainer.gradient_clip_val lower"
 """What lmbench-train says then."""
 
 LRS = (0.003, 0.006, 0.012)
-DROPOUT_FACTORS = (0.5, 0.25, 1.0)
-"""The first is used while the learning rate is tuned."""
 
 SPEED_ROUNDS = 3
 """Times that the speed of each core is measured, in turns."""
@@ -84,6 +82,7 @@ class Corpus(NamedTuple):
     Attributes:
         experiment: The experiment that all runs share.
         seeds: Seeds of the final runs; the tuning has seed 1.
+        dropout_factors: What all dropouts are multiplied by; the first while the rate is tuned.
         short: What shortens the runs that choose the learning rate.
         sizes: Core → ``hidden_size`` with which all have about the same number of parameters.
         options: Core → what else it needs at this size.
@@ -91,6 +90,7 @@ class Corpus(NamedTuple):
 
     experiment: str
     seeds: Sequence[int]
+    dropout_factors: Sequence[float]
     short: Mapping[str, Any]
     sizes: Mapping[str, int]
     options: Mapping[str, Mapping[str, Any]]
@@ -100,6 +100,7 @@ CORPORA = {
     "wikitext2": Corpus(
         "cores",
         (2, 3, 4),
+        (0.25, 0.125, 0.5),
         {"trainer.limit_train_batches": 0.2, "batching.shuffle_articles": "false"},
         {
             "lstm": 600,
@@ -119,6 +120,7 @@ CORPORA = {
     "synthetic": Corpus(
         "cores_synthetic",
         (2, 3, 4, 5, 6),
+        (0.5, 0.25, 1.0),
         {},
         {
             "lstm": 198,
@@ -260,7 +262,7 @@ def best_of(jobs: Mapping[Any, Job]) -> Any:
 
 def trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
     """The first runs of the tuning."""
-    factor = DROPOUT_FACTORS[0]
+    factor = CORPORA[corpus].dropout_factors[0]
     return {lr: job_of(root, corpus, core, lr=lr, factor=factor, short=True) for lr in LRS}
 
 
@@ -272,7 +274,8 @@ def trials_of_dropout(root: Path, corpus: str, core: str) -> dict[float, Job]:
     lr = best_of(trials_of_lr(root, corpus, core))
     if lr is None:
         return {}
-    return {factor: job_of(root, corpus, core, lr=lr, factor=factor) for factor in DROPOUT_FACTORS}
+    factors = CORPORA[corpus].dropout_factors
+    return {factor: job_of(root, corpus, core, lr=lr, factor=factor) for factor in factors}
 
 
 def final_runs(root: Path, corpus: str, core: str) -> list[Job]:
@@ -363,7 +366,8 @@ def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_job
 
 def tables(root: Path, corpus: str) -> str:
     """What the tuning found and what the final runs reached, as Markdown."""
-    trials = [["core", *(f"lr {lr}" for lr in LRS), *(f"dropout x {f}" for f in DROPOUT_FACTORS)]]
+    factors = [f"dropout x {factor}" for factor in CORPORA[corpus].dropout_factors]
+    trials = [["core", *(f"lr {lr}" for lr in LRS), *factors]]
     rows = [["core", "size", "lr", "dropout x", *COLUMNS]]
     for core, size in CORPORA[corpus].sizes.items():
         found = [

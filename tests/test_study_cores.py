@@ -132,7 +132,8 @@ def test_speed_is_the_median_of_its_rounds(
     tmp_path: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("study_cores.LRS", (0.003,))
-    monkeypatch.setattr("study_cores.DROPOUT_FACTORS", (0.5,))
+    setting = CORPORA["synthetic"]._replace(dropout_factors=(0.5,))
+    monkeypatch.setitem(CORPORA, "synthetic", setting)
     write(trials_of_lr(tmp_path, "synthetic", "gru")[0.003], 130.0)
     write(final_runs(tmp_path, "synthetic", "gru")[0], 125.0)
     for job, speed, milliseconds in zip(

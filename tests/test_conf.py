@@ -278,6 +278,29 @@ def test_the_90_epochs_have_the_published_phases():
 
 
 CPU_HOUR = ("cpu_hour", "cpu_hour_lstm")
+FIVE_EPOCHS = ("five_epochs", "five_epochs_lstm")
+OF_AWD_LSTM = (
+    "name",
+    "model.name",
+    "model.core.",
+    "model.embedding_dropout",
+    "loss.",
+    "batching.variable_windows",
+    "callbacks.weight_average.",
+)
+
+
+@pytest.mark.parametrize("experiments", [CPU_HOUR, FIVE_EPOCHS])
+def test_a_plain_lstm_has_what_is_not_awd_lstms_own(experiments: tuple[str, str]):
+    ours, plain = (flatten(config_of(f"experiment={name}")) for name in experiments)
+    different = {key for key in ours.keys() | plain.keys() if ours.get(key) != plain.get(key)}
+    assert {key for key in different if not key.startswith(OF_AWD_LSTM)} == set()
+    assert {"model.core._target_", "loss.ar_alpha", "batching.variable_windows"} < different
+    for key in ("model.core.hidden_size", "model.core.num_layers"):
+        assert ours[key] == plain[key]
+    assert plain["model.tied"]
+
+
 # What each ablation sets in the recipe that it is made for.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_weight_dropout": {"model.core.weight_dropout": 0.0},

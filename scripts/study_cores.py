@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -141,10 +142,11 @@ CORPORA = {
 
 
 class Job(NamedTuple):
-    """A run: its folder and the overrides of lmbench-train."""
+    """A run: its folder, the overrides of lmbench-train, and whether its weights stay there."""
 
     folder: Path
     overrides: Mapping[str, Any]
+    keeps_weights: bool = True
 
 
 class Stopped(Exception):
@@ -170,6 +172,8 @@ class Runner:
             overrides = [f"{key}={value}" for key, value in job.overrides.items()]
             arguments = [*overrides, *self.extra, f"hydra.run.dir={job.folder}"]
         self._run("lmbench.train", arguments, job.folder)
+        if not job.keeps_weights:
+            shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 
     def evaluate(self, job: Job) -> None:
         """Evaluates a run with a cache that is tuned on valid."""
@@ -241,7 +245,7 @@ def job_of(
     if short and setting.short:
         overrides |= setting.short
         name = f"{name}_short"
-    return Job(root / corpus / "tuning" / core / name, overrides)
+    return Job(root / corpus / "tuning" / core / name, overrides, keeps_weights=False)
 
 
 def valid_perplexity(job: Job) -> float | None:

@@ -83,6 +83,24 @@ def test_only_the_learning_rate_is_chosen_on_a_part_of_wikitext2(tmp_path: Path)
     assert len(final_runs(tmp_path, "wikitext2", "gru")) == 3
 
 
+def test_only_the_weights_of_the_final_runs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runner = Runner(1, ())
+    trial = trials_of_lr(tmp_path, "synthetic", "gru")[0.003]
+    final = job_of(tmp_path, "synthetic", "gru", lr=0.003, factor=0.5, seed=2)
+
+    def run(module: str, arguments: list[str], folder: Path) -> None:
+        (folder / "checkpoints").mkdir(parents=True)
+        write(trial if folder == trial.folder else final, 130.0)
+
+    monkeypatch.setattr(runner, "_run", run)
+    for job in (trial, final):
+        runner.train(job)
+        runner.train(job)  # has nothing left to do
+    assert not (trial.folder / "checkpoints").exists()
+    assert (final.folder / "checkpoints").exists()
+    assert best_of({0: trial}) == 0
+
+
 def test_a_diverged_run_is_never_the_best(tmp_path: Path):
     trials = trials_of_lr(tmp_path, "synthetic", "gru")
     for lr, perplexity in ((0.003, 130.0), (0.006, 120.0)):

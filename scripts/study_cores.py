@@ -429,7 +429,8 @@ def main(args: argparse.Namespace, extra: Sequence[str]) -> None:
     root = Path(args.dir).resolve()
     cores = args.cores.split(",") if args.cores else list(CORPORA[args.corpus].sizes)
     if unknown := set(cores) - CORPORA[args.corpus].sizes.keys():
-        raise UserError(f"--cores: the study has no {', '.join(sorted(unknown))}.")
+        known = ", ".join(CORPORA[args.corpus].sizes)
+        raise UserError(f"--cores: there is no {', '.join(sorted(unknown))}. There are {known}.")
     if not args.tables:
         runner = Runner(args.threads, extra)
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -16,12 +16,12 @@ import yaml
 
 from lmbench.errors import UserError
 from lmbench.files import read_json
+from lmbench.report.formats import estimate_text
 from lmbench.report.groups import group_runs
 from lmbench.report.literature import PUBLISHED, Published
 from lmbench.report.plots import draw_plots
 from lmbench.report.runs import SPLITS, Run, read_run
 from lmbench.report.statistics import estimate
-from lmbench.report.tables import estimate_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 EVALUATIONS = ("", "cache", "dynamic", "dynamic_cache")

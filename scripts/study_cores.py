@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 
 from lmbench.errors import UserError
 from lmbench.files import read_json, replace_text
+from lmbench.report.formats import estimate_text
 from lmbench.report.statistics import estimate
-from lmbench.report.tables import estimate_text
 
 COLUMNS = (
     "valid",

@@ -1,9 +1,10 @@
 """The study of cores: equal sizes, equal tuning, and the choice of what to train."""
 
 import json
-import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -165,8 +166,10 @@ def test_speed_is_the_median_of_its_rounds(
     last = tables(tmp_path, "synthetic").splitlines()[-1].split(" | ")
     assert last[-3:] == ["1,200", "1.00", "0.50 |"]
 
-    begin = time.perf_counter()
+    readings = count(step=0.003)
+    clock = SimpleNamespace(perf_counter=lambda: next(readings))
+    monkeypatch.setattr("study_cores.time", clock)
     time_generation(run := make_run("model=awd_lstm"), torch.get_num_threads())
-    total_milliseconds = 1000 * (time.perf_counter() - begin)
-    value = json.loads((run / GENERATION).read_text())["milliseconds_per_word"]
-    assert 0 < 100 * value < total_milliseconds  # at least half of the 200 took as long
+    values = json.loads((run / GENERATION).read_text())
+    assert values["milliseconds_per_word"] == pytest.approx(3.0)
+    assert next(readings) == pytest.approx(0.003 * 2 * 220)

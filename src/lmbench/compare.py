@@ -1,7 +1,6 @@
 """``lmbench-compare``: groups runs over seeds, and tells which group is better."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ def _compare(options: argparse.Namespace) -> None:
     from rich.text import Text
 
     from lmbench.report.comparison import compare
+    from lmbench.report.formats import print_table
     from lmbench.report.literature import choose_published
     from lmbench.report.page import write_report
-    from lmbench.report.tables import print_table
 
     report = compare(
         options.paths,
@@ -53,8 +52,10 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _labelled(text: str) -> tuple[str | None, Path]:
     """``NAME=DIR``; or ``DIR``, even if the folder's name contains a "="."""
+    from lmbench.files import exists  # imports yaml, which --help can do without
+
     name, equals, folder = text.partition("=")
-    is_plain = not equals or not name or os.path.exists(text)  # noqa: PTH110 - Path's raises on long names
+    is_plain = not equals or not name or exists(text)
     return (None, Path(text)) if is_plain else (name, Path(folder))
 
 

@@ -135,6 +135,11 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path's raises for these
 
 
+def exists(path: str | Path) -> bool:
+    """Whether there is something; False, too, if the path is too long or may not be looked at."""
+    return os.path.exists(path)  # noqa: PTH110 - Path's raises for these
+
+
 def flush_to_disk(path: Path) -> None:
     """Flushes a file's content, or the new names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

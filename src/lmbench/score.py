@@ -3,7 +3,6 @@
 import argparse
 import csv
 import math
-import os
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -15,7 +14,7 @@ import lmbench
 from lmbench.command import VERSION, run_command
 from lmbench.data.words import require_tokenizer
 from lmbench.errors import UserError
-from lmbench.files import is_folder, replacing
+from lmbench.files import exists, is_folder, replacing
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.printing import printable, printing, tell
 
@@ -166,8 +165,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     if (output := options.output) is not None:
         if not is_folder(output.parent):
             parser.error(f"--output {output}: there is no folder {output.parent}")
-        # Path's methods raise if a name is too long.
-        if os.path.exists(output) and not os.path.isfile(output):  # noqa: PTH110, PTH113
+        if exists(output) and not output.is_file():
             parser.error(f"--output {output} is not a file; leave it out to write to stdout")
         if output.resolve() in [Path(file).resolve() for file in options.files]:
             parser.error(f"--output {output} is what is to be scored")

@@ -10,23 +10,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lmbench.report.groups import Section
-from lmbench.report.significance import compare_over_seeds
-from lmbench.report.statistics import Estimate
-from lmbench.report.tables import (
+from lmbench.report.formats import (
     Cell,
     Table,
     csv_text,
-    difference_table,
     estimate_text,
-    group_table,
     latex,
     markdown,
-    pair_table,
     perplexity_text,
     print_table,
-    run_table,
 )
+from lmbench.report.groups import Section
+from lmbench.report.significance import compare_over_seeds
+from lmbench.report.statistics import Estimate
+from lmbench.report.tables import difference_table, group_table, pair_table, run_table
 
 Write = Callable[..., Path]
 HOSTILE = "a_b & 5% #1 {x} ~ ^ \\ <b> | `c` [d](e) *f*"

@@ -8,6 +8,7 @@ from lmbench.errors import UserError
 from lmbench.files import file_stem
 from lmbench.printing import printable
 from lmbench.report.ensemble import build_ensemble
+from lmbench.report.formats import Table
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import CORPUS, Published, published_table
 from lmbench.report.minimal_pairs import (
@@ -19,7 +20,7 @@ from lmbench.report.minimal_pairs import (
 )
 from lmbench.report.runs import Run, Skipped, read_runs
 from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
-from lmbench.report.tables import Table, group_table
+from lmbench.report.tables import group_table
 from lmbench.report.verdict import Sentence, verdict
 
 

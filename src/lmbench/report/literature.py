@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmbench.errors import UserError
 from lmbench.files import read_yaml
-from lmbench.report.tables import Cell, Table
+from lmbench.report.formats import Cell, Table
 
 CORPUS = "wikitext2"
 """Name of the one corpus that they belong to."""

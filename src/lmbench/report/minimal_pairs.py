@@ -12,6 +12,7 @@ import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.report.evaluations import PairAccuracies
+from lmbench.report.formats import Cell, Table, p_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.records import read_correct
 from lmbench.report.runs import Run, Skipped
@@ -23,7 +24,6 @@ from lmbench.report.significance import (
     means_by_origin,
 )
 from lmbench.report.statistics import Estimate, estimate, t_test
-from lmbench.report.tables import Cell, Table, p_text
 
 Place = tuple[str, str]
 """A level and a name in it, as in :class:`lmbench.report.evaluations.PairAccuracies`."""

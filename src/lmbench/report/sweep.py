@@ -35,9 +35,10 @@ def show_sweep(sweep_dir: Path) -> None:
     """Prints a short form of what :func:`lmbench.compare.main` prints for a sweep's runs."""
     from rich.console import Console
 
+    from lmbench.report.formats import print_table
     from lmbench.report.groups import group_runs
     from lmbench.report.runs import read_runs
-    from lmbench.report.tables import group_table, print_table
+    from lmbench.report.tables import group_table
 
     if not any(sweep_dir.glob("*/results.json")):
         return  # the jobs have said why

@@ -11,9 +11,9 @@ import yaml
 from lmbench.errors import UserError
 from lmbench.files import read_small
 from lmbench.printing import printable
+from lmbench.report.formats import perplexity_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.significance import OWN_PREDICTIONS, Comparison
-from lmbench.report.tables import perplexity_text
 from lmbench.run.directory import quoted
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

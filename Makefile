@@ -14,12 +14,10 @@ DEV := .venv/.ready-dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 EXTRAS := .venv-extras
 
-MARKERS := $(if $(CI),not gpu,not slow and not gpu)
-# Slow tests have processes of their own, which would wait for each other.
-WORKERS := $(if $(CI),0,logical)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 CHECKS := "ruff check" "ruff format --check" pyright lint-imports
 
-.PHONY: help quickstart test check docs bench chaos extras clean
+.PHONY: help quickstart test slow check docs bench chaos extras clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
@@ -29,8 +27,12 @@ quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the embedded corpus;
 	$(BIN)/lmbench-train -m experiment=quickstart_lstm,quickstart_awd_lstm \
 	  hydra/launcher=joblib hydra.launcher.n_jobs=2
 
-test: $(DEV) ## run the fast tests; with CI set, the slow ones too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(MARKERS)" -n $(WORKERS) --maxprocesses 8 $(ARGS)
+test: $(DEV) ## run the fast tests
+	$(PYTEST) -m "not slow and not gpu" -n logical --maxprocesses 8 $(ARGS)
+
+# One at a time: slow tests start processes of their own, which would wait for each other.
+slow: $(DEV) ## run the slow tests
+	$(PYTEST) -m "slow and not gpu" -n 0 $(ARGS)
 
 check: $(DEV) ## run every linter and type checker, and fail if any of them does
 	@failed=; \

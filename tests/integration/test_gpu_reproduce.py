@@ -30,9 +30,10 @@ def call(run: Path, minutes: float) -> int:
 def test_pieces_give_what_an_unbroken_run_gives(tmp_path: Path):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert call(whole, 10) == 0
-    statuses = []
-    while (not statuses or statuses[-1] == 75) and len(statuses) < 30:
-        statuses.append(call(pieces, 0.2))
+    statuses, minutes = [], 0.2
+    while (not statuses or statuses[-1] == 75) and minutes < 10:
+        statuses.append(call(pieces, minutes))
+        minutes *= 1.2  # a slow or busy machine may need all of the first pieces to start Python
     assert statuses == [75] * (len(statuses) - 1) + [0]
     assert len(statuses) > 1
     assert (pieces / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()

@@ -116,6 +116,7 @@ def test_a_wrong_model_or_device_is_refused(run_dir: Path, tmp_path: Path, run_m
 def test_the_matmul_precision_is_that_of_evaluate(
     run_dir: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(machine, "mkl_is_fast", lambda: False)
     monkeypatch.setattr(machine, "relative_error", lambda precision: 6e-7)
     torch.set_float32_matmul_precision("highest")
     assert run_main(run_dir, "--num-tokens=1", "--device=cpu").code == 0

@@ -154,7 +154,10 @@ print(page_faults() - before)
 
 
 @pytest.mark.usefixtures("matmul_precision")
-@pytest.mark.parametrize(("error", "on_cpu"), [(6e-7, "medium"), (2e-3, "highest")])
+@pytest.mark.parametrize(
+    ("error", "is_intel", "on_cpu"),
+    [(6e-7, False, "medium"), (6e-7, True, "highest"), (2e-3, False, "highest")],
+)
 @pytest.mark.parametrize(
     ("accelerator", "has_gpu", "is_cpu"),
     [
@@ -165,14 +168,16 @@ print(page_faults() - before)
         ("gpu", True, False),
     ],
 )
-def test_auto_takes_medium_only_if_as_exact_and_leaves_a_gpu_alone(
+def test_auto_takes_medium_only_if_faster_and_as_exact_and_leaves_a_gpu_alone(
     monkeypatch: pytest.MonkeyPatch,
     error: float,
+    is_intel: bool,
     on_cpu: str,
     accelerator: str,
     has_gpu: bool,
     is_cpu: bool,
 ):
+    monkeypatch.setattr(machine, "mkl_is_fast", lambda: is_intel)
     monkeypatch.setattr(machine, "relative_error", lambda precision: error)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     machine.set_matmul_precision("auto", accelerator)

@@ -41,7 +41,7 @@ def test_blocks_match_the_formula(kind, cell) -> None:
         x = functional.rms_norm(stream, [H], block.norm.weight, 1e-5)
         conv = nn.Conv1d(H, H, 4, groups=H).double()
         conv.weight, conv.bias = nn.Parameter(layer.conv.weight.T[:, None]), layer.conv.bias
-        x = conv(functional.pad(x.permute(1, 2, 0), (3, 0))).permute(2, 0, 1)
+        x = x + conv(functional.pad(x.permute(1, 2, 0), (3, 0))).permute(2, 0, 1)
         hidden, outputs = torch.zeros(B, 9, dtype=torch.float64), []
         for step in layer.gates(x):
             hidden = cell(step, hidden)

@@ -17,8 +17,9 @@ class MinGRU(ResidualStack):
 
     Source: Feng et al. 2024 (arXiv 2410.01201), section 3.1 and, for positive candidates, appendix
     B.3. A block is that of its language models: a convolution over four steps, minGRU, and a
-    feed-forward network four times as wide; norms are as in the package minGRU-pytorch, and so is
-    minGRU's width, 1.5 times that of the block.
+    feed-forward network four times as wide, with skip connections and norms as in the package
+    minGRU-pytorch, and so is minGRU's width, 1.5 times that of the block. There the convolution
+    reads the block's input before the norm, and mixes features.
     """
 
     def make_layer(self, input_size: int, output_size: int) -> nn.Module:
@@ -55,7 +56,8 @@ class MinGRULayer(nn.Module):
     ) -> tuple[Float[Tensor, "T B H"], tuple[Tensor, ...]]:
         """Runs a window, from ``state`` or from zeros."""
         last, hidden = (None, None) if state is None else state
-        input, last = self.conv(input, last)
+        convolved, last = self.conv(input, last)
+        input = input + convolved
         weight = weight_dropout(self.gates.weight)
         keep, add = self.cell(exact(functional.linear(input, weight, self.gates.bias)))
         if hidden is None:

@@ -2,7 +2,8 @@
 
 Each core is tuned with the same number of runs and then trained with several seeds; each of these
 final runs is also evaluated with a cache. Every run has a folder of its own in DIR: the same
-command leaves finished runs alone and resumes the others. After SIGTERM or Ctrl-C all runs save.
+command leaves finished runs alone and resumes the others. After Ctrl-C, SIGTERM or a dropped
+connection all runs save.
 
     python scripts/study_cores.py DIR --corpus synthetic --jobs 2
     python scripts/study_cores.py DIR data.path=PATH --cores gru,qrnn
@@ -14,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -53,7 +55,15 @@ GENERATION = "generation.json"
 DIVERGENCE = "Set optimizer.lr or trainer.gradient_clip_val lower"
 """What lmbench-train says then."""
 
-LRS = (0.003, 0.006, 0.012)
+LRS = (0.0015, 0.003, 0.006, 0.012)
+
+CACHE = (
+    "evaluation=cache",
+    "evaluation.tune=true",
+    "evaluation.cache.grid.windows=[3785]",
+    "evaluation.cache.grid.thetas=[0.03,0.06,0.1,0.2,0.3,0.4,0.5,0.662,0.8,1.0]",
+)
+"""The outputs of some cores are larger than an LSTM's, and want a smaller theta."""
 
 SPEED_ROUNDS = 3
 """Times that the speed of each core is measured, in turns."""
@@ -158,6 +168,8 @@ class Runner:
 
     def __init__(self, num_threads: int, extra: Sequence[str]) -> None:
         self.extra = extra
+        # What a resume and an evaluation need to be told again.
+        self.places = [one for one in extra if one.startswith(("data.path=", "data.cache_dir="))]
         self.stopping = threading.Event()
         self._environment = os.environ | {"OMP_NUM_THREADS": str(num_threads)}
         self._processes: set[subprocess.Popen[str]] = set()
@@ -167,7 +179,7 @@ class Runner:
         if valid_perplexity(job) is not None:
             return
         if (job.folder / "config.yaml").exists():
-            arguments = [f"resume={job.folder}"]
+            arguments = [f"resume={job.folder}", *self.places]
         else:
             overrides = [f"{key}={value}" for key, value in job.overrides.items()]
             arguments = [*overrides, *self.extra, f"hydra.run.dir={job.folder}"]
@@ -178,10 +190,9 @@ class Runner:
     def evaluate(self, job: Job) -> None:
         """Evaluates a run with a cache that is tuned on valid."""
         is_done = (job.folder / "evaluation-cache-test.json").exists()
-        if is_done or valid_perplexity(job) == math.inf:
+        if is_done or valid_perplexity(job) in (None, math.inf):
             return
-        options = ["evaluation=cache", "evaluation.tune=true", "split=valid,test"]
-        self._run("lmbench.evaluate", [str(job.folder), *options], job.folder)
+        self._run("lmbench.evaluate", [str(job.folder), *CACHE, *self.places], job.folder)
 
     def stop(self) -> None:
         """Makes everything that runs save and end."""
@@ -213,6 +224,7 @@ class Runner:
         elif process.returncode:
             raise UserError(f"{folder}: {module} {shlex.join(arguments)} failed:\n{errors[-2000:]}")
         print(f"{folder}: {module}, {(time.monotonic() - begin) / 60:.1f} min", flush=True)
+        print(*re.findall(r".*at the edge of its grid.*\n", errors), sep="", end="", flush=True)
 
 
 def job_of(
@@ -238,10 +250,11 @@ def job_of(
         **OF_CORE.get(core, {}),
         **setting.options.get(core, {}),
     }
-    if seed is not None:
-        return Job(root / corpus / "seeds" / core / f"seed_{seed}", {**overrides, "seed": seed})
-    overrides |= {"seed": 1, "trainer.limit_test_batches": 0}
     name = f"lr_{lr}_dropout_{factor}"
+    if seed is not None:
+        folder = root / corpus / "seeds" / f"{core}_{name}" / f"seed_{seed}"
+        return Job(folder, {**overrides, "seed": seed})
+    overrides |= {"seed": 1, "trainer.limit_test_batches": 0}
     if short and setting.short:
         overrides |= setting.short
         name = f"{name}_short"
@@ -322,6 +335,7 @@ def measure_speed(
             runner.train(job)
             if not (job.folder / GENERATION).exists():
                 time_generation(job.folder, num_threads)
+                shutil.rmtree(job.folder / "checkpoints")
 
 
 def time_generation(run_dir: Path, num_threads: int) -> None:
@@ -330,8 +344,10 @@ def time_generation(run_dir: Path, num_threads: int) -> None:
 
     import lmbench
     from lmbench.evaluation.text import encode_text, sample_words
+    from lmbench.machine import set_matmul_precision
 
     torch.set_num_threads(num_threads)
+    set_matmul_precision("auto", "cpu")
     model, vocabulary = lmbench.load(run_dir)
     ids, _ = encode_text("", vocabulary)
     words = sample_words(model, vocabulary, torch.from_numpy(ids), torch.Generator())
@@ -345,12 +361,13 @@ def time_generation(run_dir: Path, num_threads: int) -> None:
 
 
 def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_jobs: int) -> None:
-    """Runs everything that has not been run yet.
+    """Runs everything that has not been run yet; a run that fails does not keep others from it.
 
     Raises:
-        UserError: A run has failed.
+        UserError: Runs have failed.
         Stopped: The runner was stopped.
     """
+    failures = []
     stages = (
         (runner.train, lambda core: trials_of_lr(root, corpus, core).values()),
         (runner.train, lambda core: trials_of_dropout(root, corpus, core).values()),
@@ -361,11 +378,17 @@ def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_job
         with ThreadPoolExecutor(num_jobs) as pool:
             futures = [pool.submit(act, job) for core in cores for job in jobs_of(core)]
             try:
-                for future in futures:
-                    future.result()
+                for future in as_completed(futures):
+                    if isinstance(error := future.exception(), UserError):
+                        print(error, file=sys.stderr, flush=True)
+                        failures.append(str(error))
+                    elif error is not None:
+                        raise error
             except BaseException:
-                runner.stop()
+                runner.stop()  # or the pool would wait for all that it has begun
                 raise
+    if failures:
+        raise UserError("\n".join(["Failed:", *failures]))
 
 
 def tables(root: Path, corpus: str) -> str:
@@ -381,7 +404,7 @@ def tables(root: Path, corpus: str) -> str:
         ]
         if any(found):
             texts = ["—" if value is None else f"{value:.2f}" for value in found]
-            trials.append([core, *texts, *["—"] * (6 - len(texts))])
+            trials.append([core, *texts, *["—"] * (len(trials[0]) - 1 - len(texts))])
         finals = [(run, valid_perplexity(run)) for run in final_runs(root, corpus, core)]
         finished = [run for run, ppl in finals if ppl is not None and ppl < math.inf]
         num_diverged = sum(ppl == math.inf for _, ppl in finals)
@@ -433,11 +456,17 @@ def main(args: argparse.Namespace, extra: Sequence[str]) -> None:
         raise UserError(f"--cores: there is no {', '.join(sorted(unknown))}. There are {known}.")
     if not args.tables:
         runner = Runner(args.threads, extra)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if args.speed:
-            measure_speed(root, args.corpus, cores, runner, args.threads)
-        else:
-            study(root, args.corpus, cores, runner, args.jobs)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                signal.signal(number, signal.default_int_handler)
+        try:
+            if args.speed:
+                measure_speed(root, args.corpus, cores, runner, args.threads)
+            else:
+                study(root, args.corpus, cores, runner, args.jobs)
+        except BaseException:
+            runner.stop()
+            raise
     print(tables(root, args.corpus))
 
 

@@ -20,15 +20,18 @@ from study_cores import (
     final_runs,
     job_of,
     speed_runs,
+    study,
     tables,
     time_generation,
     trials_of_dropout,
     trials_of_lr,
+    valid_perplexity,
 )
 
 from lmbench.build import training as build
 from lmbench.build.model import build_model
 from lmbench.conf import conf_dir
+from lmbench.errors import UserError
 
 
 def config_of_job(job: Job) -> dict:
@@ -102,9 +105,47 @@ def test_only_the_weights_of_the_final_runs_stay(tmp_path: Path, monkeypatch: py
     assert best_of({0: trial}) == 0
 
 
+def test_a_resume_and_an_evaluation_are_told_where_the_text_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runner = Runner(1, ("data.path=TEXT", "trainer.max_epochs=1"))
+    started: list[list[str]] = []
+    monkeypatch.setattr(runner, "_run", lambda _, arguments, folder: started.append(arguments))
+    job = job_of(tmp_path, "synthetic", "gru", lr=0.003, factor=0.5, seed=2)
+    runner.evaluate(job)  # there is nothing to evaluate
+    assert started == []
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.yaml").touch()
+    runner.train(job)
+    write(job, 130.0)
+    runner.evaluate(job)
+    (resume, evaluation) = started
+    assert resume == [f"resume={job.folder}", "data.path=TEXT"]
+    assert evaluation[0] == str(job.folder)
+    assert evaluation[-1] == "data.path=TEXT"
+
+
+def test_a_run_that_fails_keeps_no_other_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    runner = Runner(1, ())
+
+    def run(module: str, arguments: list[str], folder: Path) -> None:
+        if "lr_0.003_dropout_0.5" in folder.name and "tuning/gru" in str(folder):
+            raise UserError(f"{folder}: full disk")
+        write(Job(folder, {}), 130.0)
+
+    monkeypatch.setattr(runner, "_run", run)
+    with pytest.raises(UserError, match=r"Failed:\n.*gru.*full disk"):
+        study(tmp_path, "synthetic", ["gru", "qrnn"], runner, 2)
+    assert "full disk" in capsys.readouterr().err
+    assert final_runs(tmp_path, "synthetic", "gru") == []
+    assert None not in map(valid_perplexity, final_runs(tmp_path, "synthetic", "qrnn"))
+
+
 def test_a_diverged_run_is_never_the_best(tmp_path: Path):
     trials = trials_of_lr(tmp_path, "synthetic", "gru")
-    for lr, perplexity in ((0.003, 130.0), (0.006, 120.0)):
+    for lr, perplexity in ((0.0015, 150.0), (0.003, 130.0), (0.006, 120.0)):
         write(trials[lr], perplexity)
     trials[0.012].folder.mkdir(parents=True)
     (trials[0.012].folder / DIVERGED).write_text("The loss is not finite.")
@@ -118,7 +159,7 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     def dropouts() -> dict[float, Job]:
         return trials_of_dropout(tmp_path, "synthetic", "gru")
 
-    for lr, perplexity in ((0.003, 130.0), (0.006, 120.0)):
+    for lr, perplexity in ((0.0015, 150.0), (0.003, 130.0), (0.006, 120.0)):
         write(lrs()[lr], perplexity)
     assert dropouts() == {}  # one rate is still missing
     write(lrs()[0.012], 140.0)
@@ -134,7 +175,7 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     for perplexity, run in zip((110.0, 112.0), runs, strict=False):
         write(run, perplexity)
     tuning, final = tables(tmp_path, "synthetic").split("\n\n")
-    assert "| gru | 130.00 | 120.00 | 140.00 | 120.00 | 119.00 | 125.00 |" in tuning
+    assert "| gru | 150.00 | 130.00 | 120.00 | 140.00 | 120.00 | 119.00 | 125.00 |" in tuning
     runs[2].folder.mkdir(parents=True)
     (runs[2].folder / DIVERGED).write_text("The loss is not finite.")
     Runner(1, ()).evaluate(runs[2])  # there is nothing to evaluate

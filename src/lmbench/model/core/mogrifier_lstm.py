@@ -14,7 +14,8 @@ from lmbench.model.core.stack import Stack, exact
 class MogrifierLSTM(Stack):
     """LSTM whose input and state gate each other before each step, with the dropouts of AWD-LSTM.
 
-    Source: Melis et al. 2020 (arXiv 1909.01792), with biases as in google-deepmind/lamb. Its
+    Source: Melis et al. 2020 (arXiv 1909.01792), with the biases that google-deepmind/lamb
+    has. Initial values are those of PyTorch's LSTM, where lamb's forget bias starts at 1; its
     capped input gate and skip connections are left out.
 
     Args:

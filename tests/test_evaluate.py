@@ -172,7 +172,7 @@ def test_modes_can_be_combined_in_any_order(run: Path) -> None:
     other = composed("evaluation=[temperature,dynamic_cache]", name="evaluate").evaluation
     assert one == other
     assert (one.columns, one.window) == (1, 5)
-    assert _name(OmegaConf.create({"evaluation": one}), None) == "cache_dynamic_temperature"
+    assert _name(["evaluation=[dynamic,cache,temperature]"]) == "cache_dynamic_temperature"
     name = "[temperature,mc_dropout,cache]"
     options = (
         "evaluation.tune=true",
@@ -194,6 +194,26 @@ def test_modes_can_be_combined_in_any_order(run: Path) -> None:
         item for kind in tuned if kind != "num_tokens" for item in settings(kind, evaluation[kind])
     ]
     assert results_of(run, name, "split=valid", *found)["nll"] == results["nll"]
+
+
+def test_the_published_protocol_can_be_combined_in_any_order() -> None:
+    for chosen in ("[dynamic,awd_lstm_lm]", "[awd_lstm_lm,dynamic]"):
+        one = composed(f"evaluation={chosen}", name="evaluate").evaluation
+        assert (one.protocol, one.columns, one.window) == ("awd_lstm_lm", 1, 5)
+        assert _name([f"evaluation={chosen}", "split=test"]) == "awd_lstm_lm_dynamic"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["run=DIR"], "standard"),
+        (["evaluation=cache", "evaluation.tune=true"], "cache"),
+        (["evaluation=[ cache, standard ]"], "cache"),
+        (["evaluation=[cache,dynamic_sgd]"], "cache_dynamic_sgd"),
+    ],
+)
+def test_results_are_named_after_what_was_chosen(overrides: list[str], name: str) -> None:
+    assert _name(overrides) == name
 
 
 @dataclass

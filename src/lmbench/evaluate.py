@@ -136,13 +136,22 @@ def _main(config: DictConfig) -> float:
     with errors_for_users(run_dir, is_sweep=is_sweep, is_training=False):
         if is_missing:
             raise UserError("Set run=RUN_DIR, the directory of the run to evaluate.")
-        return evaluate(config, _name(config, hydra_config.runtime.choices.get("evaluation")))
+        return evaluate(config, _name(hydra_config.overrides.task))
 
 
-def _name(config: DictConfig, choice: str | None) -> str:
-    """Name of an evaluation: the choice; for a list, where Hydra has None, the modes' names."""
-    modes = (str(name) for name, node in config.evaluation.items() if isinstance(node, DictConfig))
-    return choice or "_".join(sorted(modes)) or "standard"
+def _name(overrides: Sequence[str]) -> str:
+    """Name of an evaluation: what the command line chose; of a list all, in alphabetical order.
+
+    >>> _name(["run=DIR", "evaluation=[temperature,cache]"])
+    'cache_temperature'
+    """
+    chosen = "standard"
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "evaluation":
+            chosen = value.strip("[]")
+    names = {name.strip() for name in chosen.split(",")}
+    return "_".join(sorted(names - {"standard"})) or "standard"
 
 
 def with_run(arguments: Sequence[str]) -> list[str]:

@@ -167,6 +167,20 @@ def test_a_paired_test_skips_runs_without_a_partner(
     assert comparison.num_seeds == (2, 2)
 
 
+def test_one_shared_origin_is_not_paired(tmp_path: Path, write_run: Write, section_of: Read):
+    """As when seeds 1 to 3 and 3 to 5 of one config have two names."""
+    of_seed = {"a": {1: 100.0, 2: 101.0, 3: 102.0}, "b": {3: 120.0, 4: 122.0, 5: 121.0}}
+    for name, ppls in of_seed.items():
+        for seed, ppl in ppls.items():
+            run_dir = tmp_path / name / str(seed)
+            write_run(run_dir, seed=seed, valid=ppl, test=ppl, config={"name": name})
+    (comparison,) = compare_over_seeds(section_of(tmp_path), "test")
+    nats = [np.log(list(ppls.values())) for ppls in of_seed.values()]
+    expected = stats.ttest_ind(*nats, equal_var=False)
+    assert comparison.test_name == "Welch"
+    assert comparison.test.p == pytest.approx(expected.pvalue, rel=1e-6)
+
+
 def test_the_other_split(three_models: Path, section_of: Read):
     section = section_of(three_models)
     assert compare_over_text(section, "valid") == ([], [])

@@ -70,6 +70,14 @@ def test_without_records_seeds_are_compared_and_a_command_makes_the_records(
     assert f"{three_models}/lr=3 (b)" in [folder.strip("'") for folder in folders]
 
 
+def test_records_are_asked_for_where_only_one_group_has_them(three_models: Path, section_of: Read):
+    for path in three_models.glob("b?/evaluation-*"):
+        path.unlink()
+    _, second = said(section_of(three_models))
+    runs = ",".join(str(three_models / name) for name in ("b1", "b2"))
+    assert (second.command or "").startswith(f"lmbench-evaluate -m run={runs} split=test ")
+
+
 def test_a_cache_says_nothing_about_the_models_themselves(three_models: Path, section_of: Read):
     for path in three_models.glob("*/evaluation-standard-*"):
         path.rename(path.with_name(path.name.replace("standard", "cache")))

@@ -15,7 +15,6 @@ from lmbench.report.evaluations import Evaluation, SplitScore
 from lmbench.report.formats import Cell, Row, Table, perplexity_text
 from lmbench.report.records import read_columns, write_columns
 from lmbench.report.runs import SPLITS, Run, find_run_dirs, read_run
-from lmbench.report.significance import OWN_PREDICTIONS
 from lmbench.run.directory import as_override
 
 
@@ -64,7 +63,7 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
     log_probs, scores, evaluations = {}, {}, {}
     weights = np.zeros(0)
     for split in SPLITS:
-        columns, kind, evaluation = _read_alike(runs, split)
+        columns, evaluation = _read_alike(runs, split)
         logs = [of["log_probability"].astype(np.float64) for of in columns]
         texts = [_read_text(folder / f"{split}.txt", len(logs[0])) for folder in others]
         log_probs[split] = np.stack([*logs, *map(np.log, texts)])
@@ -72,7 +71,7 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
         scaled = np.exp(log_probs[split] - largest)
         if split == "valid":
             weights = mixture_weights(scaled)
-        mixed = largest + np.log(weights @ scaled)
+        mixed = np.minimum(largest + np.log(weights @ scaled), 0.0)  # rounding could exceed it
         scores[split] = SplitScore(-float(mixed.mean()), _perplexity(mixed), len(mixed))
         records = output and output / f"{file_stem(name)}-{split}.parquet"
         if records is not None:
@@ -81,7 +80,7 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
                 write_columns(records, columns[0] | {"log_probability": mixed})
             except OSError as error:
                 raise UserError(f"{records} cannot be written: {error.strerror}.") from error
-        evaluations[kind, split] = replace(evaluation, score=scores[split], records=records)
+        evaluations["standard", split] = replace(evaluation, score=scores[split], records=records)
     run = Run(
         run_dir=(output or Path()) / file_stem(name),
         name=name,
@@ -112,31 +111,28 @@ def _read_run(run_dir: Path) -> Run:
         raise UserError(f"{run_dir} cannot be a member: {error}") from error
 
 
-def _read_alike(
-    runs: Sequence[Run], split: str
-) -> tuple[list[dict[str, np.ndarray]], str, Evaluation]:
+def _read_alike(runs: Sequence[Run], split: str) -> tuple[list[dict[str, np.ndarray]], Evaluation]:
     """The runs' records, which must be of the same targets, and the first run's evaluation."""
     read: list[dict[str, np.ndarray]] = []
-    kinds: list[tuple[str, Evaluation]] = []
+    evaluations: list[Evaluation] = []
     for run in runs:
-        own = ((name, run.evaluations.get((name, split))) for name in OWN_PREDICTIONS)
-        kinds += [(name, one) for name, one in own if one and one.records][:1]
-        evaluation = kinds[-1][1] if len(kinds) > len(read) else None
+        evaluation = run.evaluations.get(("standard", split))
         if evaluation is None or evaluation.records is None:
             raise UserError(
                 f"{run.run_dir} has no record of its probabilities on {split}. To make it: "
                 f"lmbench-evaluate {as_override('run', run.run_dir)} split={split} "
                 "evaluation.save_tokens=true"
             )
+        evaluations.append(evaluation)
         read.append(read_columns(evaluation.records, evaluation.score))
         same = all(np.array_equal(read[-1][key], read[0][key]) for key in ("position", "target"))
-        same = same and evaluation.protocol == kinds[0][1].protocol
+        same = same and evaluation.protocol == evaluations[0].protocol
         if run.corpus != runs[0].corpus or not same:
             raise UserError(
                 f"{run.run_dir} has another corpus than {runs[0].run_dir}, or {split} was read "
                 "differently: they cannot be members of the same ensemble."
             )
-    return read, *kinds[0]
+    return read, evaluations[0]
 
 
 def _read_text(path: Path, num_targets: int) -> np.ndarray:

@@ -117,12 +117,13 @@ def means_by_origin(group: Group, value_of: Callable[[Run], float | None]) -> di
 def compare_runs(
     first: Group, second: Group, sides: Sequence[Mapping[Hashable, float]]
 ) -> Comparison | None:
-    """The t-test of two groups on their :func:`means_by_origin`: paired if they share origins.
+    """The t-test of two groups on their :func:`means_by_origin`: paired if they share two or more.
 
     Returns:
         None if there are too few values.
     """
     common = [origin for origin in sides[0] if origin in sides[1]]
+    common = common if len(common) > 1 else []  # of one pair, no test could tell anything
     values = [[side[origin] for origin in common or side] for side in sides]
     test = t_test(*values, is_paired=bool(common))
     name, num_seeds = "paired t" if common else "Welch", (len(values[0]), len(values[1]))

@@ -83,13 +83,17 @@ def _about_pair(
         few = few or [min(both, key=lambda group: len(group.runs))]
         commands = "; ".join(command for group in few if (command := _more_seeds(group)))
         yield Sentence(f"More seeds would tell{':' if commands else '.'}", commands or None)
-    elif not any(e.records for g in both for n in OWN_PREDICTIONS for e in g.evaluations(n, split)):
-        runs = ",".join(quoted(str(run.run_dir)) for group in both for run in group.runs)
+    elif without := [group for group in both if not _has_records(group, split)]:
+        runs = ",".join(quoted(str(run.run_dir)) for group in without for run in group.runs)
         option = printable(shlex.quote(f"run={runs}"))
         yield Sentence(
             "This is about other seeds on this text. To test it for other text of this kind too:",
             f"lmbench-evaluate -m {option} split={split} evaluation.save_tokens=true",
         )
+
+
+def _has_records(group: Group, split: str) -> bool:
+    return any(one.records for name in OWN_PREDICTIONS for one in group.evaluations(name, split))
 
 
 def _scores(groups: Sequence[Group], split: str) -> str:

@@ -46,11 +46,13 @@ here have no weights: in the commands, replace the name after `init_from=` by th
 run.
 
 Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
-`cpu_night_constant_dropout` count the last, unfinished epoch as a whole one. From the `metrics.csv`
-of the older runs on the AMD EPYC, a spurious last row was removed, a copy of an earlier one. The
-older rows of AWD-LSTM on the AMD EPYC predate a change in the random numbers of weight dropout, and
-`awd_lstm_6_epochs` one in the order of the head's words: the same command now gives slightly
-different figures.
+`cpu_night_constant_dropout` count the last, unfinished epoch as a whole one, and so does the
+picture. From the `metrics.csv` of some older runs, a spurious last row was removed, a copy of an
+earlier one. These two, `awd_lstm_6_epochs` and `quickstart_awd_lstm` predate a change in the random
+numbers of weight dropout, and `awd_lstm_6_epochs` one in the order of the head's words: the same
+command now gives slightly different figures. The runs of five epochs were started as `cpu_hour` and
+`cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`, which is why their files
+have those names.
 
 The cache figures come from `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true`,
 with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. The
@@ -83,7 +85,10 @@ def read_rows(folder: Path) -> list[Row]:
         is_one = (own / "results.json").exists()
         run_dirs = [own] if is_one else sorted(path for path in own.iterdir() if path.is_dir())
         lineages = [lineage(run_dir, entry["folder"]) for run_dir in run_dirs]
-        rows.append(Row(entry, [runs[-1] for runs in lineages], lineages))
+        runs = [of[-1] for of in lineages]
+        if len({run.seed for run in runs}) < len(runs):
+            raise UserError(f"{own} has a seed twice.")
+        rows.append(Row(entry, runs, lineages))
     return rows
 
 

@@ -39,7 +39,7 @@ def write(
     run_dir.mkdir(parents=True)
     results = {
         "model": "x",
-        "seed": 1,
+        "seed": int(run_dir.name) if run_dir.name.isdecimal() else 1,
         "evaluation": {},
         "num_parameters": 1234,
         "data": {"name": name, "sha256": "0", "num_tokens": {"train": 1000}, **more},
@@ -206,6 +206,14 @@ def test_a_corpus_without_a_picture_has_a_table(tmp_path: Path):
     assert "## penn_treebank\n" in text
     assert "60.00 / 58.00" in text
     assert "![" not in text
+
+
+def test_a_seed_counts_once(tmp_path: Path):
+    (tmp_path / "recipes.yaml").write_text(RECIPES)
+    write(tmp_path / "many/1", 100.0, 90.0)
+    write(tmp_path / "many/01", 101.0, 91.0)
+    with pytest.raises(UserError, match=r"many has a seed twice\."):
+        read_rows(tmp_path)
 
 
 def test_a_recipe_without_results_is_named(tmp_path: Path):

@@ -1,14 +1,16 @@
 """Configs, corpora and models so small that a test can train them."""
 
 import copy
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lmbench.conf import conf_dir
@@ -31,6 +33,9 @@ SMALL = (
     "trainer.accelerator=cpu",
 )
 """Overrides of lmbench-train; group choices and other overrides come before or after them."""
+
+SIZE = 8
+"""Largest size of the cores and heads of :func:`makers`."""
 
 NO_DROPOUT = dict.fromkeys(
     ("input_dropout", "hidden_dropout", "output_dropout", "weight_dropout"), 0.0
@@ -89,3 +94,26 @@ def change_words(run_dir: Path, place: int, word: str) -> None:
     checkpoint[DATA]["words"][place] = word
     with path.open("wb") as file:
         torch.save(checkpoint, file)
+
+
+def makers(part: str) -> Iterator[Callable[..., Any]]:
+    """Makers of all cores or heads of ``conf/``, with small sizes and with dropouts of 0.5.
+
+    The last core is the one that CONTRIBUTING.md shows.
+    """
+    for path in sorted((conf_dir() / "model" / part).glob("*.yaml")):
+        config = OmegaConf.create({"model": {"embedding_size": SIZE}, "part": OmegaConf.load(path)})
+        node: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["part"]
+        module, _, name = node.pop("_target_").rpartition(".")
+        for key, value in node.items():
+            if type(value) is int:
+                node[key] = min(value, SIZE)
+            elif key.endswith("dropout"):
+                node[key] = 0.5
+        yield partial(getattr(import_module(module), name), input_size=SIZE, **node)
+    if part == "core":
+        page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+        names: dict[str, Any] = {}
+        exec(page.partition("```python\n")[2].partition("```")[0], names)
+        dropouts = dict.fromkeys(NO_DROPOUT, 0.5)
+        yield partial(names["IndRNN"], SIZE, SIZE, SIZE, num_layers=3, **dropouts)

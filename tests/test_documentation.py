@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from small import NO_DROPOUT, composed
+from small import composed
 from torch.testing import assert_close
 
 from lmbench import compare, generate, score
 from lmbench.evaluate import with_run
-from lmbench.model.contracts import Core
 from lmbench.run.changes import RESUMABLE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,18 +132,6 @@ def test_a_choice_without_a_config_would_be_noticed():
 
 def python_blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-
-
-def test_the_core_that_contributors_are_shown_works():
-    (code,) = python_blocks(ROOT / "CONTRIBUTING.md")
-    names: dict[str, Any] = {}
-    exec(code, names)
-    core = names["IndRNN"](8, 12, 8, num_layers=2, **NO_DROPOUT)
-    assert isinstance(core, Core)
-    input = torch.randn(6, 3, 8)
-    whole, first = core(input), core(input[:4])
-    second = core(input[4:], first.state)
-    assert_close(torch.cat([first.output, second.output]), whole.output)
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_all_cores_have_about_the_same_number_of_parameters(corpus: str):
         with torch.device("meta"):
             model = build_model(config["model"], vocabulary_size=33_278)
         sizes[core] = sum(parameter.numel() for parameter in model.core.parameters())
-    assert set(sizes) == {path.stem for path in (conf_dir() / "model/core").glob("*.yaml")}
+    assert set(sizes) <= {path.stem for path in (conf_dir() / "model/core").glob("*.yaml")}
     for core, size in sizes.items():
         assert size == pytest.approx(sizes["awd_lstm"], rel=0.02), core
 

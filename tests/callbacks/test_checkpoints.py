@@ -16,6 +16,7 @@ import lightning as L
 import pytest
 import torch
 from chaos import unequal
+from small import SIZE, makers
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 from trainings import Clock, Scripted, quiet_trainer, random_corpus, random_windows, windows_of
@@ -38,6 +39,7 @@ from lmbench.optim import ASGD
 from lmbench.saved.checkpoint import DATA, read_checkpoint
 
 WORDS = 11
+CORES = {make.func.__name__: make for make in makers("core")}
 CONFIG = {"seed": 0, "init_from": None, "callbacks": {}}
 SCORES = [1.0, 0.5, 2.0, 3.0]  # with n = 1 the third validation is the first to switch
 BEST, SWITCH, NUM_EPOCHS = 1, 2, 4
@@ -111,6 +113,10 @@ def make_module(model: str) -> Scripted:
         core = LSTM(4, 5, 4, dropout=0.3)
         adam = partial(torch.optim.Adam, lr=0.1)
         return Scripted(LanguageModel(embedding, core, head, tied=True), adam, warmup)
+    if model in CORES:
+        embedding, head = Embedding(WORDS, SIZE, dropout=0.2), Softmax(SIZE, WORDS)
+        adam = partial(torch.optim.Adam, lr=0.1)
+        return Scripted(LanguageModel(embedding, CORES[model](), head, tied=True), adam, warmup)
     core = AWDLSTM(
         4, 5, 4, 2, input_dropout=0.3, hidden_dropout=0.2, output_dropout=0.3, weight_dropout=0.4
     )
@@ -241,6 +247,7 @@ CUT_SHORT = {"max_steps": 10}, {"limit_train_batches": 3}
         *(("awd_lstm", place, FINETUNING) for place in ("first epoch", "averaging")),
         *(("lstm", place, SHUFFLED) for place in ("averaging", "epoch's last window")),
         *(("averaged", place, {}) for place in PLACES),
+        *((core, "first epoch", {}) for core in CORES),
         *(("awd_lstm", place, LIMITED) for place in ("first epoch", "averaging", "test")),
         *(("awd_lstm", "epoch's first window", options) for options in (FINETUNING, LIMITED)),
         *(("lstm", "epoch's second window", options) for options in CUT_SHORT),

@@ -1,4 +1,4 @@
-"""Every core that ``conf/`` has, as a user meets it: trained, resumed, exported, evaluated."""
+"""Every core and head that ``conf/`` has, as a user meets it: exported and evaluated."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL, composed
-from trainings import command
+from small import composed
 
 import lmbench
 from lmbench.build.model import build_saved
@@ -18,19 +17,19 @@ from lmbench.files import read_json
 from lmbench.saved.checkpoint import read_run_model
 from lmbench.saved.export import writing_export
 
-NAMES = sorted(path.stem for path in (conf_dir() / "model/core").glob("*.yaml"))
-every_core = pytest.mark.parametrize("name", [name for name in NAMES if name != "lstm"])
+PARTS = [
+    f"{part}={path.stem}"
+    for part in ("core", "head")
+    for path in sorted((conf_dir() / "model" / part).glob("*.yaml"))
+    if path.stem != "lstm"  # has no hidden_dropout: the other tests are about it
+]
 
 
-def overrides(name: str) -> tuple[str, ...]:
-    sizes = ("model.core.hidden_size=16", "model.core.num_layers=2")
-    return "model=awd_lstm", f"model/core={name}", *sizes
-
-
-@every_core
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.usefixtures("matmul_precision")
-def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, name: str) -> None:
-    run = make_run(*overrides(name))
+def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, part: str) -> None:
+    sizes = ("model.core.hidden_size=16", "model.core.num_layers=2")
+    run = make_run("model=awd_lstm", f"model/{part}", *sizes)
     saved = read_run_model(run)
     model = build_saved(saved)
     with writing_export(tmp_path / "export", saved, model, corpus_name="x", overwrite=False):
@@ -61,21 +60,3 @@ def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, 
         if mode == "standard":
             assert result["nll"] == pytest.approx(expected, rel=1e-5)
         assert math.isfinite(result["nll"])
-
-
-@pytest.mark.slow
-@every_core
-def test_a_resumed_run_has_the_weights_of_an_unbroken_one(tmp_path: Path, name: str) -> None:
-    own = ("callbacks=default", "optimizer=adam", "trainer.max_epochs=2", "batching.bptt=20")
-    done = command(tmp_path, *SMALL, *overrides(name), *own, "hydra.run.dir=whole")
-    assert done.returncode == 0, done.stderr
-    own = (*own[:2], "trainer.max_epochs=1", *own[3:])
-    for arguments in (
-        (*SMALL, *overrides(name), *own, "hydra.run.dir=parts"),
-        ("resume=parts", "trainer.max_epochs=2"),
-    ):
-        done = command(tmp_path, *arguments)
-        assert done.returncode == 0, done.stderr
-    whole, parts = (read_json(tmp_path / run / "results.json") for run in ("whole", "parts"))
-    for key in ("weights_sha256", "val", "test", "best_epoch"):
-        assert whole[key] == parts[key]

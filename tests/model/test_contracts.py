@@ -2,18 +2,15 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
-from functools import partial
-from importlib import import_module
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from small import SIZE, makers
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lmbench.conf import conf_dir
 from lmbench.machine import multiplies_bfloat16
 from lmbench.model import LSTM, Embedding, LanguageModel
 from lmbench.model.contracts import Core, Head, detach_state
@@ -21,21 +18,7 @@ from lmbench.model.core import stack
 from lmbench.model.core.residual import ResidualStack
 from lmbench.model.dropout import Dropouts
 
-T, B, SIZE, V = 7, 3, 8, 23
-
-
-def makers(part: str) -> Iterator[Callable[..., Any]]:
-    """Makers of what each file says, but with small sizes and with dropouts of 0.5."""
-    for path in sorted((conf_dir() / "model" / part).glob("*.yaml")):
-        config = OmegaConf.create({"model": {"embedding_size": SIZE}, "part": OmegaConf.load(path)})
-        node: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["part"]
-        module, _, name = node.pop("_target_").rpartition(".")
-        for key, value in node.items():
-            if type(value) is int:
-                node[key] = min(value, SIZE)
-            elif key.endswith("dropout"):
-                node[key] = 0.5
-        yield partial(getattr(import_module(module), name), input_size=SIZE, **node)
+T, B, V = 7, 3, 23
 
 
 def of_conf(part: str) -> pytest.MarkDecorator:
@@ -49,6 +32,14 @@ def seed() -> None:
 
 def normal(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64)
+
+
+def moved(core: Any) -> Any:
+    """The core with random weights, also where initial values are zeros."""
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.normal_(std=0.3)
+    return core
 
 
 # Cores --------------------------------------------------------------------------------------------
@@ -70,10 +61,7 @@ def test_a_core_has_all_members_and_no_dropout_besides_those_it_names(make) -> N
 
 @of_conf("core")
 def test_each_dropout_that_a_core_names_drops_something(make) -> None:
-    core, input = make().double(), normal(T, B, SIZE)
-    with torch.no_grad():
-        for parameter in core.parameters():
-            parameter.normal_(std=0.3)  # sLSTM's recurrent weight starts as zeros
+    core, input = moved(make().double()), normal(T, B, SIZE)
     Dropouts(core.dropouts).scale(0.0)
     for dropout in core.dropouts:
         dropout.p = 0.5
@@ -93,7 +81,7 @@ def test_dropout_between_layers_is_on_all_that_a_block_adds(make) -> None:
 
 @of_conf("core")
 def test_one_window_equals_two_that_pass_on_the_state(make) -> None:
-    core, input = make().double().eval(), normal(T, B, SIZE)
+    core, input = moved(make().double().eval()), normal(T, B, SIZE)
     whole, first = core(input), core(input[:3])
     second = core(input[3:], detach_state(first.state))
     assert_close(torch.cat([first.output, second.output]), whole.output)
@@ -121,7 +109,7 @@ def test_every_parameter_of_a_core_learns_but_not_across_a_detached_state(make) 
 @of_conf("core")
 def test_gradients_match_finite_differences(make) -> None:
     """Also those through the state, which does not start at zero."""
-    core, input = make(num_layers=2).double().eval(), normal(5, 2, SIZE).requires_grad_()
+    core, input = moved(make(num_layers=2).double().eval()), normal(5, 2, SIZE).requires_grad_()
     start = detach_state(core(normal(3, 2, SIZE)).state)
 
     def run(input: Tensor, *_: Tensor) -> Tensor:
@@ -171,7 +159,7 @@ def test_a_detached_state_keeps_nothing_of_the_window_but_itself(make) -> None:
 @pytest.mark.slow
 @of_conf("core")
 def test_after_20_000_steps_float32_still_matches_float64(make) -> None:
-    core, state = make(num_layers=1).eval(), None
+    core, state = moved(make(num_layers=1).eval()), None
     twin, twin_state = copy.deepcopy(core).double(), None
     with torch.no_grad():
         for _ in range(20):

@@ -208,6 +208,28 @@ def test_a_corpus_without_a_picture_has_a_table(tmp_path: Path):
     assert "![" not in text
 
 
+def test_accuracies_on_minimal_pairs(tmp_path: Path):
+    (tmp_path / "recipes.yaml").write_text(RECIPES)
+    for seed, accuracy in ((1, 0.61), (2, 0.63)):
+        write(tmp_path / f"many/{seed}", 100.0, 90.0)
+        counts = {"num_pairs": 67_000, "accuracy": accuracy}
+        results = {
+            "corpus_sha256": "0",
+            "pairs": {"sha256": "0", "tokenizer": "moses", "lowercase": False},
+            **counts,
+            "parts": {"known": {"accuracy": accuracy + 0.05}},
+            "by": {},
+        }
+        (tmp_path / f"many/{seed}/minimal_pairs-BLiMP.json").write_text(json.dumps(results))
+    write(tmp_path / "one", 50.0, 40.0)
+    head, _, many, head_of_single, *_ = rows_of(page(read_rows(tmp_path)))
+    found = dict(zip(head, many, strict=True))
+    # Student's t with one degree of freedom, 12.7062, times 1
+    assert found["BLiMP, all"] == "62.0 ± 12.7"
+    assert found["BLiMP, known words"] == "67.0 ± 12.7"
+    assert not any("BLiMP" in title for title in head_of_single)
+
+
 def test_a_seed_counts_once(tmp_path: Path):
     (tmp_path / "recipes.yaml").write_text(RECIPES)
     write(tmp_path / "many/1", 100.0, 90.0)

@@ -132,7 +132,7 @@ def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "lstm, minimal pairs of my pairs"
     assert lines[2].split() == ["all", "50.0%", "6", "2", "33.3%", "3"]
-    assert lines[-1].startswith("22.7% of the words are read as <unk>; pairs made identical ")
+    assert lines[-1].startswith("22.7% of the words are read as <unk>; pairs identical to ")
 
 
 def test_unknown_words_without_unk_and_unknown_tokenizers_are_refused():

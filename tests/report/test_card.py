@@ -132,6 +132,25 @@ def test_settings_tuned_on_valid_are_reported_with_valid_figures(
     assert (note in card(run_dir)) == told
 
 
+@pytest.mark.parametrize(("known", "shown"), [(0.648, "64.8%"), (None, "—")])
+def test_accuracies_on_minimal_pairs(
+    make_run: Callable[..., Path], known: float | None, shown: str
+):
+    run_dir = make_run()
+    assert "minimal pairs" not in card(run_dir)
+    results = json.loads((run_dir / "results.json").read_text("utf-8"))
+    pairs = {
+        "corpus_sha256": results["data"]["sha256"],
+        "pairs": {"sha256": "0", "tokenizer": "moses", "lowercase": False},
+        "num_pairs": 67_000,
+        "accuracy": 0.605,
+        "parts": {"known": {"accuracy": known}},
+        "by": {},
+    }
+    (run_dir / "minimal_pairs-BLiMP.json").write_text(json.dumps(pairs))
+    assert f"\n| BLiMP | 60.5% | {shown} | 67,000 |\n" in card(run_dir)
+
+
 def test_a_third_party_core_is_named(make_run: Callable[..., Path]):
     run_dir = make_run()
     assert "LMBENCH_ALLOWED_TARGETS" not in card(run_dir)

@@ -57,7 +57,7 @@ def read_pairs(path: Path) -> PairSet:
             phenomenon) and ``field``. A line of any other file has a good sentence, a tab and a bad
             one, optionally followed by the paradigm, the phenomenon and the field, each after a
             tab. An unnamed paradigm is called ``NAME``. In a folder or archive, files that end in
-            ``.jsonl``, ``.tsv`` or ``.txt`` are read.
+            ``.jsonl`` or ``.tsv`` are read.
 
     Raises:
         UserError: The path cannot be read, a line is not a pair, or there are no pairs.
@@ -78,7 +78,7 @@ def read_pairs(path: Path) -> PairSet:
                     what = f"there is no {error}" if isinstance(error, KeyError) else error
                     raise UserError(f"{place}, line {number} is not a pair: {what}.") from error
     if not pairs:
-        raise UserError(f"{path} holds no minimal pairs: no .jsonl, .tsv or .txt with text.")
+        raise UserError(f"{path} holds no minimal pairs: no .jsonl or .tsv with text.")
     path = path.resolve()
     return PairSet(path.name if path.is_dir() else path.stem, pairs)
 
@@ -105,7 +105,7 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _has_pairs(name: str) -> bool:
     # An archive made on a Mac has a second file, of metadata, for each one.
-    return name.endswith((".jsonl", ".tsv", ".txt")) and not name.startswith("._")
+    return name.endswith((".jsonl", ".tsv")) and not name.startswith("._")
 
 
 def _from_json(line: str, paradigm: str) -> Pair:

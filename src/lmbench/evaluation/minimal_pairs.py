@@ -37,7 +37,7 @@ class PairScores:
         good: ``(P,)`` surprisals of the grammatical sentences, in bits.
         bad: ``(P,)`` those of the ungrammatical ones.
         has_unknown: ``(P,)`` whether a word of either sentence was read as ``<unk>``.
-        is_identical: ``(P,)`` whether that made the two sentences the same.
+        is_identical: ``(P,)`` whether the two sentences are the same to the model.
     """
 
     good: Float[np.ndarray, " P"]
@@ -49,6 +49,11 @@ class PairScores:
     def is_tie(self) -> Bool[np.ndarray, " P"]:
         """Whether neither sentence is more probable."""
         return self.is_identical | (self.good == self.bad)
+
+    @property
+    def are_known(self) -> Bool[np.ndarray, " P"]:
+        """Whether all words are known and the two sentences differ."""
+        return ~self.has_unknown & ~self.is_identical
 
     @property
     def is_correct(self) -> Bool[np.ndarray, " P"]:
@@ -124,7 +129,7 @@ def evaluate_pairs(
         **_counts(scores, np.ones(len(pairs.pairs), bool)),
         "unknown_word_share": sum(unknown) / num_words,
         "parts": {
-            "known": _counts(scores, ~scores.has_unknown),
+            "known": _counts(scores, scores.are_known),
             "unknown": _counts(scores, scores.has_unknown & ~scores.is_identical),
             "identical": _counts(scores, scores.is_identical),
         },
@@ -172,7 +177,7 @@ def show_pairs(results: Mapping[str, Any]) -> None:
     parts = results["parts"]
     print(
         f"{results['unknown_word_share']:.1%} of the words are read as {UNK}; "
-        f"pairs made identical by that: {parts['identical']['num_pairs']:,}"
+        f"pairs identical to the model: {parts['identical']['num_pairs']:,}"
     )
 
 
@@ -193,7 +198,7 @@ def _by(names: Sequence[str | None], scores: PairScores) -> list[dict[str, Any]]
         {
             "name": name,
             **_counts(scores, array == name),
-            "known": _counts(scores, (array == name) & ~scores.has_unknown),
+            "known": _counts(scores, (array == name) & scores.are_known),
         }
         for name in sorted(set(array.tolist()) - {""})
     ]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs each launcher, sweeper and logger of the extras once for real, on the embedded corpus, and
-# checks that every job finished; then tests models in lm-evaluation-harness. Called by
-# `make extras`, which installs the extras first.
+# checks that every job finished; then tests models in lm-evaluation-harness, and cores against
+# published code. Called by `make extras`, which installs the extras first.
 set -euo pipefail
 bin=$(cd "${1:?usage: scripts/extras.sh FOLDER_OF_COMMANDS}" && pwd)
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -77,5 +77,6 @@ sweep submitit_local "${submitit[@]}"
 again submitit_local "${submitit[@]}"
 sweep ray "${ray[@]}"
 again ray "${ray[@]}"
-(cd "$root" && "$bin/python" -m pytest tests/test_hf_lm_eval.py tests/build/test_loggers.py)
+(cd "$root" && "$bin/python" -m pytest \
+  tests/test_hf_lm_eval.py tests/build/test_loggers.py tests/model/core/test_references.py)
 printf '\n=== all passed in %d s\n' "$SECONDS"

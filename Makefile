@@ -17,7 +17,7 @@ EXTRAS := .venv-extras
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 CHECKS := "ruff check" "ruff format --check" pyright lint-imports
 
-.PHONY: help quickstart test slow check docs bench chaos extras clean
+.PHONY: help quickstart test slow gpu check docs bench chaos extras clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ test: $(DEV) ## run the fast tests
 # One at a time: slow tests start processes of their own, which would wait for each other.
 slow: $(DEV) ## run the slow tests
 	$(PYTEST) -m "slow and not gpu" -n 0 $(ARGS)
+
+gpu: $(DEV) ## run the tests that need a CUDA device
+	$(PYTEST) -m gpu -n 0 $(ARGS)
 
 check: $(DEV) ## run every linter and type checker, and fail if any of them does
 	@failed=; \
@@ -80,4 +83,5 @@ $(EXTRAS)/.ready: pyproject.toml
 	test -x $(EXTRAS)/bin/pip || $(PYTHON) -m venv $(EXTRAS)
 	$(EXTRAS)/bin/python -m pip install 'pip>=25.1'
 	$(EXTRAS)/bin/python -m pip install -e '.[sweep,slurm,ray,wandb,mlflow,hf]' lm_eval --group test
+	$(EXTRAS)/bin/python -m pip install --no-deps minGRU-pytorch xlstm fla-core einops
 	@touch $@

@@ -9,11 +9,11 @@ criterion and optimizer instead (``WT2.pt``), which only its own code can read: 
 """
 
 import argparse
-import pickle
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -95,9 +95,13 @@ def main(arguments: list[str] | None = None) -> None:
     rename = to_awd_lstm_lm if options.back else from_awd_lstm_lm
     try:
         state_dict = torch.load(options.weights, map_location="cpu", weights_only=True)
-        torch.save(rename(state_dict), options.converted)
-    except (OSError, ValueError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
-        sys.exit(f"{options.weights}: {error}")
+        renamed = rename(state_dict)
+    except (OSError, EOFError, ValueError, RuntimeError, AttributeError, UnpicklingError) as error:
+        sys.exit(f"{options.weights}: {error or 'The file is cut short.'}")
+    try:
+        torch.save(renamed, options.converted)
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"{options.converted}: {error}")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def main(args: argparse.Namespace) -> None:
         last, moments, exit_code = run(alone, args.model, None)
         if exit_code:
             sys.exit(f"The run left alone ended in phase {last} with exit code {exit_code}.")
+        if args.model == "awd_lstm" and "switch" not in moments:
+            sys.exit("The run left alone did not switch to averaged SGD.")
         while deaths.total() < args.kills:
             num_victims += 1
             victim = Path(folder, f"victim{num_victims}")

@@ -21,10 +21,16 @@ elif [[ -e $run/config.yaml ]]; then
   arguments=("resume=$run")
 else
   arguments=(experiment=awd_lstm_wikitext2_90 logger.tensorboard=null "hydra.run.dir=$run")
-  [[ ! -e $carried/wikitext-2 ]] || arguments+=("data.path=$carried/wikitext-2" "data.cache_dir=$carried/cache")
+  [[ ! -e $carried/wikitext-2 || " ${*:3}" == *' data='* ]] || arguments+=("data.path=$carried/wikitext-2" "data.cache_dir=$carried/cache")
   arguments+=("${@:3}")
 fi
 status=0
-timeout --preserve-status "${minutes}m" "${PYTHON:-python3}" -m lmbench.train "${arguments[@]}" || status=$?
+# Without --foreground, Ctrl-C would not reach the training. bash waits for it, so that it can pass
+# on what ends the script; a signal ends the first wait only.
+timeout --foreground --preserve-status "${minutes}m" \
+  "${PYTHON:-python3}" -m lmbench.train "${arguments[@]}" &
+trap 'kill -TERM $!' INT TERM HUP
+wait $! || status=$?
+while kill -0 $! 2>/dev/null; do wait $! && status=0 || status=$?; done
 [[ $status != 143 ]] || exit 75 # 128 + SIGTERM: stopped, and saved
 exit "$status"

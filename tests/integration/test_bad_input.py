@@ -2,8 +2,9 @@
 
 import os
 import socket
-import time
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,24 +102,33 @@ def test_a_missing_folder(refusal: Callable, tmp_path: Path):
 
 
 @pytest.fixture
-def silent_server() -> Iterator[str]:
-    """Accepts connections and never answers."""
+def silent_server() -> Iterator[tuple[str, list[socket.socket]]]:
+    """A server's address and the connections that it has accepted and never answers."""
+    accepted: list[socket.socket] = []
+
+    def accept() -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                accepted.append(server.accept()[0])
+
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", accepted
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in accepted:
+        connection.close()
 
 
-def test_a_hub_out_of_reach(refusal: Callable, tmp_path: Path, silent_server: str):
-    def seconds(*overrides: str, **variables: str) -> tuple[float, str]:
-        start = time.perf_counter()
-        message = refusal(*TINY, *overrides, **variables)
-        return time.perf_counter() - start, message
-
-    start_up, _ = seconds(f"data.path={tmp_path}/nowhere")
-    whole, message = seconds(HF_ENDPOINT=silent_server, HF_HUB_ETAG_TIMEOUT="2")
+def test_a_hub_out_of_reach(
+    refusal: Callable, tmp_path: Path, silent_server: tuple[str, list[socket.socket]]
+):
+    address, accepted = silent_server
+    message = refusal(*TINY, HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="2")
     for part in ("WikiText-2", "hub", "data.path=", "LMBENCH_DATA_DIR", "data=synthetic"):
         assert part in message
-    # 23 s if the datasets library is left to itself. Its import is included here.
-    assert whole - start_up < 5 + 3
+    assert len(accepted) < 4  # left to itself, the datasets library tries for 23 s
     assert not [path for path in tmp_path.glob("home/cache/lmbench/*") if path.suffix != ".lock"]
 
 
@@ -126,10 +136,6 @@ def test_a_hub_out_of_reach(refusal: Callable, tmp_path: Path, silent_server: st
     ("override", "part"),
     [
         ("seed=abc", "seed='abc' has the wrong type: str instead of int"),
-        ("model.core.dropout=1.5", "model.core.dropout must be"),
-        ("model.head.kernel=foo", "model.head.kernel must be 'chunked' or 'liger'"),
-        ("trainer.accelerator=foo", "trainer.accelerator=foo is not one"),
-        ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
         ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0"),
     ],
 )

@@ -24,13 +24,13 @@ from lmbench.output_folder import PROBE_BYTES
 from lmbench.run.directory import alone_in
 
 CHAOS = Path(__file__).parents[2] / "scripts/chaos.py"
-NUM_EPOCHS = 6
+NUM_EPOCHS = 10
 ARGUMENTS = (
     "model=awd_lstm",
     *SMALL,
-    "data.num_train_tokens=6000",
+    "data.num_train_tokens=4000",
     "batching.bptt=10",
-    # such a learning rate makes validation stall in the middle of the run
+    # At such a learning rate validation goes up and down, and stalls early in the run.
     "optimizer.lr=40",
     "callbacks.nt_asgd.non_monotone_interval=1",
     f"trainer.max_epochs={NUM_EPOCHS}",
@@ -76,7 +76,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finish(folder, *ARGUMENTS, "hydra.run.dir=run")
     run_dir = folder / "run"
     triggered = results_of(run_dir)["nt_asgd"]["triggered_epoch"]
-    assert 0 < triggered < NUM_EPOCHS - 1
+    assert triggered is not None
+    assert 0 < triggered < NUM_EPOCHS - 2, "too late to be stopped while it averages"
     return run_dir
 
 
@@ -221,14 +222,7 @@ def test_inner_damage_of_a_checkpoint_is_reported_in_one_paragraph(copy: Path, t
     last = copy / "checkpoints/last.ckpt"
     whole = torch.load(last, weights_only=True)
     metrics = (copy / "metrics.csv").read_bytes()
-    for name, value in (
-        ("optimizer_states", [{}]),
-        ("loops", {}),
-        ("processes", [{}]),
-        ("best", 7),
-        ("csv", [{"metrics": None}]),
-        ("callbacks", {}),
-    ):
+    for name, value in (("optimizer_states", [{}]), ("best", 7), ("csv", [{"metrics": None}])):
         torch.save(whole | {name: value}, last)
         assert "last.ckpt" in refusal(tmp_path, "resume=run"), name
         assert (copy / "metrics.csv").read_bytes() == metrics

@@ -225,19 +225,6 @@ def test_weights_do_not_go_to_another_model_or_corpus(run_dir: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_each_model_of_a_sweep_trains_with_its_recipe(tmp_path: Path):
-    jobs = sweep(tmp_path, *TINY[1:], "model=lstm,awd_lstm")
-    recipes = set()
-    for job in jobs:
-        config, results = read_run_config(job), results_of(job)
-        alone = config_of(f"model={results['model']}")
-        recipes.add((results["model"], "nt_asgd" in config["callbacks"]))
-        assert config["optimizer"] == alone["optimizer"]
-        assert (results["num_parameters"] == NUM_PARAMETERS) == (results["model"] == "lstm")
-    assert recipes == {("lstm", False), ("awd_lstm", True)}
-
-
-@pytest.mark.slow
 def test_a_second_run_leaves_the_first_alone(tmp_path: Path):
     arguments = (*TINY, f"hydra.run.dir='{tmp_path}/one run'")
     finish(tmp_path, *arguments)

@@ -11,7 +11,6 @@ from small import SIZE, makers
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lmbench.machine import multiplies_bfloat16
 from lmbench.model import LSTM, Embedding, LanguageModel
 from lmbench.model.contracts import Core, Head, detach_state
 from lmbench.model.core import stack
@@ -124,8 +123,6 @@ def test_gradients_match_finite_differences(make) -> None:
 def test_autocast_is_off_if_the_processor_cannot_multiply_bfloat16(
     make, multiplies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if multiplies and not multiplies_bfloat16():
-        pytest.skip("This processor has no bfloat16.")
     monkeypatch.setattr(stack, "multiplies_bfloat16", lambda: multiplies)
     core, input = make().eval(), normal(T, B, SIZE).float()
     expected = core(input).output

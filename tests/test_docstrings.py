@@ -17,7 +17,7 @@ EXAMPLES = {
     "evaluation.text": ["encode_text", "pieces"],
     "loss.activation_penalty": ["activation_regularization", "temporal_activation_regularization"],
     "loss.linear_cross_entropy": ["linear_cross_entropy"],
-    "model.core.recurrence": ["linear_recurrence"],
+    "model.core.recurrence": ["f_pooling"],
     "run.choice": ["job_folder"],
 }
 

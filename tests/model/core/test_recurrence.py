@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lmbench.model.core.recurrence import StepProduct, linear_recurrence
+from lmbench.model.core.recurrence import StepProduct, f_pooling
 
 T, B, H = 6, 3, 4
 
@@ -23,13 +23,13 @@ def seed() -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, T])
-def test_linear_recurrence_matches_the_loop(num_steps: int) -> None:
-    decay, input, start = leaves = normal(num_steps, B, H), normal(num_steps, B, H), normal(B, H)
+def test_f_pooling_matches_the_loop(num_steps: int) -> None:
+    keep, input, start = leaves = normal(num_steps, B, H), normal(num_steps, B, H), normal(B, H)
     hidden, expected = start, []
-    for a, b in zip(decay, input, strict=True):
-        hidden = a * hidden + b
+    for share, x in zip(keep, input, strict=True):
+        hidden = share * hidden + (1 - share) * x
         expected.append(hidden)
-    output = linear_recurrence(*leaves)
+    output = f_pooling(*leaves)
     assert_close(output, torch.stack(expected))
     factors = normal(num_steps, B, H).detach()
     found = torch.autograd.grad((output * factors).sum(), leaves)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmbench.model.core.recurrence import linear_recurrence
+from lmbench.model.core.recurrence import f_pooling
 from lmbench.model.core.residual import CausalConv, ResidualStack
 from lmbench.model.core.stack import exact
 
@@ -20,7 +20,7 @@ class MinGRU(ResidualStack):
     feed-forward network four times as wide, with skip connections and norms as in the package
     minGRU-pytorch, and so is minGRU's width, 1.5 times that of the block. There the convolution
     reads the block's input before the norm and mixes features, and the gates have no biases. The
-    paper's parallel scan is left out: see :func:`lmbench.model.core.recurrence.linear_recurrence`.
+    paper's parallel scan is left out: see :func:`lmbench.model.core.recurrence.f_pooling`.
     """
 
     def make_layer(self, input_size: int, output_size: int) -> nn.Module:
@@ -60,17 +60,16 @@ class MinGRULayer(nn.Module):
         convolved, last = self.conv(input, last)
         input = input + convolved
         weight = weight_dropout(self.gates.weight)
-        keep, add = self.cell(exact(functional.linear(input, weight, self.gates.bias)))
+        keep, candidate = self.cell(exact(functional.linear(input, weight, self.gates.bias)))
         if hidden is None:
             hidden = torch.zeros_like(keep[0])
-        output = linear_recurrence(keep, add, exact(hidden))
+        output = f_pooling(keep, positive(candidate), exact(hidden))
         return self.out(output.to(self.out.weight.dtype)), (last, output[-1])
 
     def cell(self, gates: Float[Tensor, "T B G"]) -> tuple[Tensor, Tensor]:
-        """What h is multiplied by at each step and what is added to it, each ``(T, B, I)``."""
+        """The share of h that each step keeps and the candidate for the rest, ``(T, B, I)``."""
         update, candidate = gates.chunk(2, -1)
-        update = update.sigmoid()
-        return 1.0 - update, update * positive(candidate)
+        return (-update).sigmoid(), candidate
 
 
 def positive(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmbench.model.core.min_gru import MinGRU, MinGRULayer, positive
+from lmbench.model.core.min_gru import MinGRU, MinGRULayer
 
 
 class MinLSTM(MinGRU):
@@ -22,8 +22,8 @@ class MinLSTMLayer(MinGRULayer):
     """A minGRU layer with another cell."""
 
     def cell(self, gates: Float[Tensor, "T B G"]) -> tuple[Tensor, Tensor]:
-        """What h is multiplied by at each step and what is added to it, each ``(T, B, I)``."""
+        """The share of h that each step keeps and the candidate for the rest, ``(T, B, I)``."""
         forget, input, candidate = gates.chunk(3, -1)
         # σ(f) / (σ(f) + σ(i)) is σ(ln σ(f) − ln σ(i)), which cannot become 0 / 0.
-        keep = (nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(input)).sigmoid()
-        return keep, (1.0 - keep) * positive(candidate)
+        keep = nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(input)
+        return keep.sigmoid(), candidate

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmbench.model.core.recurrence import linear_recurrence
+from lmbench.model.core.recurrence import f_pooling
 from lmbench.model.core.stack import Stack, exact
 
 
@@ -46,6 +46,5 @@ class QRNNLayer(nn.Module):
         pairs = torch.cat([input, torch.cat([last.to(input.dtype), input[:-1]])], -1)
         gates = exact(functional.linear(pairs, weight_dropout(self.conv.weight), self.conv.bias))
         candidate, forget, out = gates.chunk(3, -1)
-        forget = forget.sigmoid()
-        cells = linear_recurrence(forget, (1.0 - forget) * candidate.tanh(), exact(cell))
+        cells = f_pooling(forget.sigmoid(), candidate.tanh(), exact(cell))
         return (out.sigmoid() * cells).to(input.dtype), (cells[-1], input[-1:])

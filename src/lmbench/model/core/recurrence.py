@@ -10,48 +10,51 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
-def linear_recurrence(
-    decay: Float[Tensor, " T *N"], input: Float[Tensor, " T *N"], start: Float[Tensor, "*N"]
+def f_pooling(
+    keep: Float[Tensor, " T *N"], input: Float[Tensor, " T *N"], start: Float[Tensor, "*N"]
 ) -> Float[Tensor, " T *N"]:
-    """All h_t = decay_t · h_(t−1) + input_t, element by element, from h_(−1) = ``start``.
+    """All h_t = keep_t · h_(t−1) + (1 − keep_t) · input_t, from h_(−1) = ``start``.
 
     Forward and backward, each step is one operation on memory already allocated. On a CPU a
     parallel scan, which reads everything several times, would not be faster.
 
     Args:
-        decay: ``(T, …)``.
+        keep: ``(T, …)``, from 0 to 1.
         input: ``(T, …)``.
         start: ``(…)``.
 
     Returns:
         ``(T, …)``. It has no second derivative.
 
-    >>> linear_recurrence(torch.full((3,), 0.5), torch.ones(3), torch.tensor(0.0)).tolist()
-    [1.0, 1.5, 1.75]
+    >>> f_pooling(torch.full((3,), 0.5), torch.ones(3), torch.tensor(0.0)).tolist()
+    [0.5, 0.75, 0.875]
     """
-    return _LinearRecurrence.apply(decay, input, start)
+    return _FPooling.apply(keep, input, start)
 
 
-class _LinearRecurrence(Function):
+class _FPooling(Function):
     @staticmethod
-    def forward(ctx: Any, decay: Tensor, input: Tensor, start: Tensor) -> Tensor:
-        output = torch.empty_like(input)
+    def forward(ctx: Any, keep: Tensor, input: Tensor, start: Tensor) -> Tensor:
+        output = torch.empty_like(input, memory_format=torch.contiguous_format)
         hidden = start
-        for a, b, out in zip(decay.unbind(), input.unbind(), output.unbind(), strict=True):
-            hidden = torch.addcmul(b, a, hidden, out=out)
-        ctx.save_for_backward(decay, output, start)
+        for share, x, out in zip(keep.unbind(), input.unbind(), output.unbind(), strict=True):
+            hidden = torch.lerp(x, hidden, share, out=out)
+        ctx.save_for_backward(keep, input, start, output)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        decay, output, start = ctx.saved_tensors
+        keep, input, start, output = ctx.saved_tensors
         grad_hidden = grad_output.clone(memory_format=torch.contiguous_format)
         steps = grad_hidden.unbind()
         for t in range(len(steps) - 2, -1, -1):
-            steps[t].addcmul_(decay[t + 1], steps[t + 1])
-        previous = torch.cat([start.unsqueeze(0), output[:-1]])
-        return grad_hidden * previous, grad_hidden, decay[0] * grad_hidden[0]
+            steps[t].addcmul_(keep[t + 1], steps[t + 1])
+        grad_keep = torch.empty_like(output)
+        torch.sub(start, input[0], out=grad_keep[0])
+        torch.sub(output[:-1], input[1:], out=grad_keep[1:])
+        grad_input = torch.addcmul(grad_hidden, grad_hidden, keep, value=-1.0)
+        return grad_keep.mul_(grad_hidden), grad_input, keep[0] * grad_hidden[0]
 
 
 @dataclass(eq=False)

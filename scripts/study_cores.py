@@ -111,7 +111,7 @@ CORPORA = {
     "wikitext2": Corpus(
         "cores",
         (2, 3, 4),
-        (0.25, 0.125, 0.5),
+        (0.25, 0.125),
         {"trainer.limit_train_batches": 0.2, "batching.shuffle_articles": "false"},
         {
             "lstm": 600,

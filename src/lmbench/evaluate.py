@@ -140,11 +140,7 @@ def _main(config: DictConfig) -> float:
 
 
 def _name(overrides: Sequence[str]) -> str:
-    """Name of an evaluation: what the command line chose; of a list all, in alphabetical order.
-
-    >>> _name(["run=DIR", "evaluation=[temperature,cache]"])
-    'cache_temperature'
-    """
+    """Name of an evaluation: what the command line chose; of a list all, in alphabetical order."""
     chosen = "standard"
     for override in overrides:
         key, _, value = override.partition("=")

@@ -25,8 +25,9 @@ else
   arguments+=("${@:3}")
 fi
 status=0
-# Without --foreground, Ctrl-C would not reach the training. bash waits for it, so that it can pass
-# on what ends the script; a signal ends the first wait only.
+# In a group of its own (set -m), so that Ctrl-C and a closed terminal reach it once, as SIGTERM from
+# here: of two signals, the second ends a run unsaved. A signal ends only the first wait.
+set -m
 timeout --foreground --preserve-status "${minutes}m" \
   "${PYTHON:-python3}" -m lmbench.train "${arguments[@]}" &
 trap 'kill -TERM $!' INT TERM HUP

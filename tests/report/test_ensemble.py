@@ -93,24 +93,23 @@ def test_an_ensemble_is_in_the_tables_and_its_records_compared(members: list[Pat
 
 
 def test_words_that_all_members_are_certain_of_stay_certain(
-    tmp_path: Path, write_run: Write, write_evaluation: Write
+    tmp_path: Path, write_run: Write, write_evaluation: Write, monkeypatch: pytest.MonkeyPatch
 ):
     """Weights whose sum is rounded up would give them a probability above 1."""
-    for seed in range(1, 8):
+    rounded_up = np.array([0.5, 0.5 + 2**-52])
+    assert rounded_up.sum() > 1.0
+    monkeypatch.setattr("lmbench.report.ensemble.mixture_weights", lambda probabilities: rounded_up)
+    for seed in (1, 2):
         run_dir = write_run(tmp_path / f"runs/{seed}", seed=seed)
         for index, split in enumerate(SPLITS):
             nats, articles = draw(10 * seed + index), np.arange(NUM_TARGETS) // 30
             nats[:5] = 0.0
             write_evaluation(run_dir, split=split, log_probabilities=nats, articles=articles)
-    folders = sorted((tmp_path / "runs").iterdir())
-    for number in range(2, 8):
-        run, _ = build_ensemble(folders[:number], f"of {number}", tmp_path / "compared")
-        record = run.evaluations["standard", "test"]
-        assert record.records is not None
-        assert read_records(record.records, record.score).unit == "article"
-        nats = pq.read_table(record.records)["log_probability"].to_numpy()
-        assert (nats[:5] <= 0.0).all()
-        assert nats[:5] == pytest.approx(np.zeros(5), abs=1e-9)
+    run, _ = build_ensemble(sorted((tmp_path / "runs").iterdir()), "mine", tmp_path / "compared")
+    record = run.evaluations["standard", "test"]
+    assert record.records is not None
+    assert read_records(record.records, record.score).unit == "article"
+    assert pq.read_table(record.records)["log_probability"].to_pylist()[:5] == [0.0] * 5
 
 
 def test_each_ensemble_has_its_own_name_and_files(members: list[Path], tmp_path: Path):

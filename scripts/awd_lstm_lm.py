@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
         state_dict = torch.load(options.weights, map_location="cpu", weights_only=True)
         renamed = rename(state_dict)
     except (OSError, EOFError, ValueError, RuntimeError, AttributeError, UnpicklingError) as error:
-        sys.exit(f"{options.weights}: {error or 'The file is cut short.'}")
+        sys.exit(f"{options.weights}: {str(error) or 'The file is cut short.'}")
     try:
         torch.save(renamed, options.converted)
     except (OSError, RuntimeError) as error:

@@ -94,9 +94,18 @@ def test_what_is_not_a_state_dict_is_refused_without_a_traceback(tmp_path: Path)
         torch.save(content, path)
         with pytest.raises(SystemExit, match=rf"^{path}: "):
             main([str(path), str(tmp_path / "converted.pt")])
+    path.write_bytes(b"")
+    with pytest.raises(SystemExit, match=rf"^{path}: .*\w"):
+        main([str(path), str(tmp_path / "converted.pt")])
     with pytest.raises(SystemExit, match=r"No such file"):
         main([str(tmp_path / "x.pt"), str(tmp_path / "converted.pt")])
     assert not (tmp_path / "converted.pt").exists()
+
+
+def test_a_file_that_cannot_be_written_is_the_one_named(tmp_path: Path):
+    torch.save(RNNModel().state_dict(), tmp_path / "original.pt")
+    with pytest.raises(SystemExit, match=rf"^{tmp_path}/nowhere/x.pt: "):
+        main([str(tmp_path / "original.pt"), str(tmp_path / "nowhere/x.pt")])
 
 
 @pytest.mark.parametrize("rename", [from_awd_lstm_lm, to_awd_lstm_lm])

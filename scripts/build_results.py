@@ -52,10 +52,10 @@ run.
 
 Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
 `cpu_night_constant_dropout` count the last, unfinished epoch as a whole one, and so does the
-picture. From the `metrics.csv` of some older runs, a spurious last row was removed, a copy of an
-earlier one. These two, `awd_lstm_6_epochs` and `quickstart_awd_lstm` predate a change in the random
-numbers of weight dropout, and `awd_lstm_6_epochs` one in the order of the head's words: the same
-command now gives slightly different figures. The runs of five epochs were started as `cpu_hour` and
+picture. They, `awd_lstm_6_epochs` and `quickstart_awd_lstm` predate a change in the random numbers
+of weight dropout, and `awd_lstm_6_epochs` one in the order of the head's words: the same command
+now gives slightly different figures. From the `metrics.csv` of some older runs, a spurious last row
+was removed, a copy of an earlier one. The runs of five epochs were started as `cpu_hour` and
 `cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`, which is why their files
 have those names.
 

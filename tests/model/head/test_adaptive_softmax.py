@@ -11,10 +11,16 @@ H, V, CUTOFFS = 16, 23, [4, 9, 15]
 EXACT = {"rtol": 1e-10, "atol": 1e-14}
 
 
-def make(*, tied: bool = False, bias: bool = True, counts: Tensor | None = None) -> AdaptiveSoftmax:
+def make(
+    *,
+    tied: bool = False,
+    bias: bool = True,
+    counts: Tensor | None = None,
+    cutoffs: list[int] = CUTOFFS,
+) -> AdaptiveSoftmax:
     """A float64 head in which no parameter is zero."""
     torch.manual_seed(0)
-    head = AdaptiveSoftmax(H, V, cutoffs=CUTOFFS, div_value=2.0, bias=bias, counts=counts)
+    head = AdaptiveSoftmax(H, V, cutoffs=cutoffs, div_value=2.0, bias=bias, counts=counts)
     if tied:
         head.tie(nn.Parameter(torch.empty(V, H)))
     with torch.no_grad():
@@ -97,6 +103,20 @@ def test_tied_rows_of_the_embedding_are_the_words_weights() -> None:
             logits = output @ weight[start:stop].t() + bias[start + offset : stop + offset]
             expected = expected * logits.softmax(-1)[:, place - start]
         assert_close(log_probs[:, word].exp(), expected, **EXACT)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("cutoffs", [CUTOFFS, [V]])  # with clusters, and without any
+def test_surprisal_and_entropy_are_those_of_the_whole_distribution(
+    tied: bool, cutoffs: list[int]
+) -> None:
+    head = make(tied=tied, counts=shuffled_counts(), cutoffs=cutoffs)
+    output, targets = problem(200)
+    log_probs = head.log_probs(output)
+    surprisal, entropy = head.surprisal_and_entropy(output, targets)
+    assert_close(surprisal, -log_probs[torch.arange(200), targets], **EXACT)
+    assert_close(entropy, -(log_probs.exp() * log_probs).sum(-1), **EXACT)
+    assert set(targets.tolist()) == set(range(V))  # so every cluster's first and last word
 
 
 def test_a_word_outside_the_vocabulary_has_no_row() -> None:

@@ -187,6 +187,36 @@ class AdaptiveSoftmax(nn.Module):
                 parts.append(within + clusters[..., k : k + 1])
             return torch.cat(parts, -1).index_select(-1, self.word_ranks)
 
+    def surprisal_and_entropy(
+        self, output: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """Surprisal of ``targets`` and entropy of the distributions over words, in nats.
+
+        Faster than from :meth:`log_probs`, which has to put the words into the order of their ids.
+        The entropy is the head's, plus that of each cluster, weighted by the cluster's probability.
+
+        Args:
+            output: Outputs of the core, ``(N, H)``.
+            targets: Ids of words, ``(N,)``.
+        """
+        ranks = self.embedding_rows(targets)
+        with torch.autocast(output.device.type, enabled=False):
+            head, *tails = self._layers()
+            output = output.to(head[0].dtype)
+            log_probs = functional.linear(output, *head).log_softmax(-1)
+            entropy = -torch.linalg.vecdot(log_probs.exp(), log_probs)
+            cluster = torch.bucketize(ranks, ranks.new_tensor(self.cutoffs), right=True)
+            labels = ranks.where(cluster == 0, self._sizes[0] - 1 + cluster)
+            surprisal = -log_probs.gather(1, labels[:, None]).squeeze(1)
+            for k, (start, tail) in enumerate(zip(self.cutoffs, tails, strict=True)):
+                within = functional.linear(self._project(output, k), *tail).log_softmax(-1)
+                weight = log_probs[:, self._sizes[0] + k].exp()
+                entropy -= weight * torch.linalg.vecdot(within.exp(), within)
+                labels = (ranks - start).clamp(0, within.shape[1] - 1)
+                found = within.gather(1, labels[:, None]).squeeze(1)
+                surprisal -= found.where(cluster == k + 1, 0)
+        return surprisal, entropy
+
     def _layers(self) -> list[tuple[Tensor, Tensor | None]]:
         """Weight and bias of the head, ``(C + K, H)``, and of each cluster, ``(V_k, H_k)``."""
         if self.weight is None:

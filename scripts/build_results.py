@@ -3,8 +3,8 @@
     python scripts/build_results.py
 
 A new row takes a folder with the run's ``results.json``, ``config.yaml``, ``metrics.csv``,
-``evaluation-*.json`` and, with several seeds, ``timing.csv``; and an entry in
-``results/recipes.yaml``.
+``evaluation-*.json``, ``minimal_pairs-*.json`` and, with several seeds, ``timing.csv``; and an
+entry in ``results/recipes.yaml``.
 """
 
 import sys
@@ -56,8 +56,8 @@ picture. They, `awd_lstm_6_epochs` and `quickstart_awd_lstm` predate a change in
 of weight dropout, and `awd_lstm_6_epochs` one in the order of the head's words: the same command
 now gives slightly different figures. From the `metrics.csv` of some older runs, a spurious last row
 was removed, a copy of an earlier one. The runs of five epochs were started as `cpu_hour` and
-`cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`, which is why their files
-have those names.
+`cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`, so those are the names in
+their files; and with `float32_matmul_precision=medium`, which `auto` no longer chooses on Intel.
 
 The cache figures come from `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true`,
 with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. The

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from lmbench.data.columns import IGNORE_INDEX
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.tuning import Grid, require_grid
 from lmbench.loss.linear_cross_entropy import CHUNK_BYTES
@@ -66,23 +67,23 @@ class Temperature:
             targets: Int[Tensor, "*N"],
             *,
             reduction: str = "mean",
-            ignore_index: int = -100,
         ) -> Float[Tensor, "..."]:
             # A part has four matrices over all words: logits, their log-softmax, both again for T.
             rows = max(1, CHUNK_BYTES // (4 * head.vocabulary_size * output.element_size()))
             parts = zip(
                 output.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True
             )
-            options = {"reduction": "none", "ignore_index": ignore_index}
             nats = torch.cat(
                 [
-                    functional.cross_entropy(head.log_probs(part) / self.value, words, **options)
+                    functional.cross_entropy(
+                        head.log_probs(part) / self.value, words, reduction="none"
+                    )
                     for part, words in parts
                 ]
             )
             if reduction == "none":
                 return nats.reshape(targets.shape)
-            return nats.sum() / ((targets != ignore_index).sum() if reduction == "mean" else 1)
+            return nats.sum() / ((targets != IGNORE_INDEX).sum() if reduction == "mean" else 1)
 
         if self.value == 1.0:
             yield

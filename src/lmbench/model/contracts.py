@@ -126,16 +126,15 @@ class Head(Protocol):
         targets: Int[Tensor, "*N"],
         *,
         reduction: Literal["mean", "sum", "none"] = "mean",
-        ignore_index: int = -100,
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, in float32 or float64 even in autocast.
 
         Args:
             output: Outputs of the core, ``(*N, H)``.
-            targets: Ids of the right words, ``(*N,)``.
+            targets: Ids of the right words, ``(*N,)``; -100 adds nothing to the loss or to any
+                gradient.
             reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"``: one value per
                 target, ``(*N,)``, 0 where ignored.
-            ignore_index: Targets of this value add nothing to the loss or to any gradient.
         """
         ...
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lmbench.data.columns import IGNORE_INDEX
 from lmbench.loss.linear_cross_entropy import autocast_dtype, linear_cross_entropy
 
 
@@ -132,7 +133,6 @@ class AdaptiveSoftmax(nn.Module):
         targets: Int[Tensor, "*N"],
         *,
         reduction: Literal["mean", "sum", "none"] = "mean",
-        ignore_index: int = -100,
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
@@ -142,12 +142,12 @@ class AdaptiveSoftmax(nn.Module):
         """
         part = "sum" if reduction == "mean" else reduction
         flat_targets = targets.reshape(-1)
-        scored = flat_targets != ignore_index
+        scored = flat_targets != IGNORE_INDEX
         ranks = self.word_ranks.index_select(0, flat_targets.where(scored, 0).long())
         cluster = torch.zeros_like(ranks)  # 0 for the head's words
         for cutoff in self.cutoffs:
             cluster += ranks >= cutoff
-        labels = ranks.where(cluster == 0, self._sizes[0] - 1 + cluster).where(scored, -100)
+        labels = ranks.where(cluster == 0, self._sizes[0] - 1 + cluster).where(scored, IGNORE_INDEX)
 
         device_type = output.device.type
         dtype = autocast_dtype(device_type) if self.autocast else None

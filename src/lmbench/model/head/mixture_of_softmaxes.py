@@ -80,7 +80,6 @@ class MixtureOfSoftmaxes(nn.Module):
         targets: Int[Tensor, "*N"],
         *,
         reduction: Literal["mean", "sum", "none"] = "mean",
-        ignore_index: int = -100,
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
@@ -95,7 +94,6 @@ class MixtureOfSoftmaxes(nn.Module):
             self.bias,
             targets,
             reduction=reduction,
-            ignore_index=ignore_index,
             dtype=dtype,
         )
 

@@ -66,7 +66,6 @@ class Softmax(nn.Module):
         targets: Int[Tensor, "*N"],
         *,
         reduction: Literal["mean", "sum", "none"] = "mean",
-        ignore_index: int = -100,
     ) -> Float[Tensor, "..."]:
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
@@ -80,7 +79,7 @@ class Softmax(nn.Module):
         """
         weights = self.weight, self.bias
         dtype = autocast_dtype(output.device.type) if self.autocast else None
-        options = {"reduction": reduction, "ignore_index": ignore_index, "dtype": dtype}
+        options = {"reduction": reduction, "dtype": dtype}
         if self.kernel == "liger" and reduction != "none" and self.training:
             return liger_cross_entropy(output, *weights, targets, **options)
         return linear_cross_entropy(output, *weights, targets, **options)

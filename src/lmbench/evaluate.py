@@ -21,7 +21,8 @@ from lmbench.run.config import read_run_config, set_value
 from lmbench.run.directory import quoted, require_inside
 
 if TYPE_CHECKING:
-    from lmbench.loaded import Loaded
+    from lmbench.data.vocabulary import Vocabulary
+    from lmbench.model import LanguageModel
 
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
 # Hydra's.
@@ -61,7 +62,6 @@ def evaluate(config: DictConfig, name: str) -> float:
     from lmbench.build.evaluator import build_evaluator
     from lmbench.build.model import build_saved
     from lmbench.evaluation import outcome
-    from lmbench.loaded import Loaded
     from lmbench.saved.checkpoint import read_run_model
 
     for key in ("tune", "save_tokens"):
@@ -81,7 +81,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     node = cast(dict[str, Any], OmegaConf.to_container(config.evaluation, resolve=True))
     if "pairs" in node:
         of_run["corpus_sha256"] = saved.corpus_sha256
-        return _evaluate_pairs(node, Loaded(model, saved.vocabulary), of_run, run_dir)
+        return _evaluate_pairs(node, model, saved.vocabulary, of_run, run_dir)
     corpus = factory(run_config["data"], "data")()
     corpus.require_sha256(saved.corpus_sha256)
     evaluator = build_evaluator(node, model, corpus, folder=run_dir / "checkpoints")
@@ -96,7 +96,11 @@ def evaluate(config: DictConfig, name: str) -> float:
 
 
 def _evaluate_pairs(
-    node: dict[str, Any], loaded: "Loaded", of_run: dict[str, Any], run_dir: Path
+    node: dict[str, Any],
+    model: "LanguageModel",
+    vocabulary: "Vocabulary",
+    of_run: dict[str, Any],
+    run_dir: Path,
 ) -> float:
     from lmbench.build.arguments import require_type
     from lmbench.data.minimal_pairs import read_pairs
@@ -109,16 +113,13 @@ def _evaluate_pairs(
     others += [f"evaluation.{key}=true" for key in ("tune", "save_tokens") if node[key]]
     if others:
         raise UserError(f"evaluation=minimal_pairs cannot be combined with {', '.join(others)}.")
-    tokenizer = node.get("tokenizer", "auto")
-    require_type("evaluation.tokenizer", tokenizer, str | None)
+    require_type("evaluation.tokenizer", node["tokenizer"], str | None)
     try:
-        Splitter.of(loaded.vocabulary, tokenizer)
+        splitter = Splitter.of(vocabulary, node["tokenizer"])
     except ValueError as error:
         raise UserError(f"evaluation.{error}.") from error
     pairs = read_pairs(Path(str(node["pairs"])))
-    results, scores = minimal_pairs.evaluate_pairs(
-        *loaded, pairs, tokenizer=tokenizer, of_run=of_run
-    )
+    results, scores = minimal_pairs.evaluate_pairs(model, splitter, pairs, of_run=of_run)
     try:
         with printing(f" The results are in {run_dir}."):
             minimal_pairs.show_pairs(results)

@@ -12,6 +12,7 @@ import torch
 
 from lmbench.data.minimal_pairs import Pair, PairSet
 from lmbench.data.vocabulary import Vocabulary
+from lmbench.data.words import Splitter
 from lmbench.errors import UserError
 from lmbench.evaluation.minimal_pairs import evaluate_pairs, show_pairs, write_pairs
 from lmbench.evaluation.words import sentence_surprisals
@@ -52,9 +53,13 @@ PAIRS = pairs_of(
 )
 
 
+def evaluate(model: LanguageModel, vocabulary: Vocabulary, pairs: PairSet):
+    return evaluate_pairs(model, Splitter.of(vocabulary, "auto"), pairs, of_run=OF_RUN)
+
+
 def test_counts(vocabulary: Vocabulary):
     results, scores = evaluate_pairs(
-        unigram_model(vocabulary), vocabulary, PAIRS, tokenizer="none", of_run=OF_RUN
+        unigram_model(vocabulary), Splitter.of(vocabulary, "none"), PAIRS, of_run=OF_RUN
     )
     assert results["accuracy"] == 0.5
     counts = {"num_pairs": 6, "num_correct": 3, "num_ties": 2}
@@ -81,13 +86,11 @@ def test_counts(vocabulary: Vocabulary):
 
 def test_sentences_are_tokenized_and_lowercased_like_the_vocabulary(vocabulary: Vocabulary):
     pairs = pairs_of(("a isn't b", "a isn't a", "p"))
-    results, scores = evaluate_pairs(unigram_model(vocabulary), vocabulary, pairs, of_run=OF_RUN)
+    results, scores = evaluate(unigram_model(vocabulary), vocabulary, pairs)
     assert results["pairs"]["tokenizer"] == "penn"
     assert scores.good[0] == pytest.approx(-math.log2(0.4 * 0.03 * 0.02 * 0.3), rel=1e-6)
     lower = Vocabulary(tuple(word.lower() for word in PROBABILITIES))
-    results, scores = evaluate_pairs(
-        unigram_model(lower), lower, pairs_of(("A b", "A A", "p")), of_run=OF_RUN
-    )
+    results, scores = evaluate(unigram_model(lower), lower, pairs_of(("A b", "A A", "p")))
     assert results["pairs"]["lowercase"]
     assert scores.good[0] == pytest.approx(-math.log2(0.4 * 0.3), rel=1e-6)
     assert not scores.has_unknown.any()
@@ -101,7 +104,7 @@ def test_probabilities_are_those_of_sentences_without_their_end():
         for weight in model.parameters():
             weight.normal_()
     pairs = pairs_of(("A B C", "A B D", "p"), ("E", "H G A B C D", "p"))
-    _, scores = evaluate_pairs(model, vocabulary, pairs, of_run=OF_RUN)
+    _, scores = evaluate(model, vocabulary, pairs)
     for place, pair in enumerate(pairs.pairs):
         for text, found in ((pair.good, scores.good), (pair.bad, scores.bad)):
             words = Loaded(model, vocabulary).score(text)["surp"][:-1]
@@ -117,7 +120,7 @@ def test_sentences_without_words_have_no_surprisal(vocabulary: Vocabulary):
 
 def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFixture):
     results, scores = evaluate_pairs(
-        unigram_model(vocabulary), vocabulary, PAIRS, tokenizer="none", of_run=OF_RUN
+        unigram_model(vocabulary), Splitter.of(vocabulary, "none"), PAIRS, of_run=OF_RUN
     )
     write_pairs(results, scores, PAIRS, tmp_path)
     names = {f"minimal_pairs-my_pairs.{end}" for end in ("json", "parquet")}
@@ -135,11 +138,7 @@ def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFix
     assert lines[-1].startswith("22.7% of the words are read as <unk>; pairs identical to ")
 
 
-def test_unknown_words_without_unk_and_unknown_tokenizers_are_refused():
+def test_unknown_words_without_unk_are_refused():
     vocabulary = Vocabulary(("<eos>", "a", "b"))
     with pytest.raises(UserError, match=r"^'dog': not among the 3 words"):
-        evaluate_pairs(unigram_model(vocabulary), vocabulary, PAIRS, of_run=OF_RUN)
-    with pytest.raises(ValueError, match=r"^tokenizer must be none, penn"):
-        evaluate_pairs(
-            unigram_model(vocabulary), vocabulary, PAIRS, tokenizer="bert", of_run=OF_RUN
-        )
+        evaluate(unigram_model(vocabulary), vocabulary, PAIRS)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from lmbench.data.minimal_pairs import PairSet
-from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.data.vocabulary import EOS, UNK
 from lmbench.data.words import Splitter
 from lmbench.evaluation.outcome import write_results
 from lmbench.evaluation.progress import progress_of
@@ -62,12 +62,7 @@ class PairScores:
 
 
 def evaluate_pairs(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
-    pairs: PairSet,
-    *,
-    tokenizer: str | None = "auto",
-    of_run: Mapping[str, Any],
+    model: LanguageModel, splitter: Splitter, pairs: PairSet, *, of_run: Mapping[str, Any]
 ) -> tuple[dict[str, Any], PairScores]:
     """Accuracy on minimal pairs: the share whose good sentence is more probable.
 
@@ -77,10 +72,8 @@ def evaluate_pairs(
 
     Args:
         model: The model, in evaluation mode.
-        vocabulary: Its words.
+        splitter: Splits the sentences into words; has the model's vocabulary.
         pairs: The pairs.
-        tokenizer: How the sentences are split into words, see
-            :meth:`lmbench.data.words.Splitter.of`.
         of_run: What else the results say about the run.
 
     Returns:
@@ -90,11 +83,10 @@ def evaluate_pairs(
         phenomenon and paradigm. And the scores of each pair.
 
     Raises:
-        ValueError: ``tokenizer`` is not a known name.
         UserError: There are unknown words, and the vocabulary has no ``<unk>``.
     """
     start = time.perf_counter()
-    splitter = Splitter.of(vocabulary, tokenizer)
+    vocabulary = splitter.vocabulary
     words = [
         splitter.words(text.replace("\n", " "))
         for pair in pairs.pairs

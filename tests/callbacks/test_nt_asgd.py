@@ -221,16 +221,6 @@ def test_it_needs_averaged_sgd(optimizer: Callable):
         fit(module=make_module(partial(optimizer, lr=0.1)))
 
 
-def test_it_needs_weights_whose_average_can_move():
-    """In bfloat16, a thousandth of a difference of 1 is lost."""
-    one = torch.ones(1, dtype=torch.bfloat16)
-    assert torch.equal(one.lerp(2 * one, 1e-3), one)
-    trainer = quiet_trainer(NTASGD(1), precision="bf16-true", max_epochs=1)
-    module, datamodule = make_module().float(), make_datamodule()
-    with pytest.raises(UserError, match=r"trainer\.precision=bf16-true.*Set .*bf16-mixed"):
-        trainer.fit(module, datamodule=datamodule)
-
-
 def test_averaging_from_the_start_averages_the_iterates_of_plain_sgd(plain: Recorder):
     """And the raw iterates are those of plain SGD, whether averaged or not."""
     run = fit(average_from_start=True)

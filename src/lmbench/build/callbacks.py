@@ -79,11 +79,11 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             "callbacks=default has none, nt_asgd and weight_average one each."
         )
     precision = str(config["trainer"]["precision"])
-    if averages and precision in ("16-true", "bf16-true"):  # NTASGD sees to this itself
+    if all_averages and precision in ("16-true", "bf16-true"):
         raise UserError(
-            f"{type(averages[0]).__name__} cannot be combined with trainer.precision={precision}: "
-            "with so few bits, an average stops changing after some hundred steps. Set "
-            "trainer.precision=bf16-mixed."
+            f"{type(all_averages[0]).__name__} cannot be combined with trainer.precision="
+            f"{precision}: with so few bits, an average stops changing after some hundred steps. "
+            "Set trainer.precision=bf16-mixed."
         )
     for callback in averages:
         if isinstance(callback, EMAWeightAveraging) and (

@@ -79,13 +79,6 @@ class NTASGD(L.Callback):
                 f"{type(optimizer).__name__}. Set optimizer=asgd, or leave the callback out with "
                 "callbacks.nt_asgd=null."
             )
-        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
-        if any(parameter.dtype.itemsize < 4 for parameter in parameters):
-            raise UserError(
-                f"callbacks.nt_asgd cannot be combined with trainer.precision="
-                f"{trainer.precision}: with so few bits, an average stops changing after some "
-                "hundred steps. Set trainer.precision=bf16-mixed."
-            )
         self._make_averaged_sgd = partial(type(optimizer), **optimizer.defaults)
         if self.triggered_epoch is None and not self.average_from_start:
             options = {name: optimizer.defaults[name] for name in ("lr", "weight_decay")}

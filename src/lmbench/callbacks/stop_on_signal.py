@@ -16,8 +16,7 @@ from lmbench.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")  # Windows lacks the last two
-SIGNALS = tuple(signal.Signals[name] for name in NAMES if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopOnSignal(L.Callback):
@@ -40,7 +39,7 @@ class StopOnSignal(L.Callback):
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         # Other processes have nothing left to do, while the first one still writes the results.
-        is_first = getattr(rank_zero_only, "rank", 0) == 0
+        is_first = rank_zero_only.rank == 0
         if error is None and self._signum is not None and is_first:
             raise Interrupted(self._signum)
 
@@ -82,9 +81,8 @@ class StopOnSignal(L.Callback):
     def _answer(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():  # Python allows no other
             return {}
-        hup = getattr(signal, "SIGHUP", None)
-        is_nohup = hup is not None and signal.getsignal(hup) is signal.SIG_IGN
-        answered = [signum for signum in SIGNALS if not (is_nohup and signum == hup)]
+        is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        answered = [x for x in SIGNALS if not (is_nohup and x == signal.SIGHUP)]
         return {signum: signal.signal(signum, self._note) for signum in answered}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

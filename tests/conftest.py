@@ -278,7 +278,13 @@ def _write_pairs(
     size = len(correct)
     values = {
         "corpus_sha256": SHA,
-        "pairs": {"name": name, "sha256": "0" * 64, "tokenizer": "moses", "lowercase": False},
+        "pairs": {
+            "name": name,
+            "sha256": "0" * 64,
+            "tokenizer": "moses",
+            "lowercase": False,
+            "drops_punctuation": False,
+        },
         "num_pairs": size,
         "accuracy": correct.mean(),
         "parts": {"known": {"accuracy": known}},

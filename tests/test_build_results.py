@@ -215,7 +215,12 @@ def test_accuracies_on_minimal_pairs(tmp_path: Path):
         counts = {"num_pairs": 67_000, "accuracy": accuracy}
         results = {
             "corpus_sha256": "0",
-            "pairs": {"sha256": "0", "tokenizer": "moses", "lowercase": False},
+            "pairs": {
+                "sha256": "0",
+                "tokenizer": "moses",
+                "lowercase": False,
+                "drops_punctuation": False,
+            },
             **counts,
             "parts": {"known": {"accuracy": accuracy + 0.05}},
             "by": {},

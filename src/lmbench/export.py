@@ -30,7 +30,7 @@ def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
     saved = read_run_model(run_dir)
     model = build_saved(saved)
     name, card = model_card(run_dir, read_run_config(run_dir, ()), model.weights_sha256())
-    with writing_export(output, saved, model, corpus_name=name, overwrite=overwrite) as folder:
+    with writing_export(output, saved, model, corpus_name=name) as folder:
         # JSON can express halves of surrogate pairs, which UTF-8 cannot.
         (folder / CARD).write_text(card, "utf-8", "backslashreplace")
     lines = [f"{path.stat().st_size:>13,} bytes  {path.name}" for path in sorted(output.iterdir())]

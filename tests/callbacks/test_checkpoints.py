@@ -518,7 +518,7 @@ def content(seed: int = 0) -> dict[str, Any]:
     weights = torch.rand(50, generator=torch.Generator().manual_seed(seed))
     return {
         "state_dict": {"weight": weights, "tied": weights, "counts": torch.arange(3)},
-        DATA: {"sha256": "", "words": ["naïve", "猫", "<eos>"]},
+        DATA: {"sha256": "", "words": ["naïve", "猫", "<eos>"], "tokenizer": "none"},
         "loops": {"step": 7, "best": None, "scores": [1.5, math.inf], "done": False},
     }
 

@@ -32,7 +32,7 @@ def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, 
     run = make_run("model=awd_lstm", f"model/{part}", *sizes)
     saved = read_run_model(run)
     model = build_saved(saved)
-    with writing_export(tmp_path / "export", saved, model, corpus_name="x", overwrite=False):
+    with writing_export(tmp_path / "export", saved, model, corpus_name="x"):
         pass
     for path in (run, tmp_path / "export"):
         twin = lmbench.load(path).model.state_dict()

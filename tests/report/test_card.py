@@ -141,7 +141,12 @@ def test_accuracies_on_minimal_pairs(
     results = json.loads((run_dir / "results.json").read_text("utf-8"))
     pairs = {
         "corpus_sha256": results["data"]["sha256"],
-        "pairs": {"sha256": "0", "tokenizer": "moses", "lowercase": False},
+        "pairs": {
+            "sha256": "0",
+            "tokenizer": "moses",
+            "lowercase": False,
+            "drops_punctuation": False,
+        },
         "num_pairs": 67_000,
         "accuracy": 0.605,
         "parts": {"known": {"accuracy": known}},

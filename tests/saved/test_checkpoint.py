@@ -21,7 +21,7 @@ from lmbench.saved.checkpoint import (
     read_checkpoint,
 )
 
-OURS = {FORMAT_KEY: FORMAT, DATA: {"sha256": "", "words": []}}
+OURS = {FORMAT_KEY: FORMAT, DATA: {"sha256": "", "words": [], "tokenizer": "none"}}
 
 
 def content(seed: int = 0, size: int = 50) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def content(seed: int = 0, size: int = 50) -> dict[str, Any]:
         "state_dict": {"weight": weights, "tied": weights, "counts": counts},
         "random": torch.get_rng_state(),
         "words": ["naïve", "猫", "<eos>"],
+        "tokenizer": "none",
         "loops": {"step": 7, "best": None, "scores": [1.5, math.inf], "done": False},
     }
 

@@ -37,8 +37,8 @@ def write(
     overwrite: bool = False,
 ) -> Path:
     saved = read_run_model(run_dir)
-    options = {"corpus_name": "synthetic", "overwrite": overwrite}
-    with writing_export(output, saved, build_saved(saved), **options) as folder:
+    require_free(output, overwrite=overwrite)
+    with writing_export(output, saved, build_saved(saved), corpus_name="synthetic") as folder:
         complete(folder)
     return output
 
@@ -105,14 +105,12 @@ def test_the_tokenizer_is_exported_with_the_words(make_run: Callable[..., Path],
     run_dir = make_run()
     path = run_dir / "checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    for tokenizer in ("moses", "moses-de", None):
+    for tokenizer in ("moses", "moses-de", "none"):
         checkpoint[DATA]["tokenizer"] = tokenizer
-        if tokenizer is None:  # as in a run from before there were tokenizers
-            del checkpoint[DATA]["tokenizer"]
         torch.save(checkpoint, path)
         output = write(run_dir, tmp_path / f"export {tokenizer}")
         loaded = [lmbench.load(folder) for folder in (run_dir, output)]
-        assert [one.vocabulary.tokenizer for one in loaded] == [tokenizer or "none"] * 2
+        assert [one.vocabulary.tokenizer for one in loaded] == [tokenizer] * 2
     config = json.loads((output / "config.json").read_text("utf-8"))
     config["corpus"]["tokenizer"] = "../evil"
     (output / "config.json").write_text(json.dumps(config), "utf-8")

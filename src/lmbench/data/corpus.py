@@ -226,7 +226,7 @@ def open_corpus(folder: Path, name: str, tokenizer: str = NONE) -> Corpus | None
     try:
         summary = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         corpus = _map_ids(folder, name, Vocabulary(tuple(summary["words"]), tokenizer))
-        corpus = replace(corpus, notes=tuple(map(str, summary.get("notes", ()))))
+        corpus = replace(corpus, notes=tuple(map(str, summary["notes"])))
         return corpus if corpus.sha256 == summary["sha256"] else None
     except Exception:  # damaged files make NumPy and json raise almost anything
         return None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmbench.conf import MODEL_PLACES
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.data.words import NONE, require_tokenizer
+from lmbench.data.words import require_tokenizer
 from lmbench.errors import UserError
 from lmbench.files import require_file
 from lmbench.run.config import read_run_config
@@ -90,7 +90,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"this version of lmbench reads format {FORMAT}. Use the version that wrote it."
         )
     of_corpus = checkpoint.get(DATA)
-    if not isinstance(of_corpus, dict) or not {"sha256", "words"} <= of_corpus.keys():
+    if not isinstance(of_corpus, dict) or not {"sha256", "words", "tokenizer"} <= of_corpus.keys():
         raise UserError(f"{path} is not a checkpoint of lmbench: it does not name its corpus.")
     require_numbers(path, checkpoint["state_dict"], _offer(path))
     return checkpoint
@@ -172,7 +172,7 @@ def of_checkpoint(
         name.removeprefix("model."): tensor  # its name in the LightningModule
         for name, tensor in checkpoint["state_dict"].items()
     }
-    vocabulary = vocabulary_of(of_corpus["words"], of_corpus.get("tokenizer", NONE), path)
+    vocabulary = vocabulary_of(of_corpus["words"], of_corpus["tokenizer"], path)
     sha256 = str(of_corpus["sha256"])
     return SavedModel(config_path, model_config, path, weights, vocabulary, sha256)
 

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lmbench.conf import MODEL_PLACES, require_known_targets
-from lmbench.data.words import NONE
 from lmbench.errors import UserError
 from lmbench.files import read_json, replacing_folder, require_file
 from lmbench.model import LanguageModel
@@ -40,28 +39,21 @@ def is_export(folder: Path) -> bool:
 
 @contextmanager
 def writing_export(
-    output: Path,
-    saved: SavedModel,
-    model: LanguageModel,
-    *,
-    corpus_name: str,
-    overwrite: bool = False,
+    output: Path, saved: SavedModel, model: LanguageModel, *, corpus_name: str
 ) -> Iterator[Path]:
     """Writes an export under another name first, and yields that folder for further files.
 
     An exception raised meanwhile is passed on, and leaves nothing behind.
 
     Args:
-        output: The folder to create.
+        output: The folder to create, or an older export to replace: see :func:`require_free`.
         saved: What the model was built from.
         model: The model.
         corpus_name: Name of the corpus that it was trained on.
-        overwrite: Whether to replace an existing export.
 
     Raises:
-        UserError: There is something there already, or the folder cannot be written.
+        UserError: The folder cannot be written.
     """
-    require_free(output, overwrite=overwrite)
     try:
         with replacing_folder(output.resolve()) as folder:
             _write_model(folder, saved, model, corpus_name)
@@ -166,7 +158,7 @@ def read_export(folder: Path) -> SavedModel:
         config["model"],
         folder / WEIGHTS,
         _weights(folder / WEIGHTS, data[WEIGHTS]),
-        vocabulary_of(words, config["corpus"].get("tokenizer", NONE), folder / WORDS),
+        vocabulary_of(words, config["corpus"].get("tokenizer"), folder / WORDS),
         str(config["corpus"].get("sha256")),
     )
 

@@ -73,7 +73,8 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     is_first = trainer.is_global_zero
     with alone_in(run_dir) if is_first else nullcontext():
         last = _last_checkpoint(run_dir) if run.resumes else None
-        first = last or _checkpoint_to_start_from(config)
+        start = config["init_from"]
+        first = last or (start and Path(start, "checkpoints/best.ckpt"))
         checkpoint = None if first is None else _read_fitting(first, run_dir, config)
         corpus = factory(config["data"], "data")()
         datamodule = build.datamodule(config, corpus)
@@ -122,11 +123,6 @@ def _last_checkpoint(run_dir: Path) -> Path | None:
             f"start from its weights: {as_override('init_from', run_dir)}."
         )
     return None
-
-
-def _checkpoint_to_start_from(config: dict[str, Any]) -> Path | None:
-    start = config["init_from"]
-    return None if start is None else Path(start, "checkpoints/best.ckpt")
 
 
 def _read_fitting(path: Path, run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +210,7 @@ def _main(config: DictConfig) -> float:
         perplexity = train(run, run_dir)
     from lightning.pytorch.utilities import rank_zero_only  # slow to import, and imported by now
 
-    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    is_first = rank_zero_only.rank == 0
     if is_first and not is_sweep:  # a sweep ends with a table of its jobs, and its own advice
         _say_what_next(run_dir)
     return perplexity

@@ -204,8 +204,6 @@ def test_floor_is_below_bigram_and_bigram_below_unigram(corpus):
         ("topic_change_probability", 1.1),
         ("topic_change_probability", math.nan),
         ("mean_sentence_length", 0.5),
-        ("word_exponent", -1.0),
-        ("class_exponent", -1.0),
         *((f"num_{split}_tokens", 1) for split in ("train", "valid", "test")),
         ("seed", -1),
     ],

@@ -142,7 +142,6 @@ def test_each_word_is_drawn_from_the_models_distribution(make_model: MakeModel, 
 
 @pytest.mark.usefixtures("no_float64")
 def test_a_device_without_float64_can_sample(make_model: MakeModel):
-    assert filter_log_probs(torch.randn(3, WORDS), top_p=0.5).shape == (3, WORDS)
     model = make_model("awd_lstm-softmax", WORDS)
     words = sample(model, torch.tensor([4]), torch.Generator(), temperature=2.0, top_p=0.5)
     assert len(list(islice(words, 3))) == 3

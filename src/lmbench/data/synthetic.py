@@ -21,6 +21,9 @@ from lmbench.data.vocabulary import EOS, Vocabulary
 _END_CLASS = 0
 _EOS_ID = 0
 
+CLASS_EXPONENT = 1.65
+"""Zipf exponent of the classes that follow a class."""
+
 
 class Grammar:
     """A hidden Markov model of text, drawn at random from a seed.
@@ -49,7 +52,6 @@ class Grammar:
         topic_change_probability: float = 0.02,
         mean_sentence_length: float = 12.0,
         word_exponent: float = 1.2,
-        class_exponent: float = 1.65,
         seed: int = 0,
     ) -> None:
         """Draws the grammar.
@@ -62,7 +64,6 @@ class Grammar:
                 if there is a single topic.
             mean_sentence_length: Words before ``<eos>``, on average; at least 1.
             word_exponent: Zipf exponent of the words of a (topic, class); 0 is uniform.
-            class_exponent: Zipf exponent of the classes that follow a class; 0 is uniform.
             seed: Seed of the grammar.
 
         Raises:
@@ -75,7 +76,6 @@ class Grammar:
             ("topic_change_probability", topic_change_probability, 0, int(num_topics > 1)),
             ("mean_sentence_length", mean_sentence_length, 1, math.inf),
             ("word_exponent", word_exponent, 0, math.inf),
-            ("class_exponent", class_exponent, 0, math.inf),
             ("seed", seed, 0, math.inf),
         ):
             if not least <= value <= most:
@@ -88,7 +88,7 @@ class Grammar:
         np.fill_diagonal(topic_transition, 1.0 - topic_change_probability)
         class_transition = np.zeros((num_classes + 1, num_classes + 1))
         for row in class_transition:
-            row[1:] = _zipf(num_classes, class_exponent, random)
+            row[1:] = _zipf(num_classes, CLASS_EXPONENT, random)
         class_transition[1:] *= 1.0 - 1.0 / mean_sentence_length
         class_transition[1:, _END_CLASS] = 1.0 / mean_sentence_length
 
@@ -153,8 +153,6 @@ def make_corpus(
     num_classes: int = 8,
     topic_change_probability: float = 0.02,
     mean_sentence_length: float = 12.0,
-    word_exponent: float = 1.2,
-    class_exponent: float = 1.65,
     num_train_tokens: int = 100_000,
     num_valid_tokens: int = 20_000,
     num_test_tokens: int = 20_000,
@@ -183,8 +181,6 @@ def make_corpus(
         num_classes=num_classes,
         topic_change_probability=topic_change_probability,
         mean_sentence_length=mean_sentence_length,
-        word_exponent=word_exponent,
-        class_exponent=class_exponent,
         seed=seed,
     )
     ids = {

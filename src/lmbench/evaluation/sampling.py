@@ -62,18 +62,12 @@ def filter_log_probs(
     if top_k:
         ordered[..., top_k:] = -torch.inf
     if top_p < 1:
-        # On the CPU, as not every device has float64, which adding up thousands of small
-        # probabilities needs. The tolerance is for their logs, which may have been float32.
-        sums = ordered.cpu().double().softmax(-1).cumsum(-1)
+        # Adding up thousands of small probabilities needs float64. The tolerance is for their
+        # logs, which may have been float32.
+        sums = ordered.softmax(-1, dtype=torch.float64).cumsum(-1)
         reached_before = functional.pad(sums[..., :-1] >= top_p - TOLERANCE, (1, 0))
-        ordered = ordered.masked_fill(reached_before.to(ordered.device), -torch.inf)
+        ordered = ordered.masked_fill(reached_before, -torch.inf)
     return torch.empty_like(ordered).scatter_(-1, words, ordered.log_softmax(-1))
-
-
-def draw(log_probs: Float[Tensor, " V"], generator: torch.Generator) -> int:
-    """Draws a word with a generator on the CPU, so that it is the same on every device."""
-    probabilities = log_probs.cpu().double().exp()
-    return int(torch.multinomial(probabilities, 1, generator=generator))
 
 
 def sample(
@@ -101,7 +95,7 @@ def sample(
         log_probs, state = _read(model, tokens, state)
         log_probs[list(suppressed)] = -torch.inf
         log_probs = filter_log_probs(log_probs.log_softmax(-1), **filters)
-        word = draw(log_probs, generator)
+        word = int(torch.multinomial(log_probs.exp(), 1, generator=generator))
         yield word
         tokens = prompt.new_tensor([word])
 
@@ -110,6 +104,9 @@ def sample(
 def _read(
     model: LanguageModel, tokens: Int[Tensor, " T"], state: State | None
 ) -> tuple[Float[Tensor, " V"], State]:
-    """Log-probabilities of the word after ``tokens``, float64 on the CPU, and the state there."""
+    """Log-probabilities of the word after ``tokens``, and the state there.
+
+    In float64 on the CPU, so that the same words are drawn on every device.
+    """
     output, _, new_state = model(tokens[:, None], state)
     return model.head.log_probs(output[-1, 0]).cpu().double(), new_state

@@ -126,17 +126,16 @@ class GatedFeedForward(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """A convolution over the last steps, separate for each feature.
+    """A convolution over the last four steps, separate for each feature.
 
     Args:
         size: Number of features, H.
-        kernel_size: Number of steps, K.
     """
 
-    def __init__(self, size: int, kernel_size: int = 4) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        bound = kernel_size**-0.5  # nn.Conv1d's
-        self.weight = nn.Parameter(torch.empty(kernel_size, size).uniform_(-bound, bound))
+        bound = 4**-0.5  # nn.Conv1d's
+        self.weight = nn.Parameter(torch.empty(4, size).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
 
     def forward(

@@ -28,12 +28,15 @@ from lmbench.report.statistics import estimate
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 EVALUATIONS = ("", "cache", "dynamic", "dynamic_cache")
 PICTURES = {"wikitext2": "wikitext2.png", "synthetic": "training_curves.png"}
-COMPARISONS = {"wikitext2": "wikitext2_minutes.png"}
-"""Pictures of the recipes with several seeds, by minutes, beside lmbench's first goals."""
+COMPARISONS = {"wikitext2": {"epochs": "wikitext2_epochs.png", "minutes": "wikitext2_minutes.png"}}
+"""Pictures of the recipes with several seeds, beside lmbench's first goals."""
 GOALS = (
     Published("goal for AWD-LSTM", "", ("80.27", "77.11")),
     Published("goal for the LSTM", "", ("128.3", "121.7")),
 )
+ABOUT_COMPARISONS = """\
+*Means and ranges over seeds. Dotted lines: valid perplexities that lmbench set out to reach.
+Minutes depend on what else the machine had to do.*"""
 PAIRS = "BLiMP"
 """Name of the minimal pairs whose accuracy is in the tables."""
 
@@ -94,7 +97,7 @@ def read_rows(folder: Path) -> list[Row]:
             raise UserError(f"{own} is missing. Remove it from recipes.yaml, or bring its results.")
         is_one = (own / "results.json").exists()
         run_dirs = [own] if is_one else sorted(path for path in own.iterdir() if path.is_dir())
-        lineages = [lineage(run_dir, entry["folder"]) for run_dir in run_dirs]
+        lineages = [lineage(run_dir, entry["recipe"]) for run_dir in run_dirs]
         runs = [of[-1] for of in lineages]
         if len({run.seed for run in runs}) < len(runs):
             raise UserError(f"{own} has a seed twice.")
@@ -123,8 +126,9 @@ def _section(rows: Sequence[Row]) -> str:
     single = [row for row in rows if len(row.runs) == 1]
     text = [f"## {TITLES.get(corpus.name, corpus.name)}", *_table(repeated)]
     if repeated and corpus.name in COMPARISONS:
-        text += ["", f"![Valid perplexity by minute]({COMPARISONS[corpus.name]})", ""]
-        text += ["*Dotted lines: valid perplexities that lmbench set out to reach.*"]
+        for quantity, name in COMPARISONS[corpus.name].items():
+            text += ["", f"![Valid perplexity by {quantity[:-1]}]({name})"]
+        text += ["", ABOUT_COMPARISONS]
     if repeated and single:
         text += ["", "### Single runs"]
     text += _table(single)
@@ -227,21 +231,21 @@ def main() -> None:
     (RESULTS / "README.md").write_text(page(rows), "utf-8")
     repeated = [row for row in rows if len(row.runs) > 1]
     whole = [row for row in rows if len(row.lineages[0]) == 1]  # the others' curves begin late
-    _write_pictures(whole, "curves_epochs", PICTURES, ())
-    _write_pictures(repeated, "curves_minutes", COMPARISONS, GOALS)
+    _write_pictures(whole, {corpus: {"epochs": name} for corpus, name in PICTURES.items()}, ())
+    _write_pictures(repeated, COMPARISONS, GOALS)
 
 
 def _write_pictures(
     rows: Sequence[Row],
-    plot_name: str,
-    pictures: Mapping[str, str],
+    pictures: Mapping[str, Mapping[str, str]],
     references: Sequence[Published],
 ) -> None:
-    """Writes one plot for each corpus that has a picture of that kind."""
+    """Writes the curves of each corpus that has such pictures."""
     for section in group_runs([run for row in rows for run in row.runs])[0]:
-        if name := pictures.get(section.corpus.name):
+        if names := pictures.get(section.corpus.name):
             plots = {plot.name: plot for plot in draw_plots(section, references)}
-            (RESULTS / name).write_bytes(plots[plot_name].png)
+            for quantity, name in names.items():
+                (RESULTS / name).write_bytes(plots[f"curves_{quantity}"].png)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_seeds_evaluations_and_published_figures(tmp_path: Path):
     assert "Merity et al. 2017" in text
 
 
-def test_a_recipe_with_several_seeds_is_drawn_by_minutes(
+def test_a_recipe_with_several_seeds_is_drawn_by_epoch_and_by_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "recipes.yaml").write_text(RECIPES)
@@ -176,11 +176,12 @@ def test_a_recipe_with_several_seeds_is_drawn_by_minutes(
     main()
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "wikitext2.png",
+        "wikitext2_epochs.png",
         "wikitext2_minutes.png",
     }
     assert drawn["curves_minutes"][1:] == ["goal for AWD-LSTM", "goal for the LSTM"]
-    assert "many" in drawn["curves_minutes"][0]
-    assert "one" not in drawn["curves_minutes"][0]
+    assert "mine" in drawn["curves_minutes"][0]
+    assert "yours" not in drawn["curves_minutes"][0]
 
 
 def test_a_row_that_started_from_another_adds_its_epochs_and_minutes(tmp_path: Path):

@@ -230,11 +230,13 @@ def _draw_curves(
     whole, end = figure.subplots(2, 1, height_ratios=(1, 1.1))
     tails: list[float] = []
     starts: list[float] = []
+    highest = 1.0
     for group, of_group in curves.items():
         _draw_group(whole, group, of_group, quantity)
         xs, ys = _draw_group(end, group, of_group, quantity)
         begin = xs.shape[1] * 2 // 3
         starts.append(float(xs[:, begin].mean()))
+        highest = max([highest, *(ppl for ppl in ys.flat if math.isfinite(ppl))])
         tails += [ppl for ppl in ys[:, begin:].flat if math.isfinite(ppl)]
     tails = sorted(tails) or [1.0, 10.0]
     lowest, top = tails[0], min(tails[int(0.9 * (len(tails) - 1))], 3 * tails[0])
@@ -242,7 +244,9 @@ def _draw_curves(
     low = min([lowest, *(ppl for ppl in floors if lowest - ppl < 2 * (top - lowest) + 0.04 * ppl)])
     margin = 0.08 * max(top - low, 0.01 * lowest)
     bottom = 0.97 * min([lowest, *(line[2] for line in references)])
-    whole.set(yscale="log", ylim=(bottom, 6 * lowest))
+    top_of_whole = min(1.1 * highest, 6 * lowest)
+    scale = "log" if top_of_whole > 4 * bottom else "linear"  # which has more ticks
+    whole.set(yscale=scale, ylim=(bottom, top_of_whole))
     end.set(xlim=(min(starts), None), ylim=(low - margin, top + 2 * margin), xlabel=AXES[quantity])
     for axes in (whole, end):
         first, last = axes.get_ylim()
@@ -258,6 +262,8 @@ def _draw_curves(
         axes.yaxis.set_minor_formatter("{x:.4g}" if axes is whole else "")
         axes.tick_params(axis="y", which="minor", labelsize=7)
         axes.grid(alpha=0.25)
+        if quantity == "epochs":
+            axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = whole.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8)
     return figure

@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import (
-    EMAWeightAveraging,
     ModelCheckpoint,
     ProgressBar,
     WeightAveraging,
@@ -70,30 +69,20 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             f"{' and '.join(bars)} would write over each other. To use a different bar: "
             "callbacks.progress._target_=lightning.pytorch.callbacks.RichProgressBar."
         )
-    averages = [callback for callback in made if isinstance(callback, WeightAveraging)]
-    all_averages = [*averages, *(callback for callback in made if isinstance(callback, NTASGD))]
-    if len(all_averages) > 1:
-        names = " and ".join(type(callback).__name__ for callback in all_averages)
+    averages = [callback for callback in made if isinstance(callback, (WeightAveraging, NTASGD))]
+    if len(averages) > 1:
+        names = " and ".join(type(callback).__name__ for callback in averages)
         raise UserError(
             f"{names} would both put their averages in the model's place. Choose one: "
             "callbacks=default has none, nt_asgd and weight_average one each."
         )
     precision = str(config["trainer"]["precision"])
-    if all_averages and precision in ("16-true", "bf16-true"):
+    if averages and precision in ("16-true", "bf16-true"):
         raise UserError(
-            f"{type(all_averages[0]).__name__} cannot be combined with trainer.precision="
+            f"{type(averages[0]).__name__} cannot be combined with trainer.precision="
             f"{precision}: with so few bits, an average stops changing after some hundred steps. "
             "Set trainer.precision=bf16-mixed."
         )
-    for callback in averages:
-        if isinstance(callback, EMAWeightAveraging) and (
-            callback.update_starting_at_step or callback.update_starting_at_epoch
-        ):
-            raise UserError(
-                "If EMAWeightAveraging starts late, the weights that the run began with would be "
-                "validated until then. Leave out update_starting_at_step and "
-                "update_starting_at_epoch."
-            )
     factory(config["optimizer"], "optimizer")  # refuses what is not one
     target = config["optimizer"]["_target_"]
     optimizer = import_target(target)

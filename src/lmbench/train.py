@@ -210,7 +210,7 @@ def _main(config: DictConfig) -> float:
         perplexity = train(run, run_dir)
     from lightning.pytorch.utilities import rank_zero_only  # slow to import, and imported by now
 
-    is_first = rank_zero_only.rank == 0
+    is_first = getattr(rank_zero_only, "rank", 0) == 0
     if is_first and not is_sweep:  # a sweep ends with a table of its jobs, and its own advice
         _say_what_next(run_dir)
     return perplexity

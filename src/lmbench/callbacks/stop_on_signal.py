@@ -39,7 +39,7 @@ class StopOnSignal(L.Callback):
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         # Other processes have nothing left to do, while the first one still writes the results.
-        is_first = rank_zero_only.rank == 0
+        is_first = getattr(rank_zero_only, "rank", 0) == 0
         if error is None and self._signum is not None and is_first:
             raise Interrupted(self._signum)
 

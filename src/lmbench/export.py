@@ -24,13 +24,12 @@ def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
     from lmbench.report.card import model_card
     from lmbench.run.config import read_run_config
     from lmbench.saved.checkpoint import read_run_model
-    from lmbench.saved.export import CARD, require_free, writing_export
+    from lmbench.saved.export import CARD, writing_export
 
-    require_free(output, overwrite=overwrite)
     saved = read_run_model(run_dir)
     model = build_saved(saved)
     name, card = model_card(run_dir, read_run_config(run_dir, ()), model.weights_sha256())
-    with writing_export(output, saved, model, corpus_name=name) as folder:
+    with writing_export(output, saved, model, corpus_name=name, overwrite=overwrite) as folder:
         # JSON can express halves of surrogate pairs, which UTF-8 cannot.
         (folder / CARD).write_text(card, "utf-8", "backslashreplace")
     lines = [f"{path.stat().st_size:>13,} bytes  {path.name}" for path in sorted(output.iterdir())]

@@ -104,7 +104,7 @@ def test_records_must_have_the_scores_mean(tmp_path: Path, write_evaluation: Wri
 )
 def test_damaged_records_are_named(tmp_path: Path, changes: dict, part: str):
     path = write(tmp_path / "x.parquet", **changes)
-    with pytest.raises(UserError, match=rf"x\.parquet is damaged: .*{part}.*make it again"):
+    with pytest.raises(UserError, match=rf"x\.parquet is damaged: .*{part}.*Make it again"):
         read_records(path, SCORE)
 
 

@@ -37,8 +37,8 @@ def write(
     overwrite: bool = False,
 ) -> Path:
     saved = read_run_model(run_dir)
-    require_free(output, overwrite=overwrite)
-    with writing_export(output, saved, build_saved(saved), corpus_name="synthetic") as folder:
+    options = {"corpus_name": "synthetic", "overwrite": overwrite}
+    with writing_export(output, saved, build_saved(saved), **options) as folder:
         complete(folder)
     return output
 

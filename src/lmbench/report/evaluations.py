@@ -100,7 +100,7 @@ def read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccuraci
         if not all(0 <= accuracy <= 1 for accuracy in accuracies.values()):
             raise ValueError("an accuracy is not between 0 and 1")
         how = f"tokenizer {of['tokenizer']}{', lower case' if of['lowercase'] else ''}"
-        how += ", without unknown punctuation" if of["drops_punctuation"] else ""
+        how += ", without unknown punctuation" if of.get("drops_punctuation") else ""
         records = path.with_suffix(".parquet")
         return PairAccuracies(
             protocol=printable(f"{num_pairs:,} pairs {of['sha256'][:12]}, {how}"),
@@ -178,11 +178,10 @@ def _plain(value: Any) -> str:
 
 
 @contextmanager
-def damage_named(path: Path, *others: type[Exception]) -> Iterator[None]:
-    """Turns Python's exceptions at a damaged file, and others, into a UserError that names it."""
-    usual = LookupError, TypeError, ValueError, AttributeError, OverflowError, csv.Error
+def damage_named(path: Path) -> Iterator[None]:
+    """Turns Python's exceptions at a damaged file into a UserError that names it."""
     try:
         yield
-    except (*usual, *others) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, csv.Error) as error:
         what = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is damaged: {what}. Copy it again, or make it again.") from error
+        raise UserError(f"{path} is damaged: {what}. Copy it again, or run again.") from error

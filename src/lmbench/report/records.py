@@ -4,15 +4,17 @@ Shape letter: A articles or blocks of a text.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmbench.errors import UserError
 from lmbench.files import replace_text, replacing
-from lmbench.report.evaluations import SplitScore, damage_named
+from lmbench.report.evaluations import SplitScore
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,9 +54,7 @@ def read_columns(path: Path, score: SplitScore) -> dict[str, np.ndarray]:
         UserError: The file is damaged, holds something else, or is of another evaluation.
     """
     num_tokens = score.num_tokens
-    import pyarrow as pa
-
-    with damage_named(path, OSError, pa.ArrowException):
+    with _damage_named(path):
         table = _read(path, _TYPES, num_tokens)
         if table["article"].null_count == num_tokens:
             table = table.drop_columns(["article"])
@@ -108,9 +108,7 @@ def read_correct(path: Path, num_pairs: int, accuracy: float) -> tuple[np.ndarra
     Raises:
         UserError: The file is damaged, holds something else, or is of another evaluation.
     """
-    import pyarrow as pa
-
-    with damage_named(path, OSError, pa.ArrowException):
+    with _damage_named(path):
         table = _read(path, {"paradigm": "string", "correct": "bool"}, num_pairs)
         if any(column.null_count for column in table.columns):
             raise ValueError("a column has gaps")
@@ -130,6 +128,19 @@ def _read(path: Path, types: Mapping[str, str], num_rows: int) -> "pa.Table":
         if found != types:
             raise ValueError(f"its columns are {found}, not {types}")
         return file.read(list(types))
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turns Arrow's exceptions at a damaged file into a UserError that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} is damaged: {error}. Make it again with lmbench-evaluate."
+        ) from error
 
 
 def read_records(path: Path, score: SplitScore) -> Records:

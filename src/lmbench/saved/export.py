@@ -39,21 +39,28 @@ def is_export(folder: Path) -> bool:
 
 @contextmanager
 def writing_export(
-    output: Path, saved: SavedModel, model: LanguageModel, *, corpus_name: str
+    output: Path,
+    saved: SavedModel,
+    model: LanguageModel,
+    *,
+    corpus_name: str,
+    overwrite: bool = False,
 ) -> Iterator[Path]:
     """Writes an export under another name first, and yields that folder for further files.
 
     An exception raised meanwhile is passed on, and leaves nothing behind.
 
     Args:
-        output: The folder to create, or an older export to replace: see :func:`require_free`.
+        output: The folder to create.
         saved: What the model was built from.
         model: The model.
         corpus_name: Name of the corpus that it was trained on.
+        overwrite: Whether to replace an existing export.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: There is something there already, or the folder cannot be written.
     """
+    require_free(output, overwrite=overwrite)
     try:
         with replacing_folder(output.resolve()) as folder:
             _write_model(folder, saved, model, corpus_name)

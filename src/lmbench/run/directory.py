@@ -73,7 +73,6 @@ def remove_failed_start(run_dir: Path) -> None:
     """
     of_start = {".hydra", ".lock", "train.log"}
     is_by_date = re.fullmatch(r"outputs/\d+-\d+-\d+/\d+-\d+-\d+", shown(run_dir))
-    # Windows does not remove the log while it is open.
     with suppress(OSError, UserError), alone_in(run_dir):
         if is_by_date and {path.name for path in run_dir.iterdir()} <= of_start:
             shutil.rmtree(run_dir)

@@ -30,7 +30,8 @@ from lmbench.model.contracts import State, detach_state
 from lmbench.model.dropout import Dropouts
 from lmbench.model.language_model import LanguageModel
 from lmbench.optim.phased_lr import PhasedLR
-from lmbench.perplexity import Score, ScoreSums
+from lmbench.perplexity import Score
+from lmbench.score_sums import ScoreSums
 
 TRAINER_OPTIONS: Mapping[str, Any] = {
     "num_sanity_val_steps": 0,  # they would enter the history of NT-ASGD's trigger

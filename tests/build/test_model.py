@@ -126,14 +126,14 @@ def test_a_run_gives_its_model(make_run: Callable[..., Path], overrides: str):
     assert model.num_parameters == module.model.num_parameters
 
 
-def test_neither_lightning_nor_hydra_is_needed(make_run: Callable[..., Path]):
+def test_lightning_hydra_and_torchmetrics_are_not_needed(make_run: Callable[..., Path]):
     script = f"""
 import sys
 import lmbench
 assert "torch" not in sys.modules
 model, vocabulary = lmbench.load({str(make_run())!r})
 print(len(vocabulary), model.num_parameters)
-for name in ("lightning", "pytorch_lightning", "hydra"):
+for name in ("lightning", "pytorch_lightning", "hydra", "torchmetrics"):
     assert name not in sys.modules, name
 """
     result = subprocess.run(

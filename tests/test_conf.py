@@ -203,6 +203,7 @@ def test_the_expected_groups_are_there():
     assert {*groups, "logger", "evaluation", "experiment"} <= set(OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
 def test_choices_compose_into_targets_that_take_their_keys(row):
     combined = composed(*(f"{group}={option}" for group, option in row.items()))
@@ -213,6 +214,7 @@ def test_choices_compose_into_targets_that_take_their_keys(row):
     assert_targets_take_their_keys(combined)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(max(len(OPTIONS["experiment"]), len(OPTIONS["data"]))))
 def test_experiments_compose_with_other_corpora(index):
     experiment = OPTIONS["experiment"][index % len(OPTIONS["experiment"])]
@@ -323,7 +325,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("experiments", [("quickstart_awd_lstm", "quickstart_lstm"), CPU_HOUR])
+@pytest.mark.parametrize(
+    "experiments",
+    [
+        ("quickstart_awd_lstm", "quickstart_lstm"),
+        pytest.param(CPU_HOUR, marks=pytest.mark.slow),
+    ],
+)
 def test_an_ablation_changes_one_part_of_a_recipe(
     ablation: str, experiments: tuple[str, str], tmp_path: Path
 ):

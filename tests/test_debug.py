@@ -25,10 +25,13 @@ TINY = (
     "evaluation.burn_in=8",
     "trainer.accelerator=cpu",
 )
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("matmul_precision")
 
 
-@pytest.mark.parametrize("debug", ["fast", "overfit", "profile"])
+@pytest.mark.parametrize(
+    "debug", ["fast", *(pytest.param(kind, marks=SLOW) for kind in ("overfit", "profile"))]
+)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_any_experiment_can_be_debugged(experiment: str, debug: str):
     """Its run is short, and cannot be mistaken for the experiment."""
@@ -39,6 +42,10 @@ def test_any_experiment_can_be_debugged(experiment: str, debug: str):
     assert config.name.endswith("_debug")
     assert config.trainer.max_time is None
     assert config.trainer.max_epochs * config.trainer.limit_train_batches <= 200
+
+
+@pytest.mark.parametrize("debug", ["fast", "overfit", "profile"])
+def test_a_debugged_run_is_logged_here_alone(debug: str):
     both = composed(f"debug={debug}", "logger=[tensorboard,wandb,mlflow]").logger
     assert (both.wandb, both.mlflow) == (None, None)
 

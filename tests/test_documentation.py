@@ -60,6 +60,7 @@ def is_of_a_start(argument: str) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_choice_in_a_command_has_a_config(page: Path):
     """Each choice of a sweep, with the first one of the others."""

@@ -28,6 +28,7 @@ def run_dir(make_run: Callable[..., Path]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_all_words_except_unk_are_drawn(run_dir: Path, run_main: Callable):
     words = lmbench.load(run_dir).vocabulary.words
     ended = run_main(run_dir, "--num-tokens", 1000, "--temperature", 5, "--seed", 1)

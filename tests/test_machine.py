@@ -125,6 +125,7 @@ def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch, platfo
     machine.set_up_allocator()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts page faults as Linux does")
 def test_freed_memory_is_taken_again_without_page_faults() -> None:
     code = """

@@ -38,6 +38,7 @@ def config_of_job(job: Job) -> dict:
     return config_of(*(f"{key}={value}" for key, value in job.overrides.items()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_all_cores_have_about_the_same_number_of_parameters(corpus: str):
     sizes = {}

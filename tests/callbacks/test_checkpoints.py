@@ -239,21 +239,34 @@ LIMITED = {"max_steps": 1000}  # with a limit, Lightning restores its loops diff
 CUT_SHORT = {"max_steps": 10}, {"limit_train_batches": 3}
 
 
+RUNS: list[tuple[str, str, dict[str, Any]]] = [
+    ("awd_lstm", "first epoch", {}),
+    ("awd_lstm", "validation that switches", {}),
+    ("awd_lstm", "averaging", {}),
+    ("lstm", "epoch's first window", {}),
+    ("averaged", "epoch's last window", {}),
+    ("awd_lstm", "test", LIMITED),
+]
+MORE_RUNS: list[tuple[str, str, dict[str, Any]]] = [
+    *(("awd_lstm", place, {}) for place in PLACES),
+    *(("lstm", place, {}) for place in ("first epoch", "test")),
+    *(("awd_lstm", place, FINETUNING) for place in ("first epoch", "averaging")),
+    *(("lstm", place, SHUFFLED) for place in ("averaging", "epoch's last window")),
+    *(("averaged", place, {}) for place in ("first epoch", "epoch's first window", "test")),
+    *((core, "first epoch", {}) for core in CORES),
+    *(("awd_lstm", place, LIMITED) for place in ("first epoch", "averaging")),
+    *(("awd_lstm", "epoch's first window", options) for options in (FINETUNING, LIMITED)),
+    *(("lstm", "epoch's second window", options) for options in CUT_SHORT),
+    *(("lstm", "epoch's first window", options) for options in CUT_SHORT),
+    ("lstm", "test", CUT_SHORT[0]),
+]
+
+
 @pytest.mark.parametrize(
     ("model", "place", "options"),
     [
-        *(("awd_lstm", place, {}) for place in PLACES),
-        *(("lstm", place, {}) for place in ("first epoch", "epoch's first window", "test")),
-        *(("awd_lstm", place, FINETUNING) for place in ("first epoch", "averaging")),
-        *(("lstm", place, SHUFFLED) for place in ("averaging", "epoch's last window")),
-        *(("averaged", place, {}) for place in ("first epoch", "epoch's first window", "test")),
-        ("averaged", "epoch's last window", {}),
-        *((core, "first epoch", {}) for core in CORES),
-        *(("awd_lstm", place, LIMITED) for place in ("first epoch", "averaging", "test")),
-        *(("awd_lstm", "epoch's first window", options) for options in (FINETUNING, LIMITED)),
-        *(("lstm", "epoch's second window", options) for options in CUT_SHORT),
-        *(("lstm", "epoch's first window", options) for options in CUT_SHORT),
-        ("lstm", "test", CUT_SHORT[0]),
+        *RUNS,
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE_RUNS if one not in RUNS),
     ],
 )
 def test_a_killed_run_continues_to_the_last_bit(

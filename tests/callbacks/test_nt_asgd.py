@@ -187,7 +187,7 @@ def test_finetuning_that_has_ended_stays_ended_after_a_resume():
 def test_the_trigger_on_random_histories():
     chance = random.Random(0)
     outcomes = set()
-    for _ in range(400):
+    for _ in range(200):
         interval = chance.randint(1, 6)
         length = chance.choice([interval, interval + 1, interval + 2, 20])
         # Falling on average, with few distinct values, so that ties are common.

@@ -118,7 +118,9 @@ def test_the_state_carries_everything_that_was_read(make_model: MakeModel, head:
             assert list(islice(words, 30)) == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 def test_each_word_is_drawn_from_the_models_distribution(make_model: MakeModel, dtype: torch.dtype):
     """First words only, of many texts; suppressed words never occur."""
     model = make_model("awd_lstm-softmax", WORDS).to(dtype)

@@ -25,6 +25,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.usefixtures("matmul_precision")
 def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, part: str) -> None:

@@ -7,7 +7,8 @@ initial weights and the same dropout masks; everything else each computes for it
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -319,19 +320,24 @@ def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+Train = Callable[[str], tuple[Weights, Run]]
+
+
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Weights, Run]]:
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Trains with an optimizer, once."""
     folder = tmp_path_factory.mktemp("runs")
-    return {
-        optimizer: train_by_lmbench(make_config(optimizer), make_corpus(), folder / optimizer)
-        for optimizer in ("asgd_torch", "asgd")
-    }
+    return cache(
+        lambda optimizer: train_by_lmbench(
+            make_config(optimizer), make_corpus(), folder / optimizer
+        )
+    )
 
 
-@pytest.mark.parametrize("optimizer", ["asgd_torch", "asgd"])
-def test_training_is_the_published_one(trainings: dict[str, tuple[Weights, Run]], optimizer: str):
+@pytest.mark.parametrize("optimizer", ["asgd_torch", pytest.param("asgd", marks=pytest.mark.slow)])
+def test_training_is_the_published_one(train: Train, optimizer: str):
     """With optimizer=asgd, a changed lr acts one step earlier than in the published one."""
-    start, ours = trainings[optimizer]
+    start, ours = train(optimizer)
     reference = train_by_hand(start, make_corpus(), lr_is_late=optimizer == "asgd_torch")
 
     assert reference.triggered_epoch is not None
@@ -357,9 +363,10 @@ def test_training_is_the_published_one(trainings: dict[str, tuple[Weights, Run]]
     assert {name: value for name, value in worst.items() if not value < TOLERANCE} == {}
 
 
-def test_the_comparison_covers_what_it_should(trainings: dict[str, tuple[Weights, Run]]):
+@pytest.mark.slow
+def test_the_comparison_covers_what_it_should(train: Train):
     """Clipping that acts at times, lengths that vary, averages that win and are tested."""
-    _, run = trainings["asgd_torch"]
+    _, run = train("asgd_torch")
     norms = [math.sqrt(sum(g.pow(2).sum() for g in one.gradients.values())) for one in run.steps]
     assert min(norms) < CLIP < max(norms)
     assert len({one.lr for one in run.steps}) > 5
@@ -368,5 +375,5 @@ def test_the_comparison_covers_what_it_should(trainings: dict[str, tuple[Weights
     assert scores.index(min(scores)) > run.triggered_epoch
     last, iterate = run.epochs[-1].weights, run.steps[-1].weights
     assert difference(last, iterate) > 1e-3
-    _, other = trainings["asgd"]
+    _, other = train("asgd")
     assert difference(other.epochs[-1].weights, last) > 1e-3

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from small import composed, config_of
 
 from lmbench.errors import UserError
@@ -154,4 +155,4 @@ def test_no_two_jobs_share_a_folder_and_each_can_be_named_to_hydra():
     assert len({*names}) == len(jobs)
     for name in names:
         assert 0 < len(name) <= LONGEST_NAME + 9
-        assert composed(f"resume={name}").resume == name
+        assert OverridesParser.create().parse_override(f"resume={name}").value() == name

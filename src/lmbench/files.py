@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and small files read with care."""
+"""Files written whole or not at all, and files read with care."""
 
 import errno
 import glob
@@ -22,32 +22,13 @@ if TYPE_CHECKING or not hasattr(yaml, "CSafeLoader"):
 else:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast
 
-LARGEST_BYTES = 2**28
-"""For results and metrics; nothing that lmbench writes as text comes near it."""
-
-LARGEST_CONFIG = 2**20
-"""Bytes of YAML, which takes seconds and much memory to read."""
-
 LEFTOVER_SECONDS = 3600
 
 
 class _YAMLLoader(SafeLoader):
     """Reads plain values, as OmegaConf writes them."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        mapping = super().construct_mapping(node, deep)
-        for key in mapping:
-            if not isinstance(key, str):  # which could not be the name of an argument
-                raise ValueError(f"the key {key} is not a string")
-        return mapping
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) > 100:  # Python could not print it, or use it as a float
-            raise ValueError("a number has more than 100 digits")
-        return super().construct_yaml_int(node)
-
-
-_YAMLLoader.add_constructor("tag:yaml.org,2002:int", _YAMLLoader.construct_yaml_int)
 _YAMLLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-5, without a point, as a text
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -56,7 +37,7 @@ _YAMLLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-5, without a point, as a
 
 
 def require_file(path: Path, hint: str = "") -> None:
-    """Refuses what is not a regular file: reading a pipe or a device might never end.
+    """Refuses what is not a regular file.
 
     Args:
         path: What is going to be read.
@@ -73,20 +54,14 @@ def require_file(path: Path, hint: str = "") -> None:
         raise UserError(f"{path} cannot be read: it is not a file.{hint}")
 
 
-def read_small(path: Path, largest: int = LARGEST_BYTES) -> str:
+def read_text(path: Path) -> str:
     """The text of a file.
 
-    Args:
-        path: The file.
-        largest: The most bytes that it may have.
-
     Raises:
-        UserError: See :func:`require_file`; or it is too large, or not UTF-8.
+        UserError: See :func:`require_file`; or it is not UTF-8.
     """
     require_file(path)
     try:
-        if path.stat().st_size > largest:
-            raise UserError(f"{path} is larger than {largest / 2**20:.0f} MiB.")
         return path.read_text("utf-8")
     except (OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
@@ -96,10 +71,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        UserError: See :func:`read_small`; or it is not JSON, or not an object.
+        UserError: See :func:`read_text`; or it is not JSON, or not an object.
     """
     try:
-        value = json.loads(read_small(path))
+        value = json.loads(read_text(path))
         if not isinstance(value, dict):
             raise ValueError("it is not an object")
     except (ValueError, RecursionError) as error:
@@ -111,9 +86,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, of plain values and without aliases, which could blow it up.
 
     Raises:
-        UserError: See :func:`read_small`; or it is not such a file.
+        UserError: See :func:`read_text`; or it is not such a file.
     """
-    text = read_small(path, LARGEST_CONFIG)
+    text = read_text(path)
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _YAMLLoader)):
             raise ValueError("it has aliases (*), which lmbench does not read")

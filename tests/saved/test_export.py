@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 import lmbench
 from lmbench.build.model import build_saved
@@ -136,55 +135,18 @@ def test_a_file_that_is_cut_off_changed_or_missing(folder: Path, name: str):
     assert name in refusal(folder)
 
 
-def with_header(values: object, num_bytes: int = 0) -> bytes:
-    text = json.dumps(values).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(num_bytes)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"not safetensors",
-        struct.pack("<Q", 2**63) + b"{}",
-        struct.pack("<Q", 2) + b"{}" + bytes(9),
-        b"\x80\x04K\x01.",
-        *(  # impossible shapes that take no memory
-            with_header({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}})
-            for dtype in ("F32", "C64")
-            for shape in ([0, 2**63], [1] * 65 + [0], [0, 2**62])
-        ),
-    ],
-)
+@pytest.mark.parametrize("data", [b"", b"not safetensors", b"\x80\x04K\x01."])
 def test_weights_of_another_format_are_refused_even_with_a_matching_hash(folder: Path, data: bytes):
     change(folder, "model.safetensors", data)
     assert str(folder / "model.safetensors") in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "width", "part"),
-    [
-        ("F8_E4M3", 32, "embedding.weight has dtype torch.float8_e4m3fn"),
-        ("F8_E5M2", 32, "embedding.weight has dtype torch.float8_e5m2"),
-        ("F8_E8M0", 32, "is damaged: 'F8_E8M0'"),
-        ("F4", 64, "is damaged: 'F4'"),
-        ("U32", 8, "embedding.weight has dtype torch.uint32"),
-        ("C64", 4, "embedding.weight has dtype torch.complex64"),
-        ("I32", 8, "embedding.weight has dtype torch.int32"),
-        ("BOOL", 32, "embedding.weight has dtype torch.bool"),
-    ],
-)
-def test_weights_of_other_types_are_refused(folder: Path, dtype: str, width: int, part: str):
-    """The bytes of 41 · 8 float32 under another type; all are zero, which is finite in each."""
-    length = 41 * 8 * 4
-    names = load_file(folder / "model.safetensors").keys()
-    empty = {"dtype": "F32", "shape": [0], "data_offsets": [length, length]}
-    full = {"dtype": dtype, "shape": [41, width], "data_offsets": [0, length]}
-    header = {name: full if name == "embedding.weight" else empty for name in names}
-    change(folder, "model.safetensors", with_header(header, length))
+def test_weights_that_are_not_finite_are_refused(folder: Path):
+    weights = load_file(folder / "model.safetensors")
+    weights["embedding.weight"][3, 1] = torch.nan
+    change(folder, "model.safetensors", save(weights))
     found = refusal(folder)
-    assert part in found
-    assert str(folder / "model.safetensors") in found
+    assert f"{folder / 'model.safetensors'}: the weight embedding.weight is not finite" in found
 
 
 @pytest.mark.parametrize(
@@ -192,7 +154,6 @@ def test_weights_of_other_types_are_refused(folder: Path, dtype: str, width: int
     [
         (lambda words: words[:-1], "(41, 8) instead of (40, 8)"),
         (lambda words: {"words": words}, "not a list of words"),
-        (lambda words: [*words[:-1], "\ud800"], "surrogates not allowed"),
     ],
 )
 def test_a_vocabulary_that_does_not_fit_is_refused(folder: Path, change_words: Any, part: str):

@@ -21,7 +21,7 @@ from lmbench.build.arguments import factory, require_inside_run, together
 from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.conf import import_target, takes
 from lmbench.errors import Interrupted, UserError
-from lmbench.files import read_small
+from lmbench.files import read_text
 
 # The other options of these lead out of the run's folder, or are not used.
 _OF_WANDB = ("project", "name", "group", "entity", "tags", "notes", "job_type", "offline", "prefix")
@@ -152,7 +152,7 @@ def _mlflow_id(run_dir: Path) -> str | None:
     path = run_dir / _MLFLOW_ID
     if not path.exists():
         return None
-    text = read_small(path).strip()
+    text = read_text(path).strip()
     if not re.fullmatch("[0-9a-f]{32}", text):
         raise UserError(f"{path} is damaged. Remove it to record a new run.")
     return text

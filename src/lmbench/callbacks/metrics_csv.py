@@ -11,7 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lmbench.errors import UserError
-from lmbench.files import flush_to_disk, read_small, replace_text
+from lmbench.files import flush_to_disk, read_text, replace_text
 
 _UNITS_OF_TIMING = ("seconds", "_per_second", "_bytes")
 _OF_THE_DEVICE = "DeviceStatsMonitor."
@@ -133,7 +133,7 @@ class _CSVFile:
         """The rows that count in the file as it is now."""
         if not self._num_rows:
             return []
-        rows = csv.DictReader(io.StringIO(read_small(self._path), newline=""))
+        rows = csv.DictReader(io.StringIO(read_text(self._path), newline=""))
         try:
             return [
                 {name: row.get(name) for name in self._columns}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lmbench.errors import UserError
-from lmbench.files import file_stem, read_small
+from lmbench.files import file_stem, read_text
 from lmbench.report.evaluations import Evaluation, SplitScore
 from lmbench.report.formats import Cell, Row, Table, perplexity_text
 from lmbench.report.records import read_columns, write_columns
@@ -138,7 +138,7 @@ def _read_alike(runs: Sequence[Run], split: str) -> tuple[list[dict[str, np.ndar
 def _read_text(path: Path, num_targets: int) -> np.ndarray:
     """Probabilities, one on each line, as DavidHerel/sota_lm exchanges them."""
     try:
-        values = np.array(read_small(path).split(), dtype=np.float64)
+        values = np.array(read_text(path).split(), dtype=np.float64)
     except ValueError as error:
         raise UserError(f"{path} is not a list of probabilities: {error}.") from error
     if len(values) != num_targets or not ((values > 0) & (values <= 1)).all():

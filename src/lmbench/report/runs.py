@@ -11,7 +11,7 @@ from typing import Any
 
 from lmbench.conf import flatten
 from lmbench.errors import UserError
-from lmbench.files import is_folder, read_json, read_small, read_yaml
+from lmbench.files import is_folder, read_json, read_text, read_yaml
 from lmbench.printing import printable
 from lmbench.report.evaluations import (
     LARGEST_PERPLEXITY,
@@ -287,7 +287,7 @@ def _read_curve(path: Path, results: Mapping[str, Any]) -> Curve:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    text = read_small(path)
+    text = read_text(path)
     with damage_named(path):
         rows = list(csv.DictReader(text.splitlines(), strict=True))
         is_cut = bool(text) and not text.endswith("\n")

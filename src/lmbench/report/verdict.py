@@ -9,7 +9,7 @@ from typing import NamedTuple
 import yaml
 
 from lmbench.errors import UserError
-from lmbench.files import read_small
+from lmbench.files import read_text
 from lmbench.printing import printable
 from lmbench.report.formats import perplexity_text
 from lmbench.report.groups import Group, Section
@@ -116,7 +116,7 @@ def _more_seeds(group: Group) -> str | None:
     used = {run.seed for run in group.runs}
     free = [str(seed) for seed in range(1, len(used) + 3) if seed not in used]
     try:  # what Hydra recorded of the command line
-        noted = read_small(group.best_run.run_dir / ".hydra/overrides.yaml", 2**16)
+        noted = read_text(group.best_run.run_dir / ".hydra/overrides.yaml")
         overrides = [printable(str(override)) for override in yaml.safe_load(noted)]
     except (UserError, yaml.YAMLError, TypeError):
         return None

@@ -184,31 +184,6 @@ def test_a_recipe_with_several_seeds_is_drawn_by_epoch_and_by_minute(
     assert "yours" not in drawn["curves_minutes"][0]
 
 
-def test_a_row_that_started_from_another_adds_its_epochs_and_minutes(tmp_path: Path):
-    recipes = [line.replace("many", "other") for line in RECIPES.strip().splitlines()]
-    (tmp_path / "recipes.yaml").write_text("\n".join(recipes))
-    write(tmp_path / "other", 50.0, 45.0)
-    write(tmp_path / "one", 48.0, 43.0, init_from="other")
-    _, _, other, one = rows_of(page(read_rows(tmp_path)))
-    assert other[4:6] == ["2.3", "1.5"]
-    assert one[4:6] == ["2.3 + 2.3", "1.5 + 1.5"]
-
-
-def test_a_corpus_with_a_floor_says_so(tmp_path: Path):
-    (tmp_path / "recipes.yaml").write_text(RECIPES.strip().splitlines()[1])
-    write(tmp_path / "one", 9.0, 8.0, "synthetic", perplexity_floor={"valid": 7.0, "test": 6.0})
-    assert "The perplexity floor is 7.00 / 6.00." in page(read_rows(tmp_path))
-
-
-def test_a_corpus_without_a_picture_has_a_table(tmp_path: Path):
-    (tmp_path / "recipes.yaml").write_text(RECIPES.strip().splitlines()[1])
-    write(tmp_path / "one", 60.0, 58.0, "penn_treebank")
-    text = page(read_rows(tmp_path))
-    assert "## penn_treebank\n" in text
-    assert "60.00 / 58.00" in text
-    assert "![" not in text
-
-
 def test_accuracies_on_minimal_pairs(tmp_path: Path):
     (tmp_path / "recipes.yaml").write_text(RECIPES)
     for seed, accuracy in ((1, 0.61), (2, 0.63)):

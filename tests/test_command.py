@@ -231,12 +231,6 @@ def test_how_a_plain_command_ends(action: str, code: int, out: str, err: str):
     assert (result.returncode, result.stdout, result.stderr) == (code, out, err)
 
 
-@pytest.mark.parametrize("name", ["compare", "generate", "export"])
-def test_a_plain_command_also_runs_as_a_module(name: str):
-    result = run_python("-m", f"lmbench.{name}", "--help")
-    assert result.stdout.startswith(f"usage: lmbench-{name} ")
-
-
 def test_a_plain_command_whose_reader_has_gone_says_nothing():
     script = PLAIN.format(action="[print('x' * 1000) for _ in range(1000)]")
     process = subprocess.Popen(

@@ -145,19 +145,6 @@ def test_mistakes_are_reported_in_one_paragraph(tmp_path: Path, sweep: Path, cap
         assert part in error_of(arguments, capsys)
 
 
-@pytest.mark.usefixtures("without_plots")
-@pytest.mark.parametrize("options", [[], ["--output", "compared"]])
-def test_a_stdout_that_is_full_loses_no_file(
-    sweep: Path, tmp_path: Path, options: list[str], monkeypatch, capsys, full_stdout: Callable
-):
-    monkeypatch.chdir(tmp_path)
-    with full_stdout():
-        error = error_of([str(sweep), *options], capsys)
-    hint = " The files are in compared." if options else ""
-    assert error == f"stdout cannot be written: No space left on device.{hint}\n"
-    assert Path("compared/index.html").is_file() == bool(options)
-
-
 def test_published_results_can_be_chosen(
     tmp_path: Path, write_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):

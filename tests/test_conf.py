@@ -196,13 +196,6 @@ def load(name: str) -> Any:
     return OmegaConf.to_container(OmegaConf.load(conf_dir() / name))
 
 
-def test_the_expected_groups_are_there():
-    assert {"lstm", "awd_lstm"} <= set(OPTIONS["model"])
-    assert {"wikitext2", "text", "synthetic"} <= set(OPTIONS["data"])
-    groups = ("model/core", "model/head", "optimizer", "scheduler", "trainer", "callbacks")
-    assert {*groups, "logger", "evaluation", "experiment"} <= set(OPTIONS)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
 def test_choices_compose_into_targets_that_take_their_keys(row):
@@ -367,12 +360,6 @@ def test_the_larger_lstm_is_that_of_pytorchs_examples():
     assert (config.batching.batch_size, config.batching.bptt) == (20, 35)
 
 
-@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
-def test_experiments_set_nothing_that_is_not_read(experiment):
-    config = config_of(f"experiment={experiment}", "init_from=x", "++data.path=x")
-    build.require_known_keys(config)
-
-
 @pytest.mark.parametrize(("name", "number"), [("lstm", 7_332_078), ("awd_lstm", 33_556_078)])
 def test_models_have_the_documented_number_of_parameters(name: str, number: int):
     """AWD-LSTM's is the published one."""
@@ -440,17 +427,6 @@ def test_another_core_can_replace_that_of_the_model():
     assert swapped.model.core == OmegaConf.merge(
         OmegaConf.load(conf_dir() / "model/core/lstm.yaml"), {"output_size": 400}
     )
-
-
-def test_the_options_of_a_trainer_can_be_overridden_by_name():
-    names = ("accelerator", "devices", "strategy", "precision", "max_epochs", "max_steps")
-    limits = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
-    assert {*names, *limits} <= set(OmegaConf.load(conf_dir() / "trainer/default.yaml"))
-
-
-def test_unknown_keys_are_refused():
-    with pytest.raises(ConfigCompositionException, match="bptt_length"):
-        composed("batching.bptt_length=3")
 
 
 @pytest.mark.parametrize("group", [*OPTIONS, "hparams_search"])

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from small import composed, config_of
+from small import SMALL, composed, config_of
 
 from lmbench.build import training as build
 from lmbench.conf import PLACES, conf_dir, require_known_targets
@@ -13,18 +13,7 @@ from lmbench.run.choice import ChosenRun
 from lmbench.train import train
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
-TINY = (
-    "data=synthetic",
-    "data.num_words=40",
-    "data.num_train_tokens=4000",
-    "data.num_valid_tokens=300",
-    "data.num_test_tokens=200",
-    "model.embedding_size=8",
-    "model.core.hidden_size=12",
-    "evaluation.columns=2",
-    "evaluation.burn_in=8",
-    "trainer.accelerator=cpu",
-)
+TINY = (*SMALL, "data.num_train_tokens=4000")
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("matmul_precision")
 
@@ -61,8 +50,7 @@ def test_a_debugged_run_is_logged_here_alone(debug: str):
     ],
 )
 def test_fast_does_a_little_of_everything(tmp_path: Path, choice: tuple[str, ...]):
-    sizes = ("batching.batch_size=4", "batching.bptt=5")
-    train(ChosenRun(config_of(*choice, "debug=fast", *TINY, *sizes)), tmp_path)
+    train(ChosenRun(config_of(*choice, "debug=fast", *TINY)), tmp_path)
     results = read_json(tmp_path / "results.json")
     assert (results["train"]["epochs"], results["train"]["steps"]) == (2, 10)
     assert results["val"]["ppl"] > 1

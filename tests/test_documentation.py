@@ -124,13 +124,6 @@ def test_every_evaluation_has_a_config(arguments: list[str]):
     assert composed(*own, name="evaluate").evaluation.columns
 
 
-def test_a_choice_without_a_config_would_be_noticed():
-    text = "    lmbench-train -m \\\n  seed=1,2    # twice\n"
-    assert list(commands(text)) == [["-m", "seed=1,2"]]
-    with pytest.raises(ValueError, match="Config group override must be a string"):
-        composed("ablation=null")
-
-
 def python_blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 

@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
-import subprocess
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import trainings
 from omegaconf import OmegaConf
 from small import composed, exact_log_probs
 
@@ -26,6 +25,7 @@ from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import tune_in_turn
 
 MakeRun = Callable[..., Path]
+command = partial(trainings.command, command="lmbench-evaluate")
 NUM_TOKENS = 200
 # Two columns of 128 targets, half of them burn-in, in short windows, which suit a small model.
 SMALL = ("evaluation.columns=2", "evaluation.burn_in=56", "evaluation.window=9")
@@ -283,24 +283,12 @@ def test_the_files_are_those_of_the_last_results(
         ("evaluation.tune=no", r"^evaluation.tune='no' has the wrong type"),
         ("evaluation.save_tokens=1", r"^evaluation.save_tokens=1 has the wrong type"),
         ("evaluation.columns=0", r"^evaluation.columns must be at least 1, not 0"),
-        ("evaluation.burn_in=-1", r"^evaluation.burn_in must be at least 0, not -1"),
-        ("evaluation.window=0", r"^evaluation.window must be at least 1, not 0"),
-        ("evaluation.protocol=mine", r"^evaluation.protocol must be one of standard, awd_lstm_lm"),
         ("+evaluation.theta=1", r"^evaluation.theta: .* has no such argument"),
         ("evaluation=cache evaluation.cache.grid.thetas=[]", r"grid.thetas must hold"),
         ("evaluation=cache evaluation.cache.theta=1e40", r"without a probability.*theta lower"),
         ("evaluation=cache evaluation.cache.warmup=true evaluation.burn_in=5", r"window=2000"),
         ("evaluation=dynamic", r"^evaluation.dynamic.statistics.columns=100 is too .* 66 or"),
-        ("evaluation=dynamic evaluation.dynamic.lr=-1", r"^evaluation.dynamic.lr must be"),
-        (
-            "evaluation=temperature evaluation.temperature.value=0",
-            r"^evaluation.temperature.value ",
-        ),
         ("evaluation=temperature evaluation.temperature.value=1e-9", r"without a .*value higher"),
-        (
-            "evaluation=mc_dropout evaluation.mc_dropout.samples=0",
-            r"^evaluation.mc_dropout.samples",
-        ),
         ("evaluation=dynamic evaluation.columns=2 evaluation.burn_in=5", r"^Dynamic .*columns=1"),
         ("evaluation=dynamic_sgd evaluation.dynamic.lr=1e9", r"without a probability.*lr lower"),
     ],
@@ -352,18 +340,6 @@ def test_a_link_in_the_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checkpoints is a link"):
         results_of(run, "dynamic")
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["best.ckpt"]
-
-
-def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [Path(sysconfig.get_path("scripts"), "lmbench-evaluate"), *arguments],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The command, as it is typed."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,36 +57,3 @@ def test_what_cannot_be_exported_leaves_no_files(
         assert part in err
         assert len(err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-def test_results_of_other_weights_are_refused(make_run: Callable[..., Path], run_main: Callable):
-    run_dir = make_run()
-    path = run_dir / "results.json"
-    results = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(results | {"weights_sha256": "0" * 64}), "utf-8")
-    code, out, err = run_main(run_dir)
-    assert (code, out) == (1, "")
-    assert err.startswith(f"{path} is for other weights than")
-    assert len(err.splitlines()) == 1
-    assert not (run_dir / "export").exists()
-
-
-def test_a_name_with_a_lone_surrogate_is_escaped(make_run: Callable[..., Path], run_main: Callable):
-    run_dir = make_run()
-    path = run_dir / "results.json"
-    results = json.loads(path.read_text("utf-8"))
-    results["data"]["name"] = "half \ud800"
-    path.write_text(json.dumps(results), "utf-8")
-    assert run_main(run_dir)[0] == 0
-    assert " on half \\ud800\n" in (run_dir / "export/README.md").read_text("utf-8")
-
-
-def test_a_stdout_that_is_full_loses_no_export(
-    make_run: Callable[..., Path], run_main: Callable, full_stdout: Callable
-):
-    run_dir = make_run()
-    with full_stdout():
-        code, _, err = run_main(run_dir)
-    hint = f"The export is in {run_dir / 'export'}."
-    assert (code, err) == (1, f"stdout cannot be written: No space left on device. {hint}\n")
-    assert (run_dir / "export/README.md").is_file()

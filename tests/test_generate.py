@@ -103,17 +103,6 @@ def test_a_prompt_that_is_not_utf8(run_dir: Path, run_main: Callable):
     assert ended.err.startswith("stdin is not UTF-8: byte 0xff at byte offset 3, in line 1 ")
 
 
-def test_a_wrong_model_or_device_is_refused(run_dir: Path, tmp_path: Path, run_main: Callable):
-    for arguments, message in (
-        ((tmp_path,), "neither the directory of a run"),
-        ((run_dir, "--device", "nowhere"), "device=nowhere cannot be used: "),
-    ):
-        ended = run_main(*arguments)
-        assert (ended.code, ended.out) == (1, "")
-        assert message in ended.err
-        assert len(ended.err.splitlines()) == 1
-
-
 def test_the_matmul_precision_is_that_of_evaluate(
     run_dir: Path, run_main: Callable, monkeypatch: pytest.MonkeyPatch
 ):
@@ -122,11 +111,3 @@ def test_the_matmul_precision_is_that_of_evaluate(
     torch.set_float32_matmul_precision("highest")
     assert run_main(run_dir, "--num-tokens=1", "--device=cpu").code == 0
     assert torch.get_float32_matmul_precision() == "medium"
-
-
-def test_a_stdout_that_is_full(run_dir: Path, run_main: Callable, full_stdout: Callable):
-    with full_stdout():
-        ended = run_main(run_dir, "--temperature", 0, stdin=b"Dog\n")
-    assert (ended.code, ended.out) == (1, "")
-    assert ended.err.endswith("stdout cannot be written: No space left on device.\n")
-    assert "Traceback" not in ended.err

@@ -228,16 +228,6 @@ def test_a_stdin_that_is_closed(run_dirs: list[Path], monkeypatch: pytest.Monkey
     assert capsys.readouterr().err == "stdin is closed: there is nothing to score.\n"
 
 
-def test_a_stdout_that_is_full(
-    run_dirs: list[Path], text: str, run_main: Callable, full_stdout: Callable
-):
-    with full_stdout():
-        ended = run_main(run_dirs[0], "-", stdin=text.encode())
-    assert (ended.code, ended.out) == (1, "")
-    assert ended.err.endswith("stdout cannot be written: No space left on device.\n")
-    assert "Traceback" not in ended.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

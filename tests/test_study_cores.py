@@ -1,10 +1,7 @@
 """The study of cores: equal sizes, equal tuning, and the choice of what to train."""
 
 import json
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,16 +10,13 @@ from study_cores import (
     CORPORA,
     DIVERGED,
     DROPOUTS,
-    GENERATION,
     Job,
     Runner,
     best_of,
     final_runs,
     job_of,
-    speed_runs,
     study,
     tables,
-    time_generation,
     trials_of_dropout,
     trials_of_lr,
     valid_perplexity,
@@ -187,31 +181,3 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
         "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | 0.151 | — | — | 1.00 | — |"
     )
     assert found in final
-
-
-def test_speed_is_the_median_of_its_rounds(
-    tmp_path: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("study_cores.LRS", (0.003,))
-    setting = CORPORA["synthetic"]._replace(dropout_factors=(0.5,))
-    monkeypatch.setitem(CORPORA, "synthetic", setting)
-    write(trials_of_lr(tmp_path, "synthetic", "gru")[0.003], 130.0)
-    write(final_runs(tmp_path, "synthetic", "gru")[0], 125.0)
-    for job, speed, milliseconds in zip(
-        speed_runs(tmp_path, "synthetic", "gru"),
-        (3000.0, 1000.0, 1200.0),
-        (9.0, 0.25, 0.5),
-        strict=True,
-    ):
-        write(job, 500.0, speed)
-        (job.folder / GENERATION).write_text(json.dumps({"milliseconds_per_word": milliseconds}))
-    last = tables(tmp_path, "synthetic").splitlines()[-1].split(" | ")
-    assert last[-3:] == ["1,200", "1.00", "0.50 |"]
-
-    readings = count(step=0.003)
-    clock = SimpleNamespace(perf_counter=lambda: next(readings))
-    monkeypatch.setattr("study_cores.time", clock)
-    time_generation(run := make_run("model=awd_lstm"), torch.get_num_threads())
-    values = json.loads((run / GENERATION).read_text())
-    assert values["milliseconds_per_word"] == pytest.approx(3.0)
-    assert next(readings) == pytest.approx(0.003 * 2 * 220)

@@ -82,13 +82,12 @@ def small_module(
 
 def quiet_trainer(*callbacks: L.Callback, **options: Any) -> L.Trainer:
     """A trainer like lmbench's, but without loggers and checkpoints unless told otherwise."""
-    defaults = {"logger": False, "enable_checkpointing": False, **TRAINER_OPTIONS}
+    defaults = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
     return L.Trainer(
-        accelerator="cpu",
         callbacks=list(callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
-        **(defaults | options),
+        **(defaults | TRAINER_OPTIONS | options),
     )
 
 

@@ -1,7 +1,5 @@
 """Finding and calling what a config node names; errors name the node's key."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,11 +65,3 @@ def test_what_a_target_raises_is_reported(error: type[Exception], monkeypatch: p
     monkeypatch.setattr("fractions.Fraction", refuse)
     with pytest.raises(UserError, match=r"^a\.b\.numerator is odd$"):
         factory(FRACTION, "a.b")()
-
-
-def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "my_unfinished_core.py").write_text("import a_library_that_is_not_there\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="No module named 'a_library_that_is_not_there'"):
-        factory({"_target_": "my_unfinished_core.Core"}, "model.core")
-    assert "my_unfinished_core" not in sys.modules

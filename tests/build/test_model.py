@@ -1,7 +1,6 @@
 """Models from configs, runs and exports: the same numbers, and no stranger's code runs."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -263,25 +262,6 @@ def test_a_strangers_config(
     assert str(folder / name) in found
     assert part in found
     assert not (tmp_path / "here").exists()
-
-
-@pytest.mark.parametrize("kind", ["run", "export"])
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
-def test_files_that_never_end(
-    make_run: Callable[..., Path], tmp_path: Path, kind: str, make: Callable[[Path], object]
-):
-    folder = make_run()
-    if kind == "export":
-        folder = exported(folder, tmp_path / "export")
-    names = ["config.yaml", "checkpoints/best.ckpt"]
-    if kind == "export":
-        names = ["config.json", "model.safetensors", "vocabulary.json"]
-    for name in names:
-        (folder / name).rename(tmp_path / "whole")
-        make(folder / name)
-        assert "not a file" in refusal(folder) or name.startswith("config")
-        (tmp_path / "whole").replace(folder / name)
-    lmbench.load(folder)
 
 
 def state_of(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -97,15 +97,6 @@ def test_phases_accept_any_end(limits: dict[str, Any]):
     module_with("phases_awd_lstm", **limits)
 
 
-@pytest.mark.parametrize("name", ["name", "version", "save_dir", "sub_dir"])
-def test_a_config_may_not_name_a_loggers_folder(tmp_path: Path, name: str):
-    """TensorBoardLogger would expand environment variables in it."""
-    config = small_config(**{f"logger__tensorboard__{name}": "$HOME"})
-    with pytest.raises(UserError, match=rf"^logger\.tensorboard\.{name} is set by lmbench itself"):
-        build.trainer(config, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_other_nodes_are_refused_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("SLURM_NTASKS", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)

@@ -541,17 +541,6 @@ def save(path: Path, checkpoint: dict[str, Any]) -> bytes:
     return path.read_bytes()
 
 
-def test_what_was_written_is_read_and_nothing_else_is_left(tmp_path: Path):
-    path = tmp_path / "checkpoints/last.ckpt"
-    for seed in (0, 1):
-        save(path, content(seed))
-        read = read_checkpoint(path)
-        assert not unequal(read, content(seed) | {"lmbench_format": 1})
-        assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
-    state = read["state_dict"]
-    assert state["weight"].data_ptr() == state["tied"].data_ptr()
-
-
 def test_the_file_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

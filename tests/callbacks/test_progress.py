@@ -11,8 +11,6 @@ from trainings import Scripted, quiet_trainer, random_windows, small_module
 from lmbench.callbacks import progress
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.progress import Progress
-from lmbench.module import Best
-from lmbench.perplexity import Score
 
 
 @pytest.fixture
@@ -35,16 +33,6 @@ def after_validation(*, is_global_zero: bool = True) -> Any:
         max_epochs=20,
         callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
     )
-
-
-@pytest.mark.parametrize(
-    ("best_epoch", "mark"), [(3, " (best)"), (2, ""), (None, "")], ids=["this", "another", "none"]
-)
-def test_a_line_names_what_matters(lines: list[str], best_epoch: int | None, mark: str):
-    module = small_module(9)
-    module.best = None if best_epoch is None else Best(best_epoch, Score(4.0, 1))
-    Progress().on_validation_end(after_validation(), module)
-    assert lines == [f"epoch 4/20: train ppl 101.3, valid 98.77{mark}, 45,679 tokens/s"]
 
 
 def test_only_the_first_of_several_processes_logs_it(lines: list[str]):

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from trainings import Scripted, quiet_trainer, random_corpus, small_module, windows_of
 
 from lmbench.callbacks.nt_asgd import NTASGD
-from lmbench.callbacks.results import Results, _summary
+from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
 from lmbench.optim import ASGD
 
@@ -159,28 +159,6 @@ def test_a_model_of_any_name_has_a_table(
     run(tmp_path, name=name)
     plain = name.replace("\x1b", "\\x1b")
     assert f"{plain} on text" in caplog.text
-
-
-def test_the_line_below_the_table_says_what_the_run_took():
-    results = {
-        "model": "lstm",
-        "num_parameters": 1_234_567,
-        "data": {"name": "text"},
-        "best_epoch": 3,
-        "val": {"ppl": 60.0, "nll": 4.1, "num_tokens": 39},
-        "test": None,
-        "nt_asgd": {"triggered_epoch": 2},
-        "train": {
-            "steps": 4321,
-            "tokens_per_second": 9876.5,
-            "seconds": 90.0,
-            "peak_memory_bytes": 3 * 2**29,
-        },
-    }
-    assert _summary(results) == (
-        "1,234,567 parameters, best after epoch 4, 4,321 steps, 9,876 tokens/s, 1.5 min, "
-        "peak memory 1.50 GiB, averaged SGD after epoch 3"
-    )
 
 
 def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path):

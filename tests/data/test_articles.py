@@ -113,21 +113,3 @@ def test_the_order_of_articles_depends_on_the_seed_and_the_epoch() -> None:
     for others in ((0, 1), (0, 1, 1)):
         drawn = 4 * np.random.default_rng(others).permutation(100)
         assert order(0, 1)[::4] != drawn.tolist()
-
-
-def test_shuffled_articles_of_wikitext2_are_the_same_articles(
-    wikitext2_dir: Path, tmp_path: Path
-) -> None:
-    corpus = load_benchmark("wikitext2", wikitext2_dir, cache_dir=tmp_path)
-    starts = article_starts(corpus.train, corpus.vocabulary)
-    assert starts is not None
-    shuffled = shuffled_articles(corpus.train, starts, seed=1, epoch=0)
-    found = article_starts(shuffled, corpus.vocabulary)
-    assert found is not None
-    articles, others = (
-        [article.tobytes() for article in np.split(ids, places)]
-        for ids, places in ((corpus.train, starts), (shuffled, found))
-    )
-    assert articles[0] == others[0]
-    assert articles[1:] != others[1:]
-    assert sorted(articles[1:]) == sorted(others[1:])

@@ -24,15 +24,6 @@ def test_too_few_tokens_for_the_columns_are_refused_with_a_batch_size_that_fits(
     assert columns_for_training(stream(12), batch_size=4).read()[0].shape == (2, 4)
 
 
-def test_a_partial_shuffle_starts_columns_at_the_rows_it_draws():
-    columns = columns_for_training(stream(40), batch_size=4).partially_shuffled(seed=1, epoch=2)
-    first_rows = columns.first_rows.tolist()
-    assert len(set(first_rows)) > 1
-    tokens, targets = columns.read()
-    assert tokens[0].tolist() == [10 * b + row for b, row in enumerate(first_rows)]
-    assert (targets == tokens + 1).all()
-
-
 @pytest.mark.parametrize(("num_tokens", "lengths"), [(72, [35, 35]), (73, [35, 35, 2])])
 def test_fixed_windows_skip_a_last_window_of_one_target(num_tokens: int, lengths: list[int]):
     columns = columns_for_training(stream(num_tokens), batch_size=1)

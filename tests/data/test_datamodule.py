@@ -105,21 +105,6 @@ def test_each_epoch_reads_all_articles_in_its_own_order():
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
-@pytest.mark.parametrize("partial_shuffle", [False, True])
-def test_shuffled_articles_can_be_resumed_from_any_window(partial_shuffle: bool):
-    def content(batches) -> list:
-        return [(batch.tokens.tolist(), batch.targets.tolist()) for batch in batches]
-
-    options = {"batch_size": 3, "variable_windows": True, "partial_shuffle": partial_shuffle}
-    whole = content(windows_of_articles(epoch=5, **options))
-    in_order = windows_of_articles(epoch=5, shuffle_articles=False, **options)
-    assert [len(tokens) for tokens, _ in whole] == [len(batch.tokens) for batch in in_order]
-    for done in range(len(whole)):
-        windows = windows_of_articles(epoch=5, **options)
-        windows.load_state_dict({"num_done": done})
-        assert content(windows) == whole[done:]
-
-
 def test_a_text_without_titles_has_no_articles_to_shuffle():
     with pytest.raises(UserError, match=r"^batching\.shuffle_articles=true needs .* to false\.$"):
         make_datamodule(shuffle_articles=True)
@@ -190,18 +175,6 @@ def test_the_standard_protocol_divides_by_the_number_of_targets():
     by_default = windows_of(make_corpus(), batch_size=4, bptt=10)
     assert by_default.plain_evaluation == {"protocol": "standard", "columns": 1, "burn_in": 512}
     assert [len(batch.tokens) for batch in by_default.train_dataloader()] == [10] * 9 + [9]
-
-
-@pytest.mark.parametrize(
-    ("burn_in", "columns"),
-    [(48, 4), (49, {"valid": 1, "test": 4}), (59, {"valid": 1, "test": 4}), (60, 1)],
-)
-def test_a_split_with_no_more_targets_than_the_burn_in_is_read_in_one_column(
-    burn_in: int, columns: int | dict[str, int]
-):
-    """valid has 49 targets, and test has 60."""
-    datamodule = make_datamodule(burn_in=burn_in)
-    assert datamodule.plain_evaluation["columns"] == columns
 
 
 @pytest.mark.parametrize(

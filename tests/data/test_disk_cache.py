@@ -21,12 +21,6 @@ def visible(folder):
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
-def test_built_once(tmp_path):
-    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path / "new") == "built"
-    assert load_or_build("key", load=load, build=forbidden, cache_dir=tmp_path / "new") == "built"
-    assert visible(tmp_path / "new") == ["key"]
-
-
 def test_an_existing_entry_needs_no_lock(tmp_path):
     load_or_build("key", load=load, build=build, cache_dir=tmp_path)
     lock = tmp_path / "key.lock"

@@ -1,6 +1,5 @@
 """Any bytes at all give the corpus that Python reads, or are refused in one paragraph."""
 
-import re
 import tempfile
 from pathlib import Path
 from unittest.mock import patch
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from texts import limited, reference_tokens
 
 from lmbench.data.corpus import SPLITS, load_text
-from lmbench.data.tokenization import read_blocks, tokenize, write_ids
 from lmbench.errors import UserError
 
 MARK = "\ufeff".encode()  # byte order mark
@@ -133,43 +131,3 @@ def test_a_corpus_is_as_python_reads_it_or_refused(texts, min_count, max_size):
             for split in SPLITS:
                 assert corpus.vocabulary.decode(getattr(corpus, split)) == expected[split]
         assert entries(cache_dir) == 1
-
-
-@given(contents(one_broken_in=3), st.integers(1, 12))
-def test_blocks_of_a_few_bytes_are_the_whole(content, block_bytes):
-    with tempfile.NamedTemporaryFile() as file:
-        path = Path(file.name)
-        path.write_bytes(content)
-        if trouble := trouble_with(content):
-            with pytest.raises(UserError) as caught:
-                list(read_blocks(path, block_bytes=block_bytes))
-            assert f"{path} {trouble}" in message(caught.value)
-            return
-        blocks = list(read_blocks(path, block_bytes=block_bytes))
-    assert b"".join(blocks) == content.removeprefix(MARK)
-    assert all(block.endswith(b"\n") for block in blocks[:-1])
-    tokens = []
-    for types, places in map(tokenize, blocks):
-        assert len(set(types)) == len(types)
-        tokens += [types[place] for place in places]
-    assert tokens == reference_tokens(content.decode())
-
-
-@given(
-    st.lists(st.sampled_from(["a", "b", "c", "\n"]), min_size=1, max_size=8),
-    st.lists(st.sampled_from(["a", "d", "d" * 3000, "\n"]), min_size=1, max_size=4),
-)
-def test_the_advice_for_unknown_words_helps(train, valid):
-    blocks = {"train": [" ".join(train).encode()], "valid": [" ".join(valid).encode()]}
-    blocks["test"] = blocks["valid"]
-    with tempfile.TemporaryDirectory() as root:
-        if set(valid) <= {*train, "\n"}:
-            write_ids(Path(root), blocks, source="here", min_count=1)
-            return
-        with pytest.raises(UserError) as caught:
-            write_ids(Path(root), blocks, source="here", min_count=1)
-        advice = message(caught.value)
-        (min_count,) = re.findall(r"data\.min_count=(\d+)", advice)
-        if set(train) > {"\n"}:
-            vocabulary, _ = write_ids(Path(root), blocks, source="here", min_count=int(min_count))
-            assert "<unk>" in vocabulary.words

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from lmbench.data.synthetic import Grammar, make_corpus
-from lmbench.data.vocabulary import EOS
 
 NUM_CLASSES = 8  # of the default corpus
 EOS_ID = 0
@@ -141,19 +140,6 @@ def test_topics_change_at_their_rate():
     assert abs(changed.mean() - 0.2) < 3 * standard_error(changed)
     upwards = (steps[steps != 0] == 1).astype(float)
     assert abs(upwards.mean() - 0.5) < 3 * standard_error(upwards)
-
-
-def test_default_corpus(corpus):
-    assert corpus.name == "synthetic"
-    assert corpus.num_tokens == {"train": 100_000, "valid": 20_000, "test": 20_000}
-    words = corpus.vocabulary.words
-    assert len(words) == len(set(words)) == 1001
-    assert words[EOS_ID] == EOS
-    assert all(word.isalpha() for word in words[1:])
-    for ids in (corpus.train, corpus.valid, corpus.test):
-        assert ids.dtype == np.int32
-        assert ids.min() == 0
-        assert ids.max() == 1000
 
 
 def test_default_corpus_is_pinned(corpus):

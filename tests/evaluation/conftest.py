@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
@@ -111,22 +110,3 @@ def progress(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     for module in (dynamic, evaluator):
         monkeypatch.setattr(module, "progress_of", tell)
     return told
-
-
-@pytest.fixture
-def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a device without float64, where a tensor must go to the CPU first."""
-    on_cpu: list[Tensor] = []
-    cpu, double = Tensor.cpu, Tensor.double
-
-    def move(tensor: Tensor) -> Tensor:
-        on_cpu.append(cpu(tensor))
-        return on_cpu[-1]
-
-    def convert(tensor: Tensor) -> Tensor:
-        if not any(tensor is other for other in on_cpu):
-            raise TypeError("This device has no float64")
-        return double(tensor)
-
-    monkeypatch.setattr(Tensor, "cpu", move)
-    monkeypatch.setattr(Tensor, "double", convert)

@@ -10,7 +10,6 @@ import torch
 from torch.testing import assert_close
 
 from lmbench.errors import UserError
-from lmbench.evaluation import cache as module
 from lmbench.evaluation.cache import Cache, cache_log_probs
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.reading import Reading
@@ -44,17 +43,6 @@ def test_probabilities_are_those_of_the_formula(
         exact = torch.tensor(expected, dtype=torch.float64)
         assert_close(log_probs[1:].exp(), exact, rtol=1e-5, atol=1e-7)
         assert torch.equal(log_probs[1:].isinf(), exact == 0)
-
-
-@pytest.mark.parametrize("queries_at_once", [1, 3, 64])
-def test_how_many_queries_are_computed_at_once_does_not_matter(
-    make_reading: MakeReading, monkeypatch: pytest.MonkeyPatch, queries_at_once: int
-) -> None:
-    reading = make_reading(200)
-    whole = cache_log_probs(reading, windows=[50], thetas=[0.5])[50, 0.5]
-    monkeypatch.setattr(module, "QUERIES_AT_ONCE", queries_at_once)
-    parts = cache_log_probs(reading, windows=[50], thetas=[0.5])[50, 0.5]
-    assert_close(parts, whole, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def test_products_too_large_for_exp_still_give_probabilities(make_reading: MakeReading) -> None:

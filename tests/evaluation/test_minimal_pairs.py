@@ -13,7 +13,6 @@ import torch
 from lmbench.data.minimal_pairs import Pair, PairSet
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.data.words import Splitter
-from lmbench.errors import UserError
 from lmbench.evaluation.minimal_pairs import evaluate_pairs, show_pairs, write_pairs
 from lmbench.evaluation.words import sentence_surprisals
 from lmbench.loaded import Loaded
@@ -136,9 +135,3 @@ def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFix
     assert lines[0] == "lstm, minimal pairs of my pairs"
     assert lines[2].split() == ["all", "50.0%", "6", "2", "33.3%", "3"]
     assert lines[-1].startswith("22.7% of the words are read as <unk>; pairs identical to ")
-
-
-def test_unknown_words_without_unk_are_refused():
-    vocabulary = Vocabulary(("<eos>", "a", "b"))
-    with pytest.raises(UserError, match=r"^'dog': not among the 3 words"):
-        evaluate(unigram_model(vocabulary), vocabulary, PAIRS)

@@ -140,10 +140,3 @@ def test_each_word_is_drawn_from_the_models_distribution(make_model: MakeModel, 
     kept = expected > 0
     statistic = float(((counts - expected)[kept] ** 2 / expected[kept]).sum())
     assert 0.001 < chi2.sf(statistic, WORDS - 3) < 0.999
-
-
-@pytest.mark.usefixtures("no_float64")
-def test_a_device_without_float64_can_sample(make_model: MakeModel):
-    model = make_model("awd_lstm-softmax", WORDS)
-    words = sample(model, torch.tensor([4]), torch.Generator(), temperature=2.0, top_p=0.5)
-    assert len(list(islice(words, 3))) == 3

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lmbench.evaluation import temperature as module
-from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.temperature import Temperature
@@ -54,16 +53,6 @@ def test_probabilities_are_powers_that_sum_to_one(
     assert_close(reading.log_probs, expected, rtol=1e-5, atol=1e-5)
     columns = make_evaluator(model, columns=3, burn_in=60, modes=[Temperature(value)])
     assert_close(columns.read("valid").log_probs, expected, rtol=0.02, atol=0.02)
-
-
-@pytest.mark.parametrize("modes", [[], [Cache(window=9)], [Dynamic("sgd", lr=0.5)]])
-def test_a_temperature_of_one_changes_nothing(
-    make_evaluator: MakeEvaluator, model: LanguageModel, modes: list
-) -> None:
-    without = make_evaluator(model, columns=1, window=20, modes=modes).read("valid")
-    modes = [Temperature(1.0), *modes]
-    reading = make_evaluator(model, columns=1, window=20, modes=modes).read("valid")
-    assert torch.equal(reading.log_probs, without.log_probs)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

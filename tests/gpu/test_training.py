@@ -5,23 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lightning as L
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.trainer.connectors.logger_connector import result
+from small import SMALL
 from torch import nn
 from torch.testing import assert_close
-from trainings import quiet_trainer, random_windows, small_module, windows_of
+from trainings import quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks.throughput import Throughput
 from lmbench.callbacks.weight_average import WeightAverage
-from lmbench.data.corpus import Corpus
-from lmbench.data.vocabulary import Vocabulary
-from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 from lmbench.model.core.rnn import run_rnn
 from lmbench.model.dropout import WeightDropout
-from lmbench.module import LanguageModelModule
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,17 +24,7 @@ pytestmark = [
 ]
 ARGUMENTS = (
     "model=awd_lstm",
-    "data=synthetic",
-    "data.num_words=40",
-    "data.num_train_tokens=3000",
-    "data.num_valid_tokens=300",
-    "data.num_test_tokens=201",
-    "model.embedding_size=8",
-    "model.core.hidden_size=12",
-    "batching.batch_size=4",
-    "batching.bptt=20",
-    "evaluation.columns=4",
-    "evaluation.burn_in=8",
+    *SMALL,
     "trainer.accelerator=cuda",
     "trainer.max_steps=20",
     "trainer.log_every_n_steps=5",
@@ -94,25 +79,9 @@ def test_steps_do_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     convert_tensors_to_scalars = result.convert_tensors_to_scalars
     monkeypatch.setattr(result, "convert_tensors_to_scalars", convert)
-    ids = np.random.default_rng(0).integers(0, 9, 808, dtype=np.int32)
-    corpus = Corpus("text", Vocabulary(tuple("abcdefghi")), ids, ids[:40], ids[40:])
-    datamodule = windows_of(corpus, batch_size=4, bptt=10, columns=1)
-    model = LanguageModel(Embedding(9, 4), LSTM(4, 4), Softmax(4, 9))
-    trainer = L.Trainer(
-        accelerator="cuda",
-        devices=1,
-        max_epochs=2,
-        callbacks=[Throughput()],
-        logger=False,
-        log_every_n_steps=5,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-    )
-    module = LanguageModelModule(model, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    trainer.fit(module, datamodule=datamodule)
+    options = {"accelerator": "cuda", "max_epochs": 2, "log_every_n_steps": 5}
+    trainer = quiet_trainer(Throughput(), **options)
+    trainer.fit(small_module(9), datamodule=random_windows(9, 808, batch_size=4))
     assert devices.count("cpu") > 2 * 20  # 20 steps per epoch, and two values from the fifth on
     assert devices.count("cuda") <= 2 * 2  # valid perplexity
 
@@ -120,6 +89,6 @@ def test_steps_do_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_average_of_the_weights_stays_on_the_gpu() -> None:
     average = WeightAverage(2.0)
     module, datamodule = small_module(9), random_windows(9, 80)
-    trainer = quiet_trainer(average, max_epochs=1, accelerator="cuda", devices=1)
+    trainer = quiet_trainer(average, max_epochs=1, accelerator="cuda")
     trainer.fit(module, datamodule=datamodule)
     assert {x.device.type for x in average._average_model.parameters()} == {"cuda"}

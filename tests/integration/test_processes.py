@@ -71,9 +71,3 @@ def test_two_processes_continue_as_if_they_had_never_stopped(tmp_path: Path):
     whole, parts = (tmp_path / name / "run" for name in ("whole", "parts"))
     assert (parts / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert len((whole / "metrics.csv").read_text().splitlines()) > 2 * 30
-
-
-@pytest.mark.slow
-def test_columns_that_cannot_be_shared_out_are_refused(tmp_path: Path):
-    arguments = (*ARGUMENTS, *TWO, "batching.batch_size=5")
-    assert "batching.batch_size to a multiple of 2" in command(tmp_path, *arguments).stderr

@@ -21,7 +21,6 @@ from small import SMALL
 from trainings import command, refusal, start
 
 from lmbench.output_folder import PROBE_BYTES
-from lmbench.run.directory import alone_in
 
 CHAOS = Path(__file__).parents[2] / "scripts/chaos.py"
 NUM_EPOCHS = 10
@@ -198,25 +197,6 @@ def test_after_damage_the_previous_checkpoint_is_offered_and_works(
     assert compare(whole, copy) == []
 
 
-def test_what_cannot_be_resumed_is_refused_in_one_paragraph(copy: Path, tmp_path: Path):
-    def refused(*arguments: str) -> str:
-        return refusal(tmp_path, *arguments)
-
-    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    assert "is not the directory of a run" in refused("resume=nowhere")
-    assert "leave out -m" in refused("-m", "resume=run", "trainer.max_epochs=7,8")
-    assert "leave out hydra.run.dir" in refused("resume=run", "hydra.run.dir=other")
-    assert "that would make it another run" in refused("resume=run", "model=lstm")
-    assert "trainer.max_steps" in refused("resume=run", "trainer.max_steps=9")
-    with alone_in(copy):  # as while the first process lives
-        assert "Another process is at work" in refused("resume=run")
-    ours = ("train.log", ".lock")  # and Hydra's own
-    after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    for path, content in before.items():
-        if path.name not in ours and path.parent.name != ".hydra":
-            assert after[path] == content
-
-
 def test_inner_damage_of_a_checkpoint_is_reported_in_one_paragraph(copy: Path, tmp_path: Path):
     """The checkpoint can be read, and holds what is looked for first."""
     last = copy / "checkpoints/last.ckpt"
@@ -226,22 +206,6 @@ def test_inner_damage_of_a_checkpoint_is_reported_in_one_paragraph(copy: Path, t
         torch.save(whole | {name: value}, last)
         assert "last.ckpt" in refusal(tmp_path, "resume=run"), name
         assert (copy / "metrics.csv").read_bytes() == metrics
-
-
-def test_hydra_does_not_follow_links_in_a_strangers_run(copy: Path, tmp_path: Path):
-    """It opens the log and writes its folder before lmbench has a say."""
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / "config.yaml").write_text("precious")
-    for name in (".hydra", "train.log"):
-        path = copy / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        path.symlink_to(victim if name == ".hydra" else victim / "config.yaml")
-        result = command(tmp_path, "resume=run")
-        assert result.returncode == 1
-        assert "is a link" in result.stderr
-        path.unlink()
-    assert {path.name: path.read_text() for path in victim.iterdir()} == {"config.yaml": "precious"}
 
 
 def test_an_unrelated_config_in_the_working_folder_is_not_a_run(tmp_path: Path):
@@ -293,11 +257,3 @@ def test_a_sweep_that_is_stopped_continues_where_it_was(whole: Path, tmp_path: P
     assert [path.read_bytes() for path in of_done] == before
     assert results_of(job(3))["seed"] == 3
     assert len(list((tmp_path / "a sweep").glob("*/"))) == 3
-
-
-def test_a_sweep_is_not_resumed_by_mistake(tmp_path: Path):
-    assert "sweep_resume" in refusal(tmp_path, "sweep_resume=true", *ARGUMENTS)
-    result = command(tmp_path, "-m", "sweep_resume=true", *ARGUMENTS)
-    assert result.returncode == 1
-    assert "needs hydra.sweep.dir=DIR" in result.stderr
-    assert not list(tmp_path.rglob("checkpoints"))

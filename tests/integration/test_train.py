@@ -237,30 +237,6 @@ def test_a_second_run_leaves_the_first_alone(tmp_path: Path):
     assert set(after) == set(before)
 
 
-@pytest.mark.slow
-def test_a_users_own_corpus(tmp_path: Path):
-    folder = tmp_path / "Wörter und Sätze, 日本語"
-    folder.mkdir()
-    # Six words and <eos>, in a different order in each split.
-    for split, text in {
-        "train": "naïve 猫 sat on the mat\n" * 20,
-        "valid": "the mat sat on naïve 猫\n" * 4,
-        "test": "on the mat\n\n 猫 sat\n" * 5,
-    }.items():
-        (folder / f"{split}.txt").write_text(text, "utf-8")
-    place = (f"data.path='{folder}'", f"data.cache_dir='{tmp_path}/ein Cache'")
-    tiny = [override for override in TINY if not override.startswith("data")]
-    finish(tmp_path, "data=text", *place, *tiny, "batching.batch_size=2")
-    (run_dir,) = tmp_path.glob("outputs/*/*")
-    data = results_of(run_dir)["data"]
-    assert data["name"] == "text"
-    assert data["vocabulary_size"] == 7
-    assert data["num_tokens"] == {"train": 20 * 7, "valid": 4 * 7, "test": 5 * 8}
-    checkpoint = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
-    words = checkpoint["LanguageModelDataModule"]["words"]
-    assert words == ["naïve", "猫", "sat", "on", "the", "mat", "<eos>"]
-
-
 @pytest.mark.usefixtures("matmul_precision")
 def test_a_novel(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """One file of running text, with its recipe; the vocabulary is smaller than the cutoffs."""
@@ -297,14 +273,6 @@ def test_help_names_groups_and_examples(tmp_path: Path):
     assert "data: penn_treebank, synthetic, text, wikitext103, wikitext2" in shown
     assert "lmbench-train model=awd_lstm trainer.devices=1" in shown
     assert "lmbench-train -m " in shown
-
-
-@pytest.mark.slow
-def test_the_config_is_printed_as_yaml(tmp_path: Path):
-    printed = yaml.safe_load(finish(tmp_path, "--cfg", "job", "model=awd_lstm", "optimizer.lr=0.5"))
-    assert printed["model"]["core"]["hidden_size"] == 1150
-    assert printed["optimizer"]["lr"] == 0.5
-    assert not list(tmp_path.glob("outputs"))
 
 
 def test_a_run_with_an_unknown_class_is_not_begun(tmp_path: Path):

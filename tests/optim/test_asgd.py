@@ -1,4 +1,3 @@
-import io
 from collections.abc import Iterator
 from functools import partial
 
@@ -104,13 +103,6 @@ def test_groups_keep_their_own_rates_and_decays() -> None:
     assert_close(params[1].detach(), second - 2.0 * (1.0 + 0.5 * second))
 
 
-def test_a_step_without_any_gradient_changes_nothing() -> None:
-    params = parameters()
-    before = values(params)
-    ASGD(params, 0.3).step()
-    assert_close(values(params), before, rtol=0, atol=0)
-
-
 def test_gradients_are_read_only_and_may_be_strided() -> None:
     params = parameters()[:1]
     before = params[0].detach().clone()
@@ -119,43 +111,6 @@ def test_gradients_are_read_only_and_may_be_strided() -> None:
     ASGD(params, 0.1, weight_decay=DECAY).step()
     assert_close(params[0].detach(), before - 0.1 * (gradient + DECAY * before))
     assert_close(gradient, torch.arange(12.0, dtype=torch.float64).reshape(4, 3).t())
-
-
-def test_a_closure_computes_gradients_and_its_loss_is_returned() -> None:
-    params = parameters()[:1]
-    before = params[0].detach().clone()
-    optimizer = ASGD(params, 0.25)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = params[0].square().sum()
-        loss.backward()
-        return loss
-
-    assert_close(optimizer.step(closure).detach(), before.square().sum())
-    assert_close(params[0].detach(), before / 2)
-
-
-def test_saved_in_the_middle_it_continues_bit_for_bit() -> None:
-    whole = parameters(torch.float32)
-    optimizer = ASGD(whole, 0.3, weight_decay=DECAY)
-    file = io.BytesIO()
-    for step in range(7):
-        if step == 3:
-            torch.save([optimizer.state_dict(), values(whole)], file)
-        set_gradients(whole, step)
-        optimizer.step()
-
-    file.seek(0)
-    state, saved = torch.load(file, weights_only=True)
-    resumed = [nn.Parameter(value) for value in saved]
-    second = ASGD(resumed, 99.0)
-    second.load_state_dict(state)
-    for step in range(3, 7):
-        set_gradients(resumed, step)
-        second.step()
-    assert_close(values(resumed), values(whole), rtol=0, atol=0)
-    assert_close(averages(second, resumed), averages(optimizer, whole), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -107,13 +107,6 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path]):
         model_card(run_dir, values_of(run_dir), "0")
 
 
-def test_a_split_that_was_not_read_to_its_end_is_reported(make_run: Callable[..., Path]):
-    run_dir = make_run()
-    assert "only 120" not in card(run_dir)
-    change_results(run_dir, test={"num_tokens": 120})
-    assert "only 120 targets of test" in card(run_dir)
-
-
 @pytest.mark.parametrize(
     ("split", "tuned", "told"),
     [("valid", {"num_tokens": None}, True), ("valid", None, False), ("test", {}, False)],

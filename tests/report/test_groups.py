@@ -33,12 +33,6 @@ def test_seeds_and_paths_make_no_difference(tmp_path: Path, write_run: Write):
     assert not section.differences
 
 
-def test_groups_of_different_models_are_told_apart_by_the_model(tmp_path: Path, write_run: Write):
-    write_run(tmp_path / "0", model="lstm", valid=120, config={"optimizer.lr": 1.0})
-    write_run(tmp_path / "1", model="awd_lstm", valid=110)
-    assert labels(tmp_path) == ["awd_lstm", "lstm"]
-
-
 def test_groups_of_a_model_are_told_apart_by_as_few_keys_as_possible(
     tmp_path: Path, write_run: Write
 ):
@@ -64,15 +58,6 @@ def test_a_grid_needs_both_keys(tmp_path: Path, write_run: Write):
     assert labels(tmp_path) == [
         f"lstm, lr={lr}, hidden_size={size}" for lr in (1, 2) for size in (200, 201)
     ]
-
-
-def test_a_random_search_over_many_keys(tmp_path: Path, write_run: Write):
-    """Each group differs from the others in its own key: no three keys tell all apart."""
-    for number in range(12):
-        config = {f"more.key{bit}": (number == bit) * 1.0 for bit in range(12)}
-        write_run(tmp_path / str(number), valid=100 + number, config=config)
-    found = labels(tmp_path)
-    assert len(set(found)) == 12
 
 
 def test_a_key_that_one_config_lacks(tmp_path: Path, write_run: Write):
@@ -188,17 +173,6 @@ def test_different_protocols_make_different_groups(tmp_path: Path, write_run: Wr
     write_run(tmp_path / "1", seed=2, results={"evaluation.columns": 1})
     (section,), _ = grouped(tmp_path)
     assert len(section.groups) == 2
-
-
-def test_finetunings_of_the_seeds_of_a_group_are_a_group(tmp_path: Path, write_run: Write):
-    for seed in (1, 2):
-        write_run(tmp_path / f"outputs/{seed}", seed=seed, valid=100)
-        start = f"../outputs/{seed}"
-        config = {"init_from": start, "optimizer.lr": 1.0}
-        write_run(tmp_path / f"outputs/fine{seed}", seed=seed, valid=90, config=config)
-    write_run(tmp_path / "outputs/fine3", seed=3, valid=95, config={"init_from": "unknown"})
-    (section,), _ = grouped(tmp_path)
-    assert [[run.seed for run in group.runs] for group in section.groups] == [[1, 2], [3], [1, 2]]
 
 
 def finetuned(folder: Path, write_run: Write, *runs: tuple[str, int, str | None]) -> list[int]:

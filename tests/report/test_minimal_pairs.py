@@ -77,24 +77,6 @@ def test_differences(folder: Path, section_of: Callable[[Path], Section]):
     assert [one.num_seeds for one in comparisons] == [(2, 2)] * 3
 
 
-def test_over_seeds_finetuned_runs_are_paired_with_those_they_started_from(
-    tmp_path: Path, write_run: Write, write_pairs: Write, section_of: Callable[[Path], Section]
-):
-    shares = {"p": (0.5, 0.6, 0.7), "q": (0.52, 0.63, 0.71)}
-    correct = {}
-    for name, of in shares.items():
-        for seed, share in enumerate(of, start=1):
-            config = {} if name == "p" else {"init_from": f"p{seed}", "optimizer.lr": 3}
-            run_dir = write_run(tmp_path / f"{name}{seed}", seed=seed, config=config)
-            correct[name, seed] = drawn(share, ord(name) + seed)
-            write_pairs(run_dir, correct[name, seed])
-    (pairs,) = pair_results(section_of(tmp_path))
-    (over_seeds,) = (one for one in compare_accuracies(pairs)[0] if one.unit == "seed")
-    means = [[correct[name, seed].mean() for seed in (1, 2, 3)] for name in shares]
-    assert over_seeds.test_name == "paired t"
-    assert over_seeds.test.p == pytest.approx(stats.ttest_rel(*means).pvalue)
-
-
 def test_minimal_pairs_are_in_the_report(folder: Path):
     report = compare([(None, folder)])
     assert [table.title for table in report.chapters[0].tables[1:]] == [
@@ -113,14 +95,6 @@ def test_minimal_pairs_are_in_the_report(folder: Path):
         assert [row["drawn"] for row in csv.DictReader(file)] == ["pair", "paradigm", "seed"]
     page = files["index.html"].read_text("utf-8")
     assert "Minimal pairs of set: mean over seeds with 95% interval." in page
-
-
-def test_runs_without_pairs_have_no_tables(tmp_path: Path, write_run: Write):
-    write_run(tmp_path / "a")
-    report = compare([(None, tmp_path)])
-    assert len(report.chapters[0].tables) == 1
-    names = {path.name for path in write_report(report, tmp_path / "out")}
-    assert not any("pairs" in name for name in names)
 
 
 @pytest.mark.parametrize("changes", [{"sha256": "1" * 64}, {"drops_punctuation": True}])

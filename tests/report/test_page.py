@@ -173,13 +173,6 @@ def test_each_corpus_has_a_chapter_and_published_results_go_where_they_belong(
     assert page.text.index("Corpus text") < page.text.index("Corpus wikitext2")
 
 
-def test_a_folder_name_that_would_reverse_the_text(tmp_path: Path, write_run: Write):
-    write_run(tmp_path / "a\u202eb")
-    page = page_of(compare([(None, tmp_path)]))
-    assert "a\\u202eb" in page.text
-    assert "\u202e" not in page.text
-
-
 def luminance(color: str) -> float:
     """The relative luminance of WCAG 2.1."""
     values = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from texts import YAML_BOMB
 
 from lmbench.errors import UserError
 from lmbench.report.comparison import compare
@@ -47,10 +46,6 @@ def test_a_run_is_called_by_its_label_its_name_or_its_model(tmp_path: Path, writ
     assert read_run(named).name == "mine"
     assert read_run(named, "theirs").name == "theirs"
     assert read_runs([("theirs", tmp_path)])[0][0].name == "theirs"
-
-
-def test_a_run_that_was_not_tested(tmp_path: Path, write_run: Write):
-    assert "test" not in read_run(write_run(tmp_path / "run", test=None)).scores
 
 
 @pytest.mark.parametrize(
@@ -146,33 +141,6 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_still_count(
     assert reason in left_out[0].reason
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "results.json", "metrics.csv"])
-@pytest.mark.parametrize(
-    "make",
-    [
-        os.mkfifo,
-        lambda path: path.symlink_to("/dev/zero"),
-        lambda path: path.touch() or os.truncate(path, 2**28 + 1),
-        lambda path: path.write_text(f"a: {'1' * 6000}\n"),
-        lambda path: path.write_text(f"a: 0x{'f' * 6000}\n"),
-        lambda path: path.write_text(YAML_BOMB),
-    ],
-    ids=["pipe", "device", "large", "number", "hex", "bomb"],
-)
-def test_a_file_that_could_stall_or_end_a_comparison(
-    tmp_path: Path, write_run: Write, name: str, make: Callable[[Path], object]
-):
-    write_run(tmp_path / "good")
-    bad = write_run(tmp_path / "bad", seed=2)
-    (bad / name).unlink()
-    make(bad / name)
-    report = compare([(None, tmp_path)])
-    (item,) = report.skipped
-    is_curve = name.endswith(".csv")  # a run counts without it
-    assert item.path == (bad / name if is_curve else bad)
-    assert sum(len(g.runs) for g in report.chapters[0].section.groups) == 1 + is_curve
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -266,11 +234,6 @@ def test_a_link_that_is_given_directly_is_followed(tmp_path: Path, write_run: Wr
     assert [path.resolve() for path in found] == [run]
 
 
-def test_a_job_that_failed_before_it_began_is_found(tmp_path: Path):
-    (tmp_path / "3/.hydra").mkdir(parents=True)
-    assert found_in(tmp_path)[0] == [tmp_path / "3"]
-
-
 def test_runs_in_the_folder_of_a_run_are_found(tmp_path: Path, write_run: Write):
     outer = write_run(tmp_path / "exp")
     jobs = [write_run(outer / str(number)) for number in range(2)]
@@ -278,17 +241,6 @@ def test_runs_in_the_folder_of_a_run_are_found(tmp_path: Path, write_run: Write)
     (tmp_path / "failed/.hydra").mkdir(parents=True)
     inner = write_run(tmp_path / "failed/run")
     assert found_in(tmp_path)[0] == [outer, *jobs, tmp_path / "failed", inner]
-
-
-def test_hidden_folders_are_not_searched(tmp_path: Path, write_run: Write):
-    run = write_run(tmp_path / "run")
-    write_run(tmp_path / ".trash/run")
-    assert found_in(tmp_path)[0] == [run]
-
-
-def test_a_results_file_alone_is_a_run(tmp_path: Path):
-    (tmp_path / "results.json").write_text("{}")
-    assert found_in(tmp_path)[0] == [tmp_path]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path, write_run: Write):

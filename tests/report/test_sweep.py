@@ -66,30 +66,6 @@ def test_damage_is_named(tmp_path: Path, job: Callable, capsys: pytest.CaptureFi
     assert len(err.splitlines()) == 1
 
 
-def test_a_name_can_neither_break_the_table_nor_move_the_cursor(
-    tmp_path: Path, job: Callable, capsys: pytest.CaptureFixture[str]
-):
-    job("[red]lstm[v2]", model="[/red]\x1b[2J")
-    job("\x1b[2Ja", is_done=False)
-    out, err = shown(tmp_path, capsys)
-    assert "\x1b" not in out
-    assert r"[/red]\x1b[2J" in out
-    assert not err
-
-
-def test_a_sweep_without_jobs_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert shown(tmp_path, capsys) == ("", "")
-
-
-def test_a_table_that_cannot_be_written_to_stdout(
-    tmp_path: Path, job: Callable, capsys: pytest.CaptureFixture[str], full_stdout: Callable
-):
-    job("a-1")
-    with full_stdout():
-        _show(tmp_path / "sweep")
-    assert capsys.readouterr().err == "stdout cannot be written: No space left on device.\n"
-
-
 def test_a_table_that_nobody_reads(
     tmp_path: Path, job: Callable, capsys: pytest.CaptureFixture[str]
 ):

@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.testing import assert_close
 
 from lmbench.model.head import MixtureOfSoftmaxes, Softmax
@@ -57,25 +56,6 @@ def test_values_and_gradients_are_those_of_the_formula(tied: bool) -> None:
     found, wanted = (torch.autograd.grad(each, leaves) for each in (loss, expected))
     assert_close(found, wanted)
     assert all(gradient.any() for gradient in found)
-
-
-def test_one_component_is_a_softmax_of_its_vector() -> None:
-    head, output, targets = make(components=1), outputs(T, B), torch.randint(V, (T, B))
-    logits = functional.linear(head.latent(output).tanh(), head.weight, head.bias)
-    expected = functional.cross_entropy(logits.view(-1, V), targets.view(-1))
-    loss = head.loss(output, targets)
-    assert_close(loss, expected)
-    loss.backward()
-    assert not head.prior.weight.grad.any()
-
-
-def test_identical_components_act_as_one_whatever_their_shares() -> None:
-    head, alone, output = make(), make(components=1), outputs(T, B)
-    with torch.no_grad():
-        for name in ("latent.weight", "latent.bias"):
-            head.get_parameter(name).view(K, H, -1)[:] = alone.get_parameter(name).view(H, -1)
-    head.weight, head.bias = alone.weight, alone.bias
-    assert_close(head.log_probs(output), alone.log_probs(output))
 
 
 def test_log_probs_have_a_rank_that_no_softmax_reaches() -> None:

@@ -334,14 +334,6 @@ def test_another_corpus_is_refused(run: Path) -> None:
         results_of(run, "standard")
 
 
-def test_a_link_in_the_run_is_refused(run: Path, tmp_path: Path) -> None:
-    (run / "checkpoints").rename(tmp_path / "elsewhere")
-    (run / "checkpoints").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="checkpoints is a link"):
-        results_of(run, "dynamic")
-    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["best.ckpt"]
-
-
 @pytest.mark.slow
 def test_the_command_writes_only_into_the_run(run: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"

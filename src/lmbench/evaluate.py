@@ -18,7 +18,7 @@ from lmbench.files import is_folder
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.printing import printing
 from lmbench.run.config import read_run_config, set_value
-from lmbench.run.directory import quoted, require_inside
+from lmbench.run.directory import quoted
 
 if TYPE_CHECKING:
     from lmbench.data.vocabulary import Vocabulary
@@ -54,7 +54,6 @@ def evaluate(config: DictConfig, name: str) -> float:
     for key, place in config.data.items():
         if place is not None:
             set_value(run_config, f"data.{key}={place}", f"data.{key}", place)
-    require_inside(run_dir)
     set_up_threads()
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.

@@ -21,7 +21,7 @@ from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
 from lmbench.run.config import write_run_config
-from lmbench.run.directory import alone_in, as_override, clear_run, require_inside, shown
+from lmbench.run.directory import alone_in, as_override, clear_run, shown
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -48,7 +48,6 @@ def train(run: ChosenRun, run_dir: Path) -> float:
         Interrupted: A signal told the run to stop; it has been saved.
     """
     config = run.config
-    require_inside(run_dir)
     # A run whose classes are not known could not be resumed, evaluated or loaded later.
     require_known_targets(config, PLACES, "This config")
     set_up_threads()

@@ -67,8 +67,6 @@ def resumed_config(
                 "this one: init_from=RUN_DIR."
             )
         scheduler = config.get("scheduler")
-        if not (isinstance(scheduler, dict) and "_target_" in scheduler):
-            scheduler = None
         if key in LENGTHS and scheduler and takes(scheduler, "total_steps"):
             raise UserError(
                 f"{override} cannot be changed in a resume: the learning rate follows a schedule "

@@ -36,8 +36,3 @@ def test_a_terminal_shows_no_date(log: logging.Logger, monkeypatch: pytest.Monke
 def test_errors_go_to_stderr_as_they_are(log: logging.Logger, capsys: pytest.CaptureFixture[str]):
     log.error("It is wrong.")
     assert capsys.readouterr() == ("", "#3 It is wrong.\n")
-
-
-def test_nothing_is_logged_to_a_closed_stdout(log: logging.Logger, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.stdout", None)
-    log.info("words")

@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
@@ -39,12 +38,6 @@ def test_a_letter_that_stdout_cannot_encode_is_replaced():
         with printing(encoding="utf-8"):
             print("猫")
         assert written.getvalue().endswith("猫\n".encode())
-
-
-def test_nothing_is_printed_if_stdout_is_closed():
-    with redirect_stdout(None), printing():
-        assert sys.stdout is None
-        print("a line")
 
 
 def test_a_message_does_not_go_to_stdout_if_stderr_is_closed(capsys: pytest.CaptureFixture[str]):

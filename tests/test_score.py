@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,14 +217,6 @@ def test_a_model_in_bfloat16_is_read_in_float32(make_run: Callable[..., Path], r
     expected = loaded.score(f"{word} {word}")["surp"][:2]
     rows = run_main(folder, "-", stdin=f"{word} {word}".encode()).table[1:]
     np.testing.assert_allclose([float(row[4]) for row in rows], expected, rtol=1e-7)
-
-
-def test_a_stdin_that_is_closed(run_dirs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["lmbench-score", str(run_dirs[0]), "-"])
-    monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(SystemExit):
-        score.main()
-    assert capsys.readouterr().err == "stdin is closed: there is nothing to score.\n"
 
 
 @pytest.mark.parametrize(

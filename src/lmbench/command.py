@@ -131,11 +131,9 @@ def run_command(command: Callable[[], object]) -> None:
 
     A user's mistake, a file that cannot be read or written and a lack of memory become one
     paragraph on stderr and exit code 1, Ctrl-C becomes exit code 130. If nobody reads stdout any
-    more, as with ``| head``, nothing is reported; if it is closed, the command is not run.
+    more, as with ``| head``, nothing is reported.
     """
     try:
-        if sys.stdout is None:
-            raise UserError("stdout cannot be written: it is closed.")
         command()
         with printing():
             sys.stdout.flush()

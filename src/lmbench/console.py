@@ -19,11 +19,9 @@ class ConsoleHandler(logging.Handler):
         self._job = "" if job is None else f"#{job} "
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line, unless the stream is closed."""
+        """Writes a line."""
         is_error = record.levelno >= logging.ERROR
         stream = sys.stderr if is_error else sys.stdout
-        if stream is None:
-            return
         day = "" if stream.isatty() else "%Y-%m-%d "
         level = "Warning: " if record.levelno == logging.WARNING else ""
         style = f"{'' if is_error else '%(asctime)s '}{self._job}{level}%(message)s"

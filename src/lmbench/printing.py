@@ -27,8 +27,8 @@ def printable(text: str) -> str:
 def printing(hint: str = "", *, encoding: str | None = None) -> Iterator[None]:
     """While something is printed, tells errors of stdout from those of files.
 
-    A character that stdout's encoding lacks becomes a question mark. If stdout is closed, nothing
-    is printed. If nobody reads it any more, the process ends.
+    A character that stdout's encoding lacks becomes a question mark. If nobody reads stdout any
+    more, the process ends.
 
     Args:
         hint: What is not lost, with a leading space.
@@ -37,9 +37,6 @@ def printing(hint: str = "", *, encoding: str | None = None) -> Iterator[None]:
     Raises:
         UserError: Stdout cannot be written.
     """
-    if sys.stdout is None:
-        yield
-        return
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding=encoding, errors="replace")

@@ -61,7 +61,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     from lmbench.callbacks.resumed import Resumed
     from lmbench.callbacks.stop_on_signal import StopOnSignal
     from lmbench.lightning_internals import processes_ending_together
-    from lmbench.saved.checkpoint import DATA, load_weights
+    from lmbench.saved.checkpoint import DATA, load_weights, read_checkpoint
 
     build.require_known_keys(config)
     build.seed_everything(config)
@@ -74,7 +74,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
         last = _last_checkpoint(run_dir) if run.resumes else None
         start = config["init_from"]
         first = last or (start and Path(start, "checkpoints/best.ckpt"))
-        checkpoint = None if first is None else _read_fitting(first, run_dir, config)
+        checkpoint = None if first is None else read_checkpoint(first)
         corpus = factory(config["data"], "data")()
         datamodule = build.datamodule(config, corpus)
         model = build_model(config["model"], len(corpus.vocabulary), corpus.train)
@@ -122,21 +122,6 @@ def _last_checkpoint(run_dir: Path) -> Path | None:
             f"start from its weights: {as_override('init_from', run_dir)}."
         )
     return None
-
-
-def _read_fitting(path: Path, run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint whose weights a run begins with.
-
-    Raises:
-        UserError: It cannot be read, or does not fit the config; or it is missing though there was
-            one before.
-    """
-    from lmbench.build.model import require_fit
-    from lmbench.saved.checkpoint import of_checkpoint, read_checkpoint
-
-    checkpoint = read_checkpoint(path)
-    require_fit(of_checkpoint(run_dir / "config.yaml", config["model"], path, checkpoint))
-    return checkpoint
 
 
 def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path | None) -> float:

@@ -39,15 +39,6 @@ def test_a_schedule_over_the_run_needs_its_end(limits: dict[str, Any], part: str
         module_with("one_cycle", **limits)
 
 
-@pytest.mark.parametrize("key", ["model.name", "trainer.accelerator", "trainer.max_steps"])
-def test_a_missing_value_is_named(key: str):
-    config = small_config()
-    node, _, name = key.partition(".")
-    del config[node][name]
-    with pytest.raises(UserError, match=rf"^{key} is missing"):
-        build.require_known_keys(config)
-
-
 @pytest.mark.parametrize(
     ("options", "part"),
     [

@@ -258,11 +258,3 @@ def test_a_tied_head_predicts_a_word_by_the_row_that_the_embedding_reads(make) -
 
 
 # Both ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("part", ["core", "head"])
-def test_parts_can_be_made_on_the_meta_device(part: str) -> None:
-    arguments = {"vocabulary_size": V} if part == "head" else {}
-    with torch.device("meta"):
-        for make in makers(part):
-            make(**arguments)

@@ -114,7 +114,6 @@ def test_other_pairs_or_pairs_read_otherwise_are_left_out(
     ("changes", "message"),
     [
         ({"accuracy": None}, "float() argument must be a string or a real number"),
-        ({"accuracy": 1.5}, "an accuracy is not between 0 and 1"),
         ({"corpus_sha256": "other"}, "it is for another corpus than the run's"),
         ({"by": []}, "'list' object has no attribute 'items'"),
         ({"parts": {}}, "KeyError 'known'"),
@@ -143,7 +142,6 @@ def test_damaged_records_are_left_out(folder: Path, write_pairs: Write):
             right.set_column(1, "correct", pa.array([True] * 600)),
             f"is 1.000000, not {accuracy:.6f}",
         ),
-        (right.set_column(0, "paradigm", pa.array([None] * 600, pa.string())), "a column has gaps"),
     ):
         pq.write_table(table, records)
         (skipped,) = compare([(None, folder)]).skipped

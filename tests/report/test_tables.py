@@ -68,13 +68,6 @@ def test_all_digits_in_csv():
     assert (second["ppl_half_width"], second["hidden"]) == ("", "")
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
-def test_a_text_is_not_a_formula(text: str):
-    rows = [{text: Cell(text), "number": Cell(-1.5)}]
-    (found,) = rows_of(csv_text([Table("", rows)]))
-    assert found == {f"'{text}": f"'{text}", "number": "-1.5"}
-
-
 def test_markdown_keeps_its_columns_and_escapes_markup():
     lines = markdown(TABLE).splitlines()
     assert lines[0] == r"## Ti\_tle"

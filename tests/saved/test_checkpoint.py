@@ -3,7 +3,6 @@
 import math
 import os
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,6 @@ def refusal(path: Path) -> str:
     return message
 
 
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoints"
@@ -106,16 +100,6 @@ def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(path: Path):
     assert found > 300
 
 
-def test_a_tensor_that_is_marked_as_a_folder_is_refused(path: Path):
-    """One bit that no checksum covers, at which torch would return whatever was in memory."""
-    flipped = bytearray(path.read_bytes())
-    entry = flipped.rindex(b"last/data/0") - 46  # of the directory at the end
-    assert flipped[entry : entry + 4] == b"PK\x01\x02"
-    flipped[entry + 38] ^= 0x10
-    path.write_bytes(flipped)
-    assert "folder" in refusal(path)
-
-
 class Bomb:
     """When it is unpickled, it makes a folder."""
 
@@ -126,16 +110,9 @@ class Bomb:
         return os.mkdir, (self._folder,)
 
 
-@pytest.mark.parametrize("place", ["beside the weights", "among the weights", "the whole"])
-def test_code_in_a_file_is_refused_and_not_run(path: Path, tmp_path: Path, place: str):
+def test_code_in_a_file_is_refused_and_not_run(path: Path, tmp_path: Path):
     marker = tmp_path / "was here"
-    bomb = Bomb(marker)
-    checkpoint = {
-        "beside the weights": content() | {"callbacks": {"a": [bomb]}},
-        "among the weights": OURS | {"state_dict": {"weight": bomb}},
-        "the whole": bomb,
-    }[place]
-    torch.save(checkpoint, path)
+    torch.save(content() | {"callbacks": {"a": [Bomb(marker)]}}, path)
     assert "could run code" in refusal(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)  # it does make the folder if it is trusted
@@ -148,36 +125,12 @@ def test_code_in_a_file_is_refused_and_not_run(path: Path, tmp_path: Path, place
 
 
 # torch 2.15 warns that it checks a sparse tensor, before lmbench refuses it.
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
-@pytest.mark.parametrize(
-    "weight",
-    [
-        "not a tensor",
-        torch.tensor([1, math.nan]),
-        torch.tensor([1, math.inf]),
-        torch.ones(2).to(torch.float8_e4m3fn),
-        torch.ones(2, device="meta"),
-        torch.eye(2).to_sparse(),
-        torch.ones(1).expand(10**15),
-    ],
-    ids=lambda weight: str(getattr(weight, "dtype", weight)),
-)
-def test_what_cannot_be_a_weight_is_named(path: Path, weight: Any):
-    torch.save(OURS | {"state_dict": {"a": torch.ones(2), "b.weight": weight}}, path)
-    assert "b.weight" in refusal(path)
-    torch.save(OURS | {"state_dict": {3: torch.ones(2)}}, path)
-    assert "the weight 3" in refusal(path)
-
-
 @pytest.mark.parametrize(
     ("checkpoint", "part"),
     [
-        ([1, 2], "state_dict"),
-        (OURS, "state_dict"),
+        ([1, 2], "format None"),
         ({"state_dict": {}}, "format None"),
         ({"state_dict": {}, FORMAT_KEY: FORMAT + 1}, f"format {FORMAT + 1}"),
-        ({"state_dict": {}, FORMAT_KEY: FORMAT, DATA: {"sha256": ""}}, "corpus"),
-        ({"state_dict": {}, FORMAT_KEY: torch.ones(2)}, "format None"),
     ],
 )
 def test_what_is_not_a_checkpoint_of_this_format_is_refused(path: Path, checkpoint: Any, part: str):
@@ -191,8 +144,6 @@ def test_the_previous_checkpoint_is_offered_if_there_is_one(path: Path):
     assert "rename" not in refusal(path)
     previous.write_bytes(whole)
     assert f"{previous}: rename that to last.ckpt" in refusal(path)
-    torch.save(OURS | {"state_dict": {"w": torch.tensor(math.nan)}}, path)
-    assert "rename" in refusal(path)
     previous.replace(path)
     assert same(read_checkpoint(path), content())
     # It is not offered in place of itself or of the best one, which may be far from it.

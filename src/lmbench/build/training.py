@@ -33,8 +33,6 @@ _PROFILERS = {
     "pytorch": PyTorchProfiler,
 }
 _KEYS = (*_NODES, "seed", "init_from", "float32_matmul_precision")
-_INNER_KEYS = ("model.name", "trainer.accelerator", "trainer.devices", "trainer.precision")
-_INNER_KEYS += ("trainer.max_epochs", "trainer.max_steps")
 
 
 def require_known_keys(config: Mapping[str, Any]) -> None:
@@ -47,10 +45,6 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
         is_node = isinstance(config.get(key), dict)
         if key not in config or (key in _NODES and not is_node):
             raise UserError(f"{key} is missing, or has no values. Leave it as it is.")
-    for key in _INNER_KEYS:
-        node, _, name = key.partition(".")
-        if name not in config[node]:
-            raise UserError(f"{key} is missing. Leave it as it is.")
     for key in (key for key in config if key not in ("name", "scheduler")):
         if key not in _KEYS:
             raise UserError(

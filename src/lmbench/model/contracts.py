@@ -56,9 +56,7 @@ class Core(Protocol):
     returns a :class:`CoreOutput`; its only memory is the state, which the caller passes on. Steps
     must not depend on later ones, nor columns on each other.
 
-    A config's core is built with the values given there and, by name, ``input_size``. Before
-    loading a saved model, lmbench also builds it on the device "meta", where tensors have no values
-    for ``__init__`` to look at.
+    A config's core is built with the values given there and, by name, ``input_size``.
     """
 
     input_size: int

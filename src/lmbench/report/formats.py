@@ -66,10 +66,7 @@ class Table:
 
 
 def csv_text(tables: Iterable[Table]) -> str:
-    """The rows of tables with all digits, as one CSV file; an estimate has three columns.
-
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
-    """
+    """The rows of tables with all digits, as one CSV file; an estimate has three columns."""
     given = [row for table in tables for row in table.rows]
     means = {key for row in given for key in row if isinstance(row[key].value, Estimate)}
 
@@ -81,11 +78,7 @@ def csv_text(tables: Iterable[Table]) -> str:
             else:
                 yield key, value
 
-    def as_text(value: Any) -> Any:
-        is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t"))
-        return f"'{value}" if is_formula else value
-
-    rows = [{as_text(k): as_text(x) for k, x in values(row)} for row in given]
+    rows = [dict(values(row)) for row in given]
     file = io.StringIO()
     writer = csv.DictWriter(file, dict.fromkeys(chain(*rows)), lineterminator="\n")
     writer.writeheader()

@@ -235,9 +235,7 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
         if not all(1 <= value < LARGEST_PERPLEXITY for value in floor.values()):
             raise ValueError("data.perplexity_floor is not a perplexity")
         evaluations = {
-            (printable(match[1]), match[2]): unless_damaged(
-                read_evaluation, file, match[2], results
-            )
+            (printable(match[1]), match[2]): unless_damaged(read_evaluation, file, results)
             for file in sorted(run_dir.glob("evaluation-*.json"))
             if (match := re.fullmatch(r"evaluation-(.+)-(valid|test)\.json", file.name))
         }

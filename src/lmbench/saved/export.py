@@ -14,15 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lmbench.conf import MODEL_PLACES, require_known_targets
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.files import read_json, replacing_folder, require_file
 from lmbench.model import LanguageModel
 from lmbench.run.directory import is_run
-from lmbench.saved.checkpoint import SavedModel, read_run_model, require_numbers, vocabulary_of
+from lmbench.saved.checkpoint import SavedModel, read_run_model
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, WORDS = "config.json", "model.safetensors", "vocabulary.json"
@@ -145,29 +145,21 @@ def read_export(folder: Path) -> SavedModel:
             f"{path} is of format {found}, but this version of lmbench reads {FORMAT_VERSION}. "
             f"Install the version that wrote it ({config.get('lmbench_version')}), or export again."
         )
-    for key in ("model", "corpus", "sha256"):
-        if not isinstance(config.get(key), dict):
-            raise UserError(f"{path} is not the config of an export: it has no {key}.")
     require_known_targets(config, MODEL_PLACES, str(path))
     data = {name: _read(folder / name) for name in (WEIGHTS, WORDS)}
-    for name, content in data.items():
-        if hashlib.sha256(content).hexdigest() != config["sha256"].get(name):
-            raise UserError(
-                f"{folder / name} is damaged, or of another export: its hash is not the one in "
-                f"{path}. Copy the whole folder again."
-            )
     try:
-        words = json.loads(data[WORDS])
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder / WORDS} is damaged: {error}.") from error
-    return SavedModel(
-        path,
-        config["model"],
-        folder / WEIGHTS,
-        _weights(folder / WEIGHTS, data[WEIGHTS]),
-        vocabulary_of(words, config["corpus"].get("tokenizer"), folder / WORDS),
-        str(config["corpus"].get("sha256")),
-    )
+        for name, content in data.items():
+            if hashlib.sha256(content).hexdigest() != config["sha256"][name]:
+                raise UserError(
+                    f"{folder / name} is damaged, or of another export: its hash is not the one in "
+                    f"{path}. Copy the whole folder again."
+                )
+        weights, words = safetensors.torch.load(data[WEIGHTS]), json.loads(data[WORDS])
+        model_config, corpus = dict(config["model"]), config["corpus"]
+        vocabulary, sha256 = Vocabulary(tuple(words), corpus["tokenizer"]), corpus["sha256"]
+        return SavedModel(path, model_config, folder / WEIGHTS, weights, vocabulary, sha256)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error!r}). Copy the whole folder again.") from error
 
 
 def _read(path: Path) -> bytes:
@@ -176,12 +168,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _weights(path: Path, data: bytes) -> dict[str, Tensor]:
-    try:
-        weights = safetensors.torch.load(data)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
-    require_numbers(path, weights)
-    return weights

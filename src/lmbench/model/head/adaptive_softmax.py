@@ -4,7 +4,7 @@ K tail clusters; C words in the head; cluster k has V_k words and reads H_k feat
 """
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -95,7 +95,6 @@ class AdaptiveSoftmax(nn.Module):
         self._sizes = [stop - start for start, stop in pairwise(borders)]
         widths = [max(1, int(input_size // div_value**k)) for k in range(len(self._sizes))]
 
-        self.register_load_state_dict_pre_hook(_require_order)
         self.register_buffer("word_ranks", ranks)
         self.register_parameter("weight", None)
         self.word_weights = nn.ParameterList(
@@ -235,11 +234,3 @@ class AdaptiveSoftmax(nn.Module):
         if self.weight is not None:
             return rows
         return functional.linear(rows, self.projections[k].to(rows.dtype))
-
-
-def _require_order(head: nn.Module, state_dict: dict, prefix: str, *others: Any) -> None:
-    """Makes ``load_state_dict`` fail unless the ranks are a permutation."""
-    ranks = state_dict.get(f"{prefix}word_ranks", torch.zeros(0))
-    in_order = torch.arange(ranks.numel(), dtype=ranks.dtype, device=ranks.device)
-    if not torch.equal(ranks.flatten().sort().values, in_order):
-        others[-1].append(f"{prefix}word_ranks is not a permutation of the words")

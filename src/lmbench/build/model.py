@@ -10,7 +10,7 @@ from lmbench.conf import takes
 from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
 from lmbench.model import Embedding, LanguageModel
-from lmbench.saved.checkpoint import SavedModel
+from lmbench.saved.checkpoint import SavedModel, mismatch
 
 
 def build_model(
@@ -73,7 +73,7 @@ def build_saved(saved: SavedModel) -> LanguageModel:
     try:  # not strict: a tied weight has two names, and may be saved under one
         missing, unexpected = model.load_state_dict(saved.weights, strict=False)
     except RuntimeError as error:
-        problem = " ".join(str(error).split())
+        problem = mismatch(error)
     else:
         weights = model.state_dict(keep_vars=True)
         loaded = {id(weights[name]) for name in saved.weights if name in weights}

@@ -90,9 +90,15 @@ def load_weights(path: Path, checkpoint: Mapping[str, Any], module: nn.Module) -
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(
-            f"The weights in {path} do not fit the model: {' '.join(str(error).split())}. Keep "
-            "the sizes of the model as they are in the run."
+            f"The weights in {path} do not fit the model: {mismatch(error)}. Keep the sizes of the "
+            "model as they are in the run."
         ) from error
+
+
+def mismatch(error: RuntimeError) -> str:
+    """The first of the problems that ``load_state_dict`` names, one on each line after a title."""
+    first, *others = str(error).splitlines()[1:] or [str(error)]
+    return first.strip().rstrip(".") + (f", and {len(others)} more" if others else "")
 
 
 def _offer(path: Path) -> str:

@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable, name: str, problem: str
 ):
     (tmp_path / "file").write_text("of the user's")
-    monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=OSError(28, problem)))
+    monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=OSError(28, "No space left")))
     with pytest.raises(SystemExit) as ended:
         look(tmp_path / name)
     message = str(ended.value.code)

@@ -1,4 +1,4 @@
-"""A text as Python reads it, and one that a YAML reader must not."""
+"""A text as Python reads it."""
 
 from collections import Counter
 
@@ -23,9 +23,3 @@ def limited(tokens: list[str], min_count: int, max_size: int | None) -> list[str
         if max_size is None or len(set(text)) <= max_size:
             return text
         frequent.pop()
-
-
-YAML_BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 9)
-)
-"""Less than a kilobyte, which aliases make into 9⁹ values."""

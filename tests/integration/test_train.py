@@ -216,7 +216,7 @@ def test_weights_do_not_go_to_another_model_or_corpus(run_dir: Path, tmp_path: P
     for change, message in (
         (
             "model.core.hidden_size=13",
-            "do not fit the model in this command's config: core.layers.0.weight_ih_l0 has",
+            "do not fit the model: size mismatch for model.core.layers.0.weight_ih_l0",
         ),
         ("+data.num_train_tokens=2100", "was trained on a corpus with sha256"),
         ("model=lstm", "cannot be combined with init_from"),

@@ -118,7 +118,19 @@ def test_gradients_match_finite_differences(make) -> None:
     assert torch.autograd.gradcheck(run, (input, *core.parameters()), fast_mode=True)
 
 
-@pytest.mark.parametrize("multiplies", [True, False])
+@pytest.mark.parametrize(
+    "multiplies",
+    [
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(
+                not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+                reason="oneDNN's LSTM takes no bfloat16 on this processor",
+            ),
+        ),
+        False,
+    ],
+)
 @of_conf("core")
 def test_autocast_is_off_if_the_processor_cannot_multiply_bfloat16(
     make, multiplies: bool, monkeypatch: pytest.MonkeyPatch

@@ -33,13 +33,14 @@ from typing import Any, NamedTuple
 
 from lmbench.errors import UserError
 from lmbench.files import read_json, replace_text
-from lmbench.report.formats import estimate_text
-from lmbench.report.statistics import estimate
+from lmbench.report.formats import estimate_text, p_text
+from lmbench.report.statistics import estimate, holm, t_test
 
 COLUMNS = (
     "valid",
     "test",
     "bits above the floor, test",
+    "against awd_lstm, test",
     "test with cache",
     "training, tokens/s",
     "training, GiB",
@@ -55,7 +56,9 @@ GENERATION = "generation.json"
 DIVERGENCE = "Set optimizer.lr or trainer.gradient_clip_val lower"
 """What lmbench-train says then."""
 
-LRS = (0.0015, 0.003, 0.006, 0.012)
+LRS = (0.0015, 0.003, 0.006, 0.012, 0.024)
+NUM_WHOLE_LRS = 2
+"""The best learning rates of the short runs that are tried in whole ones."""
 
 CACHE = (
     "evaluation=cache",
@@ -94,7 +97,7 @@ class Corpus(NamedTuple):
         experiment: The experiment that all runs share.
         seeds: Seeds of the final runs; the tuning has seed 1.
         dropout_factors: What all dropouts are multiplied by; the first while the rate is tuned.
-        short: What shortens the runs that choose the learning rate.
+        short: What shortens the first runs, of all learning rates.
         sizes: Core → ``hidden_size`` with which all have about the same number of parameters.
         options: Core → what else it needs at this size.
     """
@@ -126,7 +129,7 @@ CORPORA = {
             "hgrn2": 320,
             "gated_delta_net": 296,
         },
-        {},
+        {"hgrn2": {"model.core.num_heads": 2}},
     ),
     "synthetic": Corpus(
         "cores_synthetic",
@@ -138,7 +141,7 @@ CORPORA = {
             "awd_lstm": 198,
             "gru": 244,
             "qrnn": 297,
-            "mogrifier_lstm": 134,
+            "mogrifier_lstm": 164,
             "min_gru": 115,
             "min_lstm": 109,
             "mlstm": 160,
@@ -146,7 +149,11 @@ CORPORA = {
             "hgrn2": 118,
             "gated_delta_net": 108,
         },
-        {"mlstm": {"model.core.num_heads": 2}, "hgrn2": {"model.core.num_heads": 2}},
+        {
+            "mogrifier_lstm": {"model.core.rank": 24},
+            "mlstm": {"model.core.num_heads": 2},
+            "hgrn2": {"model.core.num_heads": 2},
+        },
     ),
 }
 
@@ -207,7 +214,7 @@ class Runner:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env=self._environment,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C reaches this process alone, which asks them to stop
@@ -215,7 +222,7 @@ class Runner:
         self._processes.add(process)
         if self.stopping.is_set():  # since the check above
             process.terminate()
-        _, errors = process.communicate()
+        output, errors = process.communicate()
         self._processes.discard(process)
         if self.stopping.is_set():
             raise Stopped
@@ -224,7 +231,7 @@ class Runner:
         elif process.returncode:
             raise UserError(f"{folder}: {module} {shlex.join(arguments)} failed:\n{errors[-2000:]}")
         print(f"{folder}: {module}, {(time.monotonic() - begin) / 60:.1f} min", flush=True)
-        print(*re.findall(r".*at the edge of its grid.*\n", errors), sep="", end="", flush=True)
+        print(*re.findall(r".*at the edge of its grid.*\n", output), sep="", end="", flush=True)
 
 
 def job_of(
@@ -269,41 +276,50 @@ def valid_perplexity(job: Job) -> float | None:
     return read_json(path)["val"]["ppl"] if path.exists() else None
 
 
-def best_of(jobs: Mapping[Any, Job]) -> Any:
-    """The setting whose run is the best on valid; None if one has not finished."""
+def best_of(jobs: Mapping[Any, Job]) -> list[Any]:
+    """The settings, the best on valid first, without diverged ones; none until all have ended."""
     found = {setting: valid_perplexity(job) for setting, job in jobs.items()}
     if None in found.values():
-        return None
-    return min(found, key=lambda setting: found[setting] or 0.0)
+        return []
+    scores = {setting: ppl for setting, ppl in found.items() if ppl and ppl < math.inf}
+    return sorted(scores, key=scores.__getitem__)
 
 
 def trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
-    """The first runs of the tuning."""
+    """The first runs of the tuning: short ones on WikiText-2."""
     factor = CORPORA[corpus].dropout_factors[0]
     return {lr: job_of(root, corpus, core, lr=lr, factor=factor, short=True) for lr in LRS}
 
 
-def trials_of_dropout(root: Path, corpus: str, core: str) -> dict[float, Job]:
-    """The other ones, once the learning rate is known; always whole runs.
+def whole_trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
+    """Whole runs of the best rates: short ones may favour a rate that is too large later on."""
+    factor = CORPORA[corpus].dropout_factors[0]
+    lrs = best_of(trials_of_lr(root, corpus, core))[:NUM_WHOLE_LRS]
+    return {lr: job_of(root, corpus, core, lr=lr, factor=factor) for lr in lrs}
 
-    Short runs on a part of the text would choose too much dropout: docs/measurements.md.
-    """
-    lr = best_of(trials_of_lr(root, corpus, core))
-    if lr is None:
-        return {}
-    factors = CORPORA[corpus].dropout_factors
-    return {factor: job_of(root, corpus, core, lr=lr, factor=factor) for factor in factors}
+
+def trials_of_dropout(root: Path, corpus: str, core: str) -> dict[float, Job]:
+    """Whole runs with the best rate; short ones would choose too much: docs/measurements.md."""
+    lrs = best_of(whole_trials_of_lr(root, corpus, core))
+    factors = CORPORA[corpus].dropout_factors if lrs else ()
+    return {factor: job_of(root, corpus, core, lr=lrs[0], factor=factor) for factor in factors}
 
 
 def final_runs(root: Path, corpus: str, core: str) -> list[Job]:
     """The runs with several seeds, once the tuning has ended."""
     trials = trials_of_dropout(root, corpus, core)
-    factor = best_of(trials) if trials else None
-    if factor is None:
-        return []
-    lr = trials[factor].overrides["optimizer.lr"]
-    seeds = CORPORA[corpus].seeds
-    return [job_of(root, corpus, core, lr=lr, factor=factor, seed=seed) for seed in seeds]
+    return [
+        job_of(
+            root,
+            corpus,
+            core,
+            lr=trials[factor].overrides["optimizer.lr"],
+            factor=factor,
+            seed=seed,
+        )
+        for factor in best_of(trials)[:1]
+        for seed in CORPORA[corpus].seeds
+    ]
 
 
 def speed_runs(root: Path, corpus: str, core: str) -> list[Job]:
@@ -370,6 +386,7 @@ def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_job
     failures = []
     stages = (
         (runner.train, lambda core: trials_of_lr(root, corpus, core).values()),
+        (runner.train, lambda core: whole_trials_of_lr(root, corpus, core).values()),
         (runner.train, lambda core: trials_of_dropout(root, corpus, core).values()),
         (runner.train, lambda core: final_runs(root, corpus, core)),
         (runner.evaluate, lambda core: final_runs(root, corpus, core)),
@@ -393,30 +410,79 @@ def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_job
 
 def tables(root: Path, corpus: str) -> str:
     """What the tuning found and what the final runs reached, as Markdown."""
-    factors = [f"dropout x {factor}" for factor in CORPORA[corpus].dropout_factors]
-    trials = [["core", *(f"lr {lr}" for lr in LRS), *factors]]
+    both = (_tuning_rows(root, corpus), _final_rows(root, corpus))
+    return "\n\n".join("\n".join(_lines(rows)) for rows in both)
+
+
+def _tuning_rows(root: Path, corpus: str) -> list[list[str]]:
+    factors = CORPORA[corpus].dropout_factors
+    rows = [
+        ["core", *(f"lr {lr}" for lr in LRS), "whole runs", *map("dropout x {}".format, factors)]
+    ]
+    for core in CORPORA[corpus].sizes:
+        cells = [_perplexity_cell(job) for job in trials_of_lr(root, corpus, core).values()]
+        whole = whole_trials_of_lr(root, corpus, core)
+        best = ", ".join(f"lr {lr}: {_perplexity_cell(job)}" for lr, job in whole.items())
+        trials = trials_of_dropout(root, corpus, core)
+        cells += [best or "—", *(_perplexity_cell(trials.get(factor)) for factor in factors)]
+        if set(cells) != {"—"}:
+            rows.append([core, *cells])
+    return rows
+
+
+def _final_rows(root: Path, corpus: str) -> list[list[str]]:
+    runs = {core: final_runs(root, corpus, core) for core in CORPORA[corpus].sizes}
+    finished = {
+        core: [job for job in jobs if (valid_perplexity(job) or math.inf) < math.inf]
+        for core, jobs in runs.items()
+    }
+    differences = against_awd_lstm(
+        {core: _values(jobs, "results.json", "test", "nll") for core, jobs in finished.items()}
+    )
     rows = [["core", "size", "lr", "dropout x", *COLUMNS]]
-    for core, size in CORPORA[corpus].sizes.items():
-        found = [
-            valid_perplexity(job)
-            for jobs in (trials_of_lr(root, corpus, core), trials_of_dropout(root, corpus, core))
-            for job in jobs.values()
-        ]
-        if any(found):
-            texts = ["—" if value is None else f"{value:.2f}" for value in found]
-            trials.append([core, *texts, *["—"] * (len(trials[0]) - 1 - len(texts))])
-        finals = [(run, valid_perplexity(run)) for run in final_runs(root, corpus, core)]
-        finished = [run for run, ppl in finals if ppl is not None and ppl < math.inf]
-        num_diverged = sum(ppl == math.inf for _, ppl in finals)
-        name = f"{core} ({num_diverged} of {len(finals)} diverged)" if num_diverged else core
-        if finished:
-            rows.append([name, str(size), *_final_cells(finished, speed_runs(root, corpus, core))])
+    for core, jobs in runs.items():
+        num_diverged = sum(valid_perplexity(job) == math.inf for job in jobs)
+        name = f"{core} ({num_diverged} of {len(jobs)} diverged)" if num_diverged else core
+        start = [name, str(CORPORA[corpus].sizes[core])]
+        if done := finished[core]:
+            timed = speed_runs(root, corpus, core)
+            rows.append([*start, *_final_cells(done, timed, differences.get(core, "—"))])
         elif num_diverged:
-            rows.append([name, str(size), *["—"] * (len(rows[0]) - 2)])
-    return "\n\n".join("\n".join(_lines(table)) for table in (trials, rows))
+            rows.append([*start, *["—"] * (len(rows[0]) - 2)])
+    return rows
 
 
-def _final_cells(jobs: Sequence[Job], timed: Sequence[Job]) -> Iterable[str]:
+def against_awd_lstm(nats: Mapping[str, Sequence[float]]) -> dict[str, str]:
+    """How much higher each core's perplexity is than AWD-LSTM's, in percent, with 95% intervals.
+
+    These are the study's primary comparisons: Welch's tests over seeds, p adjusted for all of them
+    together (Holm 1979).
+
+    Args:
+        nats: Core → nats per token of each seed.
+    """
+    base = nats.get("awd_lstm", ())
+    tests = {
+        core: test
+        for core, values in nats.items()
+        if core != "awd_lstm" and (test := t_test(base, values, is_paired=False))
+    }
+    adjusted = holm([test.p for test in tests.values()])
+    texts = {}
+    for (core, test), p in zip(tests.items(), adjusted, strict=True):
+        percent, low, high = (100 * math.expm1(value) for value in test[:3])
+        texts[core] = f"{percent:+.1f}% ({low:+.1f} to {high:+.1f}), p {p_text(p)}"
+    return texts
+
+
+def _perplexity_cell(job: Job | None) -> str:
+    perplexity = valid_perplexity(job) if job else None
+    if perplexity is None:
+        return "—"
+    return "diverged" if perplexity == math.inf else f"{perplexity:.2f}"
+
+
+def _final_cells(jobs: Sequence[Job], timed: Sequence[Job], difference: str) -> Iterable[str]:
     overrides = jobs[0].overrides
     yield f"{overrides['optimizer.lr']}"
     yield f"{overrides['model.core.input_dropout'] / DROPOUTS['model.core.input_dropout']:g}"
@@ -426,6 +492,7 @@ def _final_cells(jobs: Sequence[Job], timed: Sequence[Job]) -> Iterable[str]:
     floor = results[0]["data"].get("perplexity_floor")
     bits = [math.log2(result["test"]["ppl"] / floor["test"]) for result in results if floor]
     yield f"{statistics.fmean(bits):.3f}" if bits else "—"
+    yield difference
     found = _values(jobs, "evaluation-cache-test.json", "ppl")
     yield estimate_text(estimate(found)) if found else "—"
     speeds = _values(timed, "results.json", "train", "tokens_per_second")
@@ -435,7 +502,7 @@ def _final_cells(jobs: Sequence[Job], timed: Sequence[Job]) -> Iterable[str]:
     yield f"{statistics.median(times):.2f}" if times else "—"
 
 
-def _values(jobs: Sequence[Job], name: str, *keys: str) -> list[float]:
+def _values(jobs: Sequence[Job], name: str, *keys: str) -> list[Any]:
     """A value of a JSON file in each job's folder that has it."""
     paths = [job.folder / name for job in jobs]
     values: list[Any] = [read_json(path) for path in paths if path.exists()]

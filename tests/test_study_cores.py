@@ -1,10 +1,12 @@
 """The study of cores: equal sizes, equal tuning, and the choice of what to train."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 from small import config_of
 from study_cores import (
     CORPORA,
@@ -12,6 +14,7 @@ from study_cores import (
     DROPOUTS,
     Job,
     Runner,
+    against_awd_lstm,
     best_of,
     final_runs,
     job_of,
@@ -20,6 +23,7 @@ from study_cores import (
     trials_of_dropout,
     trials_of_lr,
     valid_perplexity,
+    whole_trials_of_lr,
 )
 
 from lmbench.build import training as build
@@ -62,7 +66,7 @@ def test_runs_of_a_core_differ_only_in_what_is_tuned():
 def write(job: Job, perplexity: float, tokens_per_second: float = 1000.0) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     train = {"tokens_per_second": tokens_per_second, "peak_memory_bytes": 2**30}
-    scores = {split: {"ppl": perplexity} for split in ("val", "test")}
+    scores = {split: {"ppl": perplexity, "nll": math.log(perplexity)} for split in ("val", "test")}
     data = {"perplexity_floor": {"valid": 50.0, "test": 100.0}}
     (job.folder / "results.json").write_text(json.dumps({**scores, "train": train, "data": data}))
 
@@ -72,6 +76,10 @@ def test_only_the_learning_rate_is_chosen_on_a_part_of_wikitext2(tmp_path: Path)
     assert {job.overrides["trainer.limit_train_batches"] for job in rates.values()} == {0.2}
     for job in rates.values():
         write(job, 130.0)
+    whole = whole_trials_of_lr(tmp_path, "wikitext2", "gru")
+    for job in whole.values():
+        assert "trainer.limit_train_batches" not in job.overrides
+        write(job, 125.0)
     dropouts = trials_of_dropout(tmp_path, "wikitext2", "gru")
     assert not any("trainer.limit_train_batches" in job.overrides for job in dropouts.values())
     assert {job.folder for job in dropouts.values()}.isdisjoint(
@@ -97,7 +105,7 @@ def test_only_the_weights_of_the_final_runs_stay(tmp_path: Path, monkeypatch: py
         runner.train(job)  # has nothing left to do
     assert not (trial.folder / "checkpoints").exists()
     assert (final.folder / "checkpoints").exists()
-    assert best_of({0: trial}) == 0
+    assert best_of({0: trial}) == [0]
 
 
 def test_a_resume_and_an_evaluation_are_told_where_the_text_is(
@@ -138,13 +146,63 @@ def test_a_run_that_fails_keeps_no_other_from_running(
     assert None not in map(valid_perplexity, final_runs(tmp_path, "synthetic", "qrnn"))
 
 
+def diverge(job: Job) -> None:
+    job.folder.mkdir(parents=True)
+    (job.folder / DIVERGED).write_text("The loss is not finite.")
+
+
 def test_a_diverged_run_is_never_the_best(tmp_path: Path):
     trials = trials_of_lr(tmp_path, "synthetic", "gru")
-    for lr, perplexity in ((0.0015, 150.0), (0.003, 130.0), (0.006, 120.0)):
+    for lr, perplexity in ((0.0015, 150.0), (0.003, 130.0), (0.006, 120.0), (0.012, 120.5)):
         write(trials[lr], perplexity)
-    trials[0.012].folder.mkdir(parents=True)
-    (trials[0.012].folder / DIVERGED).write_text("The loss is not finite.")
-    assert best_of(trials) == 0.006
+    diverge(trials[0.024])
+    assert best_of(trials) == [0.006, 0.012, 0.003, 0.0015]
+
+
+def test_a_core_whose_whole_runs_all_diverge_is_not_trained_further(tmp_path: Path):
+    for job in trials_of_lr(tmp_path, "wikitext2", "gru").values():
+        write(job, 130.0)
+    for job in whole_trials_of_lr(tmp_path, "wikitext2", "gru").values():
+        diverge(job)
+    assert trials_of_dropout(tmp_path, "wikitext2", "gru") == {}
+    assert final_runs(tmp_path, "wikitext2", "gru") == []
+    row = "| gru | 130.00 | 130.00 | 130.00 | 130.00 | 130.00 "
+    row += "| lr 0.0015: diverged, lr 0.003: diverged | — | — |"
+    assert row in tables(tmp_path, "wikitext2")
+
+
+def test_a_setting_at_the_edge_of_its_grid_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    script = tmp_path / "says.py"
+    text = "the best cache.theta, 1, is at the edge of its grid: try a wider one"
+    script.write_text(
+        "import sys, logging\n"
+        "from lmbench.console import ConsoleHandler\n"
+        "logging.getLogger().addHandler(ConsoleHandler())\n"
+        f"logging.getLogger().warning({text!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    Runner(1, ())._run("says", [], tmp_path)
+    assert text in capsys.readouterr().out
+
+
+def test_each_core_is_compared_with_awd_lstm():
+    nats = {
+        "awd_lstm": [4.50, 4.52, 4.51],
+        "gru": [4.53, 4.56, 4.55],
+        "qrnn": [4.49, 4.52, 4.53],
+        "hgrn2": [4.6],  # one seed
+    }
+    texts = against_awd_lstm(nats)
+    assert set(texts) == {"gru", "qrnn"}
+    test = stats.ttest_ind(nats["gru"], nats["awd_lstm"], equal_var=False)
+    low, high = test.confidence_interval()
+    percent = [100 * (math.exp(value) - 1) for value in (0.11 / 3, low, high)]
+    start = "{:+.1f}% ({:+.1f} to {:+.1f}), p ".format(*percent)
+    assert texts["gru"] == f"{start}{2 * test.pvalue:.3f}"  # Holm: the smaller of two
+    other = stats.ttest_ind(nats["qrnn"], nats["awd_lstm"], equal_var=False)
+    assert texts["qrnn"].endswith(f"p {other.pvalue:.3f}")
 
 
 def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
@@ -154,10 +212,12 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     def dropouts() -> dict[float, Job]:
         return trials_of_dropout(tmp_path, "synthetic", "gru")
 
-    for lr, perplexity in ((0.0015, 150.0), (0.003, 130.0), (0.006, 120.0)):
+    for lr, perplexity in ((0.0015, 150.0), (0.003, 130.0), (0.006, 120.0), (0.012, 140.0)):
         write(lrs()[lr], perplexity)
     assert dropouts() == {}  # one rate is still missing
-    write(lrs()[0.012], 140.0)
+    write(lrs()[0.024], 160.0)
+    whole = whole_trials_of_lr(tmp_path, "synthetic", "gru")
+    assert whole == {lr: lrs()[lr] for lr in (0.006, 0.003)}  # the same runs: none is short here
     assert {job.overrides["optimizer.lr"] for job in dropouts().values()} == {0.006}
     assert dropouts()[0.5].folder == lrs()[0.006].folder
     write(dropouts()[0.25], 119.0)
@@ -170,14 +230,15 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     for perplexity, run in zip((110.0, 112.0), runs, strict=False):
         write(run, perplexity)
     tuning, final = tables(tmp_path, "synthetic").split("\n\n")
-    assert "| gru | 150.00 | 130.00 | 120.00 | 140.00 | 120.00 | 119.00 | 125.00 |" in tuning
-    runs[2].folder.mkdir(parents=True)
-    (runs[2].folder / DIVERGED).write_text("The loss is not finite.")
+    assert "| gru | 150.00 | 130.00 | 120.00 | 140.00 | 160.00 | lr 0.006: 120.00" in tuning
+    assert "lr 0.003: 130.00 | 120.00 | 119.00 | 125.00 |" in tuning
+    diverge(runs[2])
     Runner(1, ()).evaluate(runs[2])  # there is nothing to evaluate
     assert "| gru (1 of 5 diverged) | 244 | " in tables(tmp_path, "synthetic")
     # Student's t with one degree of freedom, 12.7062, times a standard error of 1
     # The mean of log2(1.10) = 0.1375 and log2(1.12) = 0.1635
     found = (
-        "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | 0.151 | — | — | 1.00 | — |"
+        "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | 0.151 | — | — | — "
+        "| 1.00 | — |"
     )
     assert found in final

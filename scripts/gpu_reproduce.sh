@@ -17,12 +17,16 @@ export PYTHONPATH="$PWD/src:$PWD/$carried/site${PYTHONPATH:+:$PYTHONPATH}"
 if [[ -e $run/results.json ]]; then
   cat "$run/results.json"
   exit
-elif [[ -e $run/config.yaml ]]; then
-  arguments=("resume=$run")
+fi
+places=() # a resume does not remember the cache, without which it needs pyarrow
+if [[ -e $carried/wikitext-2 && " ${*:3}" != *' data'[=.]* ]]; then
+  places=("data.path=$carried/wikitext-2" "data.cache_dir=$carried/cache")
+fi
+if [[ -e $run/config.yaml ]]; then
+  arguments=("resume=$run" "${places[@]}")
 else
   arguments=(experiment=awd_lstm_wikitext2_90 logger.tensorboard=null "hydra.run.dir=$run")
-  [[ ! -e $carried/wikitext-2 || " ${*:3}" == *' data='* ]] || arguments+=("data.path=$carried/wikitext-2" "data.cache_dir=$carried/cache")
-  arguments+=("${@:3}")
+  arguments+=("${places[@]}" "${@:3}")
 fi
 status=0
 # In a group of its own (set -m), so that Ctrl-C and a closed terminal reach it once, as SIGTERM from

@@ -15,7 +15,8 @@ from lmbench.evaluation import temperature as module
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.temperature import Temperature
-from lmbench.model import LanguageModel, Softmax
+from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
+from lmbench.model.head import MixtureOfSoftmaxes
 
 MakeEvaluator = Callable[..., Evaluator]
 
@@ -53,6 +54,25 @@ def test_probabilities_are_powers_that_sum_to_one(
     assert_close(reading.log_probs, expected, rtol=1e-5, atol=1e-5)
     columns = make_evaluator(model, columns=3, burn_in=60, modes=[Temperature(value)])
     assert_close(columns.read("valid").log_probs, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**30])  # column by column, or all at once
+def test_a_heads_dropout_keeps_its_mask_for_a_window(
+    make_evaluator: MakeEvaluator, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
+    head = MixtureOfSoftmaxes(8, 50, num_components=3, latent_dropout=0.5)
+    model = LanguageModel(Embedding(50, 8), LSTM(8, 12, 8, 2), head).train()
+    output = torch.full((20, 4, 8), 3.0)  # so only the masks can make a difference
+    targets = torch.full((20, 4), 7)
+    with Temperature(0.7).during(make_evaluator(model)):
+        nats = head.loss(output, targets, reduction="none")
+        assert_close(nats, nats[:1].expand(20, 4))
+        assert len(set(nats[0].tolist())) == 4
+        torch.manual_seed(1)
+        total = head.loss(output, targets, reduction="sum")
+        torch.manual_seed(1)
+        assert_close(total, head.loss(output, targets, reduction="none").sum())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

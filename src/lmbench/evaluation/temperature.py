@@ -70,20 +70,24 @@ class Temperature:
         ) -> Float[Tensor, "..."]:
             # A part has four matrices over all words: logits, their log-softmax, both again for T.
             rows = max(1, CHUNK_BYTES // (4 * head.vocabulary_size * output.element_size()))
-            parts = zip(
-                output.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True
-            )
-            nats = torch.cat(
-                [
-                    functional.cross_entropy(
-                        head.log_probs(part) / self.value, words, reduction="none"
-                    )
-                    for part, words in parts
-                ]
-            )
+            if evaluator.model.training and head.dropouts:  # they keep a mask for all steps of a column
+                dim, size = 1, max(1, rows // len(output))
+                parts = output.split(size, 1), targets.split(size, 1)
+            else:
+                dim = 0
+                parts = output.flatten(0, -2).split(rows), targets.flatten().split(rows)
+            nats = [
+                functional.cross_entropy(
+                    (head.log_probs(part) / self.value).flatten(0, -2),
+                    words.flatten(),
+                    reduction="none",
+                ).reshape(words.shape)
+                for part, words in zip(*parts, strict=True)
+            ]
+            found = torch.cat(nats, dim).reshape(targets.shape)
             if reduction == "none":
-                return nats.reshape(targets.shape)
-            return nats.sum() / ((targets != IGNORE_INDEX).sum() if reduction == "mean" else 1)
+                return found
+            return found.sum() / ((targets != IGNORE_INDEX).sum() if reduction == "mean" else 1)
 
         if self.value == 1.0:
             yield

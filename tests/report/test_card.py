@@ -54,6 +54,8 @@ def test_the_hub_reads_the_scores(make_run: Callable[..., Path]):
     assert scores_of(text)[2] == ("synthetic", "test", 25.79)
     assert "| test | cache | 25.79 | 3.2500 | 199 |" in text
     assert "| valid | of the training run | 54.60 | 4.0000 | 199 |" in text
+    change_results(run_dir, best_epoch=23)  # counted from 0
+    assert "that of epoch 24." in card(run_dir)
 
 
 @pytest.mark.parametrize("number", [2, 103])

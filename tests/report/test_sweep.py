@@ -36,6 +36,9 @@ def test_means_over_seeds_and_what_comes_next(
         job(f"model-lstm+seed-{seed}", seed=seed, valid=valid, test=None)
     job("model-awd_lstm", model="awd_lstm", valid=99.5, test=90.0)
     job("model-gru", model="gru", is_done=False)
+    (tmp_path / "sweep/model-wrong/.hydra").mkdir(parents=True)  # failed before it began
+    (tmp_path / "sweep/model-awd_lstm/awd_lstm_seed_1").mkdir()
+    (tmp_path / "sweep/model-awd_lstm/awd_lstm_seed_1/events.out.tfevents.1").touch()
     (tmp_path / "sweep/notes").mkdir()
     out, err = shown(tmp_path, capsys)
     rows = [[x.strip() for x in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
@@ -49,6 +52,13 @@ def test_means_over_seeds_and_what_comes_next(
     assert compare.endswith(f"lmbench-compare {folder} --output {folder}-compared")
     assert curves.endswith(f"tensorboard --logdir {folder}")
     assert not err
+
+
+def test_without_curves_tensorboard_is_not_named(
+    tmp_path: Path, job: Callable, capsys: pytest.CaptureFixture[str]
+):
+    job("a-1")
+    assert "tensorboard" not in shown(tmp_path, capsys)[0]
 
 
 def test_nothing_is_added_to_the_errors_if_all_jobs_of_a_sweep_failed(

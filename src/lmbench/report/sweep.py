@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from lmbench.errors import UserError
 from lmbench.printing import printable, printing, tell
-from lmbench.run.directory import as_override
+from lmbench.run.directory import as_override, is_run
 
 
 class SweepTable(Callback):
@@ -45,10 +45,13 @@ def show_sweep(sweep_dir: Path) -> None:
     runs, skipped = read_runs([(None, sweep_dir)])
     for section in group_runs(runs)[0]:
         print_table(group_table(section), Console())
-    if unfinished := [item.path.name for item in skipped if item.path.parent == sweep_dir]:
+    if unfinished := [
+        item.path.name for item in skipped if item.path.parent == sweep_dir and is_run(item.path)
+    ]:
         how = f"{as_override('hydra.sweep.dir', sweep_dir)} sweep_resume=true"
         names = printable(", ".join(unfinished))
         print(f"Not finished: {names}. To resume: the same command with {how}")
     folder = shlex.quote(printable(str(sweep_dir)))
     print(f"Which is better: lmbench-compare {folder} --output {folder}-compared")
-    print(f"Curves: tensorboard --logdir {folder}")
+    if any(sweep_dir.glob("*/*/events.out.tfevents*")):
+        print(f"Curves: tensorboard --logdir {folder}")

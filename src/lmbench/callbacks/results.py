@@ -25,6 +25,7 @@ from lmbench.files import replace_text
 from lmbench.lightning_internals import num_windows_done
 from lmbench.module import LanguageModelModule
 from lmbench.printing import printable
+from lmbench.run.directory import noted_overrides
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +130,10 @@ class Results(L.Callback):
         moving = {node: values for node, values in self._config.items() if node != "logger"}
         averaging = ("nt_asgd", "weight_average")
         moving["callbacks"] = {k: v for k, v in moving["callbacks"].items() if k in averaging}
-        values, overrides = flatten(moving), self._path.with_name(".hydra") / "overrides.yaml"
+        values = flatten(moving)
         # What a reader of many runs looks for comes first, including what the command line has set.
-        noted = overrides.read_text("utf-8").splitlines() if overrides.is_file() else []
-        set_there = (line.lstrip("- +'\"").partition("=")[0] for line in noted)
+        noted = noted_overrides(self._path.parent) or []
+        set_there = (override.lstrip("+").partition("=")[0] for override in noted)
         first = ("model.name", "name", "seed", *set_there)
         ordered = {key: values[key] for key in (*first, *values) if key in values}
         for logger in trainer.loggers:

@@ -6,15 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import yaml
-
-from lmbench.errors import UserError
-from lmbench.files import read_text
 from lmbench.printing import printable
 from lmbench.report.formats import perplexity_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.significance import OWN_PREDICTIONS, Comparison
-from lmbench.run.directory import quoted
+from lmbench.run.directory import noted_overrides, quoted
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -115,11 +111,10 @@ def _more_seeds(group: Group) -> str | None:
     """The command that trains a group's config with two seeds it does not have; None if unknown."""
     used = {run.seed for run in group.runs}
     free = [str(seed) for seed in range(1, len(used) + 3) if seed not in used]
-    try:  # what Hydra recorded of the command line
-        noted = read_text(group.best_run.run_dir / ".hydra/overrides.yaml")
-        overrides = [printable(str(override)) for override in yaml.safe_load(noted)]
-    except (UserError, yaml.YAMLError, TypeError):
+    noted = noted_overrides(group.best_run.run_dir)
+    if noted is None:
         return None
+    overrides = list(map(printable, noted))
     keys = {override.lstrip("+").partition("=")[0] for override in overrides}
     # Not what it began with; or other weights are needed; or it would be one more search.
     if keys & {"resume", "init_from", "hparams_search"}:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 from lmbench.errors import UserError
+from lmbench.files import read_text
 
 
 def is_run(path: str | Path) -> bool:
@@ -77,6 +79,14 @@ def remove_failed_start(run_dir: Path) -> None:
         if is_by_date and {path.name for path in run_dir.iterdir()} <= of_start:
             shutil.rmtree(run_dir)
             run_dir.parent.rmdir()  # unless there is something in it
+
+
+def noted_overrides(run_dir: Path) -> list[str] | None:
+    """The overrides that Hydra noted when the run started; None if there is no readable note."""
+    try:
+        return list(map(str, yaml.safe_load(read_text(run_dir / ".hydra/overrides.yaml"))))
+    except (UserError, yaml.YAMLError, TypeError):
+        return None
 
 
 def shown(path: Path) -> str:

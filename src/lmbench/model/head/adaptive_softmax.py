@@ -143,10 +143,8 @@ class AdaptiveSoftmax(nn.Module):
         flat_targets = targets.reshape(-1)
         scored = flat_targets != IGNORE_INDEX
         ranks = self.word_ranks.index_select(0, flat_targets.where(scored, 0).long())
-        cluster = torch.zeros_like(ranks)  # 0 for the head's words
-        for cutoff in self.cutoffs:
-            cluster += ranks >= cutoff
-        labels = ranks.where(cluster == 0, self._sizes[0] - 1 + cluster).where(scored, IGNORE_INDEX)
+        cluster, labels = self._place(ranks)
+        labels = labels.where(scored, IGNORE_INDEX)
 
         device_type = output.device.type
         dtype = autocast_dtype(device_type) if self.autocast else None
@@ -204,8 +202,7 @@ class AdaptiveSoftmax(nn.Module):
             output = output.to(head[0].dtype)
             log_probs = functional.linear(output, *head).log_softmax(-1)
             entropy = -torch.linalg.vecdot(log_probs.exp(), log_probs)
-            cluster = torch.bucketize(ranks, ranks.new_tensor(self.cutoffs), right=True)
-            labels = ranks.where(cluster == 0, self._sizes[0] - 1 + cluster)
+            cluster, labels = self._place(ranks)
             surprisal = -log_probs.gather(1, labels[:, None]).squeeze(1)
             for k, (start, tail) in enumerate(zip(self.cutoffs, tails, strict=True)):
                 within = functional.linear(self._project(output, k), *tail).log_softmax(-1)
@@ -215,6 +212,13 @@ class AdaptiveSoftmax(nn.Module):
                 found = within.gather(1, labels[:, None]).squeeze(1)
                 surprisal -= found.where(cluster == k + 1, 0)
         return surprisal, entropy
+
+    def _place(self, ranks: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+        """Numbers of the clusters that hold the words, 0 for the head, and rows of the head."""
+        cluster = torch.zeros_like(ranks)
+        for cutoff in self.cutoffs:
+            cluster += ranks >= cutoff
+        return cluster, ranks.where(cluster == 0, self._sizes[0] - 1 + cluster)
 
     def _layers(self) -> list[tuple[Tensor, Tensor | None]]:
         """Weight and bias of the head, ``(C + K, H)``, and of each cluster, ``(V_k, H_k)``."""

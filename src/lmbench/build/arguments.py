@@ -144,10 +144,7 @@ def _require_arguments(
     target: Callable[..., Any], node: str, given: Mapping[str, Any], *, num_positional: int | None
 ) -> None:
     """Refuses arguments that the target does not have and, if it is to be called, missing ones."""
-    try:
-        parameters = parameters_of(target)
-    except (TypeError, ValueError):  # some that are written in C
-        return
+    parameters = parameters_of(target)
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
     if inspect.Parameter.VAR_KEYWORD not in kinds.values():
         for name in given:

@@ -60,7 +60,7 @@ class Columns:
         Rows beyond the stream are filled with its first token. Their targets, and those before
         ``first_scored``, are ``IGNORE_INDEX``.
         """
-        places = self.places(start, end)
+        places = self.places(start, self.num_rows if end is None else end)
         inside = places < len(self.ids) - 1
         scored = inside & (places - self.starts >= self.first_scored)
         places = np.where(inside, places, 0)
@@ -68,9 +68,9 @@ class Columns:
         tokens = torch.from_numpy(self.ids[places].astype(np.int64))
         return tokens, torch.from_numpy(targets.astype(np.int64))
 
-    def places(self, start: int = 0, end: int | None = None) -> np.ndarray:
+    def places(self, start: int, end: int) -> np.ndarray:
         """Positions in the stream of these rows' tokens, (T, B); targets are one later."""
-        rows = np.arange(start, self.num_rows if end is None else end)[:, None]
+        rows = np.arange(start, end)[:, None]
         return self.starts + (rows + self.first_rows) % self.num_rows
 
     def num_scored(self, start: int, end: int) -> int:

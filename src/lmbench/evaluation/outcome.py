@@ -85,7 +85,7 @@ def evaluate(
         "seconds": end - begin,
         **seconds,
         "tuning_seconds": begin - prepared if tune else None,
-        "statistics_seconds": prepared - start if evaluator.reading_modes else None,
+        "preparation_seconds": prepared - start if evaluator.reading_modes else None,
         "environment": {
             "torch": torch.__version__,
             "num_threads": torch.get_num_threads(),

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmbench.data.columns import IGNORE_INDEX
 from lmbench.errors import UserError
 
 
@@ -19,9 +20,8 @@ def liger_cross_entropy(
     bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, "*N"],
     *,
-    ignore_index: int = -100,
-    reduction: Literal["mean", "sum"] = "mean",
-    dtype: torch.dtype | None = None,
+    reduction: Literal["mean", "sum"],
+    dtype: torch.dtype | None,
 ) -> Float[Tensor, ""]:
     """Negative log-likelihood of ``targets`` under ``softmax(input @ weight.T + bias)``, on CUDA.
 
@@ -29,7 +29,7 @@ def liger_cross_entropy(
     linear layer are. Sums over tokens are taken in float32.
 
     The arguments are those of :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`,
-    except that there is no ``"none"``.
+    except that there is no ``"none"`` and ``IGNORE_INDEX`` is what is ignored.
 
     Source: Hsu et al. 2024 (arXiv 2410.10989).
 
@@ -61,7 +61,7 @@ def liger_cross_entropy(
             weight.to(dtype),
             targets.reshape(-1),
             bias=None if bias is None else bias.to(dtype),
-            ignore_index=ignore_index,
+            ignore_index=IGNORE_INDEX,
             reduction=reduction,
             accum_dtype=torch.float32,
         )

@@ -17,6 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from lmbench.data.columns import IGNORE_INDEX
 from lmbench.machine import multiplies_bfloat16
 
 # oneDNN generates code for every new shape of a bfloat16 product: with the matrix units of a
@@ -34,7 +35,7 @@ def linear_cross_entropy(
     bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, "*N"],
     *,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
     reduction: Literal["mean", "sum", "none"] = "mean",
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "..."]:
@@ -84,7 +85,7 @@ def mixture_cross_entropy(
     bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, "*N"],
     *,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
     reduction: Literal["mean", "sum", "none"] = "mean",
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "..."]:

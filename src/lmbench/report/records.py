@@ -81,9 +81,9 @@ def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     import pyarrow.parquet as pq
 
     missing = [None] * len(columns["position"])
-    types = {"position": pa.int64(), "target": pa.int32(), "log_probability": pa.float32()}
-    types["article"] = pa.int32()
-    arrays = {name: pa.array(columns.get(name, missing)).cast(kind) for name, kind in types.items()}
+    arrays = {
+        name: pa.array(columns.get(name, missing)).cast(kind) for name, kind in _TYPES.items()
+    }
     with replacing(path) as temporary:
         pq.write_table(pa.table(arrays), temporary, compression="zstd")
     lines = "\n".join(f"{p:.9g}" for p in np.exp(columns["log_probability"]).tolist())

@@ -87,6 +87,13 @@ def _plain(*overrides: str) -> dict[str, Any]:
     return plain_config(composed(*overrides))
 
 
+def exact_in_bfloat16(weight: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Inputs whose products with the weight, which is set, lose nothing to bfloat16's rounding."""
+    with torch.no_grad():
+        weight.copy_(torch.randint(-1, 2, weight.shape))
+    return torch.randint(-4, 5, shape) / 4
+
+
 def change_words(run_dir: Path, place: int, word: str) -> None:
     """Puts another word into the vocabulary of a run's best checkpoint."""
     path = run_dir / "checkpoints/best.ckpt"

@@ -167,6 +167,20 @@ def test_tuning_uses_the_valid_split_alone(run: Path) -> None:
         assert first["nll"] == pytest.approx(-log_probs.mean(dtype=np.float64), rel=1e-5)
 
 
+def test_all_modes_are_tuned_on_as_many_tokens_as_the_least_allows(run: Path) -> None:
+    options = (
+        "evaluation.tune=true",
+        "evaluation.window=20",
+        "evaluation.dynamic.statistics.columns=4",
+        "evaluation.dynamic.grid.num_tokens=150",
+        "evaluation.dynamic.grid.lrs=[1e-4]",
+        "+evaluation.cache.grid.num_tokens=100",
+        "evaluation.cache.grid.windows=[50]",
+        "evaluation.cache.grid.thetas=[0.1]",
+    )
+    assert results_of(run, "dynamic_cache", *options)["tuned"]["num_tokens"] == 100
+
+
 def test_modes_can_be_combined_in_any_order(run: Path) -> None:
     one = composed("evaluation=[dynamic,cache,temperature]", name="evaluate").evaluation
     other = composed("evaluation=[temperature,dynamic_cache]", name="evaluate").evaluation

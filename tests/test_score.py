@@ -113,6 +113,24 @@ def test_one_row_per_sentence(run_dirs: list[Path], text: str, run_main: Callabl
     np.testing.assert_allclose([float(row[3]) for row in rows], sums, rtol=1e-7)
 
 
+def test_unknown_words_are_counted_over_sentences_and_found_over_runs(
+    run_dirs: list[Path], make_run: Callable[..., Path], run_main: Callable
+):
+    words = lmbench.load(run_dirs[0]).vocabulary.words
+    text = f"{words[1]} {words[3]} {words[1]}\n"  # the second run does not know words[1]
+    other = make_run("seed=2")
+    change_words(other, 1, "<unk>")
+    header, row = run_main(other, "-", "--sentences", stdin=text.encode()).table
+    assert row[header.index("unknown")] == "2"
+    header, *rows = run_main(run_dirs[0], other, "-", stdin=text.encode()).table
+    assert [row[header.index("unknown")] for row in rows] == ["1", "0", "1"]
+    header, row = run_main(run_dirs[0], other, "-", "--sentences", stdin=text.encode()).table
+    assert row[header.index("unknown")] == "2"
+    values = [float(value) for name, value in zip(header, row, strict=True) if "surp" in name]
+    assert values[0] == pytest.approx(sum(values[1:]) / 2, rel=1e-7)
+    assert len(values) == 3
+
+
 def test_rows_of_several_texts_name_their_file(
     run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callable
 ):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch import loggers as loggers_of_lightning
-from small import small_config
+from small import composed, small_config
 
 from lmbench.build import training as build
 from lmbench.build.callbacks import callbacks
@@ -17,6 +17,7 @@ from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.weight_average import WeightAverage
 from lmbench.conf import OF_LIGHTNING, PLACES, require_known_targets
 from lmbench.errors import UserError
+from lmbench.evaluate import evaluate
 from lmbench.files import read_json
 from lmbench.run.changes import resumed_config
 from lmbench.run.choice import ChosenRun
@@ -197,3 +198,9 @@ def test_an_average_is_what_is_validated_saved_and_tested(tmp_path: Path):
     }
     for key, x in saved["state_dict"].items():
         torch.testing.assert_close(x, average[key])
+        assert not torch.equal(x, raw[-1][key])
+    results = read_json(tmp_path / "results.json")
+    for split, name in (("valid", "val"), ("test", "test")):
+        evaluate(composed(f"run={tmp_path}", f"split={split}", name="evaluate"), "standard")
+        nll = read_json(tmp_path / f"evaluation-standard-{split}.json")["nll"]
+        assert results[name]["nll"] == pytest.approx(nll, rel=1e-5)

@@ -213,6 +213,7 @@ TARGETS = ("os.mkdir", "lmbench.model.head.Softmax", "lmbench.data.corpus.load_t
         ("model.core.hidden_size", 13, "size mismatch for core.layers.0.weight_ih_l0"),
         ("model.core.hidden_size", "many", "model.core.hidden_size='many' has the wrong type"),
         ("model.core.hidden_size", "${oc.env:HOME}", "model.core.hidden_size"),
+        ("model.core.num_layers", True, "model.core.num_layers=True has the wrong type"),
         ("model.core.num_layers", 3, "size mismatch for core.layers.1.weight_ih_l0"),
         ("model.core.num_layers", 1, "size mismatch for core.layers.0.weight_ih_l0"),
         ("model.core.dropout", 1.5, "model.core.dropout must be"),

@@ -440,6 +440,24 @@ def test_the_first_of_several_processes_says_when_it_is_time(
     assert saved_at == ([10, 20] if first_process_is_due else [])
 
 
+def test_each_of_several_processes_gets_its_own_state_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checkpoints, "set_max_steps", lambda *_: None)
+    monkeypatch.setattr(checkpoints, "resumes_within_epoch", lambda _: True)
+    random = [torch.random.manual_seed(seed).get_state() for seed in (0, 1)]
+    saving, streams = Checkpoints(tmp_path), []
+    saving._processes = [
+        {"stream": f"stream {rank}", "random": {"cpu": random[rank]}} for rank in (0, 1)
+    ]
+    trainer: Any = SimpleNamespace(world_size=2, global_rank=1, global_step=5, max_steps=-1)
+    saving._max_steps = -1
+    with torch.random.fork_rng([]):
+        saving.on_train_start(trainer, SimpleNamespace(load_stream_state=streams.append))
+        assert torch.equal(torch.get_rng_state(), random[1])
+    assert streams == ["stream 1"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -11,6 +11,7 @@ from trainings import Scripted, quiet_trainer, random_windows, small_module
 from lmbench.callbacks import progress
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.progress import Progress
+from lmbench.callbacks.time_limit import TimeLimit
 
 
 @pytest.fixture
@@ -98,10 +99,25 @@ def test_a_resumed_run_with_a_limit_of_steps_says_what_is_left(
     for max_steps in (2, 12):
         checkpoints = Checkpoints(tmp_path)
         limits = {"max_epochs": -1, "max_steps": max_steps, "enable_checkpointing": True}
-        quiet_trainer(Progress(), checkpoints, **limits).fit(
-            small_module(9), datamodule=datamodule, ckpt_path=last
-        )
+        trainer = quiet_trainer(Progress(), checkpoints, **limits)
+        trainer.fit(small_module(9), datamodule=datamodule, ckpt_path=last)
         last = tmp_path / "last.ckpt"
+    assert trainer.callbacks[0]._start_share == 2 / 12  # the pace is that since the resume
     within = [line for line in lines if line.startswith("epoch 2, ")]
     assert len(within) >= 2
     assert all(" left" in line for line in within[:-1])
+
+
+def test_a_run_with_a_time_limit_says_how_much_of_it_is_left(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Whichever limit is nearer: the time, or the steps."""
+    now = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    for max_epochs, spent in ((-1, 0.5), (4, 0.125)):
+        shown, limit = Progress(), TimeLimit("00:01:00:00")
+        monkeypatch.setattr(TimeLimit, "share", spent)
+        trainer = quiet_trainer(shown, limit, max_epochs=max_epochs, max_steps=4)
+        trainer.fit(small_module(9), datamodule=random_windows(9, 400))
+        shown._num_steps = 16
+        assert shown._share_of_training(trainer) == max(spent, 4 / 16)

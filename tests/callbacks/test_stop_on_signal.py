@@ -1,5 +1,6 @@
 import signal
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -61,6 +62,16 @@ def test_under_nohup_a_closed_terminal_stops_nothing(monkeypatch: pytest.MonkeyP
             assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_only_the_first_process_ends_with_an_error_when_all_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The others have nothing left to do, while it still writes the results."""
+    for rank, ends in ((0, pytest.raises(Interrupted)), (1, nullcontext())):
+        monkeypatch.setattr(stop_on_signal.rank_zero_only, "rank", rank)
+        with ends, StopOnSignal():
+            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

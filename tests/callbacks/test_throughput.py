@@ -5,6 +5,7 @@ import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import lightning as L
 import pytest
@@ -192,6 +193,14 @@ def test_peak_memory_is_that_of_this_process():
     assert peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + 2**22
     if sys.platform == "linux":
         assert peak >= 0.9 * memory_now()
+
+
+def test_the_peak_is_reset_before_the_first_step(monkeypatch: pytest.MonkeyPatch):
+    devices = []
+    monkeypatch.setattr(throughput, "reset_peak_memory", devices.append)
+    module: Any = SimpleNamespace(device=torch.device("cpu"))
+    Throughput().on_train_start(SimpleNamespace(), module)
+    assert devices == [module.device]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")

@@ -1,6 +1,7 @@
 """Time limits by a clock that moves only when the test says so."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -46,6 +47,24 @@ class TimedModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def test_the_first_process_says_how_much_time_has_passed(clock: Clock):
+    """Their clocks differ, and with them their learning rates would."""
+    limit, scheduler = (
+        TimeLimit("00:00:01:00"),
+        PhasedLR(SGD([torch.zeros(1)], lr=1.0), None, PHASES),
+    )
+    asked = []
+    strategy = SimpleNamespace(broadcast=lambda share: asked.append(share) or 0.25)
+    limit.on_train_batch_start(
+        SimpleNamespace(strategy=strategy),
+        SimpleNamespace(lr_schedulers=lambda: scheduler),
+        None,
+        0,
+    )
+    assert asked == [limit.share]
+    assert scheduler.progress == 0.25
 
 
 @pytest.fixture

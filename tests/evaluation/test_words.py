@@ -7,16 +7,23 @@ from numpy.testing import assert_allclose
 
 from lmbench.evaluation import words
 from lmbench.evaluation.words import score_sentences, score_stream
-from lmbench.model import LSTM, AdaptiveSoftmax, Embedding, LanguageModel
+from lmbench.model import LSTM, AdaptiveSoftmax, Embedding, LanguageModel, Softmax
+from lmbench.model.head import MixtureOfSoftmaxes
 
 V = 40
 
 
-@pytest.fixture
-def model() -> LanguageModel:
+HEADS = {
+    "softmax": lambda: Softmax(8, V),
+    "adaptive": lambda: AdaptiveSoftmax(8, V, cutoffs=[5, 20], counts=torch.randperm(V)),
+    "mixture": lambda: MixtureOfSoftmaxes(8, V, num_components=3),
+}
+
+
+@pytest.fixture(params=HEADS)
+def model(request: pytest.FixtureRequest) -> LanguageModel:
     torch.manual_seed(0)
-    counts = torch.randperm(V)
-    head = AdaptiveSoftmax(8, V, cutoffs=[5, 20], counts=counts)
+    head = HEADS[request.param]()
     model = LanguageModel(Embedding(V, 6), LSTM(6, 10, 8), head).eval()
     with torch.no_grad():
         for weight in model.parameters():

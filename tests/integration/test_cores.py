@@ -1,6 +1,5 @@
 """Every core and head that ``conf/`` has, as a user meets it: exported and evaluated."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,4 +59,5 @@ def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, 
         result = read_json(run / f"evaluation-{mode}-test.json")
         if mode == "standard":
             assert result["nll"] == pytest.approx(expected, rel=1e-5)
-        assert math.isfinite(result["nll"])
+        else:  # hardly learns
+            assert result["without_cache"]["nll"] == pytest.approx(expected, rel=1e-3)

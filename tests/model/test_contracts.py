@@ -259,6 +259,3 @@ def test_a_tied_head_predicts_a_word_by_the_row_that_the_embedding_reads(make) -
     for word, row in enumerate(rows):
         (gradient,) = torch.autograd.grad(head.log_probs(output)[word], weight)
         assert gradient.norm(dim=1).argmax() == row
-
-
-# Both ---------------------------------------------------------------------------------------------

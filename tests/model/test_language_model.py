@@ -1,4 +1,5 @@
 import copy
+import hashlib
 
 import pytest
 import torch
@@ -71,6 +72,8 @@ def test_the_hash_of_the_weights_changes_with_any_of_them() -> None:
     model = make(tied=True)
     before = model.weights_sha256()
     assert before == copy.deepcopy(model).weights_sha256()
+    content = [name.encode() + x.detach().numpy().tobytes() for name, x in model.named_parameters()]
+    assert before == hashlib.sha256(b"".join(content)).hexdigest()
     assert before != make(tied=True).bfloat16().weights_sha256()
     for parameter in model.parameters():
         old = parameter.detach().clone()

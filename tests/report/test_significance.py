@@ -11,7 +11,7 @@ from lmbench.report import significance
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.runs import read_runs
 from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
-from lmbench.report.statistics import NUM_RESAMPLES, SEED
+from lmbench.report.statistics import NUM_RESAMPLES, SEED, holm
 
 Write = Callable[..., Path]
 Read = Callable[[Path], Section]
@@ -67,6 +67,21 @@ def test_real_differences_hold_and_others_do_not(three_models: Path, section_of:
     assert b_c.test.difference < 0
     assert not a_c.holds
     assert a_c.adjusted_p == a_c.test.p  # the largest of the three
+
+
+def test_p_is_adjusted_within_an_evaluation(
+    three_models: Path, section_of: Read, write_records: Callable[..., Path]
+):
+    for model in "abc":
+        for seed in (1, 2):
+            write_records(
+                three_models / f"{model}{seed}", 0.0, 100 * ord(model) + seed, name="cache"
+            )
+    comparisons, _ = compare_over_text(section_of(three_models), "test")
+    assert {one.evaluation for one in comparisons[:3]} == {"cache"}
+    assert {one.evaluation for one in comparisons[3:]} == {"standard"}
+    for family in (comparisons[:3], comparisons[3:]):
+        assert [one.adjusted_p for one in family] == holm([one.test.p for one in family])
 
 
 def test_seeds_are_compared_by_welch(three_models: Path, section_of: Read):

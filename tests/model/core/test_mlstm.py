@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import NO_DROPOUT
+from small import NO_DROPOUT, exact_in_bfloat16
 from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
@@ -91,6 +91,18 @@ def test_float32_is_enough_for_gates_with_exponentials_beyond_it(
         gradients = torch.autograd.grad(read.sum(), arguments)
         results.append([tensor.double() for tensor in (read, *state, *gradients)])
     assert_close(*results, rtol=1e-3, atol=1e-4)
+
+
+def test_the_memory_is_exact_in_autocast() -> None:
+    layer = MLSTMLayer(SIZE, N)
+    with torch.no_grad():
+        for weight in (layer.query, layer.key, layer.value, layer.gates.weight):
+            weight.normal_()
+    input = exact_in_bfloat16(layer.up.weight, T, B, SIZE)
+    _, expected = layer(input, None, lambda weight: weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = layer(input, None, lambda weight: weight)
+    assert_close(state, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weight_dropout_acts_on_the_up_projection() -> None:

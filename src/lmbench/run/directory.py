@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
 from lmbench.errors import UserError
-from lmbench.files import read_text
 
 
 def is_run(path: str | Path) -> bool:
@@ -83,6 +81,10 @@ def remove_failed_start(run_dir: Path) -> None:
 
 def noted_overrides(run_dir: Path) -> list[str] | None:
     """The overrides that Hydra noted when the run started; None if there is no readable note."""
+    import yaml  # --help can do without
+
+    from lmbench.files import read_text
+
     try:
         return list(map(str, yaml.safe_load(read_text(run_dir / ".hydra/overrides.yaml"))))
     except (UserError, yaml.YAMLError, TypeError):

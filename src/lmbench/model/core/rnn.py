@@ -17,8 +17,8 @@ class LSTMLayer(nn.LSTM):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input: Float[Tensor, "T B E"],
-        state: Sequence[Float[Tensor, "1 B H"]] | None,
-        weight_dropout: Callable[[Tensor], Tensor],
+        state: Sequence[Float[Tensor, "1 B H"]] | None = None,
+        weight_dropout: Callable[[Tensor], Tensor] = lambda weight: weight,
     ) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], ...]]:
         """Runs a window, from ``state`` or from zeros."""
         if state is None:
@@ -32,8 +32,8 @@ class GRULayer(nn.GRU):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input: Float[Tensor, "T B E"],
-        state: Sequence[Float[Tensor, "1 B H"]] | None,
-        weight_dropout: Callable[[Tensor], Tensor],
+        state: Sequence[Float[Tensor, "1 B H"]] | None = None,
+        weight_dropout: Callable[[Tensor], Tensor] = lambda weight: weight,
     ) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "1 B H"], ...]]:
         """Runs a window, from ``state`` or from zeros."""
         if state is None:

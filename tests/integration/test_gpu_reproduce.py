@@ -1,6 +1,7 @@
 """``scripts/gpu_reproduce.sh`` without a GPU: its pieces give what an unbroken run gives."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,28 @@ def call(run: Path, minutes: float) -> int:
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     command = ["bash", str(SCRIPT), str(run), str(minutes), *TINY]
     return subprocess.run(command, check=False, env=environment, capture_output=True).returncode
+
+
+def test_a_resume_finds_the_prepared_corpus(tmp_path: Path):
+    """Without the cache it would tokenize again, which needs pyarrow."""
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(SCRIPT, tmp_path / "scripts")
+    (tmp_path / "build/gpu_check/wikitext-2").mkdir(parents=True)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nmkdir -p run\ntouch run/config.yaml\necho "$@"\n')
+    python.chmod(0o755)
+    places = "data.path=build/gpu_check/wikitext-2 data.cache_dir=build/gpu_check/cache"
+
+    def piece(*overrides: str) -> str:
+        command = ["bash", script, "run", "1", *overrides]
+        environment = {**os.environ, "PYTHON": str(python)}
+        return subprocess.run(
+            command, check=True, env=environment, capture_output=True, text=True
+        ).stdout
+
+    assert f"hydra.run.dir=run {places} seed=2\n" in piece("seed=2")
+    assert f"resume=run {places}\n" in piece("seed=2")
+    assert "build/gpu_check" not in piece("data.path=mine")
 
 
 @pytest.mark.slow

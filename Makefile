@@ -83,5 +83,5 @@ $(EXTRAS)/.ready: pyproject.toml
 	test -x $(EXTRAS)/bin/pip || $(PYTHON) -m venv $(EXTRAS)
 	$(EXTRAS)/bin/python -m pip install 'pip>=25.1'
 	$(EXTRAS)/bin/python -m pip install -e '.[sweep,slurm,ray,wandb,mlflow,hf]' lm_eval --group test
-	$(EXTRAS)/bin/python -m pip install --no-deps minGRU-pytorch xlstm fla-core einops
+	$(EXTRAS)/bin/python -m pip install --no-deps minGRU-pytorch==0.2.1 xlstm==2.0.6 fla-core==0.6.0 einops
 	@touch $@

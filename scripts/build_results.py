@@ -56,11 +56,12 @@ run.
 Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
 `cpu_night_constant_dropout` count the last, unfinished epoch as a whole one, and so does the
 picture. They, `awd_lstm_6_epochs` and `quickstart_awd_lstm` predate a change in the random numbers
-of weight dropout, and `awd_lstm_6_epochs` one in the order of the head's words: the same command
-now gives slightly different figures. From the `metrics.csv` of some older runs, a spurious last row
-was removed, a copy of an earlier one. The runs of five epochs were started as `cpu_hour` and
-`cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`, so those are the names in
-their files; and with `float32_matmul_precision=medium`, which `auto` no longer chooses on Intel.
+of weight dropout; `awd_lstm_6_epochs` also predates a new order of the head's words. The same
+command now gives slightly different figures. A spurious last row, a copy of an earlier one, was
+removed from the `metrics.csv` of some older runs. The runs of five epochs were started as
+`cpu_hour` and `cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`, so those are
+the names in their files. For them, `float32_matmul_precision=auto` chose `medium`, as it no longer
+does on Intel.
 
 The cache figures come from `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true`,
 with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. The

@@ -23,9 +23,9 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
         (["bogus=1"], "There is no key bogus. To set a key that the config lacks: +bogus=…"),
         (
             ["model=awd_lst"],
-            "There is no model=awd_lst. Did you mean awd_lstm? There are awd_lstm, lstm.",
+            "There is no model=awd_lst. Did you mean awd_lstm? Choose from awd_lstm, lstm.",
         ),
-        (["logger=[csv,wnadb]"], "There is no logger=wnadb. Did you mean wandb? There are csv, "),
+        (["logger=[csv,wnadb]"], "There is no logger=wnadb. Did you mean wandb? Choose from csv, "),
     ],
 )
 def test_what_hydra_refuses_is_explained(arguments: list[str], said: str):
@@ -45,4 +45,6 @@ def test_a_group_set_to_no_option_is_named(arguments: list[str]):
     ):
         compose("train", arguments)
     text = explain_null(arguments)
-    assert text.startswith(f"{arguments[-1]}: a group takes the name of an option. There are csv, ")
+    assert text.startswith(
+        f"{arguments[-1]}: a group takes the name of an option. Choose from csv, "
+    )

@@ -46,7 +46,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     """
     for key in config:
         if key not in _KEYS:
-            raise UserError(f"Nothing reads {key}. There are {', '.join(_KEYS)}.")
+            raise UserError(f"Nothing reads {key}. Choose from {', '.join(_KEYS)}.")
     if config.split not in ("valid", "test"):
         raise UserError(f"split={config.split} must be valid or test.")
     run_dir = Path(str(config.run))  # the folder of a sweep's job may be named by a number

@@ -27,17 +27,19 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
         if match[2].startswith("hydra/"):
             installed = ", ".join(options)
             return (
-                f"{match[1]} is not installed. There are {installed}; other launchers and sweepers "
-                "are extras: docs/sweeps.md."
+                f"{match[1]} is not installed. Choose from {installed}; other launchers and "
+                "sweepers are extras: docs/sweeps.md."
             )
         group, name = match[2], match[1].removeprefix(f"{match[2]}/")
         meant = difflib.get_close_matches(name, options, n=2)
-        return f"There is no {group}={name}.{_did_you_mean(meant)} There are {', '.join(options)}."
+        known = ", ".join(options)
+        return f"There is no {group}={name}.{_did_you_mean(meant)} Choose from {known}."
     if match := re.search(r"Could not load '([^']+)/([^'/]+)'", message):  # one of a list
         group, name = match.groups()
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         meant = difflib.get_close_matches(name, options, n=2)
-        return f"There is no {group}={name}.{_did_you_mean(meant)} There are {', '.join(options)}."
+        known = ", ".join(options)
+        return f"There is no {group}={name}.{_did_you_mean(meant)} Choose from {known}."
     return message
 
 
@@ -48,7 +50,7 @@ def explain_null(arguments: Sequence[str]) -> str:
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         if group and options and not set(value.strip("[]").split(",")) <= set(options):
             names = ", ".join(options)
-            return f"{text}: a group takes the name of an option. There are {names}."
+            return f"{text}: a group takes the name of an option. Choose from {names}."
     return "A group takes the name of an option; lmbench-train --help lists them."
 
 

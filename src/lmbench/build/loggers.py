@@ -129,7 +129,7 @@ def _of_tool(
     """Makes a logger of a package that may be missing; ``called`` is its name for the run."""
     for name in node:
         if name not in ("_target_", *names):
-            raise UserError(f"{key}.{name} cannot be set. There are {', '.join(names)}.")
+            raise UserError(f"{key}.{name} cannot be set. Choose from {', '.join(names)}.")
     if find_spec(package) is None:
         raise UserError(
             f"{key} needs {package}: pip install {package}, or in the checkout "

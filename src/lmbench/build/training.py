@@ -44,7 +44,7 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
     for key in _KEYS:
         is_node = isinstance(config.get(key), dict)
         if key not in config or (key in _NODES and not is_node):
-            raise UserError(f"{key} is missing, or has no values. Leave it as it is.")
+            raise UserError(f"{key} is missing or empty. Keep its default.")
     for key in (key for key in config if key not in ("name", "scheduler")):
         if key not in _KEYS:
             raise UserError(

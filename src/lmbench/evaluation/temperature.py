@@ -70,7 +70,7 @@ class Temperature:
         ) -> Float[Tensor, "..."]:
             # A part has four matrices over all words: logits, their log-softmax, both again for T.
             rows = max(1, CHUNK_BYTES // (4 * head.vocabulary_size * output.element_size()))
-            if evaluator.model.training and head.dropouts:  # they keep a mask for all steps of a column
+            if evaluator.model.training and head.dropouts:  # with one mask for a column's window
                 dim, size = 1, max(1, rows // len(output))
                 parts = output.split(size, 1), targets.split(size, 1)
             else:

@@ -51,7 +51,7 @@ def _about_pair(
     # By the models' own predictions, without cache or learning.
     text = next((tests[name] for name in OWN_PREDICTIONS if name in tests), None)
     known = seeds or text
-    unclear = f"It is not shown whether {best.name} or {other.name} is better"
+    unclear = f"It is unclear whether {best.name} or {other.name} is better"
     if known is None:
         yield Sentence(f"{unclear}: they have {_scores([best, other], split)}.")
     else:
@@ -78,7 +78,7 @@ def _about_pair(
         few = [group for group in both if len(group.runs) < 2]
         few = few or [min(both, key=lambda group: len(group.runs))]
         commands = "; ".join(command for group in few if (command := _more_seeds(group)))
-        yield Sentence(f"More seeds would tell{':' if commands else '.'}", commands or None)
+        yield Sentence(f"More seeds may tell{':' if commands else '.'}", commands or None)
     elif without := [group for group in both if not _has_records(group, split)]:
         runs = ",".join(quoted(str(run.run_dir)) for group in without for run in group.runs)
         option = printable(shlex.quote(f"run={runs}"))

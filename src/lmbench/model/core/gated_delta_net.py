@@ -21,8 +21,9 @@ class GatedDeltaNet(ResidualStack):
     Source: Yang et al. 2024 (arXiv 2412.06464). A block is Gated DeltaNet's layer and a SwiGLU.
     Sizes and initial decays are those of flash-linear-attention: all keys of a step together are
     3/4 as wide as the block, its values 3/2. The convolution has a bias. Queries are not divided
-    by the root of their size, since the norm that follows would cancel such a factor. The hybrids
-    with attention are left out.
+    by the root of their size, since the norm that follows would cancel such a factor. Linear layers
+    start as PyTorch's do, not with that library's normal distribution. The hybrids with
+    attention are left out.
 
     Args:
         num_heads: Number of heads, N. In the paper, keys have 256 features per head.

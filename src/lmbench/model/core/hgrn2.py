@@ -21,7 +21,8 @@ class HGRN2(ResidualStack):
     authors' language models and flash-linear-attention, queries go through a SiLU, values through
     nothing, one norm spans all heads, and there are no biases. A layer's forget gates have a
     learned lower bound for each feature, which is 0 in the first layer and rises from layer to
-    layer; all bounds are one parameter of the core.
+    layer; all bounds are one parameter of the core. Linear layers start as PyTorch's do, not with
+    the normal distribution of flash-linear-attention.
 
     Args:
         num_heads: Number of heads, N, each with a state of (H / N)² numbers. The paper's language

@@ -19,7 +19,8 @@ class MinGRU(ResidualStack):
     B.3. A block is that of its language models: a convolution over four steps, minGRU, and a
     feed-forward network four times as wide, with skip connections and norms as in the package
     minGRU-pytorch, and so is minGRU's width, 1.5 times that of the block. There the convolution
-    reads the block's input before the norm and mixes features, and the gates have no biases. The
+    reads the block's input before the norm, mixes features and adds to the stream that the next
+    block reads, and the gates have no biases. The
     paper's parallel scan is left out: see :func:`lmbench.model.core.recurrence.f_pooling`.
     """
 

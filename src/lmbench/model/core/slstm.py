@@ -22,7 +22,8 @@ class SLSTM(ResidualStack):
     up-projection block: a convolution over four steps for input and forget gates, heads that read
     no other head's features, and a gated feed-forward network. As in the package xlstm, linear
     layers have no biases, and the cell has that package's initial values: zeros in its recurrent
-    weight. There are no mLSTM blocks.
+    weight. The feed-forward network starts as PyTorch's layers do, not as the package's. There are
+    no mLSTM blocks.
 
     Args:
         num_heads: Number of heads, N.

@@ -20,6 +20,8 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
         (["trainer.max_epoch=3"], "There is no key trainer.max_epoch. Did you mean trainer.max_ep"),
         (["model=awd_lstm", "lr=3"], "There is no key lr. Did you mean optimizer.lr?"),
         (["model=lstm,awd_lstm", "lr=3"], "There is no key lr. Did you mean optimizer.lr?"),
+        (["modl=lstm"], "There is no key modl. Did you mean model?"),
+        (["model/cor=gru"], "There is no key model/cor. Did you mean model/core?"),
         (["bogus=1"], "There is no key bogus. To set a key that the config lacks: +bogus=…"),
         (
             ["model=awd_lst"],

@@ -70,16 +70,17 @@ def _did_you_mean(meant: Sequence[str]) -> str:
 
 
 def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
-    """All keys of the config that the command line's choices of groups give."""
+    """All groups, and all keys of the config that the command line's choices of groups give."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     groups = [text for text in arguments if re.fullmatch(r"[a-z_/]+=[\w\[\],]+", text)]
-    folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
-    groups = [text for text in groups if re.split("[/=]", text)[0] in folders]
+    folders = [path for path in conf_dir().rglob("*") if path.is_dir()]
+    folders = [str(path.relative_to(conf_dir())) for path in folders]
+    groups = [text for text in groups if text.partition("=")[0] in folders]
     groups = [re.sub(r"=(\w+),.*", r"=\1", text) for text in groups]  # the first of a sweep
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose(config_name, groups)
-    return list(flatten(OmegaConf.to_container(config, resolve=False)))
+    return [*flatten(OmegaConf.to_container(config, resolve=False)), *folders]

@@ -177,7 +177,7 @@ def test_a_setting_at_the_edge_of_its_grid_is_told(
     script = tmp_path / "says.py"
     text = "the best cache.theta, 1, is at the edge of its grid: try a wider one"
     script.write_text(
-        "import sys, logging\n"
+        "import logging\n"
         "from lmbench.console import ConsoleHandler\n"
         "logging.getLogger().addHandler(ConsoleHandler())\n"
         f"logging.getLogger().warning({text!r})\n"

@@ -29,7 +29,7 @@ def liger_cross_entropy(
     linear layer are. Sums over tokens are taken in float32.
 
     The arguments are those of :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`,
-    except that there is no ``"none"`` and ``IGNORE_INDEX`` is what is ignored.
+    except that there is no ``"none"``, and targets of ``IGNORE_INDEX`` are the ignored ones.
 
     Source: Hsu et al. 2024 (arXiv 2410.10989).
 

@@ -22,8 +22,8 @@ class GatedDeltaNet(ResidualStack):
     Sizes and initial decays are those of flash-linear-attention: all keys of a step together are
     3/4 as wide as the block, its values 3/2. The convolution has a bias. Queries are not divided
     by the root of their size, since the norm that follows would cancel such a factor. Linear layers
-    start as PyTorch's do, not with that library's normal distribution. The hybrids with
-    attention are left out.
+    start as PyTorch's do, not with that library's normal distribution. The hybrids with attention
+    are left out.
 
     Args:
         num_heads: Number of heads, N. In the paper, keys have 256 features per head.

@@ -20,8 +20,8 @@ class MinGRU(ResidualStack):
     feed-forward network four times as wide, with skip connections and norms as in the package
     minGRU-pytorch, and so is minGRU's width, 1.5 times that of the block. There the convolution
     reads the block's input before the norm, mixes features and adds to the stream that the next
-    block reads, and the gates have no biases. The
-    paper's parallel scan is left out: see :func:`lmbench.model.core.recurrence.f_pooling`.
+    block reads, and the gates have no biases. The paper's parallel scan is left out: see
+    :func:`lmbench.model.core.recurrence.f_pooling`.
     """
 
     def make_layer(self, input_size: int, output_size: int) -> nn.Module:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -48,20 +48,14 @@ in the tables is typed by hand. Perplexities are valid / test, for the checkpoin
 chose; for a recipe with several seeds, the mean ± 95% interval (Student's t). The settings of
 cache and dynamic evaluation were tuned on valid, so only their test figures are fair. Published
 figures are what others reached, from the sources named below; none was measured here.
-Epochs are computed here from the tokens read. If a run started from another run's weights, the
-other run's epochs and minutes come first, and the picture leaves the later run out. The folders
-here have no weights: in the commands, replace the name after `init_from=` by the folder of your own
-run.
 
-Most of these were trained by older code. The `results.json` of `cpu_hour_constant_dropout` and
-`cpu_night_constant_dropout` count the last, unfinished epoch as a whole one, and so does the
-picture. They, `awd_lstm_6_epochs` and `quickstart_awd_lstm` predate a change in the random numbers
-of weight dropout; `awd_lstm_6_epochs` also predates a new order of the head's words. The same
-command now gives slightly different figures. A spurious last row, a copy of an earlier one, was
-removed from the `metrics.csv` of some older runs. The runs of five epochs were started as
-`cpu_hour` and `cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`, so those are
-the names in their files. For them, `float32_matmul_precision=auto` chose `medium`, as it no longer
-does on Intel.
+Most of these were trained by older code. `awd_lstm_6_epochs` and `quickstart_awd_lstm` predate a
+change in the random numbers of weight dropout; `awd_lstm_6_epochs` also predates a new order of the
+head's words. The same command now gives slightly different figures. A spurious last row, a copy of
+an earlier one, was removed from the `metrics.csv` of some older runs. The runs of five epochs were
+started as `cpu_hour` and `cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`,
+so those are the names in their files. For them, `float32_matmul_precision=auto` chose `medium`, as
+it no longer does on Intel.
 
 The cache figures come from `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true`,
 with `split=valid` and `split=test`; the settings found are in the `evaluation-*.json` files. The
@@ -78,11 +72,10 @@ and for those whose words the vocabulary of WikiText-2 knows. On all pairs, Wars
 
 
 class Row(NamedTuple):
-    """An entry of ``recipes.yaml``, its runs by seed, and those that each of them started from."""
+    """An entry of ``recipes.yaml`` and its runs, one for each seed."""
 
     entry: Mapping[str, str]
     runs: Sequence[Run]
-    lineages: Sequence[Sequence[Run]]
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -98,19 +91,11 @@ def read_rows(folder: Path) -> list[Row]:
             raise UserError(f"{own} is missing. Remove it from recipes.yaml, or bring its results.")
         is_one = (own / "results.json").exists()
         run_dirs = [own] if is_one else sorted(path for path in own.iterdir() if path.is_dir())
-        lineages = [lineage(run_dir, entry["recipe"]) for run_dir in run_dirs]
-        runs = [of[-1] for of in lineages]
+        runs = [read_run(run_dir, entry["recipe"]) for run_dir in run_dirs]
         if len({run.seed for run in runs}) < len(runs):
             raise UserError(f"{own} has a seed twice.")
-        rows.append(Row(entry, runs, lineages))
+        rows.append(Row(entry, runs))
     return rows
-
-
-def lineage(run_dir: Path, name: str) -> list[Run]:
-    """A run, preceded by those whose weights it started from, which are in folders beside it."""
-    run = read_run(run_dir, name)
-    start = run.results.get("init_from")
-    return [*(lineage(run_dir.parent / start, start) if start else ()), run]
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -141,7 +126,7 @@ def _section(rows: Sequence[Row]) -> str:
         "",
         *(
             f"- **{e['recipe']}**, [`{e['folder']}`]({e['folder']}): `{e['command']}`"
-            for e, *_ in (*repeated, *single)
+            for e, _ in (*repeated, *single)
         ),
     ]
     names = dict.fromkeys(name for row in rows if (name := row.entry.get("published")))
@@ -169,8 +154,9 @@ def _table(rows: Sequence[Row]) -> list[str]:
             texts = [percent_text(estimate(values)) if values else "—" for values in found]
             table[f"{PAIRS}, {place}"] = texts
     table["parameters"] = [f"{row.runs[0].number('num_parameters'):,}" for row in rows]
-    table["epochs"] = [_sums(row, "{:.3g}", _epochs) for row in rows]
-    table["minutes"] = [_sums(row, "{:.1f}", _minutes) for row in rows]
+    trained = [[run.results["train"] for run in row.runs] for row in rows]
+    table["epochs"] = [f"{fmean(of['epochs'] for of in runs):.3g}" for runs in trained]
+    table["minutes"] = [f"{fmean(of['seconds'] for of in runs) / 60:.1f}" for runs in trained]
     table["hardware"] = [row.entry["hardware"] for row in rows]
     published = [PUBLISHED.get(row.entry.get("published", "")) for row in rows]
     if any(published):
@@ -212,27 +198,12 @@ def _accuracies(row: Row, place: str) -> list[float]:
     return [one.accuracies["", place] for one in found if one]
 
 
-def _sums(row: Row, form: str, value: Any) -> str:
-    """Means over seeds, for each run of their lineages."""
-    return " + ".join(form.format(fmean(map(value, of))) for of in zip(*row.lineages, strict=True))
-
-
-def _epochs(run: Run) -> float:
-    """By tokens: older results count an epoch in which time ran out as a whole one."""
-    return run.results["train"]["tokens"] / run.results["data"]["num_tokens"]["train"]
-
-
-def _minutes(run: Run) -> float:
-    return run.results["train"]["seconds"] / 60
-
-
 def main() -> None:
     """Writes the page and the pictures."""
     rows = read_rows(RESULTS)
     (RESULTS / "README.md").write_text(page(rows), "utf-8")
     repeated = [row for row in rows if len(row.runs) > 1]
-    whole = [row for row in rows if len(row.lineages[0]) == 1]  # the others' curves begin late
-    _write_pictures(whole, {corpus: {"epochs": name} for corpus, name in PICTURES.items()}, ())
+    _write_pictures(rows, {corpus: {"epochs": name} for corpus, name in PICTURES.items()}, ())
     _write_pictures(repeated, COMPARISONS, GOALS)
 
 

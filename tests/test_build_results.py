@@ -18,7 +18,6 @@ from lmbench.errors import UserError
 from lmbench.report.groups import Section
 from lmbench.report.literature import PUBLISHED, Published
 from lmbench.report.plots import Plot, draw_plots
-from lmbench.run.changes import apply_init_from
 from lmbench.run.config import plain_config
 
 PAIR = r"\d+\.\d\d / \d+\.\d\d"
@@ -33,7 +32,6 @@ def write(
     valid: float,
     test: float,
     name: str = "wikitext2",
-    init_from: str | None = None,
     **more: object,
 ) -> None:
     run_dir.mkdir(parents=True)
@@ -45,10 +43,8 @@ def write(
         "data": {"name": name, "sha256": "0", "num_tokens": {"train": 1000}, **more},
         "val": {"nll": math.log(valid), "ppl": valid, "num_tokens": 9},
         "test": {"nll": math.log(test), "ppl": test, "num_tokens": 9},
-        "train": {"epochs": 3, "tokens": 2300, "seconds": 90.0},
+        "train": {"epochs": 2.3, "seconds": 90.0},
     }
-    if init_from:
-        results["init_from"] = init_from
     (run_dir / "results.json").write_text(json.dumps(results))
     (run_dir / "config.yaml").write_text("name: x\n")
 
@@ -82,14 +78,12 @@ def config_of(command: str) -> dict[str, Any]:
     """The values that a row's command gives, except the seed and the corpus folder."""
     _, _, arguments = command.partition("lmbench-train ")
     overrides = [word for word in shlex.split(arguments) if not word.startswith(("-m", "seed="))]
-    start = "init_from="
-    overrides = [word.replace(start, f"{start}{RESULTS}/") for word in overrides]
-    return without_the_runs_own(plain_config(apply_init_from(composed(*overrides), overrides)))
+    return without_the_runs_own(plain_config(composed(*overrides)))
 
 
 def without_the_runs_own(config: Any) -> dict[str, Any]:
     values = flatten(config)
-    own = {"name", "seed", "data.path", "data._target_", "init_from"}
+    own = {"name", "seed", "data.path", "data._target_"}
     if values["trainer.precision"] == "32-true":
         own.add("model.head.autocast")  # it has nothing to cast
     return {key: values[key] for key in values if key not in own}

@@ -167,6 +167,43 @@ def test_tuning_uses_the_valid_split_alone(run: Path) -> None:
         assert first["nll"] == pytest.approx(-log_probs.mean(dtype=np.float64), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["cache", "dynamic_sgd", "mc_dropout"])
+def test_both_splits_get_what_each_gets_alone(
+    run: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are tuned once."""
+    num_tunings = 0
+    tune = Evaluator.tune
+
+    def counted(evaluator: Evaluator) -> dict[str, Any]:
+        nonlocal num_tunings
+        num_tunings += 1
+        return tune(evaluator)
+
+    monkeypatch.setattr(Evaluator, "tune", counted)
+    key = name.removesuffix("_sgd")
+    grid = {
+        "cache": "thetas=[0.1,0.5]",
+        "dynamic": "lrs=[0.01,0.1]",
+        "mc_dropout": "multipliers=[0.3]",
+    }
+    options = ("evaluation.tune=true", f"evaluation.{key}.grid.{grid[key]}")
+    options += ("evaluation.mc_dropout.samples=2",) if key == "mc_dropout" else ()
+    alone = {
+        split: results_of(run, name, f"split={split}", *options) for split in ("valid", "test")
+    }
+    assert num_tunings == 2
+    own = (f"run={run}", "device=cpu", f"evaluation={name}", "split=[valid,test]")
+    assert evaluate(composed(*own, *options, name="evaluate"), name) == alone["test"]["ppl"]
+    assert num_tunings == 3
+    for split, expected in alone.items():
+        found = json.loads((run / f"evaluation-{name}-{split}.json").read_text("utf-8"))
+        times = {key for key in found if key.endswith("seconds")}
+        assert {key: found[key] for key in found.keys() - times} == {
+            key: expected[key] for key in expected.keys() - times
+        }
+
+
 def test_all_modes_are_tuned_on_as_many_tokens_as_the_least_allows(run: Path) -> None:
     options = (
         "evaluation.tune=true",
@@ -288,7 +325,9 @@ def test_the_files_are_those_of_the_last_results(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("split=train", r"^split=train must be valid or test"),
+        ("split=train", r"^split=train must be valid, test or valid,test\.$"),
+        ("split=[test,train]", r"^split=test,train must be"),
+        ("split=[]", r"^split= must be"),
         ("data.path=/nowhere", r"^data.path=/nowhere: the run has no data.path"),
         ("device=tpu", r"^device=tpu cannot be used: "),
         ("float32_matmul_precision=fast", r"^float32_matmul_precision='fast'"),
@@ -363,6 +402,9 @@ def test_the_command_writes_only_into_the_run(run: Path, tmp_path: Path) -> None
     assert not list(elsewhere.iterdir())
     sweep = command(elsewhere, "-m", f"run={run}", "split=valid,test")
     assert sweep.returncode == 0, sweep.stderr
+    both = command(elsewhere, str(run), "split=valid,test")
+    assert both.returncode == 0, both.stderr
+    assert [both.stdout.count(f"evaluation of {split}") for split in ("valid", "test")] == [1, 1]
     assert len(list(run.glob("evaluation-standard-*.json"))) == 2
 
 

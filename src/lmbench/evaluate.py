@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import MODEL_PLACES, conf_dir
@@ -31,14 +31,14 @@ _OPTIONS_WITH_A_VALUE += ("-cn", "--config-name", "-cd", "--config-dir", "--expe
 
 
 def evaluate(config: DictConfig, name: str) -> float:
-    """One evaluation of a run, written into its directory.
+    """One evaluation of a run's valid or test split, or of both, written into its directory.
 
     Args:
         config: The composed config.
         name: Name of the evaluation, in the names of its files.
 
     Returns:
-        The perplexity; for minimal pairs, the accuracy.
+        The perplexity of the last split; for minimal pairs, the accuracy.
 
     Raises:
         UserError: A wrong value or file; the run's directory cannot be written; the model gives a
@@ -47,8 +47,10 @@ def evaluate(config: DictConfig, name: str) -> float:
     for key in config:
         if key not in _KEYS:
             raise UserError(f"Nothing reads {key}. Choose from {', '.join(_KEYS)}.")
-    if config.split not in ("valid", "test"):
-        raise UserError(f"split={config.split} must be valid or test.")
+    splits = config.split if isinstance(config.split, ListConfig) else [config.split]
+    if not splits or set(splits) - {"valid", "test"}:
+        given = ",".join(map(str, splits))
+        raise UserError(f"split={given} must be valid, test or valid,test.")
     run_dir = Path(str(config.run))  # the folder of a sweep's job may be named by a number
     run_config = read_run_config(run_dir, (*MODEL_PLACES, "data"))
     for key, place in config.data.items():
@@ -84,14 +86,16 @@ def evaluate(config: DictConfig, name: str) -> float:
     corpus = factory(run_config["data"], "data")()
     corpus.require_sha256(saved.corpus_sha256)
     evaluator = build_evaluator(node, model, corpus, folder=run_dir / "checkpoints")
-    tune = config.evaluation.tune
-    found = outcome.evaluate(evaluator, config.split, name=name, of_run=of_run, tune=tune)
-    try:  # shown before a full disk can lose them, and written whatever becomes of stdout
-        with printing(f" The results are in {run_dir}."):
-            outcome.show(found.results)
-    finally:
-        outcome.write(found, run_dir, save_tokens=config.evaluation.save_tokens)
-    return found.results["ppl"]
+    tune, save_tokens = config.evaluation.tune, config.evaluation.save_tokens
+    perplexities = []
+    for found in outcome.evaluate(evaluator, splits, name=name, of_run=of_run, tune=tune):
+        try:  # shown before a full disk can lose them, and written whatever becomes of stdout
+            with printing(f" The results are in {run_dir}."):
+                outcome.show(found.results)
+        finally:
+            outcome.write(found, run_dir, save_tokens=save_tokens)
+        perplexities.append(found.results["ppl"])
+    return perplexities[-1]
 
 
 def _evaluate_pairs(
@@ -151,16 +155,16 @@ def _name(overrides: Sequence[str]) -> str:
 
 
 def with_run(arguments: Sequence[str]) -> list[str]:
-    """The command line with bare run directories turned into ``run=DIR``.
+    """The command line with bare run directories turned into ``run=DIR``, and splits into a list.
 
-    Several runs or splits make a sweep, even without ``-m``.
+    Several runs make a sweep, even without ``-m``.
 
     >>> with_run(["outputs/1", "split=valid", "--cfg", "job"])
     ['split=valid', '--cfg', 'job', 'run=outputs/1']
     >>> with_run(["a", "b"])
     ['-m', 'run=a,b']
     >>> with_run(["a", "split=valid,test"])
-    ['-m', 'split=valid,test', 'run=a']
+    ['split=[valid,test]', 'run=a']
     """
     are_runs = [
         before not in _OPTIONS_WITH_A_VALUE
@@ -171,8 +175,8 @@ def with_run(arguments: Sequence[str]) -> list[str]:
     others = [text for text, yes in zip(arguments, are_runs, strict=True) if not yes]
     if folders and any(text.startswith("run=") for text in others):
         sys.exit("Give the runs by their folders, or by run=…, not both.")
-    splits = [text for text in others if re.fullmatch(r"split=\w+(,\w+)+", text)]
-    if (len(folders) > 1 or splits) and not {"-m", "--multirun"} & set(others):
+    others = [re.sub(r"^split=(\w+(,\w+)+)$", r"split=[\1]", text) for text in others]
+    if len(folders) > 1 and not {"-m", "--multirun"} & set(others):
         others.insert(0, "-m")
     return [*others, *([f"run={','.join(folders)}"] if folders else [])]
 

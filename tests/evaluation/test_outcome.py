@@ -38,7 +38,7 @@ def evaluator(tmp_path: Path) -> Evaluator:
 def test_buckets_and_articles_are_those_of_the_right_splits(
     evaluator: Evaluator, tmp_path: Path, split: str
 ) -> None:
-    outcome = evaluate(evaluator, split, name="standard", of_run={"model": "lstm"})
+    [outcome] = evaluate(evaluator, [split], name="standard", of_run={"model": "lstm"})
 
     targets, counts = SPLITS[split][1:], Counter(SPLITS["train"])
     buckets = Counter(
@@ -60,7 +60,8 @@ def test_the_table_has_a_line_for_each_score(
 ) -> None:
     """Whatever the model's name would do to a terminal."""
     evaluator.modes = evaluator.rescoring_modes = [Cache(window=5)]
-    results = evaluate(evaluator, "test", name="mine", of_run={"model": "\x1b[31mred"}).results
+    [outcome] = evaluate(evaluator, ["test"], name="mine", of_run={"model": "\x1b[31mred"})
+    results = outcome.results
     show(results)
     title, _, *lines = capsys.readouterr().out.splitlines()
     assert title == "\\x1b[31mred, mine evaluation of test"

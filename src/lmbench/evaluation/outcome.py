@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -38,24 +38,49 @@ class Outcome(NamedTuple):
 
 
 def evaluate(
-    evaluator: Evaluator, split: str, *, name: str, of_run: Mapping[str, Any], tune: bool = False
-) -> Outcome:
-    """Evaluates a split.
+    evaluator: Evaluator,
+    splits: Sequence[str],
+    *,
+    name: str,
+    of_run: Mapping[str, Any],
+    tune: bool = False,
+) -> Iterator[Outcome]:
+    """Evaluates splits, one after the other.
 
     Args:
-        evaluator: What evaluates it.
-        split: "valid" or "test".
+        evaluator: What evaluates them.
+        splits: "valid" and "test", or one of them.
         name: Name of the evaluation.
         of_run: What else the results say about the run.
-        tune: Whether to tune the evaluator's modes on valid first.
+        tune: Whether to tune the evaluator's modes on valid first, once.
+
+    Yields:
+        What was found on each split.
 
     Raises:
         UserError: There is nothing to tune; or a target has no probability left.
     """
     start = time.perf_counter()
-    evaluator.prepare(*({split, "valid"} if tune else {split}))
-    prepared = time.perf_counter()
+    evaluator.prepare(*{*splits, *(["valid"] if tune else [])})
+    prepared_at = time.perf_counter()
     tuned = evaluator.tune() if tune else None
+    tuned_at = time.perf_counter()
+    beforehand = {
+        "tuning_seconds": tuned_at - prepared_at if tune else None,
+        "preparation_seconds": prepared_at - start if evaluator.reading_modes else None,
+    }
+    for split in splits:
+        yield _evaluate(evaluator, split, name, of_run, tuned, beforehand)
+
+
+def _evaluate(
+    evaluator: Evaluator,
+    split: str,
+    name: str,
+    of_run: Mapping[str, Any],
+    tuned: Mapping[str, Any] | None,
+    beforehand: Mapping[str, float | None],
+) -> Outcome:
     begin = time.perf_counter()
     reading = evaluator.read(split)
     remedies = [mode.remedy for mode in evaluator.reading_modes]
@@ -84,8 +109,7 @@ def evaluate(
         **summarize(reading, corpus.vocabulary, counts=counts, article_starts=starts),
         "seconds": end - begin,
         **seconds,
-        "tuning_seconds": begin - prepared if tune else None,
-        "preparation_seconds": prepared - start if evaluator.reading_modes else None,
+        **beforehand,
         "environment": {
             "torch": torch.__version__,
             "num_threads": torch.get_num_threads(),

@@ -61,7 +61,7 @@ def evaluate(
         UserError: There is nothing to tune; or a target has no probability left.
     """
     start = time.perf_counter()
-    evaluator.prepare(*{*splits, *(["valid"] if tune else [])})
+    evaluator.prepare(*splits, *(["valid"] if tune else []))
     prepared_at = time.perf_counter()
     tuned = evaluator.tune() if tune else None
     tuned_at = time.perf_counter()

@@ -19,7 +19,6 @@ from lmbench.model.core import MinGRU, MinLSTM
 from lmbench.model.core.gated_delta_net import gated_delta_rule
 from lmbench.model.core.hgrn2 import gated_attention
 from lmbench.model.core.mlstm import read_memory
-from lmbench.model.core.recurrence import StepProduct
 from lmbench.model.core.slstm import SLSTMLayer
 
 T, B, N, D = 150, 2, 3, 4  # longer than a chunk of any core
@@ -90,7 +89,7 @@ def test_slstm() -> None:
     package = published("xlstm", "blocks/slstm/src/vanilla/slstm.py")
     layer = SLSTMLayer(N * D, 1).double()
     gates, weight = normal(1, T, B, 4 * N * D), normal(1, 4 * N * D, N * D)
-    ours, _ = layer.cell(gates, (), StepProduct(0.1 * weight))
+    ours, _ = layer.cell(gates, (), 0.1 * weight)
     states, outputs = torch.zeros(4, B, N * D, dtype=torch.float64), []
     for step in gates[0]:
         recurrent = states[0] @ (0.1 * weight[0].T)

@@ -1,13 +1,16 @@
 """Mogrifier LSTM. Shape letters: T time steps, B columns, E embedding, H hidden, R rank."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from lmbench.model.core.recurrence import StepProduct
+from lmbench.model.core.recurrence import autocast, chunks, multiply, weight_gradient
 from lmbench.model.core.stack import Stack, exact
 
 
@@ -64,22 +67,102 @@ class MogrifierLayer(nn.LSTM):
             state = [input.new_zeros(1, input.shape[1], self.hidden_size)] * 2
         hidden, cell = (exact(tensor[0]) for tensor in state)
         input_weight, recurrent_weight, input_bias, recurrent_bias = self.all_weights[0]
-        weight = torch.cat([input_weight, weight_dropout(recurrent_weight)], 1)
-        product, bias = StepProduct(weight), input_bias + recurrent_bias
+        weight = autocast(torch.cat([input_weight, weight_dropout(recurrent_weight)], 1))
         rounds = [
-            (StepProduct(narrow.weight), StepProduct(wide.weight), wide.bias)
+            (autocast(narrow.weight), autocast(wide.weight), exact(wide.bias))
             for narrow, wide in cast(Iterable[Iterable[nn.Linear]], self.rounds)
         ]
-        outputs = []
-        for step in exact(input).unbind():
-            x = step
-            for k, (narrow, wide, gate_bias) in enumerate(rounds):
-                reads, gated = (hidden, x) if k % 2 == 0 else (x, hidden)
-                gated = 2.0 * torch.sigmoid(wide(narrow(reads)) + gate_bias) * gated
-                x, hidden = (gated, hidden) if k % 2 == 0 else (x, gated)
-            gates = product(torch.cat([x, hidden], -1)) + bias
+        bias = exact(input_bias + recurrent_bias)
+        with torch.autocast(input.device.type, enabled=False):
+            outputs, hidden, cell = _Window.apply(
+                exact(input), hidden, cell, weight, bias, *itertools.chain(*rounds)
+            )
+        return outputs, (hidden.unsqueeze(0), cell.unsqueeze(0))
+
+
+class _Window(Function):
+    """All steps. Its backward pass is written out: autograd takes much longer for so many."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        *rounds: Tensor,
+    ) -> tuple[Tensor, ...]:
+        outputs, saved = [], []
+        for x in input.unbind():
+            pair = [x, hidden]
+            for k, (narrow, wide, gate_bias) in enumerate(chunks(rounds, 3)):
+                read = pair[1 - k % 2]
+                low = multiply(read, narrow)
+                scale = (multiply(low, wide) + gate_bias).sigmoid_().mul_(2.0)
+                gated = scale * pair[k % 2]
+                pair[k % 2] = gated
+                saved += [read, low, scale, gated]
+            both = torch.cat(pair, -1)
+            gates = multiply(both, weight) + bias
             i, f, g, o = gates.chunk(4, -1)
-            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-            hidden = o.sigmoid() * cell.tanh()
+            g.tanh_()
+            for gate in (i, f, o):
+                gate.sigmoid_()
+            last, cell = cell, f * cell + i * g
+            squashed = cell.tanh()
+            hidden = o * squashed
             outputs.append(hidden)
-        return torch.stack(outputs), (hidden.unsqueeze(0), cell.unsqueeze(0))
+            saved += [both, gates, last, squashed]
+        ctx.save_for_backward(weight, *rounds, *saved)
+        ctx.num_rounds = len(rounds) // 3
+        return torch.stack(outputs), hidden, cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_outputs: Tensor, grad_hidden: Tensor, grad_cell: Tensor
+    ) -> tuple[Tensor, ...]:
+        num_rounds, (weight, *others) = ctx.num_rounds, ctx.saved_tensors
+        rounds = chunks(others[: 3 * num_rounds], 3)
+        steps = chunks(chunks(others[3 * num_rounds :], 4), num_rounds + 1)
+        in_gates, in_rounds = [], [[] for _ in rounds]
+        grad_input = []
+        for grad_output, (*of_rounds, (both, gates, last, squashed)) in zip(
+            reversed(grad_outputs.unbind()), reversed(steps), strict=True
+        ):
+            i, f, g, o = gates.chunk(4, -1)
+            grad_hidden = grad_hidden + grad_output
+            grad_cell = grad_cell + grad_hidden * o * (1.0 - squashed.square())
+            grad_gates = torch.cat(
+                [
+                    grad_cell * g * i * (1.0 - i),
+                    grad_cell * last * f * (1.0 - f),
+                    grad_cell * i * (1.0 - g.square()),
+                    grad_hidden * squashed * o * (1.0 - o),
+                ],
+                -1,
+            )
+            grad_cell = grad_cell * f
+            in_gates.append((grad_gates, both))
+            size = both.shape[-1] - last.shape[-1], last.shape[-1]
+            pair = list(multiply(grad_gates, weight.mT).split(size, -1))
+            for k in reversed(range(num_rounds)):
+                (narrow, wide, _), (read, low, scale, gated) = rounds[k], of_rounds[k]
+                grad_wide = pair[k % 2] * gated * (1.0 - 0.5 * scale)
+                grad_low = multiply(grad_wide, wide.mT)
+                pair[k % 2] = pair[k % 2] * scale
+                pair[1 - k % 2] = pair[1 - k % 2] + multiply(grad_low, narrow.mT)
+                in_rounds[k].append((grad_low, read, grad_wide, low))
+            grad_x, grad_hidden = pair
+            grad_input.append(grad_x)
+        of_gates, read = zip(*in_gates, strict=True)
+        gradients = [weight_gradient(of_gates, read, weight.dtype), torch.cat(of_gates).sum(0)]
+        for (narrow, wide, _), found in zip(rounds, in_rounds, strict=True):
+            of_low, read, of_wide, low = zip(*found, strict=True)
+            gradients += [
+                weight_gradient(of_low, read, narrow.dtype),
+                weight_gradient(of_wide, low, wide.dtype),
+                torch.cat(of_wide).sum(0),
+            ]
+        return torch.stack(grad_input[::-1]), grad_hidden, grad_cell, *gradients

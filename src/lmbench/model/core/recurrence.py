@@ -1,6 +1,6 @@
 """What recurrent layers compute step by step. Shape letters: T time steps, B columns, H hidden."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,79 +57,40 @@ class _FPooling(Function):
         return grad_keep.mul_(grad_hidden), grad_input, keep[0] * grad_hidden[0]
 
 
-@dataclass(eq=False)
-class _Steps:
-    """What the backward pass needs.
-
-    It must not refer to its product, which refers to it: only the garbage collector frees a cycle,
-    perhaps many windows later.
-    """
-
-    weight: Tensor
-    inputs: list[Tensor] = field(default_factory=list)
-    gradients: dict[int, Tensor] = field(default_factory=dict)
-
-    def multiply(self, input: Tensor) -> Tensor:
-        """The product without gradients, in the weight's type."""
-        with torch.autocast(input.device.type, enabled=False):
-            return input @ self.weight.mT
+def multiply(input: Float[Tensor, "*K B I"], weight: Float[Tensor, "*K O I"]) -> Tensor:
+    """``input @ weight.mT`` computed in the weight's type, in the type of ``input``."""
+    return (input.to(weight.dtype) @ weight.mT).to(input.dtype)
 
 
-class StepProduct:
-    """Multiplies by the same weight step after step.
+def autocast(weight: Tensor) -> Tensor:
+    """The weight in the type that autocast multiplies in, if it is on: cast once for all steps."""
+    device_type = weight.device.type
+    if torch.is_autocast_enabled(device_type):
+        return weight.to(torch.get_autocast_dtype(device_type))
+    return weight
 
-    Autograd would add up the weight's gradient, a matrix as large as the weight, at every step.
-    Here it is one product over all steps. Under autocast the weight is cast once, and the
-    product is cast back to the type of its input.
+
+def weight_gradient(
+    gradients: Sequence[Float[Tensor, "*K B O"]],
+    inputs: Sequence[Float[Tensor, "*K B I"]],
+    dtype: torch.dtype,
+) -> Float[Tensor, "*K O I"]:
+    """The gradient of a weight that each step multiplies by, as one product over all steps.
+
+    Autograd would add up a matrix as large as the weight at every step.
 
     Args:
-        weight: ``(…, O, I)``.
+        gradients: Those of each step's product.
+        inputs: What each step multiplied, in the same order.
+        dtype: The weight's.
     """
-
-    def __init__(self, weight: Float[Tensor, "*K O I"]) -> None:
-        device_type = weight.device.type
-        if torch.is_autocast_enabled(device_type):
-            weight = weight.to(torch.get_autocast_dtype(device_type))
-        self._steps = _Steps(weight.detach())
-        self._anchor = _CollectGradients.apply(weight, self._steps)
-
-    def __call__(self, input: Float[Tensor, "*K B I"]) -> Float[Tensor, "*K B O"]:
-        """``input @ weight.mT``."""
-        if torch.is_grad_enabled() and (input.requires_grad or self._anchor.requires_grad):
-            return _Step.apply(input, self._anchor, self._steps)
-        return self._steps.multiply(input.to(self._steps.weight.dtype)).to(input.dtype)
+    return torch.cat(list(gradients), -2).to(dtype).mT @ torch.cat(list(inputs), -2).to(dtype)
 
 
-class _CollectGradients(Function):
-    """The weight's gradient; its backward pass runs after those of all steps."""
+def chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """The items in groups of ``size``.
 
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, steps: _Steps) -> Tensor:
-        ctx.steps = steps
-        return weight.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        inputs, found = ctx.steps.inputs, ctx.steps.gradients
-        gradients = torch.cat(list(found.values()), -2)
-        read = torch.cat([inputs[t] for t in found], -2)
-        found.clear()  # with retain_graph=True another pass may follow
-        return gradients.mT @ read, None
-
-
-class _Step(Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, anchor: Tensor, steps: _Steps) -> Tensor:
-        rounded = input.detach().to(steps.weight.dtype)
-        ctx.steps, ctx.index = steps, len(steps.inputs)
-        steps.inputs.append(rounded)
-        return steps.multiply(rounded).to(input.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weight = ctx.steps.weight
-        gradient = grad_output.to(weight.dtype)
-        ctx.steps.gradients[ctx.index] = gradient
-        return (gradient @ weight).to(grad_output.dtype), weight.new_zeros(()), None
+    >>> chunks("abcdef", 2)
+    ['ab', 'cd', 'ef']
+    """
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from lmbench.model.core.recurrence import StepProduct
+from lmbench.model.core.recurrence import autocast, chunks, multiply, weight_gradient
 from lmbench.model.core.residual import CausalConv, GatedFeedForward, ResidualStack
 from lmbench.model.core.stack import exact
 
@@ -103,7 +105,7 @@ class SLSTMLayer(nn.Module):
         hidden, cell = self.cell(
             exact(gates) + self.bias[:, None, None],
             [exact(tensor) for tensor in cell],
-            StepProduct(weight_dropout(self.recurrent)),
+            weight_dropout(self.recurrent),
         )
         hidden = functional.layer_norm(hidden, hidden.shape[-1:])  # (T, N, B, D)
         return hidden.transpose(1, 2).flatten(-2) * self.norm, (last, *cell)
@@ -116,7 +118,7 @@ class SLSTMLayer(nn.Module):
         self,
         gates: Float[Tensor, "N T B 4D"],
         state: Sequence[Float[Tensor, "N B D"]],
-        product: StepProduct,
+        weight: Float[Tensor, "N 4D D"],
     ) -> tuple[Float[Tensor, "T N B D"], tuple[Tensor, ...]]:
         """Outputs and the new state."""
         num_heads, _, num_columns, num_gates = gates.shape
@@ -125,14 +127,82 @@ class SLSTMLayer(nn.Module):
         else:
             hidden = gates.new_zeros(num_heads, num_columns, num_gates // 4)
             cell, normalizer, log_scale = hidden, hidden, torch.full_like(hidden, -math.inf)
-        outputs = []
+        weight = autocast(weight)
+        with torch.autocast(gates.device.type, enabled=False):
+            outputs, *state = _Window.apply(gates, weight, hidden, cell, normalizer, log_scale)
+        return outputs, tuple(state)
+
+
+class _Window(Function):
+    """All steps. Its backward pass is written out: autograd takes longer for so many."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gates: Tensor,
+        weight: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        normalizer: Tensor,
+        log_scale: Tensor,
+    ) -> tuple[Tensor, ...]:
+        outputs, saved = [], []
         for step in gates.unbind(1):
-            i, f, z, o = (step + product(hidden)).chunk(4, -1)
+            i, f, z, o = (step + multiply(hidden, weight)).chunk(4, -1)
             kept = functional.logsigmoid(f) + log_scale
-            log_scale = torch.maximum(i, kept).detach()
-            i, f = (i - log_scale).exp(), (kept - log_scale).exp()
-            cell = f * cell + i * z.tanh()
-            normalizer = f * normalizer + i
-            hidden = o.sigmoid() * cell / normalizer
+            log_scale = torch.maximum(i, kept)
+            i, keep = (i - log_scale).exp(), (kept - log_scale).exp()
+            z, o = z.tanh(), o.sigmoid()
+            saved += [hidden, cell, normalizer, i, f, keep, z, o]
+            cell = keep * cell + i * z
+            normalizer = keep * normalizer + i
+            ratio = cell / normalizer
+            hidden = o * ratio
+            saved += [normalizer, ratio]
             outputs.append(hidden)
-        return torch.stack(outputs), (hidden, cell, normalizer, log_scale)
+        ctx.save_for_backward(weight, *saved)
+        ctx.mark_non_differentiable(log_scale)  # the outputs do not depend on it
+        return torch.stack(outputs), hidden, cell, normalizer, log_scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        grad_outputs: Tensor,
+        grad_hidden: Tensor,
+        grad_cell: Tensor,
+        grad_normalizer: Tensor,
+        _: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        weight, *saved = ctx.saved_tensors
+        grad_gates, read = [], []
+        for grad_output, step in zip(
+            reversed(grad_outputs.unbind()), reversed(chunks(saved, 10)), strict=True
+        ):
+            hidden, last_cell, last_normalizer, i, f, keep, z, o, normalizer, ratio = step
+            grad_hidden = grad_hidden + grad_output
+            grad_sum = grad_hidden * o / normalizer
+            grad_cell = grad_cell + grad_sum
+            grad_normalizer = grad_normalizer - grad_sum * ratio
+            grad_keep = grad_cell * last_cell + grad_normalizer * last_normalizer
+            grad_step = torch.cat(
+                [
+                    (grad_cell * z + grad_normalizer) * i,
+                    grad_keep * keep * torch.sigmoid(-f),
+                    grad_cell * i * (1.0 - z.square()),
+                    grad_hidden * ratio * o * (1.0 - o),
+                ],
+                -1,
+            )
+            grad_gates.append(grad_step)
+            read.append(hidden)
+            grad_hidden = multiply(grad_step, weight.mT)
+            grad_cell, grad_normalizer = grad_cell * keep, grad_normalizer * keep
+        return (
+            torch.stack(grad_gates[::-1], 1),
+            weight_gradient(grad_gates, read, weight.dtype),
+            grad_hidden,
+            grad_cell,
+            grad_normalizer,
+            None,
+        )

@@ -1,9 +1,12 @@
 import io
+import logging
 import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from lmbench import live_line
 from lmbench.live_line import LiveLine
 
 
@@ -43,3 +46,22 @@ def test_without_a_terminal_nothing_is_shown(capsys: pytest.CaptureFixture[str])
     assert not line.is_shown
     line.stop()
     assert capsys.readouterr().out == ""
+
+
+def test_without_a_terminal_the_figures_are_logged_every_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    caplog.set_level(logging.INFO)
+    clock = SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr(live_line, "time", clock)
+    started, other = LiveLine(), LiveLine()  # the other is that of another process
+    started.start()
+    for second in range(150):
+        clock.monotonic = lambda now=second: float(now)
+        started.show([f"test {second}", "", "2 min left"], None)
+        other.show([f"other {second}"], None)
+    assert caplog.messages == ["test 60, 2 min left", "test 120, 2 min left"]
+    started.stop()
+    clock.monotonic = lambda: 1000.0
+    started.show(["test of nothing"], None)
+    assert len(caplog.messages) == 2

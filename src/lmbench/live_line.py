@@ -1,7 +1,10 @@
 """One live line in a terminal, below the lines of the log: figures, and a bar."""
 
+import logging
+import math
 import multiprocessing
 import sys
+import time
 
 from rich.console import Console
 from rich.live import Live
@@ -9,11 +12,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+log = logging.getLogger(__name__)
+
 SECONDS_BETWEEN_REFRESHES = 0.5
+SECONDS_BETWEEN_LINES = 60
+"""Where there is no terminal."""
 
 
 class LiveLine:
     """A line that is redrawn again and again until it is removed.
+
+    Where there is no terminal, its figures are logged every minute instead.
 
     Args:
         stderr: Whether it is on stderr instead of stdout.
@@ -28,6 +37,7 @@ class LiveLine:
         self.share: float | None = None
         self._console = Console(stderr=stderr)
         self._live: Live | None = None
+        self._next_line = math.inf
 
     @property
     def is_shown(self) -> bool:
@@ -36,6 +46,7 @@ class LiveLine:
 
     def start(self) -> None:
         """Shows it in a terminal, unless this is one of several jobs that would overwrite it."""
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
         is_alone = multiprocessing.current_process().name == "MainProcess"  # joblib's jobs are not
         if not (self._console.is_terminal and is_alone):
             return
@@ -50,8 +61,19 @@ class LiveLine:
         self._live.start()
         self._console.show_cursor()  # a second Ctrl-C ends the process with no chance to do so
 
+    def show(self, figures: list[str], share: float | None) -> None:
+        """Sets figures and share, and logs the figures where the line is not shown and it is time.
+
+        A line that was not started logs nothing.
+        """
+        self.figures, self.share = figures, share
+        if not self.is_shown and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            log.info(", ".join(filter(None, figures)))
+
     def stop(self) -> None:
         """Removes the line."""
+        self._next_line = math.inf
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from trainings import Scripted, quiet_trainer, random_windows, small_module
 
+from lmbench import live_line
 from lmbench.callbacks import progress
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.progress import Progress
@@ -18,10 +19,20 @@ from lmbench.callbacks.time_limit import TimeLimit
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines that the callback has logged so far."""
     messages: list[str] = []
-    monkeypatch.setattr(
-        progress, "log", SimpleNamespace(info=lambda text, *values: messages.append(text % values))
+    log = SimpleNamespace(
+        info=lambda text, *values: messages.append(text % values if values else text)
     )
+    for module in (progress, live_line):
+        monkeypatch.setattr(module, "log", log)
     return messages
+
+
+def tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes each look at the clock take ten seconds."""
+    now = iter(range(0, 10**6, 10))
+    for module in (progress, live_line):
+        clock = SimpleNamespace(monotonic=lambda: float(next(now)))
+        monkeypatch.setattr(module, "time", clock)
 
 
 def after_validation(*, is_global_zero: bool = True) -> Any:
@@ -79,9 +90,8 @@ def test_the_time_left_is_at_the_pace_so_far(
 def test_without_a_terminal_there_is_a_line_every_minute(
     lines: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """Each look at the clock takes ten seconds, so the time left is known from the start."""
-    now = iter(range(0, 10**6, 10))
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    """The time left is known from the start."""
+    tick(monkeypatch)
     trainer = quiet_trainer(Progress(), max_epochs=2)
     trainer.fit(small_module(9), datamodule=random_windows(9, 400))
     assert any(line.startswith("This will take about ") for line in lines)
@@ -93,8 +103,7 @@ def test_without_a_terminal_there_is_a_line_every_minute(
 def test_a_resumed_run_with_a_limit_of_steps_says_what_is_left(
     lines: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    now = iter(range(0, 10**6, 10))
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    tick(monkeypatch)
     datamodule, last = random_windows(9, 400), None
     for max_steps in (2, 12):
         checkpoints = Checkpoints(tmp_path)
@@ -112,8 +121,7 @@ def test_a_run_with_a_time_limit_says_how_much_of_it_is_left(
     lines: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     """Whichever limit is nearer: the time, or the steps."""
-    now = iter(range(0, 10**6, 10))
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    tick(monkeypatch)
     for max_epochs, spent in ((-1, 0.5), (4, 0.125)):
         shown, limit = Progress(), TimeLimit("00:01:00:00")
         monkeypatch.setattr(TimeLimit, "share", spent)

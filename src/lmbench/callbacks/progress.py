@@ -14,7 +14,6 @@ from lmbench.printing import printable
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LINES = 60
 SECONDS_OF_WARM_UP = 5
 """Seconds of training before the time left is estimated."""
 
@@ -31,7 +30,6 @@ class Progress(L.Callback):
         self._share: float | None = None
         self._start_share = 0.0
         self._start = 0.0
-        self._last_line = 0.0
         self._next_look = 0.0
         self._has_said_how_long = False
         self._num_steps: int | None = None
@@ -67,14 +65,15 @@ class Progress(L.Callback):
             figures.append(f"best valid {pl_module.best.score.ppl:.2f}")
         if "train/tokens_per_second" in metrics:
             figures.append(f"{metrics['train/tokens_per_second']:,.0f} tokens/s")
-        self._show(trainer, figures)
+        self._line.show(figures, self._share)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
         """Notes how far the validation is."""
         num_batches = sum(trainer.num_val_batches)
-        self._show(trainer, [f"validation {(batch_idx + 1) / num_batches:.0%}", self._left()])
+        figures = [f"validation {(batch_idx + 1) / num_batches:.0%}", self._left()]
+        self._line.show(figures, self._share)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Logs the perplexities, the speed and the time left."""
@@ -92,7 +91,6 @@ class Progress(L.Callback):
         if not self._line.is_shown and self._left():
             line.append(self._left())
         log.info("epoch %d%s: %s", trainer.current_epoch + 1, of_how_many, ", ".join(line))
-        self._last_line = time.monotonic()
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts over for the test."""
@@ -104,7 +102,8 @@ class Progress(L.Callback):
     ) -> None:
         """Notes how far the test is."""
         self._share = (batch_idx + 1) / sum(trainer.num_test_batches)
-        self._show(trainer, [f"test of the best epoch {self._share:.0%}", self._left()])
+        figures = [f"test of the best epoch {self._share:.0%}", self._left()]
+        self._line.show(figures, self._share)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Removes the live line."""
@@ -119,20 +118,12 @@ class Progress(L.Callback):
         self._line.stop()
 
     def _begin(self, trainer: Any, doing: str) -> None:
-        self._start = self._last_line = time.monotonic()
+        self._start = time.monotonic()
         self._share = None
         self._line = LiveLine()
         self._line.figures = [doing]
         if trainer.is_global_zero:
             self._line.start()
-
-    def _show(self, trainer: Any, figures: list[str]) -> None:
-        self._line.figures, self._line.share = figures, self._share
-        now = time.monotonic()
-        late = not self._line.is_shown and now - self._last_line >= SECONDS_BETWEEN_LINES
-        if late and trainer.is_global_zero:
-            self._last_line = now
-            log.info(", ".join(filter(None, figures)))
 
     def _say_how_long(self, trainer: Any) -> None:
         seconds = self._seconds_left()

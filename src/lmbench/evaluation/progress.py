@@ -16,7 +16,7 @@ OnWindow = Callable[[int, float], object]
 
 @contextmanager
 def progress_of(phase: str, num_targets: int) -> Iterator[OnWindow]:
-    """Shows a live line in a terminal while a phase runs, and logs a line when it ends.
+    """Shows a live line while a phase runs, and logs a line when it ends.
 
     Args:
         phase: What is being done.
@@ -37,11 +37,10 @@ def progress_of(phase: str, num_targets: int) -> Iterator[OnWindow]:
         nonlocal nats_so_far, done
         nats_so_far += nats
         done += num_scored
-        line.share = done / num_targets
+        share = done / num_targets
         left = (time.perf_counter() - start) * (num_targets - done) / done if done else 0.0
         short = phase.partition(",")[0]  # the rest, its settings, is in the log
-        of_phase = f"{short} {line.share:.0%}"
-        line.figures = [of_phase, f"{duration(left)} left", *reversed(figures())]
+        line.show([f"{short} {share:.0%}", f"{duration(left)} left", *reversed(figures())], share)
 
     line.start()
     try:

@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_REFRESHES = 0.5
 SECONDS_BETWEEN_LINES = 60
-"""Where there is no terminal."""
+"""Without a terminal."""
 
 
 class LiveLine:
     """A line that is redrawn again and again until it is removed.
 
-    Where there is no terminal, its figures are logged every minute instead.
+    Without a terminal, its figures are logged every minute instead.
 
     Args:
         stderr: Whether it is on stderr instead of stdout.

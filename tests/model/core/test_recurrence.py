@@ -1,5 +1,7 @@
 """Step-by-step computations against plain loops in autograd."""
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor
@@ -69,3 +71,27 @@ def test_a_product_is_rounded_to_its_weights_type() -> None:
     output = multiply(input, weight)
     assert output.dtype == torch.float32
     assert_close(output, input.bfloat16().float() @ weight.float().T, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [MogrifierLayer(H, H, 2, 2), SLSTMLayer(H, 2)])
+def test_only_a_window_that_will_be_learned_from_keeps_its_steps(
+    layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, stack = [], torch.stack
+
+    def count(outputs: list[Tensor]) -> Tensor:
+        """Runs at a window's end, when it has all that it keeps."""
+        counts.append(sum(type(item) is Tensor for item in gc.get_objects()))
+        return stack(outputs)
+
+    def per_step() -> float:
+        counts.clear()
+        for num_steps in (20, 40):
+            layer(torch.randn(num_steps, B, H), None, lambda weight: weight)
+        short, long = counts
+        return (long - short) / 20
+
+    monkeypatch.setattr(torch, "stack", count)
+    learning = per_step()
+    with torch.no_grad():
+        assert per_step() < learning - 5

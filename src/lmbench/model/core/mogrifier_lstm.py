@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from lmbench.model.core.recurrence import autocast, chunks, multiply, weight_gradient
+from lmbench.model.core.recurrence import autocast_weight, chunks, multiply, weight_gradient
 from lmbench.model.core.stack import Stack, exact
 
 
@@ -67,25 +67,32 @@ class MogrifierLayer(nn.LSTM):
             state = [input.new_zeros(1, input.shape[1], self.hidden_size)] * 2
         hidden, cell = (exact(tensor[0]) for tensor in state)
         input_weight, recurrent_weight, input_bias, recurrent_bias = self.all_weights[0]
-        weight = autocast(torch.cat([input_weight, weight_dropout(recurrent_weight)], 1))
+        weight = autocast_weight(torch.cat([input_weight, weight_dropout(recurrent_weight)], 1))
         rounds = [
-            (autocast(narrow.weight), autocast(wide.weight), exact(wide.bias))
+            (autocast_weight(narrow.weight), autocast_weight(wide.weight), exact(wide.bias))
             for narrow, wide in cast(Iterable[Iterable[nn.Linear]], self.rounds)
         ]
         bias = exact(input_bias + recurrent_bias)
         with torch.autocast(input.device.type, enabled=False):
             outputs, hidden, cell = _Window.apply(
-                exact(input), hidden, cell, weight, bias, *itertools.chain(*rounds)
+                torch.is_grad_enabled(),
+                exact(input),
+                hidden,
+                cell,
+                weight,
+                bias,
+                *itertools.chain(*rounds),
             )
         return outputs, (hidden.unsqueeze(0), cell.unsqueeze(0))
 
 
 class _Window(Function):
-    """All steps. Its backward pass is written out: autograd takes much longer for so many."""
+    """All steps. Its backward pass is written out: autograd takes longer for so many small ones."""
 
     @staticmethod
     def forward(
         ctx: Any,
+        is_learning: bool,
         input: Tensor,
         hidden: Tensor,
         cell: Tensor,
@@ -93,16 +100,17 @@ class _Window(Function):
         bias: Tensor,
         *rounds: Tensor,
     ) -> tuple[Tensor, ...]:
+        by_round = chunks(rounds, 3)
         outputs, saved = [], []
         for x in input.unbind():
-            pair = [x, hidden]
-            for k, (narrow, wide, gate_bias) in enumerate(chunks(rounds, 3)):
+            pair, in_rounds = [x, hidden], []
+            for k, (narrow, wide, gate_bias) in enumerate(by_round):
                 read = pair[1 - k % 2]
                 low = multiply(read, narrow)
                 scale = (multiply(low, wide) + gate_bias).sigmoid_().mul_(2.0)
                 gated = scale * pair[k % 2]
                 pair[k % 2] = gated
-                saved += [read, low, scale, gated]
+                in_rounds += [read, low, scale, gated]
             both = torch.cat(pair, -1)
             gates = multiply(both, weight) + bias
             i, f, g, o = gates.chunk(4, -1)
@@ -113,16 +121,17 @@ class _Window(Function):
             squashed = cell.tanh()
             hidden = o * squashed
             outputs.append(hidden)
-            saved += [both, gates, last, squashed]
+            if is_learning:
+                saved += [*in_rounds, both, gates, last, squashed]
         ctx.save_for_backward(weight, *rounds, *saved)
-        ctx.num_rounds = len(rounds) // 3
+        ctx.num_rounds = len(by_round)
         return torch.stack(outputs), hidden, cell
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_outputs: Tensor, grad_hidden: Tensor, grad_cell: Tensor
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         num_rounds, (weight, *others) = ctx.num_rounds, ctx.saved_tensors
         rounds = chunks(others[: 3 * num_rounds], 3)
         steps = chunks(chunks(others[3 * num_rounds :], 4), num_rounds + 1)
@@ -165,4 +174,4 @@ class _Window(Function):
                 weight_gradient(of_wide, low, wide.dtype),
                 torch.cat(of_wide).sum(0),
             ]
-        return torch.stack(grad_input[::-1]), grad_hidden, grad_cell, *gradients
+        return None, torch.stack(grad_input[::-1]), grad_hidden, grad_cell, *gradients

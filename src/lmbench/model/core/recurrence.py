@@ -62,7 +62,7 @@ def multiply(input: Float[Tensor, "*K B I"], weight: Float[Tensor, "*K O I"]) ->
     return (input.to(weight.dtype) @ weight.mT).to(input.dtype)
 
 
-def autocast(weight: Tensor) -> Tensor:
+def autocast_weight(weight: Tensor) -> Tensor:
     """The weight in the type that autocast multiplies in, if it is on: cast once for all steps."""
     device_type = weight.device.type
     if torch.is_autocast_enabled(device_type):

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from lmbench.model.core.recurrence import autocast, chunks, multiply, weight_gradient
+from lmbench.model.core.recurrence import autocast_weight, chunks, multiply, weight_gradient
 from lmbench.model.core.residual import CausalConv, GatedFeedForward, ResidualStack
 from lmbench.model.core.stack import exact
 
@@ -127,18 +127,21 @@ class SLSTMLayer(nn.Module):
         else:
             hidden = gates.new_zeros(num_heads, num_columns, num_gates // 4)
             cell, normalizer, log_scale = hidden, hidden, torch.full_like(hidden, -math.inf)
-        weight = autocast(weight)
+        weight = autocast_weight(weight)
         with torch.autocast(gates.device.type, enabled=False):
-            outputs, *state = _Window.apply(gates, weight, hidden, cell, normalizer, log_scale)
+            outputs, *state = _Window.apply(
+                torch.is_grad_enabled(), gates, weight, hidden, cell, normalizer, log_scale
+            )
         return outputs, tuple(state)
 
 
 class _Window(Function):
-    """All steps. Its backward pass is written out: autograd takes longer for so many."""
+    """All steps. Its backward pass is written out: autograd takes longer for so many small ones."""
 
     @staticmethod
     def forward(
         ctx: Any,
+        is_learning: bool,
         gates: Tensor,
         weight: Tensor,
         hidden: Tensor,
@@ -153,12 +156,13 @@ class _Window(Function):
             log_scale = torch.maximum(i, kept)
             i, keep = (i - log_scale).exp(), (kept - log_scale).exp()
             z, o = z.tanh(), o.sigmoid()
-            saved += [hidden, cell, normalizer, i, f, keep, z, o]
+            before = hidden, cell, normalizer
             cell = keep * cell + i * z
             normalizer = keep * normalizer + i
             ratio = cell / normalizer
             hidden = o * ratio
-            saved += [normalizer, ratio]
+            if is_learning:
+                saved += [*before, i, f, keep, z, o, normalizer, ratio]
             outputs.append(hidden)
         ctx.save_for_backward(weight, *saved)
         ctx.mark_non_differentiable(log_scale)  # the outputs do not depend on it
@@ -199,6 +203,7 @@ class _Window(Function):
             grad_hidden = multiply(grad_step, weight.mT)
             grad_cell, grad_normalizer = grad_cell * keep, grad_normalizer * keep
         return (
+            None,
             torch.stack(grad_gates[::-1], 1),
             weight_gradient(grad_gates, read, weight.dtype),
             grad_hidden,

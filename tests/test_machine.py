@@ -34,29 +34,34 @@ def test_bfloat16_support_is_what_the_kernel_lists() -> None:
     assert machine.multiplies_bfloat16() == listed
 
 
-KEEPS_MEMORY = {(-3, 2**25), (-1, -1)}  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+THRESHOLD, TRIM, MMAP_MAX = (-3, 2**25), (-1, -1), (-4, 0)  # M_… of malloc.h
 
 
 @pytest.mark.parametrize(
     ("variable", "expected"),
     [
-        ("OTHER", KEEPS_MEMORY),
-        ("MALLOC_MMAP_THRESHOLD_", {(-1, -1)}),
-        ("MALLOC_TRIM_THRESHOLD_", {(-3, 2**25)}),
+        ("OTHER", {THRESHOLD, TRIM, MMAP_MAX}),
+        ("MALLOC_MMAP_THRESHOLD_", {TRIM, MMAP_MAX}),
+        ("MALLOC_TRIM_THRESHOLD_", {THRESHOLD, MMAP_MAX}),
+        ("MALLOC_MMAP_MAX_", {THRESHOLD, TRIM}),
     ],
 )
+@pytest.mark.parametrize("keep_large", [False, True])
 def test_the_environment_takes_precedence(
-    monkeypatch: pytest.MonkeyPatch, variable: str, expected: set[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    expected: set[tuple[int, int]],
+    keep_large: bool,
 ) -> None:
-    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, "65536")
     calls: set[tuple[int, int]] = set()
     libc = SimpleNamespace(mallopt=lambda option, value: calls.add((option, value)))
     monkeypatch.setattr(machine.sys, "platform", "linux")
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: libc)
-    machine.set_up_allocator()
-    assert calls == expected
+    machine.set_up_allocator(keep_large=keep_large)
+    assert calls == expected - (set() if keep_large else {MMAP_MAX})
 
 
 @pytest.mark.parametrize(
@@ -127,31 +132,33 @@ def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch, platfo
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts page faults as Linux does")
-def test_freed_memory_is_taken_again_without_page_faults() -> None:
+@pytest.mark.parametrize(("mib", "keep_large"), [(16, False), (64, True)])
+def test_freed_memory_is_taken_again_without_page_faults(mib: int, keep_large: bool) -> None:
     code = """
 import resource, sys, torch
 from lmbench.machine import set_up_allocator
 def page_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-if sys.argv[1] == "kept":
-    set_up_allocator()
-for _ in range(20):  # 16 MiB each; the heap was seen to grow for seven rounds
-    [torch.ones(2**22) for _ in range(4)]
+how, mib, keep_large = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
+if how == "kept":
+    set_up_allocator(keep_large=keep_large)
+for _ in range(20):  # the heap was seen to grow for seven rounds
+    [torch.ones(mib * 2**18) for _ in range(4)]
 before = page_faults()
 for _ in range(10):
-    [torch.ones(2**22) for _ in range(4)]
+    [torch.ones(mib * 2**18) for _ in range(4)]
 print(page_faults() - before)
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "THP_"))}
     faults = {}
     for how in ("kept", "given back"):
-        command = [sys.executable, "-c", code, how]
+        command = [sys.executable, "-c", code, how, str(mib), str(keep_large)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         faults[how] = int(done.stdout)
-    pages = 10 * 2**26 // os.sysconf("SC_PAGE_SIZE")
-    assert faults["kept"] < pages / 10
+    num_bytes = 10 * 4 * mib * 2**20
+    assert faults["kept"] < num_bytes / os.sysconf("SC_PAGE_SIZE") / 10
     # If the system gives everyone huge pages, one fault brings in 2 MiB at once.
-    assert faults["given back"] >= 10 * 2**26 // 2**21
+    assert faults["given back"] >= num_bytes // 2**21
 
 
 @pytest.mark.usefixtures("matmul_precision")

@@ -57,7 +57,8 @@ def evaluate(config: DictConfig, name: str) -> float:
         if place is not None:
             set_value(run_config, f"data.{key}={place}", f"data.{key}", place)
     set_up_threads()
-    set_up_allocator()
+    # Sentences differ in length, so their tensors would fragment the heap.
+    set_up_allocator(keep_large="pairs" not in config.evaluation)
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.build.arguments import factory, require_type
     from lmbench.build.evaluator import build_evaluator

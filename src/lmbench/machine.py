@@ -30,23 +30,28 @@ def set_up_threads() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def set_up_allocator() -> None:
+def set_up_allocator(*, keep_large: bool = False) -> None:
     """Makes glibc keep the memory that tensors free, so that the next step's need no new pages.
-
-    Only that of tensors up to 32 MiB, the most it allows: larger ones would fragment the heap.
 
     New pages are filled with zeros first, and a virtual machine may have to ask its host for them:
     at every step, which took a fifth of the training time on one such machine. The environment
-    variables ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` take precedence.
+    variables ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_MAX_`` take
+    precedence.
+
+    Args:
+        keep_large: Keep the memory of tensors over 32 MiB, too. Where their sizes vary, these
+            fragment the heap.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):  # not glibc
         return
-    m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
+    m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4  # from malloc.h
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        libc.mallopt(m_mmap_threshold, 32 * 2**20)
+        libc.mallopt(m_mmap_threshold, 32 * 2**20)  # the most it allows
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         libc.mallopt(m_trim_threshold, -1)  # never
+    if keep_large and "MALLOC_MMAP_MAX_" not in os.environ:
+        libc.mallopt(m_mmap_max, 0)
 
 
 def set_matmul_precision(precision: str, accelerator: str) -> None:

@@ -39,8 +39,8 @@ def set_up_allocator(*, keep_large: bool = False) -> None:
     precedence.
 
     Args:
-        keep_large: Keep the memory of tensors over 32 MiB, too. Where their sizes vary, these
-            fragment the heap.
+        keep_large: Keep the memory of tensors over 32 MiB, too. Where their sizes vary, as in
+            training, the peak can be much higher.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):  # not glibc

@@ -45,6 +45,8 @@ def test_a_schedule_over_the_run_needs_its_end(limits: dict[str, Any], part: str
         ({"trainer__accumulate_grad_batches": 2}, r"^trainer\.accumulate_grad_batches=2 does not"),
         ({"trainer__val_check_interval": 0.5}, r"^trainer\.val_check_interval=0\.5 does not work"),
         ({"trainer__val_check_interval": 1}, r"^trainer\.val_check_interval=1 does not work"),
+        ({"trainer__precision": "16-mixed"}, r"^trainer\.precision=16-mixed needs a GPU; .*bf16"),
+        ({"trainer__precision": 16}, r"^trainer\.precision=16-mixed needs a GPU; .*bf16"),
         ({"trainer__strategy": "ddp_spawn"}, r"^trainer\.strategy=ddp_spawn: the results .*=ddp"),
         ({"trainer__limit_val_batches": 0}, r"^trainer\.limit_val_batches=0 would leave the run"),
         ({"callbacks__checkpoints": None}, r"^callbacks\.checkpoints is missing"),

@@ -149,6 +149,11 @@ def _require_training(options: Mapping[str, Any]) -> None:
                 "per window, and its best checkpoint is that of an epoch's end. Set "
                 "batching.batch_size, or trainer.check_val_every_n_epoch."
             )
+    if options["accelerator"] == "cpu" and str(options.get("precision")) in ("16", "16-mixed"):
+        raise UserError(
+            "trainer.precision=16-mixed needs a GPU; Lightning would train in bfloat16 here. Set "
+            "trainer.precision=bf16-mixed or 32-true."
+        )
     strategy = str(options.get("strategy"))
     if any(kind in strategy for kind in ("spawn", "fork", "notebook")):
         raise UserError(

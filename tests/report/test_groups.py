@@ -60,6 +60,22 @@ def test_a_grid_needs_both_keys(tmp_path: Path, write_run: Write):
     ]
 
 
+def test_cores_and_heads_are_told_apart_by_their_classes(tmp_path: Path, write_run: Write):
+    for number in range(4):
+        core, head = ("GRU", "QRNN")[number // 2], ("Softmax", "MixtureOfSoftmaxes")[number % 2]
+        config = {
+            "model.core._target_": f"lmbench.model.core.{core}",
+            "model.core.hidden_size": 200 + number // 2,
+            "model.head._target_": f"lmbench.model.head.{head}",
+        }
+        write_run(tmp_path / str(number), valid=100 + number, config=config)
+    assert labels(tmp_path) == [
+        f"lstm, core={core}, head={head}"
+        for core in ("GRU", "QRNN")
+        for head in ("Softmax", "MixtureOfSoftmaxes")
+    ]
+
+
 def test_a_key_that_one_config_lacks(tmp_path: Path, write_run: Write):
     write_run(tmp_path / "0", valid=100)
     write_run(tmp_path / "1", valid=101, config={"model.core.new": None})

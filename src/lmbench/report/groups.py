@@ -1,7 +1,6 @@
 """Runs that differ only in their seed, as groups with short names."""
 
 import json
-from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from lmbench.run.config import OF_THE_MACHINE
 
 LONGEST_NAME = 48
 NOT_SET = "(not set)"
+CLASS = "._target_"
+"""End of the keys whose value is the dotted name of a class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +203,7 @@ def _section(
     names = [group[0].name for group in members]
     for index, (run, *_) in enumerate(members):
         if group_by and not run.is_ensemble:
-            values = [(k.rpartition(".")[2], _text(run.config.get(k, NOT_SET))) for k in group_by]
+            values = [_shortened(k, _text(run.config.get(k, NOT_SET))) for k in group_by]
             names[index] = ", ".join(map("=".join, values))
     names = _names(names, {} if group_by else differences)
     unit, groups = "run" if group_by else "seed", []
@@ -220,12 +221,12 @@ def _names(names: Sequence[str], differences: Mapping[str, Sequence[str]]) -> li
         same = [index for index, other in enumerate(names) if other == name]
         columns = {key: [values[index] for index in same] for key, values in differences.items()}
         keys = telling_keys(columns)
-        last = Counter(key.rpartition(".")[2] for key in keys)
         for index in same:
-            for key in keys:
-                short = key.rpartition(".")[2]
-                longer = f"{found[index]}, {short if last[short] == 1 else key}="
-                longer += differences[key][index]
+            pairs = [_shortened(key, differences[key][index]) for key in keys]
+            shorts = [short for short, _ in pairs]
+            for key, (short, value) in zip(keys, pairs, strict=True):
+                unique = short if shorts.count(short) == 1 else key.removesuffix(CLASS)
+                longer = f"{found[index]}, {unique}={value}"
                 if len(longer) > LONGEST_NAME:  # then a number tells them apart
                     break
                 found[index] = longer
@@ -257,11 +258,12 @@ def telling_keys(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         columns: Dotted key → its value in each config.
 
     Returns:
-        What a greedy choice finds, a single key if one is enough; readable keys are preferred.
+        What a greedy choice finds, a single key if one is enough; classes and readable keys are
+        preferred.
     """
 
     def unreadable(key: str) -> tuple[bool, bool, bool, int, str]:
-        return key.endswith("_target_"), "[" in key, NOT_SET in columns[key], len(key), key
+        return "[" in key, NOT_SET in columns[key], not key.endswith(CLASS), len(key), key
 
     def parts(keys: Sequence[str]) -> int:
         return len(set(zip(*(columns[key] for key in keys), strict=True)))
@@ -271,6 +273,13 @@ def telling_keys(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     while parts(found) < parts(candidates) > 1:
         found.append(max(candidates, key=lambda key: parts([*found, key])))
     return tuple(found)
+
+
+def _shortened(key: str, value: str) -> tuple[str, str]:
+    """The ends of the key and, if it is the name of a class, of its value."""
+    if key.endswith(CLASS):
+        key, value = key.removesuffix(CLASS), value.rpartition(".")[2]
+    return key.rpartition(".")[2], value
 
 
 def _text(value: Any) -> str:

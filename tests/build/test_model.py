@@ -57,6 +57,15 @@ def test_a_missing_value_is_named(missing: str):
         build_model(node, 11)
 
 
+def test_what_a_core_or_head_lacks_is_named():
+    node = {"_target_": "torch.nn.RNN", "hidden_size": 5}
+    with pytest.raises(UserError, match=r"^model\.core: RNN lacks dropouts, output_size\. .*Core"):
+        build_model({**NODE, "core": node}, 11)
+    node = {"_target_": "torch.nn.Linear", "out_features": 11}
+    with pytest.raises(UserError, match=r"^model\.head: Linear must take .* input_size"):
+        build_model({**NODE, "head": node}, 11)
+
+
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(UserError, match=r"embedding_size \(6\) .*output_size \(5\)"):
         build_model(NODE | {"tied": True}, 11)

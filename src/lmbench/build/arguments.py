@@ -4,7 +4,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,10 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
     _require_arguments(target, key, arguments, num_positional=None)
 
     def make(*args: Any, **own: Any) -> Any:
+        if unknown := _unknown(target, own):
+            raise UserError(
+                f"{key}: {target.__name__} must take an argument {unknown}, which lmbench gives it."
+            )
         return call(target, key, *args, **together(key, arguments, own))
 
     return make
@@ -144,21 +148,27 @@ def _require_arguments(
     target: Callable[..., Any], node: str, given: Mapping[str, Any], *, num_positional: int | None
 ) -> None:
     """Refuses arguments that the target does not have and, if it is to be called, missing ones."""
+    if name := _unknown(target, given):
+        raise UserError(
+            f"{node}.{name}: {target.__name__} has no such argument. Leave it out, or take it out "
+            f"of an experiment with ~{node}.{name}."
+        )
     parameters = parameters_of(target)
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
-    if inspect.Parameter.VAR_KEYWORD not in kinds.values():
-        for name in given:
-            if name not in parameters:
-                raise UserError(
-                    f"{node}.{name}: {target.__name__} has no such argument. Leave it out, or take "
-                    f"it out of an experiment with ~{node}.{name}."
-                )
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     for name in [] if num_positional is None else list(parameters)[num_positional:]:
         is_optional = parameters[name].default is not inspect.Parameter.empty
         if kinds[name] in named and not is_optional and name not in given:
             key = _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}")
-            raise UserError(f"{key} is missing: set {key}=…")
+            raise UserError(f"{key} is missing: set +{key}=…")
+
+
+def _unknown(target: Callable[..., Any], names: Iterable[str]) -> str | None:
+    """The first of these arguments that the target does not take."""
+    parameters = parameters_of(target)
+    if inspect.Parameter.VAR_KEYWORD in {one.kind for one in parameters.values()}:
+        return None
+    return next((name for name in names if name not in parameters), None)
 
 
 def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -6,7 +6,8 @@ from typing import Any
 from lmbench.build.arguments import call, factory
 from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
-from lmbench.evaluation.evaluator import Evaluator
+from lmbench.errors import UserError
+from lmbench.evaluation.evaluator import Evaluator, ReadingMode, RescoringMode
 from lmbench.model import LanguageModel
 
 
@@ -23,12 +24,18 @@ def build_evaluator(
         folder: See :class:`lmbench.evaluation.evaluator.Evaluator`.
 
     Raises:
-        UserError: A value is missing, or of the wrong type or size.
+        UserError: A value is missing, or of the wrong type or size; or a target is not a mode.
     """
     modes, others = [], {}
     for name, value in node.items():
         if isinstance(value, dict):
-            modes.append(factory(value, f"evaluation.{name}")())
+            mode = factory(value, f"evaluation.{name}")()
+            if not isinstance(mode, (ReadingMode, RescoringMode)):
+                raise UserError(
+                    f"evaluation.{name}: {type(mode).__name__} lacks members of a ReadingMode and "
+                    "of a RescoringMode, one of which it must be: lmbench.evaluation.evaluator."
+                )
+            modes.append(mode)
         elif value is not None and name not in ("tune", "save_tokens"):
             others[name] = value
     settings = call(EvaluationSettings, "evaluation", **others)

@@ -10,6 +10,7 @@ from lmbench.conf import takes
 from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
 from lmbench.model import Embedding, LanguageModel
+from lmbench.model.contracts import Core, Head
 from lmbench.saved.checkpoint import SavedModel, mismatch
 
 
@@ -47,15 +48,32 @@ def build_model(
         )
         of_corpus = {}
         made_core = factory(core, "model.core")(input_size=embedding_size)
+        _require_members(made_core, Core, "model.core")
         make_head = factory(head, "model.head")
         if train_ids is not None and takes(node["head"], "counts"):
             of_corpus["counts"] = count_words(train_ids, vocabulary_size)
         made_head = make_head(
             input_size=made_core.output_size, vocabulary_size=vocabulary_size, **of_corpus
         )
+        _require_members(made_head, Head, "model.head")
         return call(LanguageModel, "model", embedding, made_core, made_head, tied=tied)
 
     return call(build, "model", **node)
+
+
+def _require_members(part: object, contract: type, key: str) -> None:
+    """Refuses a core or head that lacks what the rest of lmbench reads.
+
+    Raises:
+        UserError: Naming what it lacks.
+    """
+    members = {*vars(contract), *contract.__annotations__}
+    members = sorted(name for name in members if not name.startswith("_"))
+    if lacking := [name for name in members if not hasattr(part, name)]:
+        raise UserError(
+            f"{key}: {type(part).__name__} lacks {', '.join(lacking)}. What it must have stands in "
+            f"lmbench.model.contracts.{contract.__name__}."
+        )
 
 
 def build_saved(saved: SavedModel) -> LanguageModel:

@@ -28,9 +28,10 @@ class Layer(Protocol):
 
         Args:
             input: ``(T, B, E)``.
-            state: The state that the layer returned last; None for zeros.
-            weight_dropout: Applied to the recurrent weight, once; in a layer without one, to the
-                weight that makes its gates.
+            state: The state that the layer returned last, possibly in float32 beside weights in
+                bfloat16; None for zeros.
+            weight_dropout: To be called once in a window, with the recurrent weight; in a layer
+                without one, with the weight that makes its gates.
         """
         ...
 
@@ -38,7 +39,8 @@ class Layer(Protocol):
 class Stack(nn.Module, ABC):
     """Layers one on top of the other, with the dropouts of AWD-LSTM.
 
-    A core says in :meth:`make_layer` what its layers are.
+    A core says in :meth:`make_layer` what its layers are. What that reads of ``self`` must be set
+    before ``super().__init__``, which calls it.
 
     Args:
         input_size: Size of a step's input, E.
@@ -122,9 +124,15 @@ class Stack(nn.Module, ABC):
         return output, tuple(new_state)
 
     def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
-        """Runs a window, from ``state`` or from zeros."""
+        """Runs a window, from ``state`` or from zeros.
+
+        Raises:
+            TypeError: If a layer returned a tensor as its state, not a tuple of tensors.
+        """
         with autocast_where_fast(input.device.type):
             raw_output, state = self.run(self.input_dropout(input), state)  # (T, B, H)
+        if any(isinstance(layer, Tensor) for layer in state):  # a column would pass for the state
+            raise TypeError(f"A layer of {type(self).__name__} must return (output, (state, …))")
         return CoreOutput(self.output_dropout(raw_output), raw_output, state)
 
 

@@ -1,7 +1,7 @@
 """Configs, corpora and models so small that a test can train them."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -103,11 +103,12 @@ def change_words(run_dir: Path, place: int, word: str) -> None:
         torch.save(checkpoint, file)
 
 
-def makers(part: str) -> Iterator[Callable[..., Any]]:
+def makers(part: str) -> dict[str, Callable[..., Any]]:
     """Makers of all cores or heads of ``conf/``, with small sizes and with dropouts of 0.5.
 
     The last core is the one that CONTRIBUTING.md shows.
     """
+    found: dict[str, Callable[..., Any]] = {}
     for path in sorted((conf_dir() / "model" / part).glob("*.yaml")):
         config = OmegaConf.create({"model": {"embedding_size": SIZE}, "part": OmegaConf.load(path)})
         node: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["part"]
@@ -117,10 +118,12 @@ def makers(part: str) -> Iterator[Callable[..., Any]]:
                 node[key] = min(value, SIZE)
             elif key.endswith("dropout"):
                 node[key] = 0.5
-        yield partial(getattr(import_module(module), name), input_size=SIZE, **node)
+        target = getattr(import_module(module), name)
+        found[path.stem] = partial(target, input_size=SIZE, **node)
     if part == "core":
         page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
         names: dict[str, Any] = {}
         exec(page.partition("```python\n")[2].partition("```")[0], names)
         dropouts = dict.fromkeys(NO_DROPOUT, 0.5)
-        yield partial(names["IndRNN"], SIZE, SIZE, SIZE, num_layers=3, **dropouts)
+        found["contributing"] = partial(names["IndRNN"], SIZE, SIZE, SIZE, num_layers=3, **dropouts)
+    return found

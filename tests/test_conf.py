@@ -436,6 +436,12 @@ def test_unknown_options_are_refused(group: str):
         composed(f"{group}=no_such")
 
 
+def test_help_names_every_evaluation():
+    help_text = (conf_dir() / "hydra/help/evaluate.yaml").read_text("utf-8")
+    for path in (conf_dir() / "evaluation").glob("*.yaml"):
+        assert f"\n  {path.stem} " in help_text
+
+
 def test_conf_is_found_in_a_wheel_and_in_a_checkout(tmp_path, monkeypatch):
     package = tmp_path / "src/lmbench"
     package.mkdir(parents=True)

@@ -520,7 +520,10 @@ def main(args: argparse.Namespace, extra: Sequence[str]) -> None:
     cores = args.cores.split(",") if args.cores else list(CORPORA[args.corpus].sizes)
     if unknown := set(cores) - CORPORA[args.corpus].sizes.keys():
         known = ", ".join(CORPORA[args.corpus].sizes)
-        raise UserError(f"--cores: there is no {', '.join(sorted(unknown))}. Choose from {known}.")
+        raise UserError(
+            f"--cores: no size is known for {', '.join(sorted(unknown))}. Choose from {known}, or "
+            "add it to CORPORA in this script."
+        )
     if not args.tables:
         runner = Runner(args.threads, extra)
         for number in (signal.SIGTERM, signal.SIGHUP):

@@ -39,7 +39,7 @@ from lmbench.optim import ASGD
 from lmbench.saved.checkpoint import DATA, read_checkpoint
 
 WORDS = 11
-CORES = makers("core")
+CORES = {f"core={name}": make for name, make in makers("core").items()}
 CONFIG = {"seed": 0, "init_from": None, "callbacks": {}}
 SCORES = [1.0, 0.5, 2.0, 3.0]  # with n = 1 the third validation is the first to switch
 BEST, SWITCH, NUM_EPOCHS = 1, 2, 4

@@ -55,7 +55,8 @@ head's words. The same command now gives slightly different figures. A spurious 
 an earlier one, was removed from the `metrics.csv` of some older runs. The runs of five epochs were
 started as `cpu_hour` and `cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`,
 so those are the names in their files. For them, `float32_matmul_precision=auto` chose `medium`, as
-it no longer does on Intel.
+it no longer does on Intel. `cpu_hour` was started at dcc284c as `hour25_drop07`, with its dropouts
+as changes.
 
 The cache figures come from
 `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true split=valid,test`; the settings

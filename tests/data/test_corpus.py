@@ -229,7 +229,7 @@ def test_running_text_in_one_file(tmp_path, cache_dir):
         corpus.notes,
         corpus.vocabulary,
     )
-    parts = ("split by documents", "data.tokenizer=none", "179 words")  # 1 is in every line
+    parts = ("split: the end of the text", "data.tokenizer=none", "179 words")  # 1 is in every line
     assert all(part in note for part, note in zip(parts, corpus.notes, strict=True))
 
 

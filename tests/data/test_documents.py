@@ -1,6 +1,7 @@
 """A text split by documents: nothing is lost or duplicated, and the shares are about right."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_many_files_stay_whole_and_in_order(tmp_path: Path):
         assert text == "".join(document for document in documents if where[document] == [name])
     assert_near(texts)
     counts = [sum(names == [name] for names in where.values()) for name in SHARES]
-    assert how == "train {}, valid {}, test {}".format(*counts)
+    assert how == "split by documents: train {}, valid {}, test {}".format(*counts)
     # Spread over the whole text, short and long documents alike.
     for name in ("valid", "test"):
         places = [n for n, document in enumerate(documents) if where[document] == [name]]
@@ -69,14 +70,17 @@ def test_the_split_depends_on_the_content_alone(tmp_path: Path):
     }
 
 
-def test_articles_of_one_file(tmp_path: Path):
+@pytest.mark.parametrize("before", [" \n", "", "\ufeff", "Preface\n \n"])
+def test_articles_of_one_file(tmp_path: Path, before: str):
+    """Also if the first title is in the file's first line."""
     articles = [f" = Article {n} = \n \n = = Part = = \n \n text {n} \n \n" for n in range(120)]
-    (path,) = write(tmp_path / "one", [" \n" + "".join(articles)])
+    (path,) = write(tmp_path / "one", [before + "".join(articles)])
     texts, how = split([path])
-    assert "end" not in how
+    counts = [int(count) for count in re.findall(r"\d+", how)]
+    assert sum(counts) == len(articles)
     for article in articles:
         assert sum(article.strip() in text for text in texts.values()) == 1
-    assert sorted("".join(texts.values())) == sorted(path.read_text("utf-8"))
+    assert sorted("".join(texts.values())) == sorted(path.read_text("utf-8-sig"))
     assert_near(texts, 0.5, 1.5)
 
 

@@ -258,7 +258,7 @@ def test_a_novel(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert list(results["data"]["num_tokens"].values()) == [270 * length, 15 * length, 15 * length]
     assert results["data"]["vocabulary_size"] == length
     assert results["val"]["ppl"] == perplexity < 15
-    for part in ("split by documents: ", "data.tokenizer=none", "270 words"):
+    for part in ("split: the end of the text", "data.tokenizer=none", "270 words"):
         assert part in caplog.text
     _, vocabulary = lmbench.load(tmp_path / "run")
     assert vocabulary.tokenizer == "moses"

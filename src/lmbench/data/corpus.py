@@ -19,7 +19,7 @@ from lmbench.errors import UserError
 
 FILE_NAMES = ("{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt")
 _OF_SPLIT = re.compile(r"(?<![a-z])(train|training|valid|validation|dev|test)(?![a-z])", re.I)
-FORMAT = 3  # part of every cache key: raise it when the files of a cached corpus change
+FORMAT = 4  # part of every cache key: raise it when the files of a cached corpus change
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ def load_text(
         else:
             pieces, how = split_documents(files, shares, source=str(path))
             blocks = {split: (b for one in pieces[split] for b in one.blocks()) for split in SPLITS}
-            notes.append(f"split by documents: {how}")
+            notes.append(how)
         if tokenizer != NONE:
             blocks = {split: _separated(blocks[split], tokenizer) for split in SPLITS}
             notes.append(

@@ -18,9 +18,10 @@ from typing import NamedTuple
 from lmbench.data.tokenization import BLOCK_BYTES
 from lmbench.errors import UserError
 
-# The empty line before a title as lmbench.data.articles defines it.
+# The empty line before a title as lmbench.data.articles defines it, or the beginning of a file.
 _BEFORE_TITLE = re.compile(
-    rb"^[^\S\n]*\n(?=[^\S\n]*= [^=\s](?:.*[^=\s])? =[^\S\n]*\n[^\S\n]*$)", re.MULTILINE
+    rb"(?:\A(?:\xef\xbb\xbf)?|^[^\S\n]*\n)(?=[^\S\n]*= [^=\s](?:.*[^=\s])? =[^\S\n]*\n[^\S\n]*$)",
+    re.MULTILINE,
 )
 
 
@@ -64,7 +65,8 @@ def split_documents(
         raise UserError(f"{source} is empty. Set data.path=… to text.")
     split = _whole(documents, hashes, shares)
     if split is not None:
-        return split, ", ".join(f"{name} {len(those):,}" for name, those in split.items())
+        counts = ", ".join(f"{name} {len(those):,}" for name, those in split.items())
+        return split, f"split by documents: {counts}"
     split = _ends(documents, shares)
     if empty := [name for name, pieces in split.items() if not pieces]:
         raise UserError(
@@ -72,7 +74,7 @@ def split_documents(
             "more text, or a folder with train.txt, valid.txt and test.txt."
         )
     what = "the text" if len(documents) == 1 else f"each of its {len(documents)} documents"
-    return split, f"valid and test are the end of {what}"
+    return split, f"split: the end of {what} becomes valid and test"
 
 
 def _documents(path: Path) -> Iterator[tuple[Document, str]]:

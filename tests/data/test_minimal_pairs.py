@@ -98,6 +98,17 @@ def test_what_is_not_a_pair_is_refused(tmp_path: Path, name: str, content: bytes
     assert message in str(raised.value)
 
 
+def test_a_damaged_archive_is_refused(tmp_path: Path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jsonl", json_lines(*[BLIMP] * 100))
+    content = path.read_bytes()
+    for place in range(35, 100):  # after the header of the file in it
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        with pytest.raises(UserError, match=r"set\.zip"):
+            read_pairs(path)
+
+
 def test_missing_pairs_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"nowhere\.zip cannot be read: No such file"):
         read_pairs(tmp_path / "nowhere.zip")

@@ -109,6 +109,16 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path]):
         model_card(run_dir, values_of(run_dir), "0")
 
 
+def test_an_evaluation_of_former_weights_is_named(
+    make_run: Callable[..., Path], write_evaluation: Callable[..., Path]
+):
+    """As after a resume that found better weights."""
+    run_dir = make_run()
+    path = write_evaluation(run_dir, "cache", "test", ppl=40.0, sha256="of another corpus")
+    with pytest.raises(UserError, match=rf"^{path} is .*Evaluate again, or remove it\.$"):
+        card(run_dir)
+
+
 @pytest.mark.parametrize(
     ("split", "tuned", "told"),
     [("valid", {"num_tokens": None}, True), ("valid", None, False), ("test", {}, False)],

@@ -114,7 +114,7 @@ def test_other_pairs_or_pairs_read_otherwise_are_left_out(
     ("changes", "message"),
     [
         ({"accuracy": None}, "float() argument must be a string or a real number"),
-        ({"corpus_sha256": "other"}, "it is for another corpus than the run's"),
+        ({"corpus_sha256": "other"}, "is for another corpus than the run's"),
         ({"by": []}, "'list' object has no attribute 'items'"),
         ({"parts": {}}, "KeyError 'known'"),
     ],

@@ -92,7 +92,7 @@ def test_evaluations_are_read_with_their_records(
     [
         ({"weights_sha256": "1"}, "1", None),
         ({"weights_sha256": "1"}, None, None),
-        ({"weights_sha256": "1"}, "2", "weights it no longer has"),
+        ({"weights_sha256": "1"}, "2", "weights that the run no longer has"),
         ({"weights_sha256": []}, "2", "damaged"),
         ({"ppl": 0.5}, None, "0.5 cannot be the perplexity"),
         ({"evaluation": {"cache": [1]}}, None, "damaged"),

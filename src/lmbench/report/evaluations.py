@@ -66,7 +66,7 @@ def read_evaluation(path: Path, results: Mapping[str, Any]) -> Evaluation:
     """
     values = read_json(path)
     with damage_named(path):
-        _require_same_weights(values, results)
+        _require_same_weights(path, values, results)
         records = path.with_suffix(".parquet")
         return Evaluation(
             score=score_of(values),
@@ -84,7 +84,7 @@ def read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccuraci
     """
     values = read_json(path)
     with damage_named(path):
-        _require_same_weights(values, results)
+        _require_same_weights(path, values, results)
         num_pairs, of = int(values["num_pairs"]), values["pairs"]
         counts = {("", "known words"): values["parts"]["known"]}
         for level, rows in values["by"].items():
@@ -105,10 +105,15 @@ def read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccuraci
         )
 
 
-def _require_same_weights(values: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+def _require_same_weights(
+    path: Path, values: Mapping[str, Any], results: Mapping[str, Any]
+) -> None:
     weights = {values.get("weights_sha256"), results.get("weights_sha256")}
     if values["corpus_sha256"] != results["data"]["sha256"] or len(weights - {None}) > 1:
-        raise ValueError("it is for another corpus than the run's, or for weights it no longer has")
+        raise UserError(
+            f"{path} is for another corpus than the run's, or for weights that the run no longer "
+            "has. Evaluate again, or remove it."
+        )
 
 
 def protocol_text(values: Mapping[str, Any]) -> str:

@@ -141,7 +141,10 @@ def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list
     for name, run_dir in named.values():
         try:
             runs.append(read_run(run_dir, name))
-            skipped += runs[-1].skipped
+            skipped += [
+                Skipped(item.path, f"The run counts without this file. {item.reason}")
+                for item in runs[-1].skipped
+            ]
         except (UserError, OSError, RecursionError) as error:
             skipped.append(Skipped(run_dir, str(error)))
     if not runs:
@@ -214,7 +217,7 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
         try:
             return read(path, *args)
         except (UserError, OSError, RecursionError) as error:
-            skipped.append(Skipped(path, f"The run counts without this file. {error}"))
+            skipped.append(Skipped(path, str(error)))
             return None
 
     with damage_named(path):

@@ -92,6 +92,13 @@ def test_an_ensemble_is_in_the_tables_and_its_records_compared(members: list[Pat
     np.testing.assert_allclose([float(line) for line in lines], np.exp(nats), rtol=1e-6)
 
 
+def test_an_ensemble_does_not_make_all_keys_differ(members: list[Path], write_run: Write):
+    write_run(members[0].parent / "3", model="lstm", config={"optimizer.lr": 0.5})
+    ensembles = [[(None, folder) for folder in members[:2]]]
+    (chapter,) = compare([(None, members[0].parent)], ensembles=ensembles).chapters
+    assert list(chapter.section.differences) == ["ensemble", "optimizer.lr"]
+
+
 def test_words_that_all_members_are_certain_of_stay_certain(
     tmp_path: Path, write_run: Write, write_evaluation: Write, monkeypatch: pytest.MonkeyPatch
 ):

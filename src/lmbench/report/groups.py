@@ -211,4 +211,8 @@ def _section(
         lineages = [_lineage(run, places) for run in runs]
         origins = tuple((_kind(lineage[-1:]), _origin(lineage)) for lineage in lineages)
         groups.append(Group(number, name, runs, origins, unit))
+    # An ensemble has none of the keys of a trained run, so that all would differ.
+    trained = [c for c, (run, *_) in zip(configs, members, strict=True) if not run.is_ensemble]
+    telling = {*differing_values(trained), "ensemble"}
+    differences = {key: values for key, values in differences.items() if key in telling}
     return Section(corpus, tuple(groups), differences)

@@ -39,6 +39,12 @@ def test_what_hydra_refuses_is_explained(arguments: list[str], said: str):
     assert explain(str(error.value), arguments, "train").startswith(said)
 
 
+def test_a_group_of_ones_own_does_not_hide_what_was_wrong():
+    arguments = ["--config-dir", "mine", "experiment=mine", "optimizer.lrr=3"]
+    said = explain("Could not override 'optimizer.lrr'.", arguments, "train")
+    assert said == "There is no key optimizer.lrr. Did you mean optimizer.lr?"
+
+
 @pytest.mark.parametrize("arguments", [["logger=null"], ["seed=1", "model=lstm", "logger=3"]])
 def test_a_group_set_to_no_option_is_named(arguments: list[str]):
     with (

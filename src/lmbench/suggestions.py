@@ -73,6 +73,7 @@ def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
     """All groups, and all keys of the config that the command line's choices of groups give."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     groups = [text for text in arguments if re.fullmatch(r"[a-z_/]+=[\w\[\],]+", text)]
@@ -82,5 +83,8 @@ def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
     groups = [re.sub(r"=(\w+),.*", r"=\1", text) for text in groups]  # the first of a sweep
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose(config_name, groups)
+        try:
+            config = compose(config_name, groups)
+        except HydraException:  # a group's option from somebody's --config-dir
+            config = compose(config_name)
     return [*flatten(OmegaConf.to_container(config, resolve=False)), *folders]

@@ -187,6 +187,8 @@ def test_what_would_make_it_another_run_is_refused(run_dir: Path, tmp_path: Path
         ("32-true", "64-true", False),
         ("64", "64-true", True),
         ("bf16-mixed", "bf16-true", False),
+        ("bf16", "32-true", True),
+        (16, "16-true", False),
     ],
 )
 def test_a_resume_keeps_the_precision_of_the_weights(

@@ -129,7 +129,8 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
 
 
 def _precision_of_weights(precision: Any) -> str:
-    text = str(precision)  # 32 and "32-true" mean the same
+    text = str(precision)  # 32 and "32-true" mean the same, 16 and "16-mixed", too
+    text = {"16": "16-mixed", "bf16": "bf16-mixed"}.get(text, text)
     return "32" if text.endswith("-mixed") else text.removesuffix("-true")
 
 

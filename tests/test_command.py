@@ -126,13 +126,20 @@ def test_the_command_to_resume_can_be_typed_as_shown(
     ("name", "left", "is_removed"),
     [
         ("outputs/2026-01-31/23-59-59", ".lock", True),
+        ("outputs/2026-01-31/23-59-59", "train_ddp_process_1.log", True),
         ("outputs/2026-01-31/23-59-59", "config.yaml", False),
         ("outputs/2026-01-31/23-59-59", "mine.txt", False),
         ("outputs/mine", ".lock", False),
     ],
 )
+@pytest.mark.parametrize("error", [UserError("no corpus"), KeyboardInterrupt()])
 def test_a_failed_start_leaves_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, left: str, is_removed: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    left: str,
+    is_removed: bool,
+    error: BaseException,
 ):
     """Unless the user named it, or it holds more than a start writes."""
     monkeypatch.chdir(tmp_path)
@@ -141,7 +148,7 @@ def test_a_failed_start_leaves_no_folder(
     for file in ("train.log", left):
         (run_dir / file).touch()
     with pytest.raises(SystemExit):
-        raise_in_command(UserError("no corpus"), run_dir)
+        raise_in_command(error, run_dir)
     assert run_dir.exists() != is_removed
     assert run_dir.parent.exists() != is_removed
 

@@ -52,15 +52,21 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        keys = "batching.batch_size or the model's sizes" if is_training else "evaluation.columns"
+        keys = (
+            "batching.batch_size or the model's sizes"
+            if is_training
+            else "evaluation.columns or evaluation.window"
+        )
         reason = str(error).partition("\n")[0]
-        message, cause = f"Out of memory: set {keys} lower. ({reason})", error
+        message, cause = f"Out of memory: lower {keys}. ({reason})", error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         is_done = not is_sweep and (run_dir / "results.json").is_file()
         if is_training and is_run(run_dir) and not is_done:
             how = _how_to_resume(run_dir, is_sweep)
             log.error(printable(f"Stopped. To resume: {how}"))
+        elif is_training and not is_sweep:
+            remove_failed_start(run_dir)
         sys.exit(128 + signum)
     message = _printable(message)
     if not is_sweep and not _wants_traceback():

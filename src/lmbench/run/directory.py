@@ -71,10 +71,10 @@ def remove_failed_start(run_dir: Path) -> None:
 
     One that the user has named stays, and so does one in which another process is at work.
     """
-    of_start = {".hydra", ".lock", "train.log"}
+    of_start = r"\.hydra|\.lock|train\.log|train_ddp_process_\d+\.log"
     is_by_date = re.fullmatch(r"outputs/\d+-\d+-\d+/\d+-\d+-\d+", shown(run_dir))
     with suppress(OSError, UserError), alone_in(run_dir):
-        if is_by_date and {path.name for path in run_dir.iterdir()} <= of_start:
+        if is_by_date and all(re.fullmatch(of_start, path.name) for path in run_dir.iterdir()):
             shutil.rmtree(run_dir)
             run_dir.parent.rmdir()  # unless there is something in it
 

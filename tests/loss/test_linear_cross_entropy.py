@@ -7,6 +7,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmbench.data.columns import IGNORE_INDEX
 from lmbench.loss import linear_cross_entropy as module
 from lmbench.loss.linear_cross_entropy import (
     autocast_dtype,
@@ -53,10 +54,9 @@ def test_value_and_gradients_at_every_chunk_border(
 ) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", rows * ROW)
     *leaves, targets = problem(bias=bias)
-    targets[::3] = 7
-    options = {"reduction": reduction, "ignore_index": 7}
-    ours = linear_cross_entropy(*leaves, targets, **options)
-    theirs = reference(*leaves, targets, **options)
+    targets[::3] = IGNORE_INDEX
+    ours = linear_cross_entropy(*leaves, targets, reduction=reduction)
+    theirs = reference(*leaves, targets, reduction=reduction)
     assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     # A factor on the loss must reach the gradients that the forward pass prepared.
     factors = torch.linspace(3.5, -1, ours.numel(), dtype=torch.float64).view(ours.shape)
@@ -237,10 +237,9 @@ def test_value_and_gradients_of_a_mixture_at_every_chunk_border(
 ) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", tokens * K * ROW)
     *leaves, targets = mixture(bias=bias)
-    targets[::3] = 7
-    options = {"reduction": reduction, "ignore_index": 7}
-    ours = mixture_cross_entropy(*leaves, targets, **options)
-    theirs = mixture_reference(*leaves, targets, **options)
+    targets[::3] = IGNORE_INDEX
+    ours = mixture_cross_entropy(*leaves, targets, reduction=reduction)
+    theirs = mixture_reference(*leaves, targets, reduction=reduction)
     assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     factors = torch.linspace(3.5, -1, ours.numel(), dtype=torch.float64).view(ours.shape)
     found, expected = (gradients((loss * factors).sum(), *leaves) for loss in (ours, theirs))

@@ -35,7 +35,6 @@ def linear_cross_entropy(
     bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, "*N"],
     *,
-    ignore_index: int = IGNORE_INDEX,
     reduction: Literal["mean", "sum", "none"] = "mean",
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "..."]:
@@ -49,8 +48,8 @@ def linear_cross_entropy(
         input: What the layer reads, ``(*N, H)``.
         weight: The layer's weight, ``(V, H)``.
         bias: The layer's bias, ``(V,)``, or None.
-        targets: Ids of the right words, ``(*N,)``.
-        ignore_index: Targets of this value add nothing to the loss or to any gradient.
+        targets: Ids of the right words, ``(*N,)``. ``IGNORE_INDEX`` adds nothing to the loss or to
+            any gradient.
         reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"`` (one value per
             target, 0 where ignored). Differentiating ``"none"`` computes the logits twice.
         dtype: Type of logits, probabilities and products, and of each chunk's share of the
@@ -72,7 +71,6 @@ def linear_cross_entropy(
         weight,
         bias,
         targets,
-        ignore_index=ignore_index,
         reduction=reduction,
         dtype=dtype,
     )
@@ -85,7 +83,6 @@ def mixture_cross_entropy(
     bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, "*N"],
     *,
-    ignore_index: int = IGNORE_INDEX,
     reduction: Literal["mean", "sum", "none"] = "mean",
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "..."]:
@@ -98,8 +95,7 @@ def mixture_cross_entropy(
         log_priors: Logarithms of the components' shares in the mixture, ``(*N, K)``.
         weight: The layer's weight, ``(V, H)``.
         bias: The layer's bias, ``(V,)``, or None.
-        targets: Ids of the right words, ``(*N,)``.
-        ignore_index: As in :func:`linear_cross_entropy`.
+        targets: As in :func:`linear_cross_entropy`.
         reduction: As there.
         dtype: As there.
 
@@ -117,8 +113,8 @@ def mixture_cross_entropy(
         padding = -num_tokens % ROWS_MULTIPLE
         rows = functional.pad(rows, (0, 0, 0, 0, 0, padding))
         log_priors = functional.pad(log_priors, (0, 0, 0, padding))
-        flat_targets = functional.pad(flat_targets, (0, padding), value=ignore_index)
-    scored = flat_targets != ignore_index
+        flat_targets = functional.pad(flat_targets, (0, padding), value=IGNORE_INDEX)
+    scored = flat_targets != IGNORE_INDEX
     labels = flat_targets.where(scored, 0).long()
     scale = scored.to(exact)
     if reduction == "mean":

@@ -46,7 +46,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     """
     for key in config:
         if key not in _KEYS:
-            raise UserError(f"Nothing reads {key}. Choose from {', '.join(_KEYS)}.")
+            raise UserError(f"{key} is not an option. Choose from {', '.join(_KEYS)}.")
     splits = config.split if isinstance(config.split, ListConfig) else [config.split]
     if not splits or set(splits) - {"valid", "test"}:
         given = ",".join(map(str, splits))
@@ -145,14 +145,19 @@ def _main(config: DictConfig) -> float:
 
 
 def _name(overrides: Sequence[str]) -> str:
-    """Name of an evaluation: what the command line chose; of a list all, in alphabetical order."""
+    """Name of an evaluation: what the command line chose; of a list all, in alphabetical order.
+
+    ``dynamic_cache`` is the same as ``[dynamic,cache]``.
+    """
     chosen = "standard"
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "evaluation":
             chosen = value.strip("[]")
-    names = {name.strip() for name in chosen.split(",")}
-    return "_".join(sorted(names - {"standard"})) or "standard"
+    names = {name.strip() for name in chosen.split(",")} - {"standard"}
+    if names >= (both := {"dynamic", "cache"}):
+        names = names - both | {"dynamic_cache"}
+    return "_".join(sorted(names)) or "standard"
 
 
 def with_run(arguments: Sequence[str]) -> list[str]:

@@ -47,7 +47,7 @@ class Cache:
     """
 
     name: ClassVar[str] = "cache"
-    remedy: ClassVar[str] = "Set evaluation.cache.theta lower."
+    remedy: ClassVar[str] = "Lower evaluation.cache.theta."
 
     window: int = 3785
     theta: float = 0.662

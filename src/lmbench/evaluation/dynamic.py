@@ -64,7 +64,7 @@ class Dynamic:
     """
 
     name: ClassVar[str] = "dynamic"
-    remedy: ClassVar[str] = "Set evaluation.dynamic.lr lower."
+    remedy: ClassVar[str] = "Lower evaluation.dynamic.lr."
 
     rule: str = "rms"
     lr: float = 3.1e-5

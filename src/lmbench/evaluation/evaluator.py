@@ -128,7 +128,7 @@ class Evaluator:
         # Tuning depends on the order, and the name of the evaluation does not say it.
         self.modes = sorted(self.modes, key=lambda mode: mode.name)
         self.reading_modes = [mode for mode in self.modes if isinstance(mode, ReadingMode)]
-        # A mode that lacks a member of ReadingMode fails when it is to rescore.
+        # If a mode is neither, it fails when it is to rescore.
         self.rescoring_modes = [mode for mode in self.modes if not isinstance(mode, ReadingMode)]
 
     def plain_settings(self, split: str) -> dict[str, Any]:

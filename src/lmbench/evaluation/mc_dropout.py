@@ -41,7 +41,7 @@ class MCDropout:
     """
 
     name: ClassVar[str] = "mc_dropout"
-    remedy: ClassVar[str] = "Set evaluation.mc_dropout.multiplier lower."
+    remedy: ClassVar[str] = "Lower evaluation.mc_dropout.multiplier."
 
     multiplier: float = 0.5
     samples: int = 32

@@ -51,12 +51,13 @@ figures are what others reached, from the sources named below; none was measured
 
 Most of these were trained by older code. `awd_lstm_6_epochs` and `quickstart_awd_lstm` predate a
 change in the random numbers of weight dropout; `awd_lstm_6_epochs` also predates a new order of the
-head's words. The same command now gives slightly different figures. A spurious last row, a copy of
-an earlier one, was removed from the `metrics.csv` of some older runs. The runs of five epochs were
+head's words. The same command now gives slightly different figures. The runs of five epochs were
 started as `cpu_hour` and `cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`,
 so those are the names in their files. For them, `float32_matmul_precision=auto` chose `medium`, as
-it no longer does on Intel. `cpu_hour` was started at dcc284c as `hour25_drop07`, with its dropouts
-as changes.
+it no longer does on Intel. `cpu_hour` and `cpu_night` were started at dcc284c, where the recipes of
+these names were others, as `experiment=cpu_hour` with their values as changes; `cpu_hour` was then
+named `hour25_drop07`. A spurious last row, a copy of an earlier one, was removed from the
+`metrics.csv` of some older runs.
 
 The cache figures come from
 `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true split=valid,test`; the settings
@@ -65,7 +66,7 @@ the published one. The figures of dynamic evaluation, and of the cache on top of
 the first 20,000 tokens of valid, with `evaluation=dynamic_cache`, `evaluation.window=20`,
 `evaluation.dynamic.epsilon=2e-5`, `evaluation.dynamic.grid.lrs=[5e-5,1e-4,2e-4]` and
 `evaluation.dynamic.grid.decays=[4e-3,8e-3]` (for `cpu_night`, also 2e-3). For `cpu_night` and
-`awd_lstm_6_epochs`, the learning rates were tried with `evaluation.dynamic.decay=4e-3`.
+`awd_lstm_6_epochs`, the learning rate was chosen first, with a decay of 4e-3.
 
 The accuracies on BLiMP, in %, come from
 `lmbench-evaluate RUN_DIR evaluation=minimal_pairs evaluation.pairs=BLiMP.zip`, for all 67,000 pairs

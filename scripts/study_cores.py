@@ -53,7 +53,7 @@ DIVERGED = "diverged.txt"
 GENERATION = "generation.json"
 """File in the folder of a run: how long its model takes to draw a word."""
 
-DIVERGENCE = "Set optimizer.lr or trainer.gradient_clip_val lower"
+DIVERGENCE = "Lower optimizer.lr or trainer.gradient_clip_val"
 """What lmbench-train says then."""
 
 LRS = (0.0015, 0.003, 0.006, 0.012, 0.024)

@@ -67,10 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument
-    help_paths = "a run, a multirun, or a folder that holds some; NAME is what its runs are called"
+    help_paths = "a run, a multirun, or a folder that holds some; NAME renames its runs"
     add("paths", metavar="[NAME=]DIR", nargs="+", type=_labelled, help=help_paths)
     add("--output", type=Path, metavar="DIR", help="write page, tables and plots")
-    add("--split", choices=["test", "valid"], default="test", help="the split to compare (test)")
+    add("--split", choices=["test", "valid"], default="test", help="default: test")
     lists: dict[str, Any] = {"action": "append", "default": []}
     add("--group-by", metavar="KEY", help="group runs by a key of their configs", **lists)
     help_ensemble = (
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     lists |= {"nargs": "+", "type": _labelled}
     add("--ensemble", metavar="[NAME=]DIR", help=help_ensemble, **lists)
     published: dict[str, Any] = {"nargs": "?", "const": "all", "type": lambda x: x.split(",")}
-    help_published = "show published results on WikiText-2 beside the measured ones: all, or these"
+    help_published = "show published results on WikiText-2 beside the measured ones: all, or some"
     add("--published", metavar="NAME,…", help=help_published, **published)
     return parser
 

@@ -86,17 +86,18 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add = parser.add_argument
     add("folder", metavar="DIR", type=Path, help="directory of a run, or an export")
     add("--prompt", metavar="TEXT", help="what to continue")
-    add("--num-tokens", metavar="N", type=_number(int, 1), default=100, help="words to draw (100)")
-    temperature = _number(float, 0)
-    add("--temperature", metavar="T", type=temperature, default=1.0, help="low: likely words (1)")
-    top_k = _number(int, 0)
-    add("--top-k", metavar="K", type=top_k, default=0, help="the K most probable words; 0: all (0)")
-    help_top_p = "the most probable words that together have probability P (1)"
+    count, size = _number(int, 1), _number(int, 0)
+    add("--num-tokens", metavar="N", type=count, default=100, help="words to draw (default: 100)")
+    help_temperature = "below 1, likely words are drawn more often (default: 1)"
+    add("--temperature", metavar="T", type=_number(float, 0), default=1.0, help=help_temperature)
+    help_top_k = "draw from the K most probable words only (default: 0, from all)"
+    add("--top-k", metavar="K", type=size, default=0, help=help_top_k)
+    help_top_p = "draw from the fewest words with a probability of P together (default: 1)"
     add("--top-p", metavar="P", type=probability, default=1.0, help=help_top_p)
-    add("--seed", metavar="N", type=_number(int, 0), help="as printed by an earlier call")
-    add("--num-samples", metavar="N", type=_number(int, 1), default=1, help="texts to draw (1)")
+    add("--seed", metavar="N", type=size, help="without it, one is chosen and printed")
+    add("--num-samples", metavar="N", type=count, default=1, help="texts to draw (default: 1)")
     add("--allow-unk", action="store_true", help="let <unk> be drawn")
-    add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")
+    add("--device", default="auto", help="cpu, cuda, … (default: auto, cuda if there is one)")
     options = parser.parse_args(arguments)
     if options.temperature == 0:
         for name in ("top_k", "top_p", "seed", "num_samples"):

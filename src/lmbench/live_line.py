@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_REFRESHES = 0.5
 SECONDS_BETWEEN_LINES = 60
-"""Without a terminal."""
+"""Where there is no terminal."""
 
 
 class LiveLine:

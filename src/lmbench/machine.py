@@ -109,7 +109,7 @@ def device_of(name: "str | torch.device") -> "torch.device":
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         # What comes after the first sentence is a list of all that PyTorch was built with.
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".!")
-        raise UserError(f"device={name} cannot be used: {reason}. cpu always can.") from error
+        raise UserError(f"device={name} cannot be used: {reason}. cpu always works.") from error
     return found
 
 
@@ -127,8 +127,8 @@ def require_devices(accelerator: str, devices: int | str | list[int], num_nodes:
 
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(
-            f"trainer.accelerator={accelerator} is not one that lmbench trains on: it sums in "
-            "float64, which not every accelerator supports. Set it to cpu, cuda, or auto."
+            f"trainer.accelerator={accelerator} cannot be used: lmbench sums in float64, which "
+            "not every accelerator supports. Set it to cpu, cuda, or auto."
         )
     if accelerator == "auto":  # Lightning's could choose one without float64
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"

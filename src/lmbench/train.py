@@ -87,7 +87,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
                 write_run_config(config, run_dir)
             elif last is None:
                 clear_run(run_dir)
-            log.info("%s, into %s", printable(str(config.get("name"))), shown(run_dir))
+            log.info("%s: writing to %s", printable(str(config.get("name"))), shown(run_dir))
             for note in corpus.notes:
                 log.info("%s: %s", printable(corpus.name), printable(note))
         is_new = is_first and not run.resumes
@@ -142,7 +142,7 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
         if module.best is None or math.isinf(module.best.score.ppl):
             raise UserError(
                 "No validation gave a finite perplexity, so there is no best checkpoint to "
-                "test. Set optimizer.lr or trainer.gradient_clip_val lower."
+                "test. Lower optimizer.lr or trainer.gradient_clip_val."
             )
         # Not with test(ckpt_path=…), which would put the callbacks back to where they were then.
         best = Path(trainer.default_root_dir, "checkpoints/best.ckpt")

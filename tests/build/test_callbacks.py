@@ -151,7 +151,7 @@ def test_a_checkpoint_names_no_files_for_lightning_to_remove(tmp_path: Path):
     state["best_model_path"] = f"local://{precious}"
     torch.save(checkpoint, path)
     config, changed = resumed_config(tmp_path, ["trainer.max_steps=8"])
-    with pytest.raises(UserError, match="names files"):
+    with pytest.raises(UserError, match="names a URL"):
         train(ChosenRun(config, resumes=True, changed=changed), tmp_path)
     assert precious.is_dir()
 

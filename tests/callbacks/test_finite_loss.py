@@ -57,7 +57,9 @@ def test_the_run_stops_at_the_step_and_keeps_what_was_saved(
     tmp_path: Path, what: str, step: int, value: float
 ):
     """Weights that are not finite are saved neither during an epoch nor at its end."""
-    message = rf"(step {step} is {value}|after step {step}) \(epoch {(step - 1) // NUM_WINDOWS}, lr"
+    message = (
+        rf"(step {step} is {value}|after step {step}) \(epoch {(step - 1) // NUM_WINDOWS + 1}, lr"
+    )
     with pytest.raises(UserError, match=message):
         fit(tmp_path, Break(what, step, value))
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == step - 1
@@ -79,7 +81,7 @@ def test_on_a_gpu_only_losses_that_are_logged_are_checked(interval: int):
         callback.on_train_batch_end(trainer, trainer, {"loss": loss}, trainer, 0)
     trainer.global_step = 8
     if interval:
-        with pytest.raises(UserError, match=r"step 8 is nan \(epoch 2, lr 0\.5\).*optimizer\.lr"):
+        with pytest.raises(UserError, match=r"step 8 is nan \(epoch 3, lr 0\.5\).*optimizer\.lr"):
             callback.on_train_batch_end(trainer, trainer, {"loss": loss}, trainer, 0)
     else:
         callback.on_train_batch_end(trainer, trainer, {"loss": loss}, trainer, 0)

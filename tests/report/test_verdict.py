@@ -97,7 +97,7 @@ def test_a_difference_that_other_seeds_may_not_have(
     first, second = said(section_of(tmp_path))
     assert first.text.startswith("It is unclear whether a or b is better: a has 8.9% lower test")
     assert "interval \N{MINUS SIGN}" in first.text
-    assert second == Sentence("More seeds may tell.")  # Hydra's overrides are missing
+    assert second == Sentence("More seeds may settle it.")  # Hydra's overrides are missing
 
 
 def test_articles_that_contradict_seeds(three_models: Path, write_records: Write, section_of: Read):

@@ -48,7 +48,7 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
     for key in (key for key in config if key not in ("name", "scheduler")):
         if key not in _KEYS:
             raise UserError(
-                f"Nothing reads {key}. Options of the trainer are in trainer: "
+                f"{key} is not an option. Those of Lightning's Trainer are set as "
                 f"+trainer.{key}=…; lmbench-train --help lists the others."
             )
 

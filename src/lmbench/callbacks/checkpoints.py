@@ -65,8 +65,8 @@ class Checkpoints(Checkpoint):
     needs: its random generators, its hidden state and its running sums; and how many rows the CSV
     files had.
 
-    It saves at the start of a training step: only then is everything about the step before done
-    and logged.
+    Within an epoch, it saves at the start of a step: only then is everything about the step before
+    done and logged.
 
     Args:
         dirpath: The folder.
@@ -108,8 +108,8 @@ class Checkpoints(Checkpoint):
         """After a resume, restores what belongs to this process.
 
         Raises:
-            UserError: The number of processes has changed; or the run has had more steps than it
-                may now, or as many and stopped within an epoch, before its validation.
+            UserError: The number of processes has changed; or the run has had more steps than
+                ``trainer.max_steps`` now allows, or as many but not yet the validation after them.
         """
         self._saved_at = time.monotonic()
         if self._processes is None:
@@ -208,7 +208,7 @@ class Checkpoints(Checkpoint):
             if isinstance(callback, ModelCheckpoint):
                 state = checkpoint["callbacks"][callback.state_key]
                 if re.search("::|://", str(state)):
-                    raise UserError(f"The checkpoint names files that are not in {self._folder}.")
+                    raise UserError("The checkpoint of ModelCheckpoint names a URL.")
         self._processes = checkpoint["processes"]
         csv = (logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
         for logger, state in zip(csv, checkpoint["csv"], strict=False):

@@ -30,6 +30,6 @@ class FiniteLoss(L.Callback):
     def _stop(self, trainer: L.Trainer, what: str) -> None:
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(
-            f"{what} (epoch {trainer.current_epoch}, lr {lr:g}). Set optimizer.lr or "
-            "trainer.gradient_clip_val lower. Checkpoints saved before this are intact."
+            f"{what} (epoch {trainer.current_epoch + 1}, lr {lr:g}). Lower optimizer.lr or "
+            "trainer.gradient_clip_val. Checkpoints saved before this are intact."
         )

@@ -20,8 +20,8 @@ _OF_THE_DEVICE = "DeviceStatsMonitor."
 class MetricsCSV(Logger):
     """Writes ``metrics.csv`` (deterministic columns) and ``timing.csv`` (speed and memory).
 
-    One row per call of ``log_metrics``, on disk when the call returns. Columns come in the order
-    in which they are first logged; a new one rewrites the file with a wider header.
+    One row per call of ``log_metrics``, in the file when the call returns. Columns come in the
+    order in which they are first logged; a new one rewrites the file with a wider header.
 
     Args:
         save_dir: The folder of the files.

@@ -12,7 +12,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 100_000
-"""Their smallest p, 5e-4 for 20 articles and 8e-5 for 60, can hold among 90 or 600 pairs."""
+"""The smallest p they give, 5e-4 for 20 articles and 8e-5 for 60, holds among 90 and 600 pairs."""
 
 SEED = 20_170_807
 """Seed of the resampling: the same records give the same intervals, on every machine."""

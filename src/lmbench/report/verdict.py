@@ -71,14 +71,14 @@ def _about_pair(
         else:
             yield Sentence(f"{unclear}: {better.name} has {how}.")
         if text is not None and not agree:
-            why = "points the other way" if text.holds else "might not agree: articles differ much"
+            why = "points the other way" if text.holds else "might not agree: articles vary a lot"
             yield Sentence(f"Other text of this kind {why}.")
     both = (best, other)
     if seeds is None or not seeds.holds:
         few = [group for group in both if len(group.runs) < 2]
         few = few or [min(both, key=lambda group: len(group.runs))]
         commands = "; ".join(command for group in few if (command := _more_seeds(group)))
-        yield Sentence(f"More seeds may tell{':' if commands else '.'}", commands or None)
+        yield Sentence(f"More seeds may settle it{':' if commands else '.'}", commands or None)
     elif without := [group for group in both if not _has_records(group, split)]:
         runs = ",".join(quoted(str(run.run_dir)) for group in without for run in group.runs)
         option = printable(shlex.quote(f"run={runs}"))

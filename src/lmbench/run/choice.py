@@ -27,7 +27,7 @@ class ChosenRun:
     Attributes:
         config: The config that it is trained with, as plain values.
         resumes: Whether it continues what its directory holds.
-        changed: The config to write when a resume that changes it begins.
+        changed: The config to write when the resume begins; None if it stays the same.
         perplexity: The best on valid, of a run that is done already; None otherwise.
     """
 

@@ -81,7 +81,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(path: Path, checkpoint: Mapping[str, Any], module: nn.Module) -> None:
-    """Loads a checkpoint's weights for evaluation into a module.
+    """Loads the weights to evaluate from a checkpoint into a module.
 
     Raises:
         UserError: They are those of another model.

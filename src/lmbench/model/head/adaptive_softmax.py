@@ -34,7 +34,7 @@ class AdaptiveSoftmax(nn.Module):
     Args:
         input_size: Size of the core's output, H.
         vocabulary_size: Number of words, V.
-        cutoffs: Number of words in the head, C, then of words up to the end of each cluster but
+        cutoffs: Number of words in the head, C, then the number up to the end of each cluster but
             the last. Those that are not below V are dropped, so that a recipe for a large
             vocabulary works with a small one; if none is left, this is a plain softmax. None for
             V // 20 and V // 5.

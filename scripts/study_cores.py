@@ -35,6 +35,7 @@ from lmbench.errors import UserError
 from lmbench.files import read_json, replace_text
 from lmbench.report.formats import estimate_text, p_text
 from lmbench.report.statistics import estimate, holm, t_test
+from lmbench.run.directory import quoted
 
 COLUMNS = (
     "valid",
@@ -180,17 +181,17 @@ class Runner:
         self.stopping = threading.Event()
         self._environment = os.environ | {"OMP_NUM_THREADS": str(num_threads)}
         self._processes: set[subprocess.Popen[str]] = set()
+        self._starting = threading.Lock()
 
     def train(self, job: Job) -> None:
         """Trains a run to its end, from where it is."""
-        if valid_perplexity(job) is not None:
-            return
         if (job.folder / "config.yaml").exists():
-            arguments = [f"resume={job.folder}", *self.places]
+            arguments = [f"resume={quoted(str(job.folder))}", *self.places]
         else:
             overrides = [f"{key}={value}" for key, value in job.overrides.items()]
-            arguments = [*overrides, *self.extra, f"hydra.run.dir={job.folder}"]
-        self._run("lmbench.train", arguments, job.folder)
+            arguments = [*overrides, *self.extra, f"hydra.run.dir={quoted(str(job.folder))}"]
+        if valid_perplexity(job) is None:
+            self._run("lmbench.train", arguments, job.folder)
         if not job.keeps_weights:
             shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 
@@ -202,26 +203,31 @@ class Runner:
         self._run("lmbench.evaluate", [str(job.folder), *CACHE, *self.places], job.folder)
 
     def stop(self) -> None:
-        """Makes everything that runs save and end."""
-        self.stopping.set()
-        for process in list(self._processes):
-            process.terminate()
+        """Makes everything that runs save and end; a second call does nothing.
+
+        Of two SIGTERMs, the second ends a run unsaved, and a closed terminal can send two signals.
+        """
+        with self._starting:
+            if self.stopping.is_set():
+                return
+            self.stopping.set()
+            for process in list(self._processes):
+                process.terminate()
 
     def _run(self, module: str, arguments: Sequence[str], folder: Path) -> None:
-        if self.stopping.is_set():
-            raise Stopped
         begin = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which asks them to stop
-        )
-        self._processes.add(process)
-        if self.stopping.is_set():  # since the check above
-            process.terminate()
+        with self._starting:
+            if self.stopping.is_set():
+                raise Stopped
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which stops them
+            )
+            self._processes.add(process)
         output, errors = process.communicate()
         self._processes.discard(process)
         if self.stopping.is_set():
@@ -393,8 +399,8 @@ def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_job
     )
     for act, jobs_of in stages:
         with ThreadPoolExecutor(num_jobs) as pool:
-            futures = [pool.submit(act, job) for core in cores for job in jobs_of(core)]
             try:
+                futures = [pool.submit(act, job) for core in cores for job in jobs_of(core)]
                 for future in as_completed(futures):
                     if isinstance(error := future.exception(), UserError):
                         print(error, file=sys.stderr, flush=True)

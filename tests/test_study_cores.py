@@ -2,24 +2,35 @@
 
 import json
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
-from small import config_of
+from small import composed, config_of
 from study_cores import (
+    CACHE,
     CORPORA,
     DIVERGED,
     DROPOUTS,
+    GENERATION,
     Job,
     Runner,
+    Stopped,
     against_awd_lstm,
     best_of,
     final_runs,
     job_of,
+    measure_speed,
     study,
     tables,
+    time_generation,
     trials_of_dropout,
     trials_of_lr,
     valid_perplexity,
@@ -28,6 +39,7 @@ from study_cores import (
 
 from lmbench.build import training as build
 from lmbench.build.model import build_model
+from lmbench.callbacks.finite_loss import FiniteLoss
 from lmbench.conf import conf_dir
 from lmbench.errors import UserError
 
@@ -126,6 +138,76 @@ def test_a_resume_and_an_evaluation_are_told_where_the_text_is(
     assert resume == [f"resume={job.folder}", "data.path=TEXT"]
     assert evaluation[0] == str(job.folder)
     assert evaluation[-1] == "data.path=TEXT"
+
+
+def test_stopping_twice_asks_each_process_once():
+    """Of two SIGTERMs, the second would end a run unsaved."""
+    runner, process = Runner(1, ()), Mock()
+    runner._processes.add(process)
+    runner.stop()
+    runner.stop()
+    process.terminate.assert_called_once()
+    with pytest.raises(Stopped):
+        runner._run("says", [], Path("x"))
+
+
+@pytest.mark.parametrize("is_divergence", [True, False])
+def test_only_a_divergence_is_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_divergence: bool
+):
+    optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}])
+    trainer: Any = SimpleNamespace(optimizers=[optimizer], current_epoch=0)
+    with pytest.raises(UserError) as diverged:
+        FiniteLoss()._stop(trainer, "The loss of step 3 is nan")
+    said = str(diverged.value) if is_divergence else "No space left on device"
+    (tmp_path / "says.py").write_text(f"import sys; sys.exit({said!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with nullcontext() if is_divergence else pytest.raises(UserError, match="No space left"):
+        Runner(1, ())._run("says", [], tmp_path)
+    assert valid_perplexity(Job(tmp_path, {})) == (math.inf if is_divergence else None)
+
+
+def test_paths_are_quoted_as_hydra_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runner, started = Runner(1, ()), []
+    monkeypatch.setattr(runner, "_run", lambda _, arguments, folder: started.append(arguments))
+    job = job_of(tmp_path / "Übung (2), neu", "synthetic", "gru", lr=0.003, factor=0.5, seed=2)
+    runner.train(job)
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.yaml").touch()
+    runner.train(job)
+    for arguments, key in zip(started, ("hydra.run.dir", "resume"), strict=True):
+        found = [OverridesParser.create().parse_override(one) for one in arguments]
+        assert {one.key_or_group: one.value() for one in found}[key] == str(job.folder)
+
+
+def test_the_caches_grid_is_that_of_the_config():
+    grid = composed("run=x", *CACHE, name="evaluate").evaluation.cache.grid
+    assert (list(grid.windows), len(grid.thetas)) == ([3785], 10)
+    assert len(grid.interpolations) > 5
+
+
+def test_the_time_of_a_drawn_word_is_measured(make_run: Callable[..., Path]):
+    run_dir = make_run()
+    time_generation(run_dir, 1)
+    assert json.loads((run_dir / GENERATION).read_text())["milliseconds_per_word"] > 0
+
+
+def test_cores_take_turns_when_speed_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runner, trained = Runner(1, ()), []
+
+    def run(module: str, arguments: list[str], folder: Path) -> None:
+        (folder / "checkpoints").mkdir(parents=True)
+        write(Job(folder, {}), 130.0)
+        trained.append(folder.parent.name)
+
+    monkeypatch.setattr(runner, "_run", run)
+    monkeypatch.setattr(
+        "study_cores.time_generation", lambda folder, _: (folder / GENERATION).write_text("{}")
+    )
+    for _ in range(2):  # the second time, there is nothing left to do
+        measure_speed(tmp_path, "synthetic", ["gru", "qrnn"], runner, 1)
+    assert trained == ["gru", "qrnn"] * 3
+    assert list(tmp_path.rglob("checkpoints")) == []
 
 
 def test_a_run_that_fails_keeps_no_other_from_running(

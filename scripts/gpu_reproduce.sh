@@ -9,9 +9,10 @@
 # and finds WikiText-2; $PYTHON (python3) must have torch and lightning. Paths are relative to the
 # checkout. OVERRIDES are read when the run starts; a resume keeps them.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 [[ $# -ge 2 && $2 =~ ^[0-9]+(\.[0-9]+)?$ ]] || { sed -n 's/^# \{0,1\}//; 2,10p' "$0" >&2; exit 2; }
+cd "$(dirname "$0")/.."
 run=$1 minutes=$2
+quoted="'${run//\'/\\\'}'" # as Hydra reads any path
 carried=build/gpu_check
 export PYTHONPATH="$PWD/src:$PWD/$carried/site${PYTHONPATH:+:$PYTHONPATH}"
 if [[ -e $run/results.json ]]; then
@@ -23,9 +24,9 @@ if [[ -e $carried/wikitext-2 && " ${*:3}" != *' data'[=.]* ]]; then
   places=("data.path=$carried/wikitext-2" "data.cache_dir=$carried/cache")
 fi
 if [[ -e $run/config.yaml ]]; then
-  arguments=("resume=$run" "${places[@]}")
+  arguments=("resume=$quoted" "${places[@]}")
 else
-  arguments=(experiment=awd_lstm_wikitext2_90 logger.tensorboard=null "hydra.run.dir=$run")
+  arguments=(experiment=awd_lstm_wikitext2_90 logger.tensorboard=null "hydra.run.dir=$quoted")
   arguments+=("${places[@]}" "${@:3}")
 fi
 status=0

@@ -45,8 +45,8 @@ def test_a_resume_finds_the_prepared_corpus(tmp_path: Path):
             command, check=True, env=environment, capture_output=True, text=True
         ).stdout
 
-    assert f"hydra.run.dir=run {places} seed=2\n" in piece("seed=2")
-    assert f"resume=run {places}\n" in piece("seed=2")
+    assert f"hydra.run.dir='run' {places} seed=2\n" in piece("seed=2")
+    assert f"resume='run' {places}\n" in piece("seed=2")
     assert "build/gpu_check" not in piece("data.path=mine")
 
 

@@ -84,7 +84,9 @@ class Watch:
 
 def main(args: argparse.Namespace) -> None:
     """Draws the mutants, runs tests on each, and prints the shares and the survivors."""
-    checkout = args.checkout.resolve()
+    checkout, output = args.checkout.resolve(), args.output and args.output.absolute()
+    if output:
+        output.touch()  # now, rather than fail after all mutants
     root = checkout / "src/lmbench"
     files = [file for part in PARTS for file in [root / part, *(root / part).rglob("*.py")]]
     sources = {
@@ -100,8 +102,8 @@ def main(args: argparse.Namespace) -> None:
         shutil.copytree(checkout, folder, ignore=ignored, dirs_exist_ok=True)
         rows = list(outcomes(Path(folder, "src/lmbench"), sources, drawn))
     show(rows)
-    if args.output:
-        args.output.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if output:
+        output.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def outcomes(

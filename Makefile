@@ -61,6 +61,7 @@ clean: ## remove builds and caches; environments, outputs/ and multirun/ stay
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache .import_linter_cache
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
+# An editable install needs pip 21.3, and --group 25.1: newer than the one of many interpreters.
 $(READY): pyproject.toml
 	@test -x $(BIN)/pip || \
 	  $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
@@ -69,13 +70,12 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo 'Installing lmbench and PyTorch into .venv, which takes minutes: 1.5 GB with the CPU' \
 	  'build of PyTorch, several GB with CUDA.'
+	@$(PIP) 'pip>=25.1'
 	@$(PIP) -e . 'hydra-joblib-launcher>=1.2'
 	@touch $@
 
-# --group needs pip 25.1, newer than the one that many interpreters bring.
 $(DEV): $(READY)
 	@echo 'Installing the tests and linters into .venv.'
-	@$(PIP) 'pip>=25.1'
 	@$(PIP) -e . --group dev
 	@touch $@
 

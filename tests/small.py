@@ -87,6 +87,11 @@ def _plain(*overrides: str) -> dict[str, Any]:
     return plain_config(composed(*overrides))
 
 
+def normal(*shape: int) -> torch.Tensor:
+    """Standard normal numbers in float64."""
+    return torch.randn(shape, dtype=torch.float64)
+
+
 def exact_in_bfloat16(weight: torch.Tensor, *shape: int) -> torch.Tensor:
     """Inputs whose products with the weight, which is set, lose nothing to bfloat16's rounding."""
     with torch.no_grad():

@@ -172,9 +172,7 @@ def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path):
     assert (tmp_path / "results.json").read_text() == "before"
 
 
-def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(tmp_path: Path):
     logged = []
 
     class Board(TensorBoardLogger):

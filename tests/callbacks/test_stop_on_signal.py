@@ -54,7 +54,7 @@ def run(folder: Path, stop: StopOnSignal, *callbacks: L.Callback) -> None:
         trainer.test(module, datamodule=datamodule, verbose=False)
 
 
-def test_under_nohup_a_closed_terminal_stops_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_under_nohup_a_closed_terminal_stops_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopOnSignal():

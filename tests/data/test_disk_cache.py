@@ -1,3 +1,6 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from lmbench.data.disk_cache import load_or_build
@@ -27,6 +30,22 @@ def test_an_existing_entry_needs_no_lock(tmp_path):
     lock.unlink(missing_ok=True)
     lock.mkdir()  # so that it cannot be taken
     assert load_or_build("key", load=load, build=forbidden, cache_dir=tmp_path) == "built"
+
+
+def test_two_that_ask_at_once_build_once(tmp_path):
+    built = []
+
+    def slowly(folder):
+        built.append(folder)
+        time.sleep(0.2)
+        build(folder)
+
+    def ask(_):
+        return load_or_build("key", load=load, build=slowly, cache_dir=tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(ask, range(2))) == ["built"] * 2
+    assert len(built) == 1
 
 
 def test_damaged_entry_is_replaced(tmp_path):

@@ -83,7 +83,7 @@ def test_nll_is_the_exact_sum_whatever_the_order() -> None:
     assert forward.score.nll == backward.score.nll == (2e16 + 4) / 6
 
 
-def test_a_users_multilayer_lstm_drops_nothing(ids: np.ndarray, model: LanguageModel) -> None:
+def test_a_users_multilayer_lstm_drops_nothing(model: LanguageModel) -> None:
     lstm = nn.LSTM(8, 8, num_layers=2, dropout=0.9).eval()
     model.core.add_module("more", lstm)
     with scaled_dropouts(model, 0.0):

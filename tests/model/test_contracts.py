@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import SIZE, makers
+from small import SIZE, makers, normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -24,15 +24,6 @@ T, B, V = 7, 3, 23
 def of_conf(part: str) -> pytest.MarkDecorator:
     found = makers(part)
     return pytest.mark.parametrize("make", found.values(), ids=found)
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def moved(core: Any) -> Any:

@@ -108,6 +108,8 @@ def test_other_pairs_or_pairs_read_otherwise_are_left_out(
     assert [len(of) for of in pairs.accuracies.values()] == [1, 2]
     assert "1 of 2 seeds of a." in pairs.notes
     assert pairs.notes[-1].startswith("Runs that read other pairs under this name are left out")
+    differences, _ = compare_accuracies(pairs)
+    assert {one.num_seeds for one in differences} == {(1, 2)}  # too few to compare over seeds
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_a_damaged_file_is_left_out(folder: Path, write_pairs: Write, changes: d
     assert message in skipped.reason
 
 
-def test_damaged_records_are_left_out(folder: Path, write_pairs: Write):
+def test_damaged_records_are_left_out(folder: Path):
     path = folder / "a2/minimal_pairs-set.json"
     records, accuracy = path.with_suffix(".parquet"), CORRECT["a", 2].mean()
     right = pq.read_table(records)

@@ -149,6 +149,7 @@ def test_the_matrix_has_each_difference_and_whether_it_holds(three_models: Path)
     kinds = {name: [cell["kind"] for cell in cells] for name, cells in rows.items()}
     assert kinds["a"] == ["untested", "better", "open"]  # the text does not tell c from a
     assert kinds["b"][0] == "worse"
+    assert kinds["b"][2] == kinds["c"][1] == "open"  # seeds and text contradict each other
     assert re.fullmatch(r"Welch: p 0\.\d{3}; bootstrap: p 0\.\d{3}", rows["a"][2]["title"])
 
 

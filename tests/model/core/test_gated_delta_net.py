@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import NO_DROPOUT, exact_in_bfloat16
+from small import NO_DROPOUT, exact_in_bfloat16, normal
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -10,15 +10,6 @@ from lmbench.model.core.gated_delta_net import CHUNK, GatedDeltaNet, gated_delta
 
 B, N, H = 2, 2, 8
 K, V = 3, 6  # features of a key and of a value in each head
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def step_by_step(

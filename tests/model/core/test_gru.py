@@ -39,21 +39,6 @@ def test_layers_match_the_formula() -> None:
     )
 
 
-def test_it_is_nn_gru_if_nothing_is_dropped() -> None:
-    torch.manual_seed(0)
-    core = GRU(E, H, H, num_layers=2, **NO_DROPOUT).double()
-    twin = torch.nn.GRU(E, H, num_layers=2).double()
-    values = [value for layer in core.layers for value in layer.state_dict().values()]
-    twin.load_state_dict(dict(zip(twin.state_dict(), values, strict=True)))
-    input = torch.randn(T, B, E, dtype=torch.float64)
-    ours, (expected, hidden) = core(input), twin(input)
-    assert_close(ours.output, expected)
-    assert_close(torch.cat([h for (h,) in ours.state]), hidden)
-    gradients = torch.autograd.grad(ours.output.square().sum(), list(core.parameters()))
-    theirs = torch.autograd.grad(expected.square().sum(), list(twin.parameters()))
-    assert_close(gradients, theirs)
-
-
 def test_only_recurrent_weights_are_dropped() -> None:
     torch.manual_seed(0)
     core = GRU(E, H, num_layers=1, **{**NO_DROPOUT, "weight_dropout": 0.5})

@@ -2,22 +2,13 @@
 
 import pytest
 import torch
-from small import NO_DROPOUT, exact_in_bfloat16
+from small import NO_DROPOUT, exact_in_bfloat16, normal
 from torch import Tensor
 from torch.testing import assert_close
 
 from lmbench.model.core.hgrn2 import CHUNK, HGRN2, gated_attention
 
 B, N, H = 2, 2, 6
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def step_by_step(q: Tensor, k: Tensor, v: Tensor, f: Tensor, state: Tensor) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import NO_DROPOUT, exact_in_bfloat16
+from small import NO_DROPOUT, exact_in_bfloat16, normal
 from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
@@ -12,15 +12,6 @@ from lmbench.model.core.mlstm import MLSTMLayer, read_memory
 
 T, B, SIZE, N = 9, 3, 12, 3
 INNER, D = 2 * SIZE, 2 * SIZE // N
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def layer_by_hand(layer: MLSTMLayer, input: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,6 +100,16 @@ def test_weight_dropout_acts_on_the_up_projection() -> None:
     layer = MLSTMLayer(SIZE, N).double()
     output, _ = layer(normal(T, B, SIZE), None, torch.zeros_like)
     assert not output.any()  # nothing passes the gate
+
+
+def test_initial_values() -> None:
+    block = MLSTM(8, 64, num_layers=1, num_heads=4, **NO_DROPOUT).blocks[0]
+    input_bias, forget_bias = block.layer.gates.bias.detach().chunk(2)
+    assert_close(forget_bias, torch.tensor([3.0, 4.0, 5.0, 6.0]))
+    assert input_bias.abs().max() < 0.6
+    assert not block.layer.gates.weight.any()
+    assert block.layer.query.std().item() == pytest.approx((0.4 / 64) ** 0.5, rel=0.2)
+    assert isinstance(block.norm, torch.nn.LayerNorm)
 
 
 def test_heads_must_divide_the_features() -> None:

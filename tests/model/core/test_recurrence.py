@@ -19,11 +19,6 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64).requires_grad_()
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("num_steps", [1, 2, T])
 def test_f_pooling_matches_the_loop(num_steps: int) -> None:
     keep, input, start = leaves = normal(num_steps, B, H), normal(num_steps, B, H), normal(B, H)

@@ -52,11 +52,6 @@ def assert_alike(ours: Tensor, theirs: Tensor, leaves: list[Tensor], tolerance: 
         assert_close(a, b.double(), rtol=tolerance, atol=tolerance * float(a.detach().abs().max()))
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize(("core", "name"), [(MinGRU, "minGRU"), (MinLSTM, "minLSTM")])
 def test_min_gru_and_min_lstm(core: Any, name: str) -> None:
     layer = core(8, 8, num_layers=1, **NO_DROPOUT).double().blocks[0].layer

@@ -10,11 +10,6 @@ from lmbench.model.head import MixtureOfSoftmaxes, Softmax
 T, B, H, V, K = 6, 4, 5, 31, 3
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def make(*, components: int = K, dropout: float = 0.0, tied: bool = False) -> MixtureOfSoftmaxes:
     """A head with large weights, so that its components differ, and no parameter is zero."""
     head = MixtureOfSoftmaxes(H, V, num_components=components, latent_dropout=dropout).double()

@@ -88,7 +88,7 @@ class NTASGD(L.Callback):
             self._raw = None
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Keeps an ended run ended. Done earlier, Lightning would not count the last epoch."""
+        """Keeps an ended run ended; not earlier, or Lightning would not count the last epoch."""
         if self._ended:
             trainer.should_stop = True
 

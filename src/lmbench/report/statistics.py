@@ -12,7 +12,8 @@ import numpy as np
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 100_000
-"""The smallest p they give, 5e-4 for 20 articles and 8e-5 for 60, holds among 90 and 600 pairs."""
+"""Their smallest p, 5e-4 for 20 articles or 8e-5 for 60, survives Holm's correction for 90 or 600
+pairs."""
 
 SEED = 20_170_807
 """Seed of the resampling: the same records give the same intervals, on every machine."""

@@ -278,9 +278,6 @@ class Blunter(RescoringMode):
     value: float = 1.0
     grid: dict | None = None
 
-    def settings(self) -> dict[str, Any]:
-        return {"blunter": {"value": self.value}}
-
     def rescored(self, reading: Reading, evaluator: Evaluator) -> Reading:
         log_probs = evaluator.model.head.log_probs(reading.outputs).double() / self.value
         places = torch.arange(len(reading.targets)), torch.from_numpy(reading.targets).long()

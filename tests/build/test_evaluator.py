@@ -24,7 +24,9 @@ def build(tmp_path: Path) -> Callable[..., Evaluator]:
 
 
 def test_what_is_not_a_mode_is_refused(build: Callable[..., Evaluator]):
-    with pytest.raises(UserError, match=r"^evaluation\.x: Counter lacks members .*\.evaluator\.$"):
+    with pytest.raises(
+        UserError, match=r"^evaluation\.x: Counter is neither a ReadingMode .*\.evaluator\.$"
+    ):
         build("collections.Counter")
 
 

@@ -32,8 +32,8 @@ def build_evaluator(
             mode = factory(value, f"evaluation.{name}")()
             if not isinstance(mode, (ReadingMode, RescoringMode)):
                 raise UserError(
-                    f"evaluation.{name}: {type(mode).__name__} lacks members of a ReadingMode and "
-                    "of a RescoringMode, one of which it must be: lmbench.evaluation.evaluator."
+                    f"evaluation.{name}: {type(mode).__name__} is neither a ReadingMode nor a "
+                    "RescoringMode of lmbench.evaluation.evaluator."
                 )
             modes.append(mode)
         elif value is not None and name not in ("tune", "save_tokens"):

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmbench.errors import UserError
-from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.evaluator import Evaluator, RescoringMode
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import Grid, require_grid, take_best, trial, values_to_try
@@ -28,10 +28,8 @@ QUERIES_AT_ONCE = 128  # so that intermediate results stay in the processor's ca
 
 
 @dataclass
-class Cache:
+class Cache(RescoringMode):
     """The neural cache with linear interpolation (Grave et al. 2017, arXiv 1612.04426).
-
-    A :class:`lmbench.evaluation.evaluator.RescoringMode`.
 
     Args:
         window: Number of entries, the most recent ones: hidden states and the words that followed.
@@ -65,11 +63,6 @@ class Cache:
                 f"interpolation must be at least 0 and less than 1, not {self.interpolation}"
             )
         require_grid(self)
-
-    def settings(self) -> dict[str, Any]:
-        """The settings as a plain dict."""
-        names = ("window", "theta", "interpolation", "warmup")
-        return {self.name: {name: getattr(self, name) for name in names}}
 
     def require_columns(self, num_columns: int) -> None:
         """Refuses ``warmup`` where a split is read in several columns."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lmbench.data.columns import columns_for_training
 from lmbench.errors import UserError
-from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.evaluator import Evaluator, ReadingMode
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.reading import Learn, scaled_dropouts
 from lmbench.evaluation.tuning import Grid, require_grid, values_to_try
@@ -33,8 +33,8 @@ Statistics = dict[str, Tensor]
 
 
 @dataclass
-class Dynamic:
-    """Dynamic evaluation, a :class:`lmbench.evaluation.evaluator.ReadingMode`.
+class Dynamic(ReadingMode):
+    """Dynamic evaluation.
 
     After each segment, with its mean gradient g, the trained weights θ₀ and the current θ:
     ``rms``: θ ← θ + decay · D · (θ₀ − θ) − lr · g / (MS + epsilon), where MS is the root mean

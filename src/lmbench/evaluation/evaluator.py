@@ -4,11 +4,12 @@ Each node of ``evaluation`` in a config that has a ``_target_`` makes a mode. A 
 file beside this one and a file in ``conf/evaluation/``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from lmbench.data.columns import Columns, EvaluationSettings
 from lmbench.data.corpus import Corpus
@@ -19,7 +20,7 @@ from lmbench.evaluation.tuning import Grid, tell_edges, tune_in_turn
 from lmbench.model.language_model import LanguageModel
 
 
-class Mode(Protocol):
+class Mode:
     """What an evaluation does beyond the standard one: a dataclass of plain settings.
 
     Attributes:
@@ -34,20 +35,17 @@ class Mode(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """What the results say about it, as a plain dict: its settings under its name."""
-        ...
+        return {self.name: {key: value for key, value in vars(self).items() if key != "grid"}}
 
     def require_columns(self, num_columns: int) -> None:
         """Raises a UserError that says what to set if it cannot work with so many columns."""
-        ...
 
 
-@runtime_checkable
-class ReadingMode(Mode, Protocol):
+class ReadingMode(Mode):
     """A mode that changes the model while it reads."""
 
     def prepare(self, evaluator: "Evaluator") -> None:
         """Computes what it needs, before the timed reading."""
-        ...
 
     def during(self, evaluator: "Evaluator") -> AbstractContextManager[Learn | None]:
         """The context in which a split is read; on exit the model is as it was before.
@@ -55,11 +53,10 @@ class ReadingMode(Mode, Protocol):
         Yields:
             The argument ``learn`` of :func:`lmbench.evaluation.reading.read_stream`, or None.
         """
-        ...
+        return nullcontext()
 
 
-@runtime_checkable
-class RepeatingMode(ReadingMode, Protocol):
+class RepeatingMode(ReadingMode, ABC):
     """A reading mode that combines several readings into one; other modes act anew in each.
 
     Attributes:
@@ -68,6 +65,7 @@ class RepeatingMode(ReadingMode, Protocol):
 
     samples: int
 
+    @abstractmethod
     def repeated(
         self, read: Callable[[float], Reading], evaluator: "Evaluator", on_window: OnWindow
     ) -> Reading:
@@ -78,27 +76,25 @@ class RepeatingMode(ReadingMode, Protocol):
             evaluator: Provides the model.
             on_window: What ``read`` calls after each window.
         """
-        ...
 
 
-@runtime_checkable
-class RescoringMode(Mode, Protocol):
+class RescoringMode(Mode, ABC):
     """A mode that gives the targets of a finished reading other probabilities.
 
     The reading has kept its outputs; the model is the trained one again, not as it was for reading.
     """
 
+    @abstractmethod
     def rescored(self, reading: Reading, evaluator: "Evaluator") -> Reading:
         """The same targets with other log-probabilities."""
-        ...
 
+    @abstractmethod
     def tune(self, reading: Reading, evaluator: "Evaluator") -> list[dict[str, Any]]:
         """Adopts the best settings of its grid for a reading of valid.
 
         Returns:
             A :func:`lmbench.evaluation.tuning.trial` for each combination that was tried.
         """
-        ...
 
 
 @dataclass
@@ -128,8 +124,7 @@ class Evaluator:
         # Tuning depends on the order, and the name of the evaluation does not say it.
         self.modes = sorted(self.modes, key=lambda mode: mode.name)
         self.reading_modes = [mode for mode in self.modes if isinstance(mode, ReadingMode)]
-        # If a mode is neither, it fails when it is to rescore.
-        self.rescoring_modes = [mode for mode in self.modes if not isinstance(mode, ReadingMode)]
+        self.rescoring_modes = [mode for mode in self.modes if isinstance(mode, RescoringMode)]
 
     def plain_settings(self, split: str) -> dict[str, Any]:
         """How a split is evaluated, as a plain dict."""

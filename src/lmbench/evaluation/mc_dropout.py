@@ -6,14 +6,13 @@ the bounds of dropout" (arXiv 1805.09208), for the multiplier and the arithmetic
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from lmbench.errors import UserError
-from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.evaluator import Evaluator, RepeatingMode
 from lmbench.evaluation.progress import OnWindow
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import Grid, require_grid, values_to_try
@@ -24,8 +23,8 @@ SEED = 0
 
 
 @dataclass
-class MCDropout:
-    """Monte-Carlo dropout, a :class:`lmbench.evaluation.evaluator.RepeatingMode`.
+class MCDropout(RepeatingMode):
+    """Monte-Carlo dropout.
 
     A target's probability is the arithmetic mean over readings of the whole split in which all
     dropouts act, with new masks for each window as in training. A cache sees the mean of the
@@ -54,13 +53,6 @@ class MCDropout:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
         require_grid(self)
 
-    def settings(self) -> dict[str, Any]:
-        """The settings as a plain dict."""
-        return {self.name: {"multiplier": self.multiplier, "samples": self.samples}}
-
-    def require_columns(self, num_columns: int) -> None:
-        """Accepts any number of columns."""
-
     def prepare(self, evaluator: Evaluator) -> None:
         """Refuses multipliers, also in the grid, with which a dropout would drop everything."""
         largest = Dropouts(evaluator.model.dropouts).largest
@@ -71,10 +63,6 @@ class MCDropout:
                     f"evaluation.mc_dropout.{key}: {max(values):g} times the model's largest "
                     f"dropout, {largest:g}, is not less than 1. Set less than {1 / largest:.4g}."
                 )
-
-    def during(self, evaluator: Evaluator) -> AbstractContextManager[None]:
-        """Changes nothing itself; the readings are told how much to drop."""
-        return nullcontext()
 
     def repeated(
         self, read: Callable[[float], Reading], evaluator: Evaluator, on_window: OnWindow

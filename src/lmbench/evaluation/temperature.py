@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmbench.data.columns import IGNORE_INDEX
-from lmbench.evaluation.evaluator import Evaluator
+from lmbench.evaluation.evaluator import Evaluator, ReadingMode
 from lmbench.evaluation.tuning import Grid, require_grid
 from lmbench.loss.linear_cross_entropy import CHUNK_BYTES
 
 
 @dataclass
-class Temperature:
-    """A softmax temperature T, a :class:`lmbench.evaluation.evaluator.ReadingMode`.
+class Temperature(ReadingMode):
+    """A softmax temperature T.
 
     The probabilities are p(w)^(1/T), divided by their sum over all words. Dynamic evaluation learns
     from these, too; the statistics of its gradients are those at T = 1.
@@ -46,16 +46,6 @@ class Temperature:
         if not 0.0 < self.value < math.inf:
             raise ValueError(f"value must be finite and more than 0, not {self.value}")
         require_grid(self)
-
-    def settings(self) -> dict[str, Any]:
-        """The temperature."""
-        return {self.name: {"value": self.value}}
-
-    def require_columns(self, num_columns: int) -> None:
-        """Accepts any number of columns."""
-
-    def prepare(self, evaluator: Evaluator) -> None:
-        """Needs nothing."""
 
     @contextmanager
     def during(self, evaluator: Evaluator) -> Iterator[None]:

@@ -11,21 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from lmbench.errors import UserError
 
-if TYPE_CHECKING or not hasattr(yaml, "CSafeLoader"):
-    from yaml import SafeLoader
-else:
-    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+_Fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C's is ten times as fast
 
 LEFTOVER_SECONDS = 3600
 
 
-class _YAMLLoader(SafeLoader):
+class _YAMLLoader(_Fastest):
     """Reads plain values, as OmegaConf writes them."""
 
 

@@ -7,15 +7,11 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import lmbench
 from lmbench.command import VERSION, run_command
 from lmbench.machine import device_of, set_matmul_precision, set_up_threads
 from lmbench.printing import printing, tell
-
-if TYPE_CHECKING:
-    from lmbench.loaded import Loaded
 
 
 def generate(options: Namespace) -> None:
@@ -30,7 +26,9 @@ def generate(options: Namespace) -> None:
     from lmbench.data.vocabulary import UNK
     from lmbench.evaluation import text
 
-    model, vocabulary = _load(options)
+    device = device_of(options.device)
+    set_matmul_precision("auto", device.type)  # as lmbench-evaluate does
+    model, vocabulary = lmbench.load(options.folder, device=device)
     ids, unknown = text.encode_text(_prompt(options), vocabulary)
     prompt = torch.from_numpy(ids).to(model.device)
     if unknown:
@@ -63,12 +61,6 @@ def _prompt(options: Namespace) -> str:
     from lmbench.data.tokenization import read_blocks
 
     return b"".join(read_blocks(sys.stdin.buffer, "stdin")).decode()
-
-
-def _load(options: Namespace) -> "Loaded":
-    device = device_of(options.device)
-    set_matmul_precision("auto", device.type)  # as lmbench-evaluate does
-    return lmbench.load(options.folder, device=device)
 
 
 def parse_options(arguments: Sequence[str]) -> Namespace:

@@ -8,13 +8,7 @@ from lmbench.conf import conf_dir, flatten
 
 
 def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
-    """Hydra's message in one sentence, with what may have been meant.
-
-    Args:
-        message: What Hydra says.
-        arguments: The command line's.
-        config_name: Name of the primary config.
-    """
+    """Hydra's message in one sentence, with what may have been meant."""
     if match := re.search(r"Could not override '([^']+)'", message):
         key = match[1]
         meant = similar(key, _keys(arguments, config_name))

@@ -200,7 +200,7 @@ def _base_with_the_rest(target: Callable[..., Any]) -> Callable[..., Any] | None
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value fits the type ``hint``; any value fits a type not known here."""
-    if _is_union(hint):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     kind = typing.get_origin(hint) or hint
     if not inspect.isclass(kind):
@@ -212,7 +212,3 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, list) and kind is tuple:  # YAML has no tuples
         return True
     return isinstance(value, kind)
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -54,7 +54,8 @@ def loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
             own = {"save_dir": run_dir, "id": _wandb_id(run_dir)}
         elif kind is MLFlowLogger:
             make = _of_tool("mlflow", node, key, _OF_MLFLOW, ("run_name", called))
-            own = {"tracking_uri": _mlflow_uri(), "run_id": _mlflow_id(run_dir)}
+            uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+            own = {"tracking_uri": uri, "run_id": _mlflow_id(run_dir)}
         else:
             if kind is CSVLogger:
                 require_inside_run(node, key)
@@ -156,7 +157,3 @@ def _mlflow_id(run_dir: Path) -> str | None:
     if not re.fullmatch("[0-9a-f]{32}", text):
         raise UserError(f"{path} is damaged. Remove it to record a new run.")
     return text
-
-
-def _mlflow_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

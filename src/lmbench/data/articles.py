@@ -15,10 +15,6 @@ def article_starts(
     line before and after it; section headings have two or more signs on each side. Other lines
     that begin with a sign, such as table rows, lack one of these marks.
 
-    Args:
-        ids: (N,) the stream.
-        vocabulary: The words of the ids.
-
     Returns:
         (A,) the positions of the titles' first signs; None if the corpus has no titles.
     """
@@ -46,12 +42,6 @@ def shuffled_articles(
     begin in different columns, and different ones are left out at the end of the stream.
 
     Source: the shuffle of documents in qlabs-eng/slowrun.
-
-    Args:
-        ids: (N,) the stream.
-        starts: (A,) where the articles begin, as :func:`article_starts` finds them.
-        seed: The run's seed.
-        epoch: Number of the epoch, from 0.
     """
     before, *articles = np.split(ids, starts)
     generator = np.random.default_rng((seed, epoch, 2))  # 2: unlike those of windows and columns

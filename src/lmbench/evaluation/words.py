@@ -61,13 +61,7 @@ def sentence_surprisals(
     sentences: Sequence[Int32[np.ndarray, " _"]],
     on_window: OnWindow = lambda num_scored, nats: None,
 ) -> Float[np.ndarray, " S"]:
-    """Surprisal of each sentence, in bits; several times as fast as :func:`score_sentences`.
-
-    Args:
-        model: The model, in evaluation mode.
-        sentences: See :func:`score_sentences`.
-        on_window: Called after each batch.
-    """
+    """Surprisal of each sentence, in bits; several times as fast as :func:`score_sentences`."""
     lengths = [len(ids) - 1 for ids in sentences]
     nats = np.zeros(sum(lengths))
     for places, outputs, targets in read_sentences(model, sentences):
@@ -83,10 +77,6 @@ def read_sentences(
     model: LanguageModel, sentences: Sequence[Int32[np.ndarray, " _"]]
 ) -> Iterator[tuple[Int[np.ndarray, " M"], Float[Tensor, "M H"], Int[Tensor, " M"]]]:
     """Reads sentences, each from a zero state; those of similar length side by side.
-
-    Args:
-        model: The model, in evaluation mode.
-        sentences: See :func:`score_sentences`.
 
     Yields:
         For each batch: places of the targets in the text, the outputs that predict them, and the

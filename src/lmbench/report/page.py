@@ -78,12 +78,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
 
 def render_page(report: Report, plots: Mapping[str, Sequence[Plot]]) -> str:
-    """The comparison as HTML.
-
-    Args:
-        report: The comparison.
-        plots: The pictures of each chapter, by its suffix.
-    """
+    """The comparison as HTML."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -58,11 +58,6 @@ def draw_plots(
 
     At most fourteen groups are drawn, those with the lowest valid perplexity. What no run has
     recorded is left out.
-
-    Args:
-        section: The groups.
-        published: Results to draw beside them, in grey.
-        pair_results: Sets of minimal pairs.
     """
     import matplotlib as mpl
 

@@ -101,12 +101,7 @@ def _nats(group: Group, split: str) -> dict[Hashable, float]:
 
 
 def means_by_origin(group: Group, value_of: Callable[[Run], float | None]) -> dict[Hashable, float]:
-    """Means of a value over the runs whose weights go back to the same ones, by origin.
-
-    Args:
-        group: The runs.
-        value_of: The value of a run; None if it has none.
-    """
+    """Means of a value over the runs whose weights go back to the same ones, by origin."""
     found: dict[Hashable, list[float]] = {}
     for origin, run in zip(group.origins, group.runs, strict=True):
         if (value := value_of(run)) is not None:
@@ -136,10 +131,6 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
     Records are compared if their evaluations have the same name and read the split in the same way;
     of more than :data:`MOST_COMPARED` groups with such records, those of the best ones. What is
     compared is the mean over a group's seeds of each token's log-probability.
-
-    Args:
-        section: The groups.
-        split: The split whose records are compared.
 
     Returns:
         The comparisons, and the records that cannot be used.

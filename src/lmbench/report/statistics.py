@@ -148,14 +148,7 @@ def bootstrap_test(difference: float, resampled: np.ndarray, num_units: int) -> 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values that hold for all tests of a family together (Holm 1979).
-
-    Args:
-        p_values: ``(P,)`` those of all tests that were made.
-
-    Returns:
-        The adjusted ones, in the same order.
-    """
+    """P-values adjusted for all tests of a family, in the order of the tests (Holm 1979)."""
     p = np.array(p_values, np.float64)
     order = np.argsort(p, kind="stable")
     p[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)

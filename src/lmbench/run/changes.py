@@ -109,18 +109,14 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     taken = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        if key == "ablation" or override == "debug=overfit":
+        is_whole = key == "ablation" or override == "debug=overfit"
+        if not is_whole and re.split(r"[./@]", key)[0] not in OF_WEIGHTS:
+            continue
+        if is_whole or "." not in key or override.startswith("~"):
             raise UserError(
                 f"{override} cannot be combined with init_from={config.init_from}, which brings "
-                f"its own {', '.join(OF_WEIGHTS)}. Set single values, such as loss.ar_alpha=0."
-            )
-        if re.split(r"[./@]", key)[0] not in OF_WEIGHTS:
-            continue
-        if "." not in key or override.startswith("~"):
-            raise UserError(
-                f"{override} cannot be combined with init_from={config.init_from}, which "
-                f"brings its own {', '.join(OF_WEIGHTS)}. Leave it out; single values "
-                "can be set: model.core.…=, or +model.core.…= for what the default model lacks."
+                f"its own {', '.join(OF_WEIGHTS)}. Leave it out; single values can be set, such as "
+                "loss.ar_alpha=0, or +model.core.…= for what the default model lacks."
             )
         OmegaConf.update(taken, key, _value_of(override), force_add=True)
     for node, content in taken.items():

@@ -84,7 +84,7 @@ def test_the_run_directory_holds_what_it_should(run_dir: Path):
     folders = ("checkpoints", "lstm_seed_3", ".hydra")
     assert {path.name for path in run_dir.iterdir()} == {*names, *folders}
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
-    assert f"into outputs/{run_dir.parent.name}/{run_dir.name}\n" in (
+    assert f"writing to outputs/{run_dir.parent.name}/{run_dir.name}\n" in (
         run_dir / "train.log"
     ).read_text("utf-8")
 

@@ -67,18 +67,20 @@ def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
     """All groups, and all keys of the config that the command line's choices of groups give."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     groups = [text for text in arguments if re.fullmatch(r"[a-z_/]+=[\w\[\],]+", text)]
     folders = [path for path in conf_dir().rglob("*") if path.is_dir()]
     folders = [str(path.relative_to(conf_dir())) for path in folders]
-    groups = [text for text in groups if text.partition("=")[0] in folders]
     groups = [re.sub(r"=(\w+),.*", r"=\1", text) for text in groups]  # the first of a sweep
+    groups = [text for text in groups if _is_known(text)]  # not from somebody's --config-dir
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        try:
-            config = compose(config_name, groups)
-        except HydraException:  # a group's option from somebody's --config-dir
-            config = compose(config_name)
+        config = compose(config_name, groups)
     return [*flatten(OmegaConf.to_container(config, resolve=False)), *folders]
+
+
+def _is_known(text: str) -> bool:
+    """Whether all options in ``group=option`` or ``group=[option,option]`` are lmbench's own."""
+    group, _, options = text.partition("=")
+    return all((conf_dir() / group / f"{x}.yaml").is_file() for x in options.strip("[]").split(","))

@@ -109,6 +109,17 @@ def test_a_damaged_archive_is_refused(tmp_path: Path):
             read_pairs(path)
 
 
+def test_an_encrypted_archive_is_refused(tmp_path: Path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jsonl", json_lines(BLIMP))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the archive's directory
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"set\.zip cannot be read: .*encrypted"):
+        read_pairs(path)
+
+
 def test_missing_pairs_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"nowhere\.zip cannot be read: No such file"):
         read_pairs(tmp_path / "nowhere.zip")

@@ -278,11 +278,22 @@ def test_the_error_says_what_is_wrong_with_a_text(tmp_path, cache_dir):
     assert entries(cache_dir) == []
 
 
-@pytest.mark.parametrize("name", ["test/1.txt", "my.valid.txt", "corpus_train.txt"])
-def test_a_folder_whose_file_names_mention_splits_is_not_pooled(tmp_path: Path, name: str):
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("a b c\n" * 100)
-    (tmp_path / "contest.txt").write_text("a b c\n" * 100)  # does not name a split
-    with pytest.raises(UserError, match=path.name):
+@pytest.mark.parametrize(
+    ("train", "other"),
+    [("train/1.txt", "test/1.txt"), ("training.txt", "my.dev.txt"), ("a_Train.txt", "a_Valid.txt")],
+)
+def test_a_folder_whose_file_names_mention_splits_is_not_pooled(
+    tmp_path: Path, train: str, other: str
+):
+    for name in (train, other):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a b c\n" * 100)
+    with pytest.raises(UserError, match=f"{train} and {other} look like parts"):
         load_text(tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_titles_with_the_name_of_one_split_are_pooled(tmp_path: Path):
+    for name in ("A Test of Wills.txt", "contest.txt", "Trained.txt"):
+        (tmp_path / name).write_text("a b c\n" * 100)
+    corpus = load_text(tmp_path, cache_dir=tmp_path / "cache")
+    assert sum(corpus.num_tokens.values()) == 3 * 400

@@ -18,7 +18,11 @@ from lmbench.data.words import NONE, require_tokenizer, separate, version_of
 from lmbench.errors import UserError
 
 FILE_NAMES = ("{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt")
-_OF_SPLIT = re.compile(r"(?<![a-z])(train|training|valid|validation|dev|test)(?![a-z])", re.I)
+_OF_SPLIT = {
+    "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.I),
+    "valid": re.compile(r"(?<![a-z])(valid(ation)?|dev)(?![a-z])", re.I),
+    "test": re.compile(r"(?<![a-z])test(?![a-z])", re.I),
+}
 FORMAT = 4  # part of every cache key: raise it when the files of a cached corpus change
 
 
@@ -195,14 +199,17 @@ def _find_files(path: Path) -> dict[str, Path] | list[Path]:
                 f"files. It contains {shown}. Save text as .txt in UTF-8, or set data.path=… to "
                 "another file or folder."
             )
-        for one in text:
-            if _OF_SPLIT.search(one.relative_to(path).as_posix()):
-                raise UserError(
-                    f"{one} looks like part of a text that is already split, but {path} has no "
-                    f"{', '.join(f'{split}.txt' for split in SPLITS)}. Put the splits into one "
-                    "folder under these names, or rename the files that are to be split again."
-                )
-        return sorted(text, key=lambda one: one.relative_to(path).parts)
+        text.sort(key=lambda one: one.relative_to(path).parts)
+        names = [one.relative_to(path).as_posix() for one in text]
+        named = {split: [*filter(word.search, names)] for split, word in _OF_SPLIT.items()}
+        parts = dict.fromkeys(names[0] for names in named.values() if names)
+        if len(parts) > 1:  # a single one may be a title, such as A Test of Wills.txt
+            raise UserError(
+                f"{path}: {' and '.join(parts)} look like parts of a text that is already split. "
+                f"Put the splits into one folder as {', '.join(f'{one}.txt' for one in SPLITS)}, "
+                "or rename the files that are to be split again."
+            )
+        return text
     for split in SPLITS:
         if len(found[split]) != 1:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Where the configs are, and which classes they name: the only ones that a run may name.
+"""Locates ``conf/``, and lists the classes that a run's config may name.
 
 In a config, ``_target_`` names the class (or function) that makes an object. What ``conf/`` names
 at a place is allowed there, and so are some of Lightning's own classes; a prefix such as
@@ -21,32 +21,33 @@ MODEL_PLACES = ("model.core", "model.head")
 PLACES = (*MODEL_PLACES, "data", "optimizer", "scheduler", "callbacks", "logger")
 """Groups of ``conf/`` that name classes; ``callbacks`` and ``logger`` hold several objects each."""
 
-OF_LIGHTNING = {
-    "callbacks": {
-        "DeviceStatsMonitor": "",
-        "EarlyStopping": "",
-        "ModelCheckpoint": "",
-        "ModelSummary": "",
-        "RichModelSummary": "",
-        "RichProgressBar": "",
-        "TQDMProgressBar": "",
-        "BatchSizeFinder": "Set batching.batch_size.",
-        "EMAWeightAveraging": "callbacks=weight_average averages the weights.",
-        "GradientAccumulationScheduler": "lmbench's schedules take one step per window.",
-        "OnExceptionCheckpoint": "lmbench saves a run that is stopped.",
-        "LearningRateMonitor": "metrics.csv has the learning rate already.",
-        "LearningRateFinder": "hparams_search= searches for a learning rate.",
-        "StochasticWeightAveraging": "Its average would never be validated. See callbacks=nt_asgd.",
-        "ThroughputMonitor": "callbacks.throughput logs the speed.",
-        "Timer": "Set trainer.max_time.",
-    },
-    "logger": {"CSVLogger": ""},
+ALSO_KNOWN = {
+    "callbacks": (
+        "lightning.pytorch.callbacks.DeviceStatsMonitor",
+        "lightning.pytorch.callbacks.EarlyStopping",
+        "lightning.pytorch.callbacks.ModelCheckpoint",
+        "lightning.pytorch.callbacks.ModelSummary",
+        "lightning.pytorch.callbacks.RichModelSummary",
+        "lightning.pytorch.callbacks.RichProgressBar",
+        "lightning.pytorch.callbacks.TQDMProgressBar",
+        "lmbench.callbacks.no_dropout.NoDropout",  # of debug=overfit
+    ),
+    "logger": ("lightning.pytorch.loggers.CSVLogger",),
 }
-"""Place → Lightning's own classes that a run may name there, and why it may not name some others.
+"""Place → classes that a run may name there besides those of ``conf/``; resuming them is tested."""
 
-They are in ``lightning.pytorch.callbacks`` and ``lightning.pytorch.loggers``. Resuming has been
-tried with each of the allowed ones.
-"""
+INSTEAD = {
+    "BatchSizeFinder": "Set batching.batch_size.",
+    "EMAWeightAveraging": "callbacks=weight_average averages the weights.",
+    "GradientAccumulationScheduler": "lmbench's schedules take one step per window.",
+    "OnExceptionCheckpoint": "lmbench saves a run that is stopped.",
+    "LearningRateMonitor": "metrics.csv has the learning rate already.",
+    "LearningRateFinder": "hparams_search= searches for a learning rate.",
+    "StochasticWeightAveraging": "Its average would never be validated. See callbacks=nt_asgd.",
+    "ThroughputMonitor": "callbacks.throughput logs the speed.",
+    "Timer": "Set trainer.max_time.",
+}
+"""Lightning's callback that does not work with lmbench → what to do instead."""
 
 ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"
 """Environment variable with the user's own classes, separated by commas."""
@@ -64,11 +65,8 @@ def known_targets(place: str) -> frozenset[str]:
     """The classes that a run may name at a place, such as ``model.core``."""
     files = (conf_dir() / place.replace(".", "/")).glob("*.yaml")
     nodes = [node for file in files for _, node in _objects(place, read_yaml(file))]
-    if place == "callbacks":
-        of_debug = read_yaml(conf_dir() / "debug/overfit.yaml")
-        nodes += [node for _, node in _objects(place, of_debug[place])]
-    of_lightning = [name for name, why_not in _of_lightning(place).items() if not why_not]
-    return frozenset([*(str(x["_target_"]) for x in nodes if "_target_" in x), *of_lightning])
+    named = [str(node["_target_"]) for node in nodes if "_target_" in node]
+    return frozenset([*named, *ALSO_KNOWN.get(place, ())])
 
 
 def require_known_targets(config: Mapping[str, Any], places: Iterable[str], where: str) -> None:
@@ -91,16 +89,17 @@ def require_known_targets(config: Mapping[str, Any], places: Iterable[str], wher
             target = str(inner.get("_target_", ""))
             if target in {"", *known_targets(place), *of_user}:
                 continue
-            of_lightning = _of_lightning(place)
-            if of_lightning.get(target):
-                reason = of_lightning[target]
-                raise UserError(f"{where}: {key}: {target} does not work with lmbench. {reason}")
+            package, _, name = target.rpartition(".")
+            if package == "lightning.pytorch.callbacks" and name in INSTEAD:
+                raise UserError(
+                    f"{where}: {key}: {target} does not work with lmbench. {INSTEAD[name]}"
+                )
             meant = difflib.get_close_matches(target, known_targets(place), n=1, cutoff=0.9)
             did_you_mean = f" Did you mean {meant[0]}?" if meant else ""
             raise UserError(
-                f"{where}: {key} names {target}, which is not among the classes that lmbench knows "
-                f"there, and building it runs its code.{did_you_mean} If you trust it, set "
-                f"the environment variable {ALLOWED_TARGETS_VARIABLE}={target}."
+                f"{where}: {key} names {target}. lmbench does not know this class there, and "
+                f"building it would run its code.{did_you_mean} If you trust it, set the "
+                f"environment variable {ALLOWED_TARGETS_VARIABLE}={target}."
             )
 
 
@@ -125,12 +124,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         is_plain = config is None or isinstance(config, (str, bool, int, float))
         return {prefix: config if is_plain else str(config)}
     return {key: leaf for name, node in inner.items() for key, leaf in flatten(node, name).items()}
-
-
-def _of_lightning(place: str) -> dict[str, str]:
-    package = {"callbacks": "lightning.pytorch.callbacks", "logger": "lightning.pytorch.loggers"}
-    names = OF_LIGHTNING.get(place, {})
-    return {f"{package[place]}.{name}": why_not for name, why_not in names.items()}
 
 
 def _objects(place: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

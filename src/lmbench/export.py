@@ -24,14 +24,12 @@ def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
     from lmbench.report.card import model_card
     from lmbench.run.config import read_run_config
     from lmbench.saved.checkpoint import read_run_model
-    from lmbench.saved.export import CARD, writing_export
+    from lmbench.saved.export import write_export
 
     saved = read_run_model(run_dir)
     model = build_saved(saved)
     name, card = model_card(run_dir, read_run_config(run_dir, ()), model.weights_sha256())
-    with writing_export(output, saved, model, corpus_name=name, overwrite=overwrite) as folder:
-        # JSON can express halves of surrogate pairs, which UTF-8 cannot.
-        (folder / CARD).write_text(card, "utf-8", "backslashreplace")
+    write_export(output, saved, model, corpus_name=name, card=card, overwrite=overwrite)
     lines = [f"{path.stat().st_size:>13,} bytes  {path.name}" for path in sorted(output.iterdir())]
     lines.append(f"{model.num_parameters:,} parameters, exported to {output}")
     with printing(f" The export is in {output}."):

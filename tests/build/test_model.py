@@ -26,7 +26,7 @@ from lmbench.model.contracts import CoreOutput
 from lmbench.run.changes import resumed_config
 from lmbench.run.config import read_run_config
 from lmbench.saved.checkpoint import DATA, read_run_model
-from lmbench.saved.export import writing_export
+from lmbench.saved.export import write_export
 
 NODE = {
     "embedding_size": 6,
@@ -62,7 +62,7 @@ def test_what_a_core_or_head_lacks_is_named():
     with pytest.raises(UserError, match=r"^model\.core: RNN lacks dropouts, output_size\. .*Core"):
         build_model({**NODE, "core": node}, 11)
     node = {"_target_": "torch.nn.Linear", "out_features": 11}
-    with pytest.raises(UserError, match=r"^model\.head: Linear must take .* input_size"):
+    with pytest.raises(UserError, match=r"^model\.head: lmbench passes Linear .* input_size"):
         build_model({**NODE, "head": node}, 11)
 
 
@@ -99,8 +99,8 @@ def change_checkpoint(run_dir: Path, change: Callable[[dict[str, Any]], object])
 
 def exported(run_dir: Path, output: Path) -> Path:
     saved = read_run_model(run_dir)
-    with writing_export(output, saved, build_saved(saved), corpus_name="synthetic"):
-        return output
+    write_export(output, saved, build_saved(saved), corpus_name="synthetic", card="")
+    return output
 
 
 def refusal(path: Path, **options: Any) -> str:

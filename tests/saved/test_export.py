@@ -15,7 +15,7 @@ import lmbench
 from lmbench.build.model import build_saved
 from lmbench.errors import UserError
 from lmbench.saved.checkpoint import DATA, read_run_model
-from lmbench.saved.export import read_export, require_free, writing_export
+from lmbench.saved.export import read_export, require_free, write_export
 
 MODELS = (
     "model=lstm",
@@ -28,17 +28,13 @@ MODELS = (
 )
 
 
-def write(
-    run_dir: Path,
-    output: Path,
-    *,
-    complete: Callable[[Path], object] = lambda folder: None,
-    overwrite: bool = False,
-) -> Path:
+NAMES = ["README.md", "config.json", "model.safetensors", "vocabulary.json"]
+
+
+def write(run_dir: Path, output: Path, *, overwrite: bool = False) -> Path:
     saved = read_run_model(run_dir)
-    options = {"corpus_name": "synthetic", "overwrite": overwrite}
-    with writing_export(output, saved, build_saved(saved), **options) as folder:
-        complete(folder)
+    options = {"corpus_name": "synthetic", "card": "# A model \udcff", "overwrite": overwrite}
+    write_export(output, saved, build_saved(saved), **options)
     return output
 
 
@@ -85,8 +81,8 @@ def test_an_export_gives_the_numbers_of_its_run(
 
 def test_what_is_in_the_folder(folder: Path):
     """Read by other means; a tied weight is there only once."""
-    names = ["config.json", "model.safetensors", "vocabulary.json"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.iterdir()) == NAMES
+    assert (folder / "README.md").read_text("utf-8") == "# A model \\udcff"
     weights = load_file(folder / "model.safetensors")
     layers = sum(4 * h * (i + h) + 2 * 4 * h for i, h in ((8, 12), (12, 8)))
     assert sum(weight.size for weight in weights.values()) == 41 * 8 + layers + 41
@@ -150,27 +146,30 @@ def names_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-def test_an_export_is_replaced_only_with_overwrite(make_run: Callable[..., Path], tmp_path: Path):
+def test_an_export_is_replaced_only_with_overwrite(
+    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """And not if writing fails."""
     run_dir, output = make_run(), tmp_path / "deep" / "export"
     output.mkdir(parents=True)  # an empty folder may be filled
     write(run_dir, output)
-    (output / "README.md").touch()
     before = names_below(tmp_path)
 
-    def fail(folder: Path) -> None:
-        (folder / "half").touch()
+    def fail(path: Path, data: bytes) -> None:
+        path.touch()
         raise OSError(28, "No space left")
 
     with pytest.raises(UserError, match="--overwrite"):
         write(run_dir, output)
-    with pytest.raises(UserError, match="cannot be written: No space left"):
-        write(run_dir, output, complete=fail, overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(UserError, match="cannot be written: No space left"):
+            write(run_dir, output, overwrite=True)
     with pytest.raises(UserError, match="cannot be written: Not a directory"):
         write(run_dir, run_dir / "config.yaml/export")
     assert names_below(tmp_path) == before
     write(run_dir, output, overwrite=True)
-    assert names_below(output) == ["config.json", "model.safetensors", "vocabulary.json"]
+    assert names_below(output) == NAMES
     lmbench.load(output)
 
 

@@ -56,28 +56,29 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
             f"{key}._target_: {node['_target_']} cannot be imported: {error}."
         ) from error
     arguments = {name: value for name, value in node.items() if name != "_target_"}
-    _require_arguments(target, key, arguments, num_positional=None)
+    _require_known(target, key, arguments)
 
     def make(*args: Any, **own: Any) -> Any:
         if unknown := _unknown(target, own):
             raise UserError(
-                f"{key}: {target.__name__} must take an argument {unknown}, which lmbench gives it."
+                f"{key}: lmbench passes {target.__name__} an argument {unknown}, which it does not "
+                "take."
             )
-        return call(target, key, *args, **together(key, arguments, own))
+        require_unset(key, arguments, own)
+        return call(target, key, *args, **arguments, **own)
 
     return make
 
 
-def together(node: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config node, and those that lmbench itself adds.
+def require_unset(node: str, given: Iterable[str], names: Iterable[str]) -> None:
+    """Refuses a node that gives a value that lmbench itself sets.
 
     Raises:
-        UserError: The node has a value that is not for it to set.
+        UserError: Naming the key.
     """
     for name in given:
-        if name in own:
+        if name in names:
             raise UserError(f"{node}.{name} is set by lmbench itself. Leave it out.")
-    return {**given, **own}
 
 
 def require_inside_run(node: Mapping[str, Any], key: str) -> None:
@@ -104,7 +105,13 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
     Raises:
         UserError: A value has the wrong type, or the target refuses it or does not know it.
     """
-    _require_arguments(target, node, kwargs, num_positional=len(args))
+    _require_known(target, node, kwargs)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for name, parameter in [*parameters_of(target).items()][len(args) :]:
+        is_required = parameter.kind in named and parameter.default is inspect.Parameter.empty
+        if is_required and name not in kwargs:
+            key = _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}")
+            raise UserError(f"{key} is missing: set +{key}=…")
     keys = {name: _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
     hints = _hints(target)
     for name, value in kwargs.items():
@@ -144,23 +151,13 @@ def require_type(key: str, value: Any, hint: Any) -> None:
         )
 
 
-def _require_arguments(
-    target: Callable[..., Any], node: str, given: Mapping[str, Any], *, num_positional: int | None
-) -> None:
-    """Refuses arguments that the target does not have and, if it is to be called, missing ones."""
+def _require_known(target: Callable[..., Any], node: str, given: Iterable[str]) -> None:
+    """Refuses arguments that the target does not have."""
     if name := _unknown(target, given):
         raise UserError(
             f"{node}.{name}: {target.__name__} has no such argument. Leave it out, or take it out "
             f"of an experiment with ~{node}.{name}."
         )
-    parameters = parameters_of(target)
-    kinds = {name: parameter.kind for name, parameter in parameters.items()}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    for name in [] if num_positional is None else list(parameters)[num_positional:]:
-        is_optional = parameters[name].default is not inspect.Parameter.empty
-        if kinds[name] in named and not is_optional and name not in given:
-            key = _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}")
-            raise UserError(f"{key} is missing: set +{key}=…")
 
 
 def _unknown(target: Callable[..., Any], names: Iterable[str]) -> str | None:

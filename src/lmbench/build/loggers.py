@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import (
     WandbLogger,
 )
 
-from lmbench.build.arguments import factory, require_inside_run, together
+from lmbench.build.arguments import factory, require_inside_run, require_unset
 from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.conf import import_target, takes
 from lmbench.errors import Interrupted, UserError
@@ -48,7 +48,7 @@ def loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
         called = re.sub(r"[^\w.+-]+", "-", f"{config.get('name')}_seed_{config['seed']}")
         if kind is TensorBoardLogger:
             own = {"save_dir": run_dir, "name": called, "version": "", "sub_dir": None}
-            together(key, node, dict.fromkeys(("log_dir", "filename_suffix")))
+            require_unset(key, node, ("log_dir", "filename_suffix"))
         elif kind is WandbLogger:
             make = _of_tool("wandb", node, key, _OF_WANDB, ("name", called))
             own = {"save_dir": run_dir, "id": _wandb_id(run_dir)}

@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
-from lmbench.build.arguments import call, factory, require_type, together
+from lmbench.build.arguments import call, factory, require_type, require_unset
 from lmbench.build.callbacks import callbacks as build_callbacks
 from lmbench.build.loggers import loggers as build_loggers
 from lmbench.callbacks.checkpoints import CheckpointIO
@@ -76,8 +76,8 @@ def datamodule(config: Mapping[str, Any], corpus: Corpus) -> LanguageModelDataMo
             )
     evaluation = call(EvaluationSettings, "evaluation", **config["evaluation"])
     own = {"corpus": corpus, "evaluation": evaluation, "seed": config["seed"]}
-    arguments = together("batching", config["batching"], own)
-    return call(LanguageModelDataModule, "batching", **arguments)
+    require_unset("batching", config["batching"], own)
+    return call(LanguageModelDataModule, "batching", **config["batching"], **own)
 
 
 def module(config: Mapping[str, Any], model: LanguageModel) -> LanguageModelModule:
@@ -134,7 +134,8 @@ def trainer(
             "enable_model_summary": False,
             **TRAINER_OPTIONS,
         }
-        return call(L.Trainer, "trainer", **together("trainer", options, own))
+        require_unset("trainer", options, own)
+        return call(L.Trainer, "trainer", **options, **own)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
 

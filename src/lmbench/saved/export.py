@@ -8,8 +8,6 @@ Next to them is a model card, ``README.md``.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,34 +35,36 @@ def is_export(folder: Path) -> bool:
         return False
 
 
-@contextmanager
-def writing_export(
+def write_export(
     output: Path,
     saved: SavedModel,
     model: LanguageModel,
     *,
     corpus_name: str,
+    card: str,
     overwrite: bool = False,
-) -> Iterator[Path]:
-    """Writes an export under another name first, and yields that folder for further files.
-
-    An exception raised meanwhile is passed on, and leaves nothing behind.
+) -> None:
+    """Writes an export, or nothing.
 
     Args:
         output: The folder to create.
         saved: What the model was built from.
         model: The model.
         corpus_name: Name of the corpus that it was trained on.
+        card: The model card, as Markdown.
         overwrite: Whether to replace an existing export.
 
     Raises:
         UserError: There is something there already, or the folder cannot be written.
     """
     require_free(output, overwrite=overwrite)
+    contents = _model_files(saved, model, corpus_name)
+    # JSON can express halves of surrogate pairs, which UTF-8 cannot.
+    contents[CARD] = card.encode("utf-8", "backslashreplace")
     try:
         with replacing_folder(output.resolve()) as folder:
-            _write_model(folder, saved, model, corpus_name)
-            yield folder
+            for name, data in contents.items():
+                (folder / name).write_bytes(data)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
 
@@ -89,7 +89,7 @@ def require_free(output: Path, *, overwrite: bool) -> None:
         raise UserError(f"{output} already exists and would be lost. Choose another --output.")
 
 
-def _write_model(folder: Path, saved: SavedModel, model: LanguageModel, corpus_name: str) -> None:
+def _model_files(saved: SavedModel, model: LanguageModel, corpus_name: str) -> dict[str, bytes]:
     weights: dict[str, Tensor] = {}
     for name, weight in model.state_dict(keep_vars=True).items():
         if not any(weight is other for other in weights.values()):
@@ -111,8 +111,7 @@ def _write_model(folder: Path, saved: SavedModel, model: LanguageModel, corpus_n
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
     contents[CONFIG] = json.dumps(config, indent=2, allow_nan=False).encode() + b"\n"
-    for name, data in contents.items():
-        (folder / name).write_bytes(data)
+    return contents
 
 
 def read_saved(folder: Path) -> SavedModel:

@@ -18,7 +18,7 @@ from lmbench import conf
 from lmbench.build import training as build
 from lmbench.build.arguments import parameters_of
 from lmbench.build.callbacks import callbacks
-from lmbench.build.loggers import _OF_WANDB
+from lmbench.build.loggers import _WANDB_OPTIONS
 from lmbench.build.model import build_model
 from lmbench.conf import (
     ALLOWED_TARGETS_VARIABLE,
@@ -107,7 +107,7 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
     for key, node in nodes.items():
         unknown = set(node) - {"_target_"} - arguments_of(get_object(node["_target_"]))
         if key == "logger.wandb":  # whose logger passes the rest on
-            unknown -= set(_OF_WANDB)
+            unknown -= set(_WANDB_OPTIONS)
         assert not unknown, f"{key}: {unknown}"
     # Nodes without a target of their own: build knows where they go.
     assert set(plain["trainer"]) <= arguments_of(L.Trainer)

@@ -1,4 +1,4 @@
-"""Train, compare and believe recurrent language models."""
+"""Train recurrent language models, and compare them by results that can be checked."""
 
 from __future__ import annotations
 

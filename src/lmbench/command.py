@@ -167,7 +167,10 @@ def _printable(message: str) -> str:
 
 
 def _say_of_thread(args: threading.ExceptHookArgs) -> None:
-    """As Python does, except for a full disk: TensorBoard raises that in the main thread too."""
+    """Prints a thread's traceback, as Python does.
+
+    Not that of an OSError such as a full disk: TensorBoard raises it in the main thread, too.
+    """
     if not isinstance(args.exc_value, OSError):
         threading.__excepthook__(args)
 

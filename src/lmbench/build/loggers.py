@@ -24,8 +24,18 @@ from lmbench.errors import Interrupted, UserError
 from lmbench.files import read_text
 
 # The other options of these lead out of the run's folder, or are not used.
-_OF_WANDB = ("project", "name", "group", "entity", "tags", "notes", "job_type", "offline", "prefix")
-_OF_MLFLOW = ("experiment_name", "run_name", "tags", "prefix", "synchronous")
+_WANDB_OPTIONS = (
+    "project",
+    "name",
+    "group",
+    "entity",
+    "tags",
+    "notes",
+    "job_type",
+    "offline",
+    "prefix",
+)
+_MLFLOW_OPTIONS = ("experiment_name", "run_name", "tags", "prefix", "synchronous")
 
 _MLFLOW_ID = "mlflow_run_id"
 """The file in a run's directory with the id of its run in MLflow, which a resume continues."""
@@ -50,10 +60,10 @@ def loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
             own = {"save_dir": run_dir, "name": called, "version": "", "sub_dir": None}
             require_unset(key, node, ("log_dir", "filename_suffix"))
         elif kind is WandbLogger:
-            make = _of_tool("wandb", node, key, _OF_WANDB, ("name", called))
+            make = _of_tool("wandb", node, key, _WANDB_OPTIONS, ("name", called))
             own = {"save_dir": run_dir, "id": _wandb_id(run_dir)}
         elif kind is MLFlowLogger:
-            make = _of_tool("mlflow", node, key, _OF_MLFLOW, ("run_name", called))
+            make = _of_tool("mlflow", node, key, _MLFLOW_OPTIONS, ("run_name", called))
             uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
             own = {"tracking_uri": uri, "run_id": _mlflow_id(run_dir)}
         else:

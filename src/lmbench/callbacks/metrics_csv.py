@@ -14,7 +14,7 @@ from lmbench.errors import UserError
 from lmbench.files import flush_to_disk, read_text, replace_text
 
 _UNITS_OF_TIMING = ("seconds", "_per_second", "_bytes")
-_OF_THE_DEVICE = "DeviceStatsMonitor."
+_DEVICE_PREFIX = "DeviceStatsMonitor."
 
 
 class MetricsCSV(Logger):
@@ -53,7 +53,7 @@ class MetricsCSV(Logger):
         values: dict[str, dict[str, float]] = {"metrics": {}, "timing": {}}
         for name, value in metrics.items():
             if name != "epoch":
-                is_timing = name.endswith(_UNITS_OF_TIMING) or name.startswith(_OF_THE_DEVICE)
+                is_timing = name.endswith(_UNITS_OF_TIMING) or name.startswith(_DEVICE_PREFIX)
                 values["timing" if is_timing else "metrics"][name] = value
         for name, file in self._files.items():
             if values[name]:

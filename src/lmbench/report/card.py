@@ -6,7 +6,7 @@ from typing import Any
 
 from lmbench.errors import UserError
 from lmbench.report.runs import read_run
-from lmbench.run.config import OF_THE_MACHINE
+from lmbench.run.config import MACHINE_KEYS
 
 RECIPE = ("name", "seed", "data", "model", "batching", "loss", "optimizer", "scheduler", "trainer")
 RECIPE += ("callbacks", "evaluation", "float32_matmul_precision")
@@ -72,7 +72,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
     )
     recipe = {key: config[key] for key in RECIPE if key in config}
     # Where the data was on the run's machine is nobody's business.
-    recipe["data"] = {k: x for k, x in config["data"].items() if f"data.{k}" not in OF_THE_MACHINE}
+    recipe["data"] = {k: x for k, x in config["data"].items() if f"data.{k}" not in MACHINE_KEYS}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     targets = [config["model"][part]["_target_"] for part in ("core", "head")]

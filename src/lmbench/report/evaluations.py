@@ -29,7 +29,7 @@ class Evaluation:
 
     Attributes:
         score: What it found.
-        protocol: How the split was read, in the same words for all that were read the same way.
+        protocol: How the split was read; equal texts mean that it was read in the same way.
         is_tuned: Whether its settings were chosen on valid.
         records: The Parquet file with each target's log-probability; None if there is none.
     """

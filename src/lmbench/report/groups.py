@@ -16,7 +16,7 @@ from lmbench.report.group_names import (
 )
 from lmbench.report.runs import Corpus, Run, Skipped
 from lmbench.report.statistics import Estimate, estimate
-from lmbench.run.config import OF_THE_MACHINE
+from lmbench.run.config import MACHINE_KEYS
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +176,7 @@ def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    left_out = ("name", "seed", *OF_THE_MACHINE)
+    left_out = ("name", "seed", *MACHINE_KEYS)
     settings = {
         key: value
         for key, value in run.config.items()

@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.conf import takes
 from lmbench.errors import UserError
-from lmbench.run.config import OF_THE_MACHINE, OF_WEIGHTS, read_run_config, set_value
+from lmbench.run.config import INHERITED_NODES, MACHINE_KEYS, read_run_config, set_value
 
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
 RESUMABLE = (
     *LENGTHS,
-    *OF_THE_MACHINE,
+    *MACHINE_KEYS,
     "trainer.accelerator",
     "trainer.devices",
     "trainer.precision",
@@ -81,7 +81,7 @@ def resumed_config(
                     f"{override} cannot be changed in a resume: the run's weights have the "
                     f"precision of {before}."
                 )
-        if key not in OF_THE_MACHINE:
+        if key not in MACHINE_KEYS:
             set_value(kept, override, key, value)
             is_changed = True
     return config, kept if is_changed else None
@@ -106,17 +106,17 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     config = config.copy()
     config.init_from = str(config.init_from)  # the folder of a sweep's job may be named by a number
     run = read_run_config(config.init_from)
-    taken = OmegaConf.create({node: run[node] for node in OF_WEIGHTS})
+    taken = OmegaConf.create({node: run[node] for node in INHERITED_NODES})
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         is_whole = key == "ablation" or override == "debug=overfit"
-        if not is_whole and re.split(r"[./@]", key)[0] not in OF_WEIGHTS:
+        if not is_whole and re.split(r"[./@]", key)[0] not in INHERITED_NODES:
             continue
         if is_whole or "." not in key or override.startswith("~"):
             raise UserError(
                 f"{override} cannot be combined with init_from={config.init_from}, which brings "
-                f"its own {', '.join(OF_WEIGHTS)}. Leave it out; single values can be set, such as "
-                "loss.ar_alpha=0, or +model.core.…= for what the default model lacks."
+                f"its own {', '.join(INHERITED_NODES)}. Leave it out; single values can be set, "
+                "such as loss.ar_alpha=0, or +model.core.…= for what the default model lacks."
             )
         OmegaConf.update(taken, key, _value_of(override), force_add=True)
     for node, content in taken.items():

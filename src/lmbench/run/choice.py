@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig
 from lmbench.errors import UserError
 from lmbench.files import read_json
 from lmbench.run.changes import apply_init_from, resumed_config
-from lmbench.run.config import OF_THE_MACHINE, plain_config
+from lmbench.run.config import MACHINE_KEYS, plain_config
 from lmbench.run.directory import is_run
 
 LONGEST_NAME = 100
@@ -111,7 +111,7 @@ def choose_job(
             raise UserError(f"{path} is damaged: val.ppl is missing. Remove it to test again.")
         return ChosenRun({}, perplexity=perplexity)
     if is_taken:
-        places = [item for item in overrides if _key(item) in OF_THE_MACHINE]
+        places = [item for item in overrides if _key(item) in MACHINE_KEYS]
         return ChosenRun(resumed_config(run_dir, places)[0], resumes=True)
     return ChosenRun(plain_config(apply_init_from(config, overrides)))
 

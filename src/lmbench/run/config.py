@@ -13,10 +13,10 @@ from lmbench.errors import UserError
 from lmbench.files import read_yaml, replace_text
 from lmbench.run.directory import is_run, outputs_of
 
-OF_WEIGHTS = ("data", "model", "batching", "loss", "evaluation")
+INHERITED_NODES = ("data", "model", "batching", "loss", "evaluation")
 """Nodes that belong to a run's weights, wherever these are taken."""
 
-OF_THE_MACHINE = ("data.path", "data.cache_dir")
+MACHINE_KEYS = ("data.path", "data.cache_dir")
 """Where things are on this machine: a resume may set this, and the run does not keep it."""
 
 
@@ -38,7 +38,7 @@ def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict
     if not is_run(run_dir):
         raise UserError(f"{run_dir} is not the directory of a run: it has no config.yaml.")
     config = read_yaml(path)
-    for node in OF_WEIGHTS:
+    for node in INHERITED_NODES:
         if not isinstance(config.get(node), dict):
             raise UserError(f"{path} is not the config of a run: it has no {node}.")
     for key, value in flatten(config).items():

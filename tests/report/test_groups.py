@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,40 @@ def test_seeds_and_paths_make_no_difference(tmp_path: Path, write_run: Write):
     assert group.name == "lstm"
     assert not left_out
     assert not section.differences
+
+
+def test_what_a_resume_on_another_machine_changes_makes_no_difference(
+    tmp_path: Path, write_run: Write
+):
+    changed = {"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.accelerator": "gpu"}
+    changed |= {"trainer.log_every_n_steps": 10, "callbacks.checkpoints.interval_minutes": 5}
+    write_run(tmp_path / "1", seed=1)
+    write_run(tmp_path / "2", seed=2, config=changed)
+    assert labels(tmp_path) == ["lstm"]
+    write_run(tmp_path / "3", seed=3, config=changed | {"trainer.precision": "bf16-mixed"})
+    assert len(labels(tmp_path)) == 2
+
+
+def test_runs_are_grouped_by_a_list(tmp_path: Path, write_run: Write):
+    """A config has each item of a list under a key of its own."""
+    configs: list[dict[str, Any]] = [
+        {"h.cutoffs": [10], "s.phases": [{"share": 10, "lr_factor": [0.1]}]},
+        {"h.cutoffs": [10, 20], "s.phases": [{"share": 20}]},
+        {"h.cutoffs": None, "s.phases": [{"share": 10, "lr_factor": [0.1]}]},
+    ]
+    for seed in (1, 2):
+        for number, config in enumerate(configs):
+            folder = tmp_path / f"{number}_{seed}"
+            write_run(folder, seed=seed, valid=100 + number + seed / 9, config=config)
+    runs, _ = read_runs([(None, tmp_path)])
+    names = {}
+    for key in ("h.cutoffs", "s.phases"):
+        (section,), _ = group_runs(runs, [key])
+        names[key] = {group.name: len(group.runs) for group in section.groups}
+    assert names["h.cutoffs"] == {"cutoffs=[10]": 2, "cutoffs=[10,20]": 2, "cutoffs=null": 2}
+    assert names["s.phases"] == {"phases=[share=10,0.1]": 4, "phases=[share=20]": 2}
+    with pytest.raises(UserError, match=r"--group-by h\.cutoff: no run"):
+        group_runs(runs, ["h.cutoff"])
 
 
 def test_groups_of_a_model_are_told_apart_by_as_few_keys_as_possible(

@@ -118,6 +118,22 @@ def test_finetuned_runs_are_paired_with_those_they_started_from(
         assert comparison.num_seeds == (3, 3 if second else 2)
 
 
+def test_finetuned_runs_are_paired_without_those_they_started_from(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    """Two finetunings of each of three runs that are not compared."""
+    tests = {"f": [100.0, 120.0, 140.0], "g": [99.0, 118.0, 139.0]}
+    for name, ppls in tests.items():
+        for seed, ppl in enumerate(ppls, start=1):
+            config = {"init_from": f"/gone/p{seed}", "name": name}
+            write_run(tmp_path / f"{name}{seed}", seed=seed, valid=ppl, test=ppl, config=config)
+    section = group_runs(read_runs([(None, tmp_path)])[0], ["name"])[0][0]
+    (comparison,) = compare_over_seeds(section, "test")
+    expected = stats.ttest_rel(np.log(tests["f"]), np.log(tests["g"]))
+    assert comparison.test_name == "paired t"
+    assert comparison.test.p == pytest.approx(expected.pvalue, rel=1e-6)
+
+
 def test_runs_of_one_config_and_seed_are_paired_whatever_they_are_called(
     tmp_path: Path, write_run: Write
 ):

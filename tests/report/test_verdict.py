@@ -146,6 +146,14 @@ def test_a_command_is_given_only_if_it_can_train_more_seeds(
     assert said(section_of(tmp_path))[1].command == command
 
 
+def test_no_sweep_is_offered_for_runs_on_several_devices(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    note(write_run(tmp_path / "a", valid=100, config={"trainer.devices": 2}), "trainer.devices=2")
+    write_run(tmp_path / "b", model="b", valid=101)
+    assert said(section_of(tmp_path))[1].command is None
+
+
 def test_a_group_alone(tmp_path: Path, write_run: Write, section_of: Read):
     write_run(tmp_path / "0", test=None)
     assert said(section_of(tmp_path)) == [

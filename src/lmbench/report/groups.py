@@ -18,6 +18,13 @@ from lmbench.report.runs import Corpus, Run, Skipped
 from lmbench.report.statistics import Estimate, estimate
 from lmbench.run.config import MACHINE_KEYS
 
+_NEUTRAL_KEYS = (
+    *("name", "seed", *MACHINE_KEYS),
+    *("trainer.accelerator", "trainer.devices", "trainer.strategy"),
+    *("trainer.log_every_n_steps", "callbacks.checkpoints.interval_minutes"),
+)
+"""What may differ between runs of a group; a resume on another machine may change most of it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Group:
@@ -97,10 +104,11 @@ def group_runs(
 ) -> tuple[list[Section], list[Skipped]]:
     """Groups runs by corpus and config.
 
-    Configs count as equal if they differ only in the seed, the loggers and where things are; a run
-    that started from another run's weights counts as started from that run's group, if it is among
-    the runs. Of several runs of a group with the same seed, the first counts: a repetition is not
-    an independent value. A run that started from another run's weights has that run's seed here.
+    Configs count as equal if they differ only in the seed, the loggers, the devices, how often a
+    run logs and saves, and where things are; a run that started from another run's weights counts
+    as started from that run's group, if it is among the runs. Of several runs of a group with the
+    same seed, the first counts: a repetition is not an independent value. A run that started from
+    another run's weights has that run's seed here.
 
     Args:
         runs: The runs.
@@ -114,7 +122,7 @@ def group_runs(
         UserError: No run has one of the keys.
     """
     for key in group_by:
-        if not any(key in run.config for run in runs):
+        if all(_value(run, key) == NOT_SET for run in runs):
             raise UserError(f"--group-by {key}: no run's config.yaml has this key.")
     places = {run.run_dir.resolve().parts: run for run in runs}
     corpora: dict[Corpus, dict[Hashable, dict[Hashable, Run]]] = {}
@@ -124,7 +132,7 @@ def group_runs(
         kind, origin = (run.name, _kind(lineage)), _origin(lineage)
         if group_by and not run.is_ensemble:
             origin = (kind, origin)
-            kind = (*(run.config.get(key, NOT_SET) for key in group_by), run.protocol)
+            kind = (*(_value(run, key) for key in group_by), run.protocol)
         group = corpora.setdefault(run.corpus, {}).setdefault(kind, {})
         if origin in group:
             repeats = "Starts from the same weights as"
@@ -164,6 +172,12 @@ def _origin(lineage: Sequence[Run]) -> Hashable:
     return lineage[-1].seed if start is None else str(start)
 
 
+def _first_weights(lineage: Sequence[Run]) -> Hashable:
+    """What tells the weights from which all began: a folder, or a config and its seed."""
+    is_folder = lineage[-1].config.get("init_from") is not None
+    return (None if is_folder else _kind(lineage[-1:]), _origin(lineage))
+
+
 def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
     """The run whose weights it started from, if it is among the runs."""
     start = run.config.get("init_from")
@@ -175,12 +189,20 @@ def _parent(run: Run, places: Mapping[tuple[str, ...], Run]) -> Run | None:
     return parents[0] if len(parents) == 1 else None
 
 
+def _value(run: Run, key: str) -> Any:
+    """The value of a key; a list, of which a config has each item, as one text."""
+    items = [(name, x) for name, x in run.config.items() if name.startswith(f"{key}[")]
+    if not items:
+        return run.config.get(key, NOT_SET)
+    names = ["" if name.endswith("]") else f"{name.rpartition('.')[2]}=" for name, _ in items]
+    return f"[{','.join(name + value_text(x) for name, (_, x) in zip(names, items, strict=True))}]"
+
+
 def _settings(run: Run) -> dict[str, Any]:
-    left_out = ("name", "seed", *MACHINE_KEYS)
     settings = {
         key: value
         for key, value in run.config.items()
-        if key not in left_out and not key.startswith("logger.")
+        if key not in _NEUTRAL_KEYS and not key.startswith("logger.")
     }
     for key, value in settings.items():
         if key.startswith(("trainer.limit_", "trainer.overfit_")) and type(value) in (int, float):
@@ -198,18 +220,17 @@ def _section(
     members.sort(key=lambda group: estimate([run.scores["valid"].ppl for run in group]).mean)
     configs = [_settings(group[0]) for group in members]
     if group_by:
-        configs = [{key: group[0].config.get(key) for key in group_by} for group in members]
+        configs = [{key: _value(group[0], key) for key in group_by} for group in members]
     differences = differing_values(configs)
     names = [group[0].name for group in members]
     for index, (run, *_) in enumerate(members):
         if group_by and not run.is_ensemble:
-            values = [shortened(k, value_text(run.config.get(k, NOT_SET))) for k in group_by]
+            values = [shortened(key, value_text(_value(run, key))) for key in group_by]
             names[index] = ", ".join(map("=".join, values))
     names = unique_names(names, {} if group_by else differences)
     unit, groups = "run" if group_by else "seed", []
     for number, (name, runs) in enumerate(zip(names, members, strict=True), start=1):
-        lineages = [_lineage(run, places) for run in runs]
-        origins = tuple((_kind(lineage[-1:]), _origin(lineage)) for lineage in lineages)
+        origins = tuple(_first_weights(_lineage(run, places)) for run in runs)
         groups.append(Group(number, name, runs, origins, unit))
     # An ensemble has none of the keys of a trained run, so that all would differ.
     trained = [c for c, (run, *_) in zip(configs, members, strict=True) if not run.is_ensemble]

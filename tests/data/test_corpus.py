@@ -136,6 +136,12 @@ def test_options_are_part_of_the_key(tmp_path, cache_dir):
     ] == [[900, 50, 50], [850, 100, 50], [850, 50, 100]]
 
 
+def test_shares_of_a_text_that_is_split_already_are_refused(tmp_path, cache_dir):
+    folder = write_folder(tmp_path / "text")
+    with pytest.raises(UserError, match="is split already, so "):
+        load_text(folder, cache_dir=cache_dir, test_share=0.1)
+
+
 @pytest.mark.parametrize("pattern", ["{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt"])
 def test_file_names(tmp_path, cache_dir, pattern):
     folder = write_folder(tmp_path / "text", pattern=pattern)

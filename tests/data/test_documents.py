@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from lmbench.data.documents import Document, split_documents
+from lmbench.data.articles import article_starts
+from lmbench.data.corpus import load_text
+from lmbench.data.documents import Document, joined, split_documents
 from lmbench.errors import UserError
 
 SHARES = {"train": 0.8, "valid": 0.08, "test": 0.12}
 
 
 def text_of(pieces: list[Document]) -> str:
-    return b"".join(block for piece in pieces for block in piece.blocks()).decode()
+    return b"".join(joined(pieces)).decode()
 
 
 def split(files: list[Path]) -> tuple[dict[str, str], str]:
@@ -68,6 +70,18 @@ def test_the_split_depends_on_the_content_alone(tmp_path: Path):
     assert {n: sorted(t.split("\n")) for n, t in again.items()} == {
         n: sorted(t.split("\n")) for n, t in texts.items()
     }
+
+
+@pytest.mark.parametrize("before", [" \n", "", "\ufeff"])
+def test_articles_in_files_of_their_own_keep_their_borders(tmp_path: Path, before: str):
+    files = [f"{before}= Title =\n\n{'text ' * (1 + n % 7)}\n" for n in range(120)]
+    write(tmp_path / "files", files)
+    corpus = load_text(tmp_path / "files", cache_dir=tmp_path / "cache", tokenizer="none")
+    starts = [article_starts(getattr(corpus, name), corpus.vocabulary) for name in SHARES]
+    assert sum(len(those) for those in starts if those is not None) == 120
+    num_tokens = sum(len(text.strip("\ufeff").split()) + text.count("\n") for text in files)
+    num_added = 0 if "\n" in before else 120 - 3  # before all but the first of a split
+    assert sum(corpus.num_tokens.values()) == num_tokens + num_added
 
 
 @pytest.mark.parametrize("before", [" \n", "", "\ufeff", "Preface\n \n"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lmbench.data.disk_cache import load_or_build
-from lmbench.data.documents import split_documents
+from lmbench.data.documents import joined, split_documents
 from lmbench.data.tokenization import SPLITS, read_blocks, write_ids
 from lmbench.data.vocabulary import UNK, Vocabulary
 from lmbench.data.words import NONE, require_tokenizer, separate, version_of
@@ -23,7 +23,10 @@ _OF_SPLIT = {
     "valid": re.compile(r"(?<![a-z])(valid(ation)?|dev)(?![a-z])", re.I),
     "test": re.compile(r"(?<![a-z])test(?![a-z])", re.I),
 }
-FORMAT = 4  # part of every cache key: raise it when the files of a cached corpus change
+SHARE = 0.05
+"""Default fraction of a text without splits that becomes ``valid``, and ``test``."""
+
+FORMAT = 5  # part of every cache key: raise it when the files of a cached corpus change
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +89,8 @@ def load_text(
     tokenizer: str = NONE,
     min_count: int | None = None,
     max_size: int | None = None,
-    valid_share: float = 0.05,
-    test_share: float = 0.05,
+    valid_share: float = SHARE,
+    test_share: float = SHARE,
 ) -> Corpus:
     """Loads a corpus from UTF-8 text.
 
@@ -114,7 +117,8 @@ def load_text(
     Raises:
         ValueError: An argument is not an allowed value, or is out of range.
         UserError: A file is missing, ambiguous, empty, not UTF-8, too small to be split, or changes
-            while it is read; there are unknown words and no ``<unk>``; the cache cannot be written.
+            while it is read; a split text is to be split otherwise; there are unknown words and no
+            ``<unk>``; the cache cannot be written.
     """
     if min_count is not None and min_count < 1:
         raise ValueError(f"min_count must be 1 or more, not {min_count}")
@@ -127,6 +131,11 @@ def load_text(
         require_tokenizer(tokenizer)
     files = _find_files(Path(path).expanduser())
     is_split = isinstance(files, dict)
+    if is_split and (valid_share, test_share) != (SHARE, SHARE):
+        raise UserError(
+            f"{path} is split already, so data.valid_share and data.test_share have no effect. "
+            "Leave them out."
+        )
     paths = list(files.values()) if isinstance(files, dict) else files
     hashes, with_unk = _read_through(paths)
     if tokenizer == "auto":
@@ -142,7 +151,7 @@ def load_text(
             blocks = {split: read_blocks(file) for split, file in files.items()}
         else:
             pieces, how = split_documents(files, shares, source=str(path))
-            blocks = {split: (b for one in pieces[split] for b in one.blocks()) for split in SPLITS}
+            blocks = {split: joined(pieces[split]) for split in SPLITS}
             notes.append(how)
         if tokenizer != NONE:
             blocks = {split: _separated(blocks[split], tokenizer) for split in SPLITS}

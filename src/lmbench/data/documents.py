@@ -9,7 +9,7 @@ test instead; the same holds for a single document, such as a novel.
 import hashlib
 import mmap
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +41,21 @@ class Document(NamedTuple):
                 end = self.stop if line_end < 0 else line_end + 1
                 yield text[start:end] if start else text[:end].removeprefix(b"\xef\xbb\xbf")
                 start = end
+
+    @property
+    def begins_with_title(self) -> bool:
+        """Whether it is the beginning of a file whose first line is a title."""
+        with _mapped(self.path) as text:
+            before = None if self.start else _BEFORE_TITLE.match(text)
+            return before is not None and b"\n" not in before[0]
+
+
+def joined(documents: Iterable[Document]) -> Iterator[bytes]:
+    """Blocks of a text made of documents, with the empty line that a title needs before it."""
+    for number, document in enumerate(documents):
+        if number and document.begins_with_title:
+            yield b"\n"
+        yield from document.blocks()
 
 
 def split_documents(

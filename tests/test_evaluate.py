@@ -19,7 +19,7 @@ from small import composed, exact_log_probs
 import lmbench
 from lmbench.data.synthetic import make_corpus
 from lmbench.errors import UserError
-from lmbench.evaluate import _name, evaluate, with_run
+from lmbench.evaluate import _name, _require_folders, evaluate, with_run
 from lmbench.evaluation.evaluator import Evaluator, RescoringMode
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import tune_in_turn
@@ -269,6 +269,11 @@ def test_results_are_named_after_what_was_chosen(overrides: list[str], name: str
     assert _name(overrides) == name
 
 
+def test_two_rules_of_dynamic_evaluation_are_refused() -> None:
+    with pytest.raises(UserError, match=r"only one rule.* -m evaluation=dynamic,dynamic_sgd$"):
+        _name(["evaluation=[dynamic_sgd,cache,dynamic]"])
+
+
 @dataclass
 class Blunter(RescoringMode):
     """A custom rescoring mode: a temperature."""
@@ -416,6 +421,10 @@ def test_a_folder_with_an_equals_sign_in_its_name_is_accepted(
     assert with_run(["a", "~evaluation.cache"]) == ["~evaluation.cache", "run=a"]
     with pytest.raises(SystemExit):
         with_run(["a", "run=b"])
+    _require_folders(["lr=3", "split=valid", "-cd", "nowhere"])
+    for arguments in (["lr=3", "cache"], ["cache", "split=valid"]):
+        with pytest.raises(SystemExit, match=r"^cache is not the .* Did you mean evaluation=cache"):
+            _require_folders(arguments)
 
 
 def test_minimal_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,7 +3,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from lmbench.conf import conf_dir
-from lmbench.suggestions import explain, explain_null, similar
+from lmbench.suggestions import explain, explain_dashes, explain_null, similar
 
 
 def test_keys_with_the_same_last_word_come_before_similar_ones():
@@ -22,6 +22,13 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
         (["model=lstm,awd_lstm", "lr=3"], "There is no key lr. Did you mean optimizer.lr?"),
         (["modl=lstm"], "There is no key modl. Did you mean model?"),
         (["model/cor=gru"], "There is no key model/cor. Did you mean model/core?"),
+        (["optimizer={lrs:3}"], "optimizer has the keys foreach, lr, weight_decay. Set one: opt"),
+        (["seed=1", "name=a(1).txt"], "name=a(1).txt cannot be read. If the value is text, quote "),
+        (
+            ["name=it's"],
+            """name=it's cannot be read. If the value is text, quote it: "name='it\\'s'\"""",
+        ),
+        (["seed=1", "cpu_hour"], "cpu_hour is not of the form KEY=VALUE."),
         (["bogus=1"], "There is no key bogus. To set a key that the config lacks: +bogus=…"),
         (
             ["model=awd_lst"],
@@ -56,3 +63,17 @@ def test_a_group_set_to_no_option_is_named(arguments: list[str]):
     assert text.startswith(
         f"{arguments[-1]}: a group takes the name of an option. Choose from csv, "
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--experiment", "cpu_hour"], "--experiment: keys are given without dashes: experiment=…"),
+        (["seed=1", "--model.tied=no"], "--model.tied=no: keys are given without dashes: model.ti"),
+        (["--seed=3"], "--seed=3: keys are given without dashes: seed=3"),
+        (["--multirun", "--config-dir", "data", "--cfg=job", "--run", "--info"], None),
+    ],
+)
+def test_keys_with_dashes_are_explained(arguments: list[str], said: str | None):
+    text = explain_dashes(arguments, "train")
+    assert text is None if said is None else str(text).startswith(said)

@@ -94,6 +94,12 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     if _wants_traceback():
         main()
         return
+    if any(text.startswith("--") for text in sys.argv[1:]):
+        from lmbench.suggestions import explain_dashes
+
+        if message := explain_dashes(sys.argv[1:], config_name):
+            tell(_printable(message))
+            sys.exit(1)
     # Hydra then raises its errors instead of printing them in a frame.
     os.environ |= {_FULL_ERROR: "1", _CAUGHT: "1"}
     from hydra.errors import HydraException

@@ -16,7 +16,7 @@ from lmbench.conf import MODEL_PLACES, conf_dir
 from lmbench.errors import UserError
 from lmbench.files import is_folder
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
-from lmbench.printing import printing
+from lmbench.printing import printable, printing
 from lmbench.run.config import read_run_config, set_value
 from lmbench.run.directory import quoted
 
@@ -117,9 +117,10 @@ def _evaluate_pairs(
     others += [f"evaluation.{key}=true" for key in ("tune", "save_tokens") if node[key]]
     if others:
         raise UserError(f"evaluation=minimal_pairs cannot be combined with {', '.join(others)}.")
-    require_type("evaluation.tokenizer", node["tokenizer"], str | None)
+    tokenizer = node.get("tokenizer")
+    require_type("evaluation.tokenizer", tokenizer, str | None)
     try:
-        splitter = Splitter.of(vocabulary, node["tokenizer"])
+        splitter = Splitter.of(vocabulary, tokenizer)
     except ValueError as error:
         raise UserError(f"evaluation.{error}.") from error
     pairs = read_pairs(Path(str(node["pairs"])))
@@ -148,6 +149,9 @@ def _name(overrides: Sequence[str]) -> str:
     """Name of an evaluation: what the command line chose; of a list all, in alphabetical order.
 
     ``dynamic_cache`` is the same as ``[dynamic,cache]``.
+
+    Raises:
+        UserError: Two of the list set the same values.
     """
     chosen = "standard"
     for override in overrides:
@@ -155,8 +159,13 @@ def _name(overrides: Sequence[str]) -> str:
         if key == "evaluation":
             chosen = value.strip("[]")
     names = {name.strip() for name in chosen.split(",")} - {"standard"}
-    if names >= (both := {"dynamic", "cache"}):
-        names = names - both | {"dynamic_cache"}
+    if len(rules := sorted(names & {"dynamic", "dynamic_sgd"})) > 1:
+        raise UserError(
+            f"evaluation=[{chosen}] can have only one rule. To try both: -m "
+            f"evaluation={','.join(rules)}"
+        )
+    if names >= {"dynamic", "cache"}:
+        names = names - {"dynamic", "cache"} | {"dynamic_cache"}
     return "_".join(sorted(names)) or "standard"
 
 
@@ -172,11 +181,7 @@ def with_run(arguments: Sequence[str]) -> list[str]:
     >>> with_run(["a", "split=valid,test"])
     ['split=[valid,test]', 'run=a']
     """
-    are_runs = [
-        before not in _OPTIONS_WITH_A_VALUE
-        and (is_folder(text) or not re.match(r"[-+~]|[\w./@]+=", text))
-        for before, text in zip(["", *arguments], arguments, strict=False)
-    ]
+    are_runs = _are_runs(arguments)
     folders = [quoted(text) for text, yes in zip(arguments, are_runs, strict=True) if yes]
     others = [text for text, yes in zip(arguments, are_runs, strict=True) if not yes]
     if folders and any(text.startswith("run=") for text in others):
@@ -187,8 +192,27 @@ def with_run(arguments: Sequence[str]) -> list[str]:
     return [*others, *([f"run={','.join(folders)}"] if folders else [])]
 
 
+def _are_runs(arguments: Sequence[str]) -> list[bool]:
+    """Which arguments name runs: they are folders, or neither overrides nor options."""
+    return [
+        before not in _OPTIONS_WITH_A_VALUE
+        and (is_folder(text) or not re.match(r"[-+~]|[\w./@]+=", text))
+        for before, text in zip(["", *arguments], arguments, strict=False)
+    ]
+
+
+def _require_folders(arguments: Sequence[str]) -> None:
+    """Ends the command if a run is not a folder, before the others are evaluated."""
+    for text, is_run in zip(arguments, _are_runs(arguments), strict=True):
+        if is_run and not is_folder(text):
+            is_option = (conf_dir() / "evaluation" / f"{text}.yaml").is_file()
+            hint = f" Did you mean evaluation={text}?" if is_option else ""
+            sys.exit(printable(f"{text} is not the directory of a run.{hint}"))
+
+
 def main() -> None:
     """Entry point of the console script."""
+    _require_folders(sys.argv[1:])
     sys.argv[1:] = with_run(sys.argv[1:])
     run_hydra(_main, "evaluate")
 

@@ -5,13 +5,18 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lmbench.conf import conf_dir, flatten
+from lmbench.files import read_yaml
 
 
 def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
     """Hydra's message in one sentence, with what may have been meant."""
     if match := re.search(r"Could not override '([^']+)'", message):
         key = match[1]
-        meant = similar(key, _keys(arguments, config_name))
+        keys = _keys(arguments, config_name)
+        inner = {re.split(r"[.\[]", x[len(key) + 1 :])[0] for x in keys if x.startswith(f"{key}.")}
+        if inner := sorted(inner - {"_target_"}):  # its value has a key that it lacks
+            return f"{key} has the keys {', '.join(inner)}. Set one: {key}.{inner[0]}=…"
+        meant = similar(key, keys)
         other = f" To set a key that the config lacks: +{key}=…" if not meant else ""
         return f"There is no key {key}.{_did_you_mean(meant)}{other}"
     if match := re.search(
@@ -34,7 +39,38 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
         meant = difflib.get_close_matches(name, options, n=2)
         known = ", ".join(options)
         return f"There is no {group}={name}.{_did_you_mean(meant)} Choose from {known}."
-    return message
+    is_unreadable = "override_grammar" in message
+    return (_explain_unreadable(arguments) if is_unreadable else None) or message
+
+
+def explain_dashes(arguments: Sequence[str], config_name: str) -> str | None:
+    """What to type in place of ``--seed 1``, if there is such an argument."""
+    keys = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    keys |= read_yaml(conf_dir() / f"{config_name}.yaml").keys() - {"run"}  # --run is Hydra's
+    for text in arguments:
+        name, _, value = text.removeprefix("--").partition("=")
+        if text.startswith("--") and name.partition(".")[0] in keys:
+            return f"{text}: keys are given without dashes: {name}={value or '…'}"
+    return None
+
+
+def _explain_unreadable(arguments: Sequence[str]) -> str | None:
+    """Names the argument that Hydra cannot read, which its own message does not."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        if before.startswith("-") or text.startswith("-"):
+            continue
+        try:
+            OverridesParser.create().parse_override(text)
+        except HydraException:
+            key, equals, value = text.partition("=")
+            if not equals:
+                return f"{text} is not of the form KEY=VALUE."
+            escaped = value.replace("'", r"\'")
+            return f"{text} cannot be read. If the value is text, quote it: \"{key}='{escaped}'\""
+    return None
 
 
 def explain_null(arguments: Sequence[str]) -> str:

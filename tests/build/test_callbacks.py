@@ -61,6 +61,7 @@ def test_other_classes_are_refused(target: str, part: str):
     ("nodes", "part"),
     [
         ([of("EarlyStopping", monitor="valid/ppl")], r"monitor=valid/ppl.*val/ppl"),
+        ([of("EarlyStopping", monitor="train/ppl")], r"monitor=train/ppl.*val/ppl"),
         ([of("EarlyStopping")], r"monitor"),
         ([of("EarlyStopping", monitor="val/ppl", pateince=2)], r"pateince"),
         ([of("ModelCheckpoint", dirpath="checkpoints/mine")], r"dirpath=checkpoints"),
@@ -112,6 +113,13 @@ def test_a_progress_bar_of_lightning_replaces_ours(tmp_path: Path):
     for of_run, number in ((config, 1), (small_config(), 0)):
         made = build.trainer(of_run, tmp_path).callbacks
         assert sum(isinstance(one, L.pytorch.callbacks.ProgressBar) for one in made) == number
+
+
+def test_early_stopping_cannot_look_where_there_is_no_validation(tmp_path: Path):
+    node = of("EarlyStopping", monitor="val/ppl", check_on_train_epoch_end=True)
+    callbacks(config_with(node), tmp_path)
+    with pytest.raises(UserError, match=r"mine_0\.check_on_train_epoch_end=true needs trainer"):
+        callbacks(config_with(node, trainer__check_val_every_n_epoch=2), tmp_path)
 
 
 def test_early_stopping_ends_a_run_for_good(tmp_path: Path):

@@ -146,9 +146,10 @@ def require_type(key: str, value: Any, hint: Any) -> None:
     """
     if not _fits(value, hint):
         wanted = hint.__name__ if inspect.isclass(hint) else hint
-        raise UserError(
-            f"{key}={value!r} has the wrong type: {type(value).__name__} instead of {wanted}."
-        )
+        message = f"{key}={value!r} has the wrong type: {type(value).__name__} instead of {wanted}."
+        if _fits("", hint):
+            message += f" In quotes it is text: \"{key}='…'\"."
+        raise UserError(message)
 
 
 def _require_known(target: Callable[..., Any], node: str, given: Iterable[str]) -> None:

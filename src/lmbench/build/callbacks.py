@@ -20,8 +20,8 @@ from lmbench.conf import import_target
 from lmbench.errors import UserError
 from lmbench.optim.asgd import ASGD
 
-METRICS = ("val/ppl", "val/nll", "train/ppl", "train/nll")
-"""What the module logs, for a callback to monitor."""
+METRICS = ("val/ppl", "val/nll")
+"""What a callback can monitor: known at each validation, whatever the logging interval."""
 
 
 def callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
@@ -39,7 +39,13 @@ def callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
         kind = import_target(node["_target_"])
         monitor = node.get("monitor")
         if monitor is not None and monitor not in METRICS:
-            raise UserError(f"{key}.monitor={monitor}: there are {', '.join(METRICS)}.")
+            raise UserError(f"{key}.monitor={monitor}: choose {' or '.join(METRICS)}.")
+        is_each = config["trainer"].get("check_val_every_n_epoch") == 1
+        if node.get("check_on_train_epoch_end") and not is_each:
+            raise UserError(
+                f"{key}.check_on_train_epoch_end=true needs trainer.check_val_every_n_epoch=1. "
+                "Leave it out."
+            )
         if kind is Checkpoints:
             made.append(make(dirpath=run_dir / "checkpoints"))
         elif kind is ModelCheckpoint:

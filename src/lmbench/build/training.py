@@ -35,6 +35,10 @@ _PROFILERS = {
 _KEYS = (*_NODES, "seed", "init_from", "float32_matmul_precision")
 
 
+# Those that lmbench itself reads; the others have defaults in Lightning.
+_TRAINER_KEYS = ("accelerator", "devices", "precision", "max_epochs", "max_steps")
+
+
 def require_known_keys(config: Mapping[str, Any]) -> None:
     """Refuses keys that nothing reads, which would silently do nothing, and missing ones.
 
@@ -45,6 +49,9 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
         is_node = isinstance(config.get(key), dict)
         if key not in config or (key in _NODES and not is_node):
             raise UserError(f"{key} is missing or empty. Keep its default.")
+    for key in _TRAINER_KEYS:
+        if key not in config["trainer"]:
+            raise UserError(f"trainer.{key} is missing. Keep its default.")
     for key in (key for key in config if key not in ("name", "scheduler")):
         if key not in _KEYS:
             raise UserError(

@@ -103,7 +103,8 @@ def as_override(key: str, path: Path) -> str:
 
 
 def quoted(text: str) -> str:
-    """A value as Hydra takes it: in quotes where needed."""
-    if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+    """A text as Hydra takes it: in quotes if it would be read as something else."""
+    is_number_or_word = re.fullmatch(r"[+-]?\.?\d[^/]*|null|true|false|inf|nan", text, re.I)
+    if re.fullmatch(r"[\w./+-]+", text, re.ASCII) and not is_number_or_word:
         return text
     return "'" + text.replace("'", r"\'") + "'"

@@ -41,6 +41,7 @@ def test_what_a_resume_on_another_machine_changes_makes_no_difference(
     changed |= {"trainer.log_every_n_steps": 10, "callbacks.checkpoints.interval_minutes": 5}
     write_run(tmp_path / "1", seed=1)
     write_run(tmp_path / "2", seed=2, config=changed)
+    write_run(tmp_path / "4", seed=4, config=changed | {"trainer.devices": [0]})
     assert labels(tmp_path) == ["lstm"]
     write_run(tmp_path / "3", seed=3, config=changed | {"trainer.precision": "bf16-mixed"})
     assert len(labels(tmp_path)) == 2

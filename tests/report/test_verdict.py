@@ -146,10 +146,12 @@ def test_a_command_is_given_only_if_it_can_train_more_seeds(
     assert said(section_of(tmp_path))[1].command == command
 
 
+@pytest.mark.parametrize("devices", [2, [0, 1]])
 def test_no_sweep_is_offered_for_runs_on_several_devices(
-    tmp_path: Path, write_run: Write, section_of: Read
+    tmp_path: Path, write_run: Write, section_of: Read, devices: int | list[int]
 ):
-    note(write_run(tmp_path / "a", valid=100, config={"trainer.devices": 2}), "trainer.devices=2")
+    config = {"trainer.devices": devices}
+    note(write_run(tmp_path / "a", valid=100, config=config), f"trainer.devices={devices}")
     write_run(tmp_path / "b", model="b", valid=101)
     assert said(section_of(tmp_path))[1].command is None
 

@@ -202,7 +202,7 @@ def _settings(run: Run) -> dict[str, Any]:
     settings = {
         key: value
         for key, value in run.config.items()
-        if key not in _NEUTRAL_KEYS and not key.startswith("logger.")
+        if key.partition("[")[0] not in _NEUTRAL_KEYS and not key.startswith("logger.")
     }
     for key, value in settings.items():
         if key.startswith(("trainer.limit_", "trainer.overfit_")) and type(value) in (int, float):

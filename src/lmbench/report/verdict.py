@@ -119,7 +119,8 @@ def _more_seeds(group: Group) -> str | None:
     # Not what it began with; or other weights are needed; or it would be one more search.
     if keys & {"resume", "init_from", "hparams_search"}:
         return None
-    if group.best_run.config.get("trainer.devices", 1) not in (1, "1"):  # -m refuses more
-        return None
+    devices = group.best_run.config.get("trainer.devices", 1)
+    if devices not in (1, "1") or "trainer.devices[1]" in group.best_run.config:
+        return None  # -m has one device for each job
     kept = [one for one in overrides if one.partition("=")[0] not in ("seed", "sweep_resume")]
     return f"lmbench-train -m {shlex.join([*kept, 'seed=' + ','.join(free[:2])])}"

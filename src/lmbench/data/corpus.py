@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,17 +11,12 @@ import numpy as np
 
 from lmbench.data.disk_cache import load_or_build
 from lmbench.data.documents import joined, split_documents
+from lmbench.data.text_files import find_files
 from lmbench.data.tokenization import SPLITS, read_blocks, write_ids
 from lmbench.data.vocabulary import UNK, Vocabulary
 from lmbench.data.words import NONE, require_tokenizer, separate, version_of
 from lmbench.errors import UserError
 
-FILE_NAMES = ("{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt")
-_OF_SPLIT = {
-    "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.I),
-    "valid": re.compile(r"(?<![a-z])(valid(ation)?|dev)(?![a-z])", re.I),
-    "test": re.compile(r"(?<![a-z])test(?![a-z])", re.I),
-}
 SHARE = 0.05
 """Default fraction of a text without splits that becomes ``valid``, and ``test``."""
 
@@ -129,7 +123,7 @@ def load_text(
             raise ValueError(f"{option} must be more than 0 and less than 0.5, not {share}")
     if tokenizer != "auto":
         require_tokenizer(tokenizer)
-    files = _find_files(Path(path).expanduser())
+    files = find_files(Path(path).expanduser())
     is_split = isinstance(files, dict)
     if is_split and (valid_share, test_share) != (SHARE, SHARE):
         raise UserError(
@@ -183,50 +177,6 @@ def _read_through(files: Iterable[Path]) -> tuple[list[str], list[bool]]:
 
 def _separated(blocks: Iterable[bytes], tokenizer: str) -> Iterator[bytes]:
     return (separate(block.decode(), tokenizer).encode() for block in blocks)
-
-
-def _find_files(path: Path) -> dict[str, Path] | list[Path]:
-    """The file of each split, or the files of a text that is yet to be split."""
-    try:
-        if path.is_file():
-            return [path]
-        names = sorted(one.name for one in path.iterdir() if one.name[0] != ".")
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}. Set data.path=… to a text file, or to a "
-            "folder of them."
-        ) from error
-    shown = ", ".join([*names[:10], *(["…"] if len(names) > 10 else [])]) or "no file"
-    wanted = {split: [name.format(split) for name in FILE_NAMES] for split in SPLITS}
-    found = {split: [name for name in wanted[split] if name in names] for split in SPLITS}
-    if not any(found.values()):
-        text = [one for one in path.rglob("*") if one.suffix.lower() == ".txt" and one.is_file()]
-        text = [one for one in text if not re.search(r"(^|/)\.", one.relative_to(path).as_posix())]
-        if not text:
-            raise UserError(
-                f"{path} has no text: neither train.txt, valid.txt and test.txt nor other .txt "
-                f"files. It contains {shown}. Save text as .txt in UTF-8, or set data.path=… to "
-                "another file or folder."
-            )
-        text.sort(key=lambda one: one.relative_to(path).parts)
-        names = [one.relative_to(path).as_posix() for one in text]
-        named = {split: [*filter(word.search, names)] for split, word in _OF_SPLIT.items()}
-        parts = dict.fromkeys(names[0] for names in named.values() if names)
-        if len(parts) > 1:  # a single one may be a title, such as A Test of Wills.txt
-            raise UserError(
-                f"{path}: {' and '.join(parts)} look like parts of a text that is already split. "
-                f"Put the splits into one folder as {', '.join(f'{one}.txt' for one in SPLITS)}, "
-                "or rename the files that are to be split again."
-            )
-        return text
-    for split in SPLITS:
-        if len(found[split]) != 1:
-            raise UserError(
-                f"{path} must have one file for the {split} split: {' or '.join(wanted[split])}. "
-                f"It has {', '.join(found[split]) or shown}. Fix that, or set data.path=… to "
-                "another folder. A folder with none of these names is split automatically."
-            )
-    return {split: path / found[split][0] for split in SPLITS}
 
 
 def write_words(folder: Path, vocabulary: Vocabulary, notes: Iterable[str] = ()) -> Corpus:

@@ -297,6 +297,12 @@ def test_a_plain_lstm_has_what_is_not_awd_lstms_own(experiments: tuple[str, str]
 
 
 # What each ablation sets in the recipe that it is made for.
+@pytest.mark.parametrize("key", ["precision", "accelerator", "devices", "max_steps", "max_epochs"])
+def test_a_key_of_the_trainer_that_was_taken_out_is_named(key: str):
+    with pytest.raises(UserError, match=rf"^trainer\.{key} is missing\. Keep its default\.$"):
+        build.require_known_keys(config_of(f"~trainer.{key}"))
+
+
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_weight_dropout": {"model.core.weight_dropout": 0.0},
     "no_locked_dropout": {"model.core.locked_dropout": False},

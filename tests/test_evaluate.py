@@ -263,15 +263,17 @@ def test_the_published_protocol_can_be_combined_in_any_order() -> None:
         (["evaluation=[cache,dynamic_sgd]"], "cache_dynamic_sgd"),
         (["evaluation=dynamic_cache"], "dynamic_cache"),
         (["evaluation=[dynamic,cache]"], "dynamic_cache"),
+        (["evaluation=[dynamic_cache,cache]"], "dynamic_cache"),
     ],
 )
 def test_results_are_named_after_what_was_chosen(overrides: list[str], name: str) -> None:
     assert _name(overrides) == name
 
 
-def test_two_rules_of_dynamic_evaluation_are_refused() -> None:
+@pytest.mark.parametrize("chosen", ["dynamic_sgd,cache,dynamic", "dynamic_cache,dynamic_sgd"])
+def test_two_rules_of_dynamic_evaluation_are_refused(chosen: str) -> None:
     with pytest.raises(UserError, match=r"only one rule.* -m evaluation=dynamic,dynamic_sgd$"):
-        _name(["evaluation=[dynamic_sgd,cache,dynamic]"])
+        _name([f"evaluation=[{chosen}]"])
 
 
 @dataclass
@@ -466,3 +468,5 @@ def test_minimal_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
     ):
         with pytest.raises(UserError, match=message):
             evaluate(composed(*own, *overrides, name="evaluate"), "minimal_pairs")
+    without = (f"evaluation.pairs={path}", "~evaluation.tokenizer")
+    assert evaluate(composed(*own, *without, name="evaluate"), "minimal_pairs") == accuracy

@@ -159,10 +159,12 @@ def _name(overrides: Sequence[str]) -> str:
         if key == "evaluation":
             chosen = value.strip("[]")
     names = {name.strip() for name in chosen.split(",")} - {"standard"}
-    if len(rules := sorted(names & {"dynamic", "dynamic_sgd"})) > 1:
+    if "dynamic_cache" in names:
+        names = names - {"dynamic_cache"} | {"dynamic", "cache"}
+    if names >= {"dynamic", "dynamic_sgd"}:
         raise UserError(
-            f"evaluation=[{chosen}] can have only one rule. To try both: -m "
-            f"evaluation={','.join(rules)}"
+            f"evaluation=[{chosen}] can have only one rule of dynamic evaluation. To try both: "
+            "-m evaluation=dynamic,dynamic_sgd"
         )
     if names >= {"dynamic", "cache"}:
         names = names - {"dynamic", "cache"} | {"dynamic_cache"}

@@ -1,10 +1,11 @@
 """Finding and calling what a config node names; errors name the node's key."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmbench.build.arguments import factory
+from lmbench.build.arguments import factory, require_type
 from lmbench.conf import takes
 from lmbench.errors import UserError
 
@@ -68,3 +69,10 @@ def test_what_a_target_raises_is_reported(error: type[Exception], monkeypatch: p
     monkeypatch.setattr("fractions.Fraction", refuse)
     with pytest.raises(UserError, match=r"^a\.b\.numerator is odd$"):
         factory(FRACTION, "a.b")()
+
+
+def test_a_text_that_was_read_as_a_number_is_to_be_quoted():
+    with pytest.raises(UserError, match=r"data\.path=1984 .* In quotes it is text: \"data\.path='"):
+        require_type("data.path", 1984, str | Path)
+    with pytest.raises(UserError, match=r"int\.$"):
+        require_type("seed", "x", int)

@@ -82,9 +82,12 @@ def test_latex_escapes_its_special_characters():
     text = latex(TABLE)
     assert "\\toprule" in text
     assert "\\begin{tabular}{lr}" in text
-    assert r"a\_b \& 5\% \#1 \{x\}" in text
+    assert r"a\_b \& 5\% \#1 \{x\} \textasciitilde{} \textasciicircum{}" in text
+    assert r"\textbackslash{} \textless{}b\textgreater{} \textbar{}" in text
     assert r"1,234.50 $\pm$ 0.25" in text
-    assert r"\caption{Ti tle}" in text
+    assert r"na\_me & ppl \\" in text
+    assert r"\caption{Ti\_tle}" in text
+    assert r"$-$2.5" in latex(Table("", [{"": Cell("\N{MINUS SIGN}2.5", "difference")}]))
 
 
 def test_the_terminal_shows_brackets_as_they_are_and_obeys_none():
@@ -199,3 +202,12 @@ def test_differences_have_a_column_for_each_group(
     titles, rows, _ = difference_table(section_of(tmp_path)).shown()
     assert titles == ["key", "lstm, lr=30", "lstm, lr=20"]
     assert rows == [["optimizer.lr", "30", "20"]]
+
+
+def test_a_group_called_key_hides_no_key(
+    tmp_path: Path, write_run: Write, section_of: Callable[[Path], Section]
+):
+    for model, lr in (("key", 30), ("other", 20)):
+        write_run(tmp_path / model, model=model, config={"optimizer.lr": lr})
+    _, rows, _ = difference_table(section_of(tmp_path)).shown()
+    assert ["optimizer.lr", "30", "20"] in rows

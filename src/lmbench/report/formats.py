@@ -100,16 +100,26 @@ def markdown(table: Table) -> str:
     return f"## {escaped(table.title)}\n\n{text}\n{notes}"
 
 
+_LATEX = str.maketrans(
+    {**{char: f"\\{char}" for char in "&%$#_{}"}, "~": r"\textasciitilde{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}"}
+    # LaTeX's usual fonts have other characters in the places of these, or none.
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    | {"±": r"$\pm$", "\N{MINUS SIGN}": "$-$"}
+)
+
+
 def latex(table: Table) -> str:
     """The table for LaTeX with the package booktabs."""
     import pandas as pd
 
     titles, rows, numbers = table.shown(narrow=True)
-    title = re.sub(r"[^\w ,.]|_", " ", table.title, flags=re.ASCII)  # pandas escapes cells only
-    frame = pd.DataFrame(rows, columns=titles).map(lambda text: text.replace("±", "+-"))
+    frame = pd.DataFrame(rows, columns=titles).map(lambda text: text.translate(_LATEX))
+    frame.columns = [title.translate(_LATEX) for title in titles]
     columns = "".join("r" if is_number else "l" for is_number in numbers)
-    text = frame.to_latex(index=False, escape=True, column_format=columns, caption=title)
-    return "% \\usepackage{booktabs}\n" + text.replace("+-", r"$\pm$")
+    caption = table.title.translate(_LATEX)
+    text = frame.to_latex(index=False, escape=False, column_format=columns, caption=caption)
+    return f"% \\usepackage{{booktabs}}\n{text}"
 
 
 def print_table(table: Table, console: "Console") -> None:

@@ -141,7 +141,7 @@ def difference_table(section: Section) -> Table:
     """The config keys in which the groups differ."""
     names = [group.name for group in section.groups]
     rows = [
-        {"key": Cell(key, "key"), **{n: Cell(x, n) for n, x in zip(names, values, strict=True)}}
+        {"": Cell(key, "key"), **{n: Cell(x, n) for n, x in zip(names, values, strict=True)}}
         for key, values in section.differences.items()
     ]
     return Table("Config differences", rows)

@@ -139,6 +139,7 @@ def test_mistakes_are_reported_in_one_paragraph(tmp_path: Path, sweep: Path, cap
         ([str(tmp_path / "nowhere")], "nowhere is not a folder"),
         ([str(tmp_path / "empty")], "There is no finished run to compare."),
         ([str(sweep), "--published", "gpt"], "--published: there is no gpt"),
+        ([str(sweep), "--published"], "--published: these results are on wikitext2, and no run is"),
         ([str(sweep), "--output", str(tmp_path / "file")], "cannot be written"),
         ([str(sweep), "--output", str(tmp_path / "file/below")], "cannot be written"),
     ):

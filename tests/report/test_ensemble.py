@@ -70,7 +70,28 @@ def test_perplexities_and_weights_match_those_by_hand(members: list[Path], tmp_p
     for split in SPLITS:
         assert run.scores[split].ppl == pytest.approx(perplexities[split], rel=1e-6)
         assert run.scores[split].num_tokens == NUM_TARGETS
-    assert run.number("num_parameters") == 2 * 1_234_567
+    assert run.number("num_parameters") is None  # the other model's are unknown
+    both, _ = build_ensemble(members[:2], "both", None)
+    assert both.number("num_parameters") == 2 * 1_234_567
+
+
+def test_a_member_counts_once_however_it_is_named(
+    members: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    names = [Path("runs"), Path("runs/1"), *members, Path("other")]
+    _, table = build_ensemble(names, "mine", None)
+    assert len(table.rows) == 3
+    with pytest.raises(UserError, match="at least two members"):
+        build_ensemble([members[0], Path("runs/1")], "mine", None)
+
+
+def test_a_text_file_from_windows(members: list[Path]):
+    _, table = build_ensemble(members, "mine", None)
+    for path in members[2].iterdir():
+        path.write_text("\ufeff" + path.read_text(), "utf-8", newline="\r\n")
+    _, again = build_ensemble(members, "mine", None)
+    assert again.rows == table.rows
 
 
 def test_an_ensemble_is_in_the_tables_and_its_records_compared(members: list[Path], tmp_path: Path):
@@ -141,6 +162,8 @@ def test_each_ensemble_has_its_own_name_and_files(members: list[Path], tmp_path:
         named[1][1] = ("a", members[1])
         with pytest.raises(UserError, match="Give each ensemble one name"):
             compare(runs, ensembles=named)
+    with pytest.raises(UserError, match="unlike all others: lstm"):
+        compare(runs, ensembles=[[("lstm", members[0]), (None, members[1])]])
 
 
 def test_targets_whose_probability_underflows_in_every_member(

@@ -82,19 +82,22 @@ def compare(
         output: Where the records of ensembles go; None for nowhere.
 
     Raises:
-        UserError: There is no finished run; members cannot form an ensemble; or ensembles' names
-            are not unique.
+        UserError: There is no finished run; members cannot form an ensemble; an ensemble's
+            name is not unique; or results are published of another corpus.
     """
     runs, skipped = read_runs(paths)
     built: dict[str, tuple[Run, Table]] = {}
     for number, members in enumerate(ensembles, start=1):
         named = [printable(name) for name, _ in members if name] or [f"ensemble {number}"]
-        if len(named) > 1 or file_stem(named[0]) in built:
-            raise UserError(f"Give each ensemble one name, unlike the others': {named[-1]}.")
+        taken = [*built, *(file_stem(run.name) for run in runs)]
+        if len(named) > 1 or file_stem(named[0]) in taken:
+            raise UserError(f"Give each ensemble one name, unlike all others: {named[-1]}.")
         built[file_stem(named[0])] = build_ensemble([x for _, x in members], named[0], output)
     runs += [run for run, _ in built.values()]
     sections, repeated = group_runs(runs, group_by)
     skipped += repeated
+    if published and all(section.corpus.name != CORPUS for section in sections):
+        raise UserError(f"--published: these results are on {CORPUS}, and no run is.")
     chapters = []
     for section in sections:
         over_text, unusable = compare_over_text(section, split)

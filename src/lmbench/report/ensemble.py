@@ -55,10 +55,14 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
         UserError: There are fewer than two members, or none is a run; records are missing or
             damaged; members were not evaluated alike; or the output cannot be written.
     """
+    # By where they are, or one that is named twice would count twice.
+    folders = list({folder.resolve(): folder for folder in folders}.values())
     found = {folder: find_run_dirs(folder, []) for folder in folders}
-    runs = [_read_run(run_dir) for run_dirs in found.values() for run_dir in run_dirs]
-    others = [folder for folder, run_dirs in found.items() if not run_dirs]
-    if not runs or len(runs) + len(others) < 2:
+    run_dirs = {run_dir.resolve(): run_dir for of in found.values() for run_dir in of}
+    runs = [_read_run(run_dir) for run_dir in run_dirs.values()]
+    others = [folder for folder, of in found.items() if not of]
+    num_members = len(runs) + len(others)
+    if not runs or num_members < 2:
         raise UserError("An ensemble needs at least two members, at least one of them a run.")
     log_probs, scores, evaluations = {}, {}, {}
     weights = np.zeros(0)
@@ -81,11 +85,12 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
             except OSError as error:
                 raise UserError(f"{records} cannot be written: {error.strerror}.") from error
         evaluations["standard", split] = replace(evaluation, score=scores[split], records=records)
+    sizes = [x for run in runs if (x := run.number("num_parameters")) is not None]
     run = Run(
         run_dir=(output or Path()) / file_stem(name),
         name=name,
         config={"ensemble": " ".join(map(str, folders))},
-        results={"num_parameters": sum(run.number("num_parameters") or 0 for run in runs)},
+        results={"num_parameters": sum(sizes)} if len(sizes) == num_members else {},
         model="ensemble",
         seed=0,
         corpus=runs[0].corpus,
@@ -138,7 +143,7 @@ def _read_alike(runs: Sequence[Run], split: str) -> tuple[list[dict[str, np.ndar
 def _read_text(path: Path, num_targets: int) -> np.ndarray:
     """Probabilities, one on each line, as DavidHerel/sota_lm exchanges them."""
     try:
-        values = np.array(read_text(path).split(), dtype=np.float64)
+        values = np.array(read_text(path).removeprefix("\ufeff").split(), dtype=np.float64)
     except ValueError as error:
         raise UserError(f"{path} is not a list of probabilities: {error}.") from error
     if len(values) != num_targets or not ((values > 0) & (values <= 1)).all():

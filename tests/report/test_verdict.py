@@ -50,6 +50,10 @@ def test_the_better_group_is_that_of_the_split_whatever_valid_says(
             write_run(tmp_path / f"{model}{seed}", model=model, seed=seed, **scores)
     first, *_ = said(section_of(tmp_path))
     assert first.text.startswith("b is better than a: 16.7% lower test perplexity")
+    write_run(tmp_path / "b4", model="b", seed=4, valid=101.04, test=100.04)
+    first, *_ = said(section_of(tmp_path))
+    assert first.text.startswith("b is better than a: ")
+    assert first.text.endswith(", four and three seeds.")
 
 
 def test_without_records_seeds_are_compared_and_a_command_makes_the_records(

@@ -63,7 +63,7 @@ def _about_pair(
         )
         how = (
             f"{percent:.1f}% lower {split} perplexity, 95% interval {min(ends):.1f} to "
-            f"{max(ends):.1f}%, {_number_of(best.unit, *known.num_seeds)}"
+            f"{max(ends):.1f}%, {_number_of(best.unit, *known.num_seeds[::sign])}"
         ).replace("-", "\N{MINUS SIGN}")
         agree = text is None or (text.holds and text.test.difference * sign > 0)
         if seeds is not None and seeds.holds and agree:

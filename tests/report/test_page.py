@@ -69,14 +69,15 @@ def test_names_are_text_and_not_markup(folder: Path):
     assert not page.all("i")
 
 
-def test_only_a_page_of_an_earlier_comparison_is_replaced(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("name", ["index.html", "runs.csv"])
+def test_only_files_of_an_earlier_comparison_are_replaced(folder: Path, tmp_path: Path, name: str):
     report, output = compare([(None, folder)]), tmp_path / "site"
     assert output / "index.html" in write_report(report, output)
     write_report(report, output)
     for path in output.iterdir():
         path.unlink()
-    (output / "index.html").write_text("<p>mine</p>")
-    with pytest.raises(UserError, match=r"index\.html is not lmbench's"):
+    (output / name).write_text("<p>mine</p>")
+    with pytest.raises(UserError, match=f"{name} is not lmbench's"):
         write_report(report, output)
     assert [path.read_text() for path in output.iterdir()] == ["<p>mine</p>"]
 

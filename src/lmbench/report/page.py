@@ -32,11 +32,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        UserError: The folder cannot be made or written to, or has a page that is not lmbench's.
+        UserError: The folder cannot be made or written to, or has others' files of these names.
     """
-    earlier = folder / "index.html"
-    if earlier.exists() and b"Made by lmbench-compare" not in earlier.read_bytes():
-        raise UserError(f"{earlier} is not lmbench's. Name another folder with --output.")
     chapters = report.chapters
     plots = {
         chapter.suffix: draw_plots(
@@ -64,6 +61,13 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         for plot in drawn:
             contents[f"{plot.name}{suffix}.png"] = plot.png
             contents[f"{plot.name}{suffix}.svg"] = plot.svg
+    page = folder / "index.html"
+    if not (page.is_file() and b"Made by lmbench-compare" in page.read_bytes()):
+        for name in contents:
+            if (folder / name).exists():
+                raise UserError(
+                    f"{folder / name} is not lmbench's. Name another folder with --output."
+                )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():

@@ -83,6 +83,8 @@ def test_a_folder_and_an_archive_of_it_give_the_same_pairs(tmp_path: Path):
         ),
         ("x.tsv", b"a\tb\na b\n", "line 2 is not a pair: it has 0 tabs, not one to four"),
         ("x.tsv", b"a\tb\tc\td\te\tf\n", "line 1 is not a pair: it has 5 tabs, not one to four"),
+        ("x.tsv", b"Good\tBad\tUID\na\tb\n", "line 1 is not a pair: it names the columns. Remove"),
+        ("x.tsv", b"sentence_good\tsentence_bad\n", "it names the columns. Remove it."),
         ("x.tsv", b"a\t \n", "line 1 is not a pair: a sentence is empty"),
         ("x.tsv", b"a\tb\xe9\n", "is not UTF-8: 'utf-8' codec can't decode byte 0xe9"),
         ("x.tsv", b"\n", "holds no minimal pairs"),

@@ -130,6 +130,8 @@ def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFix
     assert table["field"][-1] is None
     assert Counter(table["correct"]) == {True: 3, False: 3}
     assert table["identical"] == [False, False, False, True, False, False]
+    write_pairs(results, scores, PairSet("文" * 80, PAIRS.pairs), tmp_path)  # 240 bytes
+    assert len(list(tmp_path.iterdir())) == 4
     show_pairs(results)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "lstm, minimal pairs of my pairs"

@@ -119,6 +119,8 @@ def _from_json(line: str, paradigm: str) -> Pair:
 
 def _from_tabs(line: str, paradigm: str) -> Pair:
     fields = line.split("\t")
+    if [name.lower().removeprefix("sentence_") for name in fields[:2]] == ["good", "bad"]:
+        raise ValueError("it names the columns. Remove it")
     if not 2 <= len(fields) <= 5:
         raise ValueError(f"it has {len(fields) - 1} tabs, not one to four")
     good, bad, named, phenomenon, field = [*fields, "", "", ""][:5]

@@ -136,7 +136,8 @@ def write_pairs(
 ) -> None:
     """Writes ``minimal_pairs-NAME.json``, and ``.parquet`` with a row for each pair."""
     # Letters of any script are kept, or two sets with non-Latin names would share a file.
-    path = folder / ("minimal_pairs-" + re.sub(r"[^\w-]+", "_", pairs.name)[:100])
+    name = re.sub(r"[^\w-]+", "_", pairs.name).encode()[:200].decode(errors="ignore")
+    path = folder / f"minimal_pairs-{name}"
     columns = {level: [getattr(pair, level) for pair in pairs.pairs] for level in LEVELS}
     table = pa.table(
         {

@@ -247,6 +247,14 @@ def test_modes_can_be_combined_in_any_order(run: Path) -> None:
     assert results_of(run, name, "split=valid", *found)["nll"] == results["nll"]
 
 
+def test_tuning_on_all_of_a_short_split_is_told_as_such(run: Path) -> None:
+    assert composed(
+        "evaluation=temperature", name="evaluate"
+    ).evaluation.temperature.grid.num_tokens
+    results = results_of(run, "temperature", "split=valid", "evaluation.tune=true")
+    assert results["tuned"]["num_tokens"] is None
+
+
 def test_the_published_protocol_can_be_combined_in_any_order() -> None:
     for chosen in ("[dynamic,awd_lstm_lm]", "[awd_lstm_lm,dynamic]"):
         one = composed(f"evaluation={chosen}", name="evaluate").evaluation
@@ -261,6 +269,8 @@ def test_the_published_protocol_can_be_combined_in_any_order() -> None:
         (["evaluation=cache", "evaluation.tune=true"], "cache"),
         (["evaluation=[ cache, standard ]"], "cache"),
         (["evaluation=[cache,dynamic_sgd]"], "cache_dynamic_sgd"),
+        (["evaluation='cache'"], "cache"),
+        (['evaluation=["cache","temperature"]'], "cache_temperature"),
         (["evaluation=dynamic_cache"], "dynamic_cache"),
         (["evaluation=[dynamic,cache]"], "dynamic_cache"),
         (["evaluation=[dynamic_cache,cache]"], "dynamic_cache"),

@@ -158,7 +158,7 @@ def _name(overrides: Sequence[str]) -> str:
         key, _, value = override.partition("=")
         if key == "evaluation":
             chosen = value.strip("[]")
-    names = {name.strip() for name in chosen.split(",")} - {"standard"}
+    names = {name.strip(" '\"") for name in chosen.split(",")} - {"standard"}
     if "dynamic_cache" in names:
         names = names - {"dynamic_cache"} | {"dynamic", "cache"}
     if names >= {"dynamic", "dynamic_sgd"}:

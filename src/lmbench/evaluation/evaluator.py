@@ -193,6 +193,8 @@ class Evaluator:
             raise UserError("evaluation.tune=true: this evaluation has nothing to tune.")
         limits = [grid.get("num_tokens") for grid in grids.values()]
         num_tokens = min((limit for limit in limits if limit), default=None)
+        if num_tokens is not None and num_tokens >= len(self.corpus.valid):
+            num_tokens = None
         tried: dict[str, Any] = {}
         for mode in self.reading_modes:
             if mode.grid:

@@ -16,6 +16,7 @@ from lmbench.files import (
     read_text,
     read_yaml,
     replace_text,
+    replacing,
     replacing_folder,
 )
 
@@ -39,6 +40,12 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     assert seen == [("after", "before")]
     assert path.read_text() == "after"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path):
+    with pytest.raises(OSError, match="No space left") as raised, replacing(tmp_path / "table"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert raised.value.filename == str(tmp_path / "table")
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EIO])

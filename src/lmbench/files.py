@@ -135,6 +135,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         flush_to_disk(temporary)  # or a power failure could leave an empty file under the new name
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk has no name
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

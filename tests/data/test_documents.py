@@ -128,6 +128,32 @@ def test_the_end_of_each_of_a_few_files_is_held_out(tmp_path: Path):
     assert_near(texts, 0.9, 1.1)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_no_text_is_in_two_splits(tmp_path: Path, seed: int):
+    """A few articles in one file, also where a short one follows a long one without a cut."""
+    draw = random.Random(seed)
+    text = ""
+    for number in range(8):
+        num_lines, words = draw.choice([(2, 300), (2, 5), (40, 5)]) if number else (40, 5)
+        lines = paragraphs(num_lines, f"{seed}.{number}", words)
+        text += f"\n = Title {number} = \n \n" + "\n".join(lines) + "\n"
+    (path,) = write(tmp_path / "one", [text])
+    pieces, _ = split_documents([path], SHARES, source="here")
+    places = sorted((one.start, one.stop) for those in pieces.values() for one in those)
+    assert [start for start, _ in places] == [0, *(stop for _, stop in places[:-1])]
+    assert places[-1][1] == path.stat().st_size
+
+
+@pytest.mark.parametrize("variant", ["chapters", "title and text"])
+def test_long_lines_are_cut_at_spaces(tmp_path: Path, variant: str):
+    lines = [" ".join(paragraphs(200, f"c{number}")) for number in range(10)]
+    text = "\n".join(lines) if variant == "chapters" else "A Novel\n" + " ".join(lines)
+    texts, _ = split(write(tmp_path / "one", [text]))
+    assert texts["train"] + texts["valid"] + texts["test"] == text
+    assert [word for part in texts.values() for word in part.split()] == text.split()
+    assert_near(texts, 0.7, 1.3)
+
+
 def test_a_single_line_is_cut_at_spaces(tmp_path: Path):
     (path,) = write(tmp_path / "one", ["wörd " * 500])
     texts, _ = split([path])

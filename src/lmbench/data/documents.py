@@ -24,6 +24,9 @@ _BEFORE_TITLE = re.compile(
     re.MULTILINE,
 )
 
+LONG_LINE_BYTES = 2000
+"""Longer lines, such as a chapter on each, may be cut where a text is split."""
+
 
 class Document(NamedTuple):
     """A document, or a piece of one: bytes ``start`` to ``stop`` (exclusive) of a file."""
@@ -120,7 +123,7 @@ def _whole(
 
 
 def _ends(documents: Sequence[Document], shares: Mapping[str, float]) -> dict[str, list[Document]]:
-    """Cuts each document at line ends."""
+    """Cuts each document, at line ends where there are some."""
     split: dict[str, list[Document]] = {name: [] for name in shares}
     owed = {"test": 0.0, "valid": 0.0}  # bytes still due after earlier cuts; may be negative
     for path, start, stop in documents:
@@ -139,12 +142,14 @@ def _ends(documents: Sequence[Document], shares: Mapping[str, float]) -> dict[st
 def _cut(text: mmap.mmap | bytes, start: int, end: int, wanted: float) -> int:
     """Where to cut to get about ``wanted`` bytes before ``end``: at a paragraph, or a line.
 
-    A document of a single line is cut at a space. ``end`` if no cut is within half of ``wanted``.
+    A document of a single line, or a line of more than ``LONG_LINE_BYTES``, is cut at a space.
+    ``end`` if no cut is within half of ``wanted``.
     """
-    target, slack = round(end - wanted), round(wanted / 2)
+    # More can be wanted than there is: what was due of others before.
+    target, slack = max(start, round(end - wanted)), round(wanted / 2)
     low, high = max(start, target - slack), min(end, target + slack)
-    is_one_line = text.find(b"\n", start, end - 1) < 0
-    for mark in [b" "] if is_one_line else [b"\n\n", b"\n"]:
+    has_long_lines = 2 * slack > LONG_LINE_BYTES or text.find(b"\n", start, end - 1) < 0
+    for mark in (b"\n\n", b"\n", *([b" "] if has_long_lines else [])):
         found = text.rfind(mark, low, target), text.find(mark, target, high)
         if places := [place + len(mark) for place in found if place >= 0]:
             return min(places, key=lambda place: abs(place - target))

@@ -146,7 +146,10 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
             )
         # Not with test(ckpt_path=…), which would put the callbacks back to where they were then.
         best = Path(trainer.default_root_dir, "checkpoints/best.ckpt")
-        load_weights(best, read_checkpoint(best), module)
+        checkpoint = read_checkpoint(best)
+        load_weights(best, checkpoint, module)
+        # A run that continued from before its best epoch may not have reached that again.
+        module.on_load_checkpoint(checkpoint)
         trainer.test(module, datamodule=datamodule, verbose=False)
     except MisconfigurationException as error:  # what it refuses only now
         raise UserError(f"trainer: {error}") from error

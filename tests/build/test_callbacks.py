@@ -45,6 +45,8 @@ def test_the_classes_that_are_listed_exist():
     ("target", "part"),
     [
         ("lightning.pytorch.callbacks.EarlyStoping", "EarlyStopping"),
+        ("pytorch_lightning.callbacks.EarlyStopping", "mean lightning.pytorch.callbacks.Early"),
+        ("EarlyStopping", "mean lightning.pytorch.callbacks.EarlyStopping"),
         ("lightning.pytorch.callbacks.Timer", "max_time"),
         ("lightning.pytorch.callbacks.LearningRateMonitor", "has the learning rate already"),
         ("lightning.pytorch.callbacks.callback.Any", "callback.Any"),
@@ -145,6 +147,26 @@ def test_what_a_model_checkpoint_saves_lies_beside_lmbenchs_own(tmp_path: Path):
         "best.ckpt",
         "last.ckpt",
     }
+
+
+def test_a_checkpoint_has_what_a_model_checkpoint_did_in_its_epoch(tmp_path: Path):
+    node = of("ModelCheckpoint", monitor="val/ppl")
+    train(ChosenRun(config_with(node, trainer__max_epochs=1)), tmp_path)
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    (state,) = (x for key, x in checkpoint["callbacks"].items() if "ModelCheckpoint" in key)
+    (saved,) = (tmp_path / "mine_0").iterdir()
+    assert state["best_model_path"] == str(saved)
+
+
+def test_the_results_are_those_of_the_weights_that_are_tested(tmp_path: Path):
+    """After a resume from before the best epoch, another epoch may seem to be the best."""
+    train(ChosenRun(config_with(trainer__max_epochs=2, trainer__limit_train_batches=5)), tmp_path)
+    path = tmp_path / "checkpoints/best.ckpt"
+    best = torch.load(path, weights_only=True)
+    torch.save(best | {"best": (7, 10.0, 20, 0)}, path)
+    train(ChosenRun(resumed_config(tmp_path, [])[0], resumes=True), tmp_path)
+    results = read_json(tmp_path / "results.json")
+    assert (results["best_epoch"], results["val"]["nll"]) == (7, 0.5)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # which exists in a resume

@@ -152,7 +152,7 @@ def test_one_process_of_two_gets_the_signal(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
 
     class Trainer:
-        world_size, checkpoint_callback = 2, None
+        world_size, checkpoint_callbacks = 2, ()
 
     module = torch.nn.Linear(1, 1)
     module.device = torch.device("cpu")

@@ -60,7 +60,8 @@ def callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
         else:
             made.append(make())
     _require_fitting(config, made)
-    return made
+    # Last, so that it saves what a ModelCheckpoint has just done.
+    return sorted(made, key=lambda callback: isinstance(callback, Checkpoints))
 
 
 def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
@@ -82,12 +83,11 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             f"{names} would both put their averages in the model's place. Choose one: "
             "callbacks=default has none, nt_asgd and weight_average one each."
         )
-    precision = str(config["trainer"]["precision"])
-    if averages and precision in ("16-true", "bf16-true"):
+    if averages and str(config["trainer"]["precision"]) == "bf16-true":
         raise UserError(
-            f"{type(averages[0]).__name__} cannot be combined with trainer.precision="
-            f"{precision}: with so few bits, an average stops changing after some hundred steps. "
-            "Set trainer.precision=bf16-mixed."
+            f"{type(averages[0]).__name__} cannot be combined with trainer.precision=bf16-true: "
+            "with so few bits, an average stops changing after some hundred steps. Set "
+            "trainer.precision=bf16-mixed."
         )
     factory(config["optimizer"], "optimizer")  # refuses what is not one
     target = config["optimizer"]["_target_"]

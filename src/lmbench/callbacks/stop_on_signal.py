@@ -56,9 +56,9 @@ class StopOnSignal(L.Callback):
         signum = self._agreed(trainer, pl_module, batch_idx)
         if not signum:
             return
-        checkpoints = trainer.checkpoint_callback
-        if batch_idx > 0 and isinstance(checkpoints, Checkpoints):
-            checkpoints.save(trainer, before_a_window=True)
+        for checkpoints in trainer.checkpoint_callbacks:
+            if batch_idx > 0 and isinstance(checkpoints, Checkpoints):
+                checkpoints.save(trainer, before_a_window=True)
         raise Interrupted(signum)
 
     def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:

@@ -175,7 +175,7 @@ class LanguageModelModule(L.LightningModule):
         # An epoch's own validation needs no stop, which would make Lightning log this step too.
         if ends and not trainer.is_last_batch:
             trainer.should_stop = True
-        if (ends or trainer.should_stop) and trainer.check_val_every_n_epoch is not None:
+        if ends or trainer.should_stop:
             trainer.check_val_every_n_epoch = 1
         if trainer.should_stop and not logs_at(trainer, self.global_step):
             forget_logged(trainer)

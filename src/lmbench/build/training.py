@@ -27,6 +27,9 @@ from lmbench.module import TRAINER_OPTIONS, LanguageModelModule
 
 _NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
 _NODES += ("logger",)
+MOST_EPOCHS = 10_000
+"""The windows of all epochs are counted before the first step, some ms for each."""
+
 _PROFILERS = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
@@ -157,6 +160,22 @@ def _require_training(options: Mapping[str, Any]) -> None:
                 "per window, and its best checkpoint is that of an epoch's end. Set "
                 "batching.batch_size, or trainer.check_val_every_n_epoch."
             )
+    if options.get("check_val_every_n_epoch", 1) is None:
+        raise UserError(
+            "trainer.check_val_every_n_epoch=null would validate within epochs, but the best "
+            "checkpoint is that of an epoch's end. Set it to 1 or more."
+        )
+    max_epochs = options.get("max_epochs")
+    if isinstance(max_epochs, int) and max_epochs > MOST_EPOCHS:
+        raise UserError(
+            f"trainer.max_epochs={max_epochs} is more than {MOST_EPOCHS:,}. For no "
+            "limit, set it to -1, and trainer.max_time or trainer.max_steps."
+        )
+    if str(options.get("precision")) == "16-true":
+        raise UserError(
+            "trainer.precision=16-true: without scaling, gradients and Adam's epsilon become 0 in "
+            "float16. Set trainer.precision=bf16-true or, on a GPU, 16-mixed."
+        )
     if options["accelerator"] == "cpu" and str(options.get("precision")) in ("16", "16-mixed"):
         raise UserError(
             "trainer.precision=16-mixed needs a GPU; Lightning would train in bfloat16 here. Set "

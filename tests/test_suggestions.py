@@ -11,6 +11,8 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
     assert similar("lr", keys) == ["optimizer.lr", "scheduler.lr"]
     assert similar("trainer.max_epoch", keys) == ["trainer.max_epochs"]
     assert similar("max_step", keys) == ["trainer.max_steps"]
+    assert similar("epochs", [*keys, "model/core"]) == ["trainer.max_epochs"]
+    assert similar("core", [*keys, "model/core"]) == ["model/core"]
     assert similar("bogus", keys) == []
 
 
@@ -29,7 +31,9 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
             """name=it's cannot be read. If the value is text, quote it: "name='it\\'s'\"""",
         ),
         (["seed=1", "cpu_hour"], "cpu_hour is not of the form KEY=VALUE."),
-        (["bogus=1"], "There is no key bogus. To set a key that the config lacks: +bogus=…"),
+        (["core=gru"], "There is no key core. Did you mean model/core?"),
+        (["scheduler.phases[0].share=5"], "scheduler.phases[0].share=5: an item cannot be set"),
+        (["trainer.bogus=1"], "There is no key trainer.bogus. To set a key that the config lacks"),
         (
             ["model=awd_lst"],
             "There is no model=awd_lst. Did you mean awd_lstm? Choose from awd_lstm, lstm.",
@@ -44,6 +48,11 @@ def test_what_hydra_refuses_is_explained(arguments: list[str], said: str):
     ):
         compose("train", [text for text in arguments if "," not in text or "[" in text])
     assert explain(str(error.value), arguments, "train").startswith(said)
+
+
+def test_no_key_is_added_where_lmbench_reads_none():
+    said = explain("Could not override 'bogus'.", ["bogus=1"], "train")
+    assert said == "There is no key bogus."
 
 
 def test_a_group_of_ones_own_does_not_hide_what_was_wrong():

@@ -94,7 +94,9 @@ def require_known_targets(config: Mapping[str, Any], places: Iterable[str], wher
                 raise UserError(
                     f"{where}: {key}: {target} does not work with lmbench. {INSTEAD[name]}"
                 )
-            meant = difflib.get_close_matches(target, known_targets(place), n=1, cutoff=0.9)
+            known = sorted(known_targets(place))
+            meant = [other for other in known if other.rpartition(".")[2] == name]
+            meant = meant or difflib.get_close_matches(target, known, n=1, cutoff=0.9)
             did_you_mean = f" Did you mean {meant[0]}?" if meant else ""
             raise UserError(
                 f"{where}: {key} names {target}. lmbench does not know this class there, and "

@@ -17,7 +17,8 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
         if inner := sorted(inner - {"_target_"}):  # its value has a key that it lacks
             return f"{key} has the keys {', '.join(inner)}. Set one: {key}.{inner[0]}=…"
         meant = similar(key, keys)
-        other = f" To set a key that the config lacks: +{key}=…" if not meant else ""
+        can_be_added = not meant and "." in key  # as an argument of a class
+        other = f" To set a key that the config lacks: +{key}=…" if can_be_added else ""
         return f"There is no key {key}.{_did_you_mean(meant)}{other}"
     if match := re.search(
         r"(?s)Could not find '([^']+)'\s+Available options in '([^']+)':(.*)", message
@@ -68,6 +69,9 @@ def _explain_unreadable(arguments: Sequence[str]) -> str | None:
             key, equals, value = text.partition("=")
             if not equals:
                 return f"{text} is not of the form KEY=VALUE."
+            if "[" in key:
+                whole = key.partition("[")[0]
+                return f"{text}: an item cannot be set alone. Give the whole list: '{whole}=[…,…]'"
             escaped = value.replace("'", r"\'")
             return f"{text} cannot be read. If the value is text, quote it: \"{key}='{escaped}'\""
     return None
@@ -88,11 +92,13 @@ def similar(key: str, keys: Iterable[str]) -> list[str]:
     """The keys spelled like a given one, or ending like it, the likeliest first; three at most."""
     last = key.rpartition(".")[2]
     known = list(keys)
-    same_end = [other for other in known if other.rpartition(".")[2] == last]
+    ends = {other: re.split("[./]", other)[-1] for other in known}
+    same_end = [other for other in known if ends[other] == last]
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.85)
-    ends = {other.rpartition(".")[2]: other for other in reversed(known)}
-    close_ends = [ends[end] for end in difflib.get_close_matches(last, ends, n=2, cutoff=0.8)]
-    return (same_end or close or close_ends)[:3]
+    first = {end: other for other, end in reversed(ends.items())}
+    close_ends = [first[end] for end in difflib.get_close_matches(last, first, n=2, cutoff=0.8)]
+    longer = [other for other in known if ends[other].endswith(f"_{last}")]
+    return (same_end or close or close_ends or longer)[:3]
 
 
 def _did_you_mean(meant: Sequence[str]) -> str:

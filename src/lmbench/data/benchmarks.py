@@ -10,6 +10,7 @@ from typing import Any
 
 from lmbench.data.corpus import FORMAT, Corpus, load_text, open_corpus, write_words
 from lmbench.data.disk_cache import load_or_build
+from lmbench.data.text_files import FILE_NAMES
 from lmbench.data.tokenization import write_ids
 from lmbench.errors import UserError
 
@@ -34,10 +35,11 @@ class Benchmark:
     @property
     def remedy(self) -> str:
         """What a user who does not have it can do."""
+        names = ", ".join(name.format("*") for name in FILE_NAMES)
         return (
             "Set data.path=… to a folder that has it, or the environment variable LMBENCH_DATA_DIR "
-            f"to a folder with {self.folder}/ in it (files train.txt, valid.txt, test.txt or "
-            "wiki.*.tokens); data=synthetic needs no files."
+            f"to a folder with {self.folder}/ in it (train, valid and test, named as in {names}); "
+            "data=synthetic needs no files."
         )
 
 

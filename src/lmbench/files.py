@@ -136,7 +136,7 @@ def replacing(path: Path) -> Iterator[Path]:
         flush_to_disk(temporary)  # or a power failure could leave an empty file under the new name
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk has no name
+        error.filename = error.filename or str(path)  # that of a full disk names no file
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from lmbench.module import TRAINER_OPTIONS, LanguageModelModule
 
 _NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
 _NODES += ("logger",)
-MOST_EPOCHS = 10_000
+_MOST_EPOCHS = 10_000
 """The windows of all epochs are counted before the first step, some ms for each."""
 
 _PROFILERS = {
@@ -166,9 +166,9 @@ def _require_training(options: Mapping[str, Any]) -> None:
             "checkpoint is that of an epoch's end. Set it to 1 or more."
         )
     max_epochs = options.get("max_epochs")
-    if isinstance(max_epochs, int) and max_epochs > MOST_EPOCHS:
+    if isinstance(max_epochs, int) and max_epochs > _MOST_EPOCHS:
         raise UserError(
-            f"trainer.max_epochs={max_epochs} is more than {MOST_EPOCHS:,}. For no "
+            f"trainer.max_epochs={max_epochs} is more than {_MOST_EPOCHS:,}. For no "
             "limit, set it to -1, and trainer.max_time or trainer.max_steps."
         )
     if str(options.get("precision")) == "16-true":

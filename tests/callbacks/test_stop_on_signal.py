@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from trainings import quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks import stop_on_signal
@@ -138,6 +139,23 @@ def test_in_another_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert entered == [before]
+
+
+def test_a_run_is_saved_also_where_a_model_checkpoint_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda *_, before_a_window: saved.append(True))
+
+    class Trainer:
+        world_size = 1
+        checkpoint_callbacks = (ModelCheckpoint(tmp_path), Checkpoints(tmp_path))
+
+    stop = StopOnSignal()
+    stop._note(signal.SIGTERM, None)
+    with pytest.raises(Interrupted):
+        stop.on_train_batch_start(Trainer(), None, None, 3)
+    assert saved == [True]
 
 
 def test_one_process_of_two_gets_the_signal(monkeypatch: pytest.MonkeyPatch):

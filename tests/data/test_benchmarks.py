@@ -92,7 +92,9 @@ def test_another_corpus_is_refused(name, counts, tmp_path):
 
 def test_a_corpus_that_cannot_be_found_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("LMBENCH_DATA_DIR", str(tmp_path))
-    with pytest.raises(UserError, match=r"Penn Treebank is not free .*penn-treebank/.*ptb\.\*"):
+    with pytest.raises(
+        UserError, match=r"Penn Treebank is not free .*data\.path=.*-treebank/.*ptb\.\*"
+    ):
         load_benchmark("penn_treebank", cache_dir=tmp_path)
     with pytest.raises(ValueError, match=r"^name must be .*wikitext2.* not 'wikitext1'"):
         load_benchmark("wikitext1", cache_dir=tmp_path)

@@ -145,7 +145,7 @@ def _cut(text: mmap.mmap | bytes, start: int, end: int, wanted: float) -> int:
     A document of a single line, or a line of more than ``LONG_LINE_BYTES``, is cut at a space.
     ``end`` if no cut is within half of ``wanted``.
     """
-    # More can be wanted than there is: what was due of others before.
+    # Earlier documents may have left more due than this one has.
     target, slack = max(start, round(end - wanted)), round(wanted / 2)
     low, high = max(start, target - slack), min(end, target + slack)
     has_long_lines = 2 * slack > LONG_LINE_BYTES or text.find(b"\n", start, end - 1) < 0

@@ -83,7 +83,7 @@ def compare(
 
     Raises:
         UserError: There is no finished run; members cannot form an ensemble; an ensemble's
-            name is not unique; or results are published of another corpus.
+            name is not unique; or no run is on the corpus of the published results.
     """
     runs, skipped = read_runs(paths)
     built: dict[str, tuple[Run, Table]] = {}

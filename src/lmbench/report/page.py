@@ -32,7 +32,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        UserError: The folder cannot be made or written to, or has others' files of these names.
+        UserError: The folder cannot be made or written to, or has such files of another origin.
     """
     chapters = report.chapters
     plots = {

@@ -173,8 +173,8 @@ def _require_training(options: Mapping[str, Any]) -> None:
         )
     if str(options.get("precision")) == "16-true":
         raise UserError(
-            "trainer.precision=16-true: without scaling, small gradients and Adam's epsilon are 0 in "
-            "float16. Set trainer.precision=bf16-true or, on a GPU, 16-mixed."
+            "trainer.precision=16-true: without scaling, small gradients and Adam's epsilon are 0 "
+            "in float16. Set trainer.precision=bf16-true or, on a GPU, 16-mixed."
         )
     if options["accelerator"] == "cpu" and str(options.get("precision")) in ("16", "16-mixed"):
         raise UserError(

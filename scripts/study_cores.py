@@ -362,11 +362,13 @@ def measure_speed(
 
 def time_generation(run_dir: Path, num_threads: int) -> None:
     """Draws 220 words from a run's model, and writes the median time of the last 200."""
+    from lmbench.machine import set_matmul_precision, set_up_threads
+
+    set_up_threads()
     import torch
 
     import lmbench
     from lmbench.evaluation.text import encode_text, sample_words
-    from lmbench.machine import set_matmul_precision
 
     torch.set_num_threads(num_threads)
     set_matmul_precision("auto", "cpu")

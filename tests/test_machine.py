@@ -116,6 +116,23 @@ def test_devices_that_are_not_there_are_refused(
     assert machine.require_devices("auto", 1, 1) == ("cuda" if num_gpus else "cpu")
 
 
+def test_all_threads_round_subnormal_numbers_to_zero() -> None:
+    code = """
+from lmbench.machine import set_up_threads
+set_up_threads()
+import torch
+torch.set_num_threads(2)
+product = torch.full((1_000_000,), 1e-30) * 1e-9
+print(torch.set_flush_denormal(False), torch.count_nonzero(product).item())
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    is_supported, num_left = done.stdout.split()
+    if is_supported == "False":
+        pytest.skip("this processor cannot")
+    assert num_left == "0"
+
+
 @pytest.mark.parametrize("module", ["train", "evaluate", "generate", "score"])
 def test_no_command_imports_torch_before_its_threads_are_set_up(module: str) -> None:
     """OpenMP reads its settings only once."""

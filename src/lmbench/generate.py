@@ -21,6 +21,7 @@ def generate(options: Namespace) -> None:
         UserError: The folder holds no model; the prompt on stdin is not UTF-8; there are unknown
             words and no ``<unk>`` for them.
     """
+    set_up_threads()
     import torch
 
     from lmbench.data.vocabulary import UNK
@@ -125,7 +126,6 @@ def _number(kind: type[int] | type[float], least: float) -> Callable:
 def main() -> None:
     """Entry point of the console script."""
     options = parse_options(sys.argv[1:])
-    set_up_threads()
     run_command(lambda: generate(options))
 
 

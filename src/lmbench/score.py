@@ -30,6 +30,8 @@ def score(options: Namespace) -> None:
             empty, not UTF-8 or cannot be read; there are unknown words and no ``<unk>`` for them;
             the table cannot be written.
     """
+    set_up_threads()
+    set_up_allocator()
     import pandas as pd
 
     device = device_of(options.device)
@@ -173,8 +175,6 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
 def main() -> None:
     """Entry point of the console script."""
     options = parse_options(sys.argv[1:])
-    set_up_threads()
-    set_up_allocator()
     run_command(lambda: score(options))
 
 

@@ -53,10 +53,10 @@ Most of these were trained by older code. `awd_lstm_6_epochs` predates a change 
 numbers of weight dropout and a new order of the head's words, so that the same command now gives
 slightly different figures. The runs of five epochs were started as `cpu_hour` and `cpu_hour_lstm`
 with the values of `five_epochs` and `five_epochs_lstm`, so those are the names in their files. For
-them, `float32_matmul_precision=auto` chose `medium`, as it no longer does on Intel. `cpu_hour` and
-`cpu_night` were started at dcc284c, where the recipes of these names were others, as
-`experiment=cpu_hour` with their values as changes; `cpu_hour` was then named `hour25_drop07`. A
-spurious last row, a copy of an earlier one, was removed from the `metrics.csv` of some older runs.
+them, `float32_matmul_precision=auto` chose `medium`, as it no longer does on Intel. `cpu_hour` (at
+1f21db3) and `cpu_night` (at dcc284c) were started when the recipes of these names were others, as
+`experiment=cpu_hour` with their values as changes. A spurious last row, a copy of an earlier one,
+was removed from the `metrics.csv` of some older runs.
 
 The cache figures come from
 `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true split=valid,test`; the settings

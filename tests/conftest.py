@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 from omegaconf import OmegaConf
-from small import SMALL, config_of
 
 SHA = "ab" * 32
 
@@ -63,6 +62,7 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
     @cache
     def make(*overrides: str) -> Path:
         import torch
+        from small import SMALL, config_of
 
         from lmbench.build import training as build
         from lmbench.build.arguments import factory

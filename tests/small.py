@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from lmbench.conf import conf_dir
@@ -115,13 +115,13 @@ def makers(part: str) -> dict[str, Callable[..., Any]]:
     """
     found: dict[str, Callable[..., Any]] = {}
     for path in sorted((conf_dir() / "model" / part).glob("*.yaml")):
-        config = OmegaConf.create({"model": {"embedding_size": SIZE}, "part": OmegaConf.load(path)})
-        node: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["part"]
+        choice = ("model=awd_lstm", f"model/{part}={path.stem}", f"model.embedding_size={SIZE}")
+        node: dict[str, Any] = config_of(*choice)["model"][part]
         module, _, name = node.pop("_target_").rpartition(".")
         for key, value in node.items():
             if type(value) is int:
                 node[key] = min(value, SIZE)
-            elif key.endswith("dropout"):
+            elif type(value) is float and key.endswith("dropout"):
                 node[key] = 0.5
         target = getattr(import_module(module), name)
         found[path.stem] = partial(target, input_size=SIZE, **node)

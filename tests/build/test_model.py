@@ -66,6 +66,12 @@ def test_what_a_core_or_head_lacks_is_named():
         build_model({**NODE, "head": node}, 11)
 
 
+def test_an_item_of_the_wrong_type_is_refused_with_its_list():
+    node = NODE | {"head": NODE["head"] | {"cutoffs": [3, "7"]}}
+    with pytest.raises(UserError, match=r"^model\.head\.cutoffs=\[3, '7'\] has the wrong type"):
+        build_model(node, 11)
+
+
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(UserError, match=r"embedding_size \(6\) .*output_size \(5\)"):
         build_model(NODE | {"tied": True}, 11)

@@ -207,6 +207,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return kind in (bool, object)
     if kind is float:
         return isinstance(value, (int, float))
-    if isinstance(value, list) and kind is tuple:  # YAML has no tuples
-        return True
+    if isinstance(value, list) and kind in (list, tuple):  # YAML has no tuples
+        items = typing.get_args(hint) if kind is list else ()
+        return all(_fits(item, one) for one in items for item in value)
     return isinstance(value, kind)

@@ -209,6 +209,7 @@ def test_without_cutoffs_below_the_size_it_is_a_plain_softmax(cutoffs: list, tie
 def test_cutoffs_that_are_not_below_the_size_are_dropped() -> None:
     assert AdaptiveSoftmax(H, V, cutoffs=[4, V, 50]).cutoffs == [4]
     assert AdaptiveSoftmax(H, V, cutoffs=[4, V - 1]).cutoffs == [4, V - 1]
+    assert AdaptiveSoftmax(H, V, cutoffs=[4.0]).cutoffs == [4]  # YAML reads 4e3 as a float
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_cutoffs_that_are_not_below_the_size_are_dropped() -> None:
     [
         ({"cutoffs": []}, "cutoffs"),
         ({"cutoffs": [0, 4]}, "cutoffs"),
-        ({"cutoffs": [4, 9.0]}, "cutoffs"),
+        ({"cutoffs": [4, 9.5]}, "cutoffs"),
         ({"cutoffs": [9, 4]}, "cutoffs"),
         ({"cutoffs": [4, 4]}, "cutoffs"),
         ({"bias": False, "unigram_bias": True}, "unigram_bias"),

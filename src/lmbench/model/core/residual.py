@@ -139,13 +139,13 @@ class CausalConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
 
     def forward(
-        self, input: Float[Tensor, "T B H"], last: Float[Tensor, "K-1 B H"] | None
-    ) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "K-1 B H"]]:
+        self, input: Float[Tensor, "T B H"], last: Float[Tensor, "3 B H"] | None
+    ) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "3 B H"]]:
         """Outputs, and the inputs that the next window needs as its ``last``.
 
         Args:
             input: ``(T, B, H)``.
-            last: The last inputs of the window before, ``(K − 1, B, H)``; None for zeros.
+            last: The last inputs of the window before, ``(3, B, H)``; None for zeros.
         """
         num_last, size = len(self.weight) - 1, input.shape[-1]
         input = input.to(self.weight.dtype)

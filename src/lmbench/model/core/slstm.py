@@ -1,4 +1,4 @@
-"""sLSTM. Shape letters: T time steps, B columns, H hidden, N heads, D = H/N."""
+"""sLSTM. Shape letters: T time steps, B columns, H hidden, N heads, D = H/N, G = 4D."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -116,9 +116,9 @@ class SLSTMLayer(nn.Module):
 
     def cell(
         self,
-        gates: Float[Tensor, "N T B 4D"],
+        gates: Float[Tensor, "N T B G"],
         state: Sequence[Float[Tensor, "N B D"]],
-        weight: Float[Tensor, "N 4D D"],
+        weight: Float[Tensor, "N G D"],
     ) -> tuple[Float[Tensor, "T N B D"], tuple[Tensor, ...]]:
         """Outputs and the new state."""
         num_heads, _, num_columns, num_gates = gates.shape

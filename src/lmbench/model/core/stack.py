@@ -111,6 +111,7 @@ class Stack(nn.Module, ABC):
         """Everything between the dropouts of input and output.
 
         Raises:
+            TypeError: If a layer returned a tensor as its state, not a tuple of tensors.
             ValueError: If ``state`` has a different number of layers.
         """
         layers = list(cast(Iterable[Layer], self.layers))
@@ -120,19 +121,16 @@ class Stack(nn.Module, ABC):
             if index > 0:
                 output = self.hidden_dropout(output)
             output, last = layer(output, own, self.weight_dropout)
+            if isinstance(last, Tensor):  # a column would pass for the state
+                name = type(self).__name__
+                raise TypeError(f"A layer of {name} must return (output, (state, …))")
             new_state.append(last)
         return output, tuple(new_state)
 
     def forward(self, input: Float[Tensor, "T B E"], state: State | None = None) -> CoreOutput:
-        """Runs a window, from ``state`` or from zeros.
-
-        Raises:
-            TypeError: If a layer returned a tensor as its state, not a tuple of tensors.
-        """
+        """Runs a window, from ``state`` or from zeros."""
         with autocast_where_fast(input.device.type):
             raw_output, state = self.run(self.input_dropout(input), state)  # (T, B, H)
-        if any(isinstance(layer, Tensor) for layer in state):  # a column would pass for the state
-            raise TypeError(f"A layer of {type(self).__name__} must return (output, (state, …))")
         return CoreOutput(self.output_dropout(raw_output), raw_output, state)
 
 

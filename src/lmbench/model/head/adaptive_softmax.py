@@ -63,7 +63,7 @@ class AdaptiveSoftmax(nn.Module):
         input_size: int,
         vocabulary_size: int,
         *,
-        cutoffs: list[int] | None = None,
+        cutoffs: list[float] | None = None,
         div_value: float = 4.0,
         bias: bool = True,
         unigram_bias: bool = False,
@@ -73,12 +73,11 @@ class AdaptiveSoftmax(nn.Module):
         super().__init__()
         if cutoffs is None:
             cutoffs = sorted({max(1, vocabulary_size // share) for share in (20, 5)})
-        whole = all(isinstance(cutoff, int) for cutoff in cutoffs)
-        if not cutoffs or not whole or any(a >= b for a, b in pairwise([0, *cutoffs])):
+        if not cutoffs or any(a >= b or b % 1 for a, b in pairwise([0, *cutoffs])):
             raise ValueError(
                 f"cutoffs must be increasing whole numbers of at least 1, not {cutoffs}"
             )
-        cutoffs = [cutoff for cutoff in cutoffs if cutoff < vocabulary_size]
+        cutoffs = [int(cutoff) for cutoff in cutoffs if cutoff < vocabulary_size]
         borders = [0, *cutoffs, vocabulary_size]
         if not div_value >= 1:
             raise ValueError(f"div_value must be at least 1, not {div_value}")

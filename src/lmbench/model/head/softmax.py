@@ -38,7 +38,7 @@ class Softmax(nn.Module):
         vocabulary_size: int,
         *,
         bias: bool = True,
-        kernel: Literal["chunked", "liger"] = "chunked",
+        kernel: str = "chunked",
         autocast: bool = True,
     ) -> None:
         super().__init__()

@@ -139,6 +139,7 @@ def test_one_seed_each_is_not_enough_and_a_command_trains_more(
         (["init_from=somewhere", "seed=1"], None),
         (["hparams_search=lstm", "optimizer.lr=3"], None),
         (["sweep_resume=true", "seed=1"], "lmbench-train -m seed=2,3"),
+        (["++sweep_resume=true", "seed=1"], "lmbench-train -m seed=2,3"),
         ([], "lmbench-train -m seed=2,3"),
     ],
 )

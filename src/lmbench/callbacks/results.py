@@ -25,7 +25,7 @@ from lmbench.files import replace_text
 from lmbench.lightning_internals import num_windows_done
 from lmbench.module import LanguageModelModule
 from lmbench.printing import printable
-from lmbench.run.directory import noted_overrides
+from lmbench.run.directory import key_of, noted_overrides
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +133,7 @@ class Results(L.Callback):
         values = flatten(moving)
         # What a reader of many runs looks for comes first, including what the command line has set.
         noted = noted_overrides(self._path.parent) or []
-        set_there = (override.lstrip("+").partition("=")[0] for override in noted)
-        first = ("model.name", "name", "seed", *set_there)
+        first = ("model.name", "name", "seed", *map(key_of, noted))
         ordered = {key: values[key] for key in (*first, *values) if key in values}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

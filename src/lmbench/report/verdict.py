@@ -10,7 +10,7 @@ from lmbench.printing import printable
 from lmbench.report.formats import perplexity_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.significance import OWN_PREDICTIONS, Comparison
-from lmbench.run.directory import noted_overrides, quoted
+from lmbench.run.directory import key_of, noted_overrides, quoted
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -115,12 +115,12 @@ def _more_seeds(group: Group) -> str | None:
     if noted is None:
         return None
     overrides = list(map(printable, noted))
-    keys = {override.lstrip("+").partition("=")[0] for override in overrides}
+    keys = set(map(key_of, overrides))
     # Not what it began with; or other weights are needed; or it would be one more search.
     if keys & {"resume", "init_from", "hparams_search"}:
         return None
     devices = group.best_run.config.get("trainer.devices", 1)
     if devices not in (1, "1") or "trainer.devices[1]" in group.best_run.config:
         return None  # -m has one device for each job
-    kept = [one for one in overrides if one.partition("=")[0] not in ("seed", "sweep_resume")]
+    kept = [one for one in overrides if key_of(one) not in ("seed", "sweep_resume")]
     return f"lmbench-train -m {shlex.join([*kept, 'seed=' + ','.join(free[:2])])}"

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench.conf import takes
 from lmbench.errors import UserError
 from lmbench.run.config import INHERITED_NODES, MACHINE_KEYS, read_run_config, set_value
+from lmbench.run.directory import key_of
 
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
@@ -108,7 +109,7 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     run = read_run_config(config.init_from)
     taken = OmegaConf.create({node: run[node] for node in INHERITED_NODES})
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
+        key = key_of(override)
         is_whole = key == "ablation" or override == "debug=overfit"
         if not is_whole and re.split(r"[./@]", key)[0] not in INHERITED_NODES:
             continue

@@ -14,7 +14,7 @@ from lmbench.errors import UserError
 from lmbench.files import read_json
 from lmbench.run.changes import apply_init_from, resumed_config
 from lmbench.run.config import MACHINE_KEYS, plain_config
-from lmbench.run.directory import is_run
+from lmbench.run.directory import is_run, key_of
 
 LONGEST_NAME = 100
 """Characters in the name of a job's folder, of the 255 that file systems allow."""
@@ -78,7 +78,7 @@ def choose_job(
     """
     if config.resume is not None:
         raise UserError("resume continues one run: leave out -m.")
-    of_hydra = {item.lstrip("+").partition("=")[0] for item in hydra_overrides}
+    of_hydra = set(map(key_of, hydra_overrides))
     if config.sweep_resume and "hydra.sweep.dir" not in of_hydra:
         raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to continue.")
     if config.sweep_resume and "hydra.sweep.subdir" in of_hydra:
@@ -111,7 +111,7 @@ def choose_job(
             raise UserError(f"{path} is damaged: val.ppl is missing. Remove it to test again.")
         return ChosenRun({}, perplexity=perplexity)
     if is_taken:
-        places = [item for item in overrides if _key(item) in MACHINE_KEYS]
+        places = [item for item in overrides if key_of(item) in MACHINE_KEYS]
         return ChosenRun(resumed_config(run_dir, places)[0], resumes=True)
     return ChosenRun(plain_config(apply_init_from(config, overrides)))
 
@@ -127,7 +127,7 @@ def job_folder(overrides: Iterable[str]) -> str:
     'model-lstm+seed-1'
     """
     others = ("sweep_resume", "data.cache_dir")
-    own = sorted(item.lstrip("+") for item in overrides if _key(item) not in others)
+    own = sorted(item.lstrip("+") for item in overrides if key_of(item) not in others)
     if len("+".join(own)) > LONGEST_NAME:  # what differs between jobs is mostly short
         own.sort(key=len)
     name = "+".join(item.replace("=", "-", 1) for item in own)
@@ -135,10 +135,6 @@ def job_folder(overrides: Iterable[str]) -> str:
     if name and readable == name and not any("+" in item for item in own):
         return name
     return f"{readable}-{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}".strip("-")
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _slurm_starts_processes() -> bool:

@@ -91,6 +91,11 @@ def noted_overrides(run_dir: Path) -> list[str] | None:
         return None
 
 
+def key_of(override: str) -> str:
+    """The key that an override sets, adds or deletes."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def shown(path: Path) -> str:
     """The path as short as it can be typed: relative to the current folder, if it is inside it."""
     here = Path.cwd()

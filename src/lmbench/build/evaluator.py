@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lmbench.build.arguments import call, factory
+from lmbench.build.arguments import call, factory, parameters_of
 from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
@@ -27,6 +27,7 @@ def build_evaluator(
         UserError: A value is missing, or of the wrong type or size; or a target is not a mode.
     """
     modes, others = [], {}
+    known = parameters_of(EvaluationSettings)
     for name, value in node.items():
         if isinstance(value, dict):
             mode = factory(value, f"evaluation.{name}")()
@@ -36,7 +37,7 @@ def build_evaluator(
                     "RescoringMode of lmbench.evaluation.evaluator."
                 )
             modes.append(mode)
-        elif value is not None and name not in ("tune", "save_tokens"):
+        elif name not in ("tune", "save_tokens") and (value is not None or name in known):
             others[name] = value
     settings = call(EvaluationSettings, "evaluation", **others)
     return Evaluator(model, corpus, folder, settings, modes)

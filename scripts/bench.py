@@ -34,6 +34,8 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
+from lmbench.machine import set_up_threads
+
 PRECISIONS = {
     "highest": ("float32_matmul_precision=highest", "trainer.precision=32-true"),
     "high": ("float32_matmul_precision=high", "trainer.precision=32-true"),
@@ -94,6 +96,7 @@ class Variant:
 
 def main(args: argparse.Namespace) -> None:
     """Measures one model after another."""
+    set_up_threads()  # its environment variable is for the processes started below, all of them
     named = any(override.startswith(("model=", "experiment=")) for override in args.overrides)
     groups = [[]] if named else [["model=awd_lstm"], ["model=lstm"]]
     console = Console(width=None if sys.stdout.isatty() else 110)
@@ -167,10 +170,10 @@ def take_turns(measured: dict[str, Variant], args: argparse.Namespace, name: str
     try:
         for key, variant in measured.items():
             connections[key], theirs = context.Pipe()
-            own_allocator = not key.endswith("/baseline")  # these have default settings
+            as_lmbench = not key.endswith("/baseline")  # these have default settings
             arguments = (theirs, variant.run, variant.arguments, variant.steps, variant.num_threads)
             processes[key] = context.Process(
-                target=variants.work, args=(*arguments, own_allocator), daemon=True
+                target=variants.work, args=(*arguments, as_lmbench), daemon=True
             )
             processes[key].start()
             theirs.close()

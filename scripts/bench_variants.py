@@ -38,7 +38,7 @@ from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
 )
-from lmbench.machine import set_matmul_precision, set_up_allocator
+from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.model import LanguageModel
 from lmbench.model.contracts import detach_state
 from lmbench.optim import ASGD
@@ -95,15 +95,17 @@ def work(
     arguments: dict[str, Any],
     steps: int,
     num_threads: int | None,
-    own_allocator: bool,
+    as_lmbench: bool,
 ) -> None:
     """The target of a process: runs a variant until the parent ends it.
 
-    ``own_allocator``: whether freed memory is kept, as by ``lmbench-train``.
+    ``as_lmbench``: whether freed memory is kept and subnormal numbers are rounded to zero, as by
+    ``lmbench-train``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     quieten_lightning()
-    if own_allocator:
+    if as_lmbench:
+        set_up_threads()
         set_up_allocator()
     if num_threads is not None:
         torch.set_num_threads(num_threads)

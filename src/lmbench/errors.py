@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """A run was told to stop, and has been saved.
+    """A run was told to stop; what it could save, it has.
 
     Attributes:
         signum: Number of the signal.

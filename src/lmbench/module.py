@@ -1,7 +1,4 @@
-"""A language model in training: carries the hidden state, computes the loss, logs.
-
-Shape letters: T time steps of a window, B columns.
-"""
+"""A language model in training: carries the hidden state, computes the loss, logs."""
 
 import math
 import sys

@@ -113,9 +113,7 @@ class Progress(L.Callback):
         """Removes the live line."""
         self._line.stop()
 
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        """Removes the live line, before the table of results."""
-        self._line.stop()
+    on_test_end = on_train_end
 
     def _begin(self, trainer: Any, doing: str) -> None:
         self._start = time.monotonic()

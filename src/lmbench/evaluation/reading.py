@@ -1,6 +1,6 @@
 """Reading a stream with a model, target by target.
 
-Shape letters: T time steps of a window, B columns, H hidden, N scored targets of a stream.
+Shape letters: H hidden, N scored targets of a stream.
 """
 
 import math

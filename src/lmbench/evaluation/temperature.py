@@ -1,7 +1,7 @@
 """Softmax temperature: flatter or sharper distributions than the model's own.
 
 Source: Melis et al. 2018, "Pushing the bounds of dropout" (arXiv 1805.09208), who tune it on valid.
-Shape letters: N tokens (any number of dimensions), H hidden, V vocabulary.
+Shape letters: N tokens (any number of dimensions), H hidden.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Language model: embedding → core → head. Shape letters: T time steps, B columns, H hidden."""
+"""Language model: embedding → core → head.
+
+Shape letters: T time steps, B columns, E embedding, H hidden.
+"""
 
 import hashlib
 

@@ -1,7 +1,4 @@
-"""Accuracies on minimal pairs: means over seeds, and which differences hold.
-
-Shape letters: G groups, P pairs.
-"""
+"""Accuracies on minimal pairs: means over seeds, and which differences hold."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Intervals and tests: over seeds by Student's t, over a text by resampling its articles.
 
-Shape letters: G groups, A articles or blocks of a text, P pairs, R resamples.
+Shape letters: G groups, A articles or blocks of a text, R resamples.
 """
 
 import math

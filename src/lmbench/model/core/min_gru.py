@@ -1,4 +1,4 @@
-"""minGRU. Shape letters: T time steps, B columns, H hidden, I inner."""
+"""minGRU. Shape letters: T time steps, B columns, H hidden, I inner, G = 2I."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""minLSTM. Shape letters: T time steps, B columns, I inner."""
+"""minLSTM. Shape letters: T time steps, B columns, I inner, G = 3I."""
 
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What recurrent layers compute step by step. Shape letters: T time steps, B columns, H hidden."""
+"""What recurrent layers compute step by step. Shape letters: T steps, B columns, I in, O out."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,10 +1,12 @@
 """Fixtures that make run directories without training; turns on shape checks of signatures."""
 
 import json
+import logging
 import math
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import cache
@@ -43,6 +45,13 @@ RESULTS = {
     "train": {"epochs": 3, "steps": 1234, "tokens": 24680},
     "environment": {"torch": "2.13.0", "device": "cpu (2 cores)"},
 }
+
+
+@pytest.fixture(autouse=True)
+def _hooks_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores what a command sets for its whole process: with these hooks, pytest finds errors."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from small import composed
 from torch.testing import assert_close
 
-from lmbench import compare, generate, score
+from lmbench import compare, export, generate, score
 from lmbench.evaluate import with_run
 from lmbench.run.changes import RESUMABLE
 
@@ -49,7 +49,7 @@ def test_links_lead_to_files_and_headings(page: Path):
 def commands(text: str, name: str = "lmbench-train") -> Iterator[list[str]]:
     """The arguments of each such command that stands in a block of commands."""
     text = text.replace("\\\n", " ")
-    for line in re.findall(rf"^    {name} (.*)", text, flags=re.MULTILINE):
+    for line in re.findall(rf"^ {{4}}(?:.* )?{name} (.*)", text, flags=re.MULTILINE):
         yield shlex.split(line, comments=True)
 
 
@@ -92,6 +92,7 @@ PARSERS = {
     "lmbench-generate": generate.parse_options,
     "lmbench-score": score.parse_options,
     "lmbench-compare": compare._parser().parse_args,
+    "lmbench-export": export._parser().parse_args,
 }
 PLAIN = [
     (name, arguments)

@@ -1,18 +1,28 @@
 """The shape checks of signatures that conftest.py turns on."""
 
 import sys
+from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from lmbench.model import Embedding
+from lmbench.model import LSTM, Embedding, Softmax
 
 
-def test_a_wrong_shape_or_dtype_is_refused() -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Embedding(3, 2)(torch.zeros(2)),
+        lambda: LSTM(4, 4)(torch.zeros(5, 4)),
+        lambda: Softmax(4, 9).loss(torch.zeros(5, 2, 4), torch.zeros(5, 3, dtype=torch.int64)),
+    ],
+    ids=["dtype", "dimensions", "two that disagree"],
+)
+def test_what_does_not_fit_is_refused(call: Callable[[], object]) -> None:
     with pytest.raises(TypeCheckError):
-        Embedding(3, 2)(torch.zeros(2))
+        call()
 
 
 def test_every_module_is_checked() -> None:

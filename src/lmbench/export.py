@@ -36,8 +36,7 @@ def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
         print("\n".join(map(printable, lines)))
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lmbench-export",
         description="Write a run's model as a folder to share: weights in safetensors, "
@@ -48,7 +47,12 @@ def main() -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="directory of a finished run")
     parser.add_argument("--output", metavar="DIR", type=Path, help="default: RUN_DIR/export")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    options = _parser().parse_args()
     output = options.output or options.run_dir / "export"
     run_command(lambda: export(options.run_dir, output, overwrite=options.overwrite))
 

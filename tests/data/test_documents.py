@@ -178,4 +178,5 @@ def test_blocks_and_the_byte_order_mark(tmp_path: Path, monkeypatch: pytest.Monk
         blocks = list(Document(path, 0, size).blocks())
         assert b"".join(blocks).decode() == "a b\n\nc\ufeff d\ne"
         assert all(block.endswith(b"\n") for block in blocks[:-1])
+        assert max(map(len, blocks)) <= num_bytes + 8  # the rest of a line
         assert b"".join(Document(path, 3, 7).blocks()) == b"a b\n"

@@ -114,7 +114,10 @@ def test_an_evaluation_of_former_weights_is_named(
 ):
     """As after a resume that found better weights."""
     run_dir = make_run()
-    path = write_evaluation(run_dir, "cache", "test", ppl=40.0, sha256="of another corpus")
+    corpus = json.loads((run_dir / "results.json").read_text("utf-8"))["data"]["sha256"]
+    path = write_evaluation(run_dir, "cache", "test", ppl=40.0, sha256=corpus)
+    evaluation = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(evaluation | {"weights_sha256": "of former weights"}), "utf-8")
     with pytest.raises(UserError, match=rf"^{path} is .*Evaluate again, or remove it\.$"):
         card(run_dir)
 

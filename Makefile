@@ -35,7 +35,7 @@ slow: $(DEV) ## run the slow tests
 	$(PYTEST) -m "slow and not gpu" -n 0 $(ARGS)
 
 gpu: $(DEV) ## run the tests that need a CUDA device
-	@$(PIP) --editable '.[cuda]'
+	@$(PIP) -e '.[cuda]'
 	$(PYTEST) -m gpu -n 0 $(ARGS)
 
 check: $(DEV) ## run every linter and type checker, and fail if any of them does

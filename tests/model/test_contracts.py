@@ -164,17 +164,21 @@ def test_after_20_000_steps_float32_still_matches_float64(make) -> None:
     assert_close(output.double(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_layer_that_returns_a_tensor_as_its_state_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("core", "place"),
+    [("contributing", "layers.0"), ("gru", "layers.1"), ("min_gru", "blocks.1.layer")],
+)
+def test_a_layer_that_returns_a_tensor_as_its_state_is_refused(core: str, place: str) -> None:
     """Its first column would be taken for the state of all."""
 
     class WithoutComma(nn.Module):
         def forward(self, input: Tensor, state: Any, weight_dropout: Any) -> tuple[Tensor, Tensor]:
             return input, input[-1]
 
-    core = makers("core")["contributing"]()
-    core.layers = nn.ModuleList([WithoutComma()])
-    with pytest.raises(TypeError, match="layer of IndRNN must return"):
-        core(normal(T, B, SIZE))
+    made = makers("core")[core]()
+    made.set_submodule(place, WithoutComma())
+    with pytest.raises(TypeError, match=r"^WithoutComma must return"):
+        made(torch.randn(T, B, SIZE))
 
 
 # Heads --------------------------------------------------------------------------------------------

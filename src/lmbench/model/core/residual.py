@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from lmbench.model.contracts import State
-from lmbench.model.core.stack import Stack, exact
+from lmbench.model.core.stack import Stack, exact, run_layer
 
 
 class ResidualStack(Stack):
@@ -83,7 +83,7 @@ class _Block(nn.Module):
         arguments: Mapping[str, Tensor],
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         read = _normalized(stream, self.norm)
-        added, last = self.layer(read, state, weight_dropout, **arguments)
+        added, last = run_layer(self.layer, read, state, weight_dropout, **arguments)
         stream = stream + dropout(added)
         if self.feedforward is not None and self.feedforward_norm is not None:
             read = _normalized(stream, self.feedforward_norm)

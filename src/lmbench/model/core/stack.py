@@ -4,7 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -111,7 +111,7 @@ class Stack(nn.Module, ABC):
         """Everything between the dropouts of input and output.
 
         Raises:
-            TypeError: If a layer returned a tensor as its state, not a tuple of tensors.
+            TypeError: See :func:`run_layer`.
             ValueError: If ``state`` has a different number of layers.
         """
         layers = list(cast(Iterable[Layer], self.layers))
@@ -120,10 +120,7 @@ class Stack(nn.Module, ABC):
         for index, (layer, own) in enumerate(zip(layers, states, strict=True)):
             if index > 0:
                 output = self.hidden_dropout(output)
-            output, last = layer(output, own, self.weight_dropout)
-            if isinstance(last, Tensor):  # a column would pass for the state
-                name = type(self).__name__
-                raise TypeError(f"A layer of {name} must return (output, (state, …))")
+            output, last = run_layer(layer, output, own, self.weight_dropout)
             new_state.append(last)
         return output, tuple(new_state)
 
@@ -132,6 +129,20 @@ class Stack(nn.Module, ABC):
         with autocast_where_fast(input.device.type):
             raw_output, state = self.run(self.input_dropout(input), state)  # (T, B, H)
         return CoreOutput(self.output_dropout(raw_output), raw_output, state)
+
+
+def run_layer(
+    layer: Callable[..., Any], *args: Any, **kwargs: Any
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Output and state of a layer.
+
+    Raises:
+        TypeError: If the layer returned a tensor as its state, not a tuple of tensors.
+    """
+    output, state = layer(*args, **kwargs)
+    if isinstance(state, Tensor):  # its first column would pass for the state
+        raise TypeError(f"{type(layer).__name__} must return (output, (state, …))")
+    return output, state
 
 
 def autocast_where_fast(device_type: str) -> AbstractContextManager[object]:

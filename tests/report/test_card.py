@@ -109,15 +109,17 @@ def test_results_of_other_weights_are_refused(make_run: Callable[..., Path]):
         model_card(run_dir, values_of(run_dir), "0")
 
 
-def test_an_evaluation_of_former_weights_is_named(
-    make_run: Callable[..., Path], write_evaluation: Callable[..., Path]
+@pytest.mark.parametrize("key", ["weights_sha256", "corpus_sha256"])
+def test_an_evaluation_of_former_weights_or_another_corpus_is_named(
+    make_run: Callable[..., Path], write_evaluation: Callable[..., Path], key: str
 ):
     """As after a resume that found better weights."""
     run_dir = make_run()
     corpus = json.loads((run_dir / "results.json").read_text("utf-8"))["data"]["sha256"]
     path = write_evaluation(run_dir, "cache", "test", ppl=40.0, sha256=corpus)
+    card(run_dir)
     evaluation = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(evaluation | {"weights_sha256": "of former weights"}), "utf-8")
+    path.write_text(json.dumps(evaluation | {key: "another"}), "utf-8")
     with pytest.raises(UserError, match=rf"^{path} is .*Evaluate again, or remove it\.$"):
         card(run_dir)
 

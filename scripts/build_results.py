@@ -55,8 +55,8 @@ slightly different figures. The runs of five epochs were started as `cpu_hour` a
 with the values of `five_epochs` and `five_epochs_lstm`, so those are the names in their files. For
 them, `float32_matmul_precision=auto` chose `medium`, as it no longer does on Intel. `cpu_hour` (at
 1f21db3) and `cpu_night` (at dcc284c) were started as the `cpu_hour` of that time, with their
-values as changes. A spurious last row, a copy of an earlier one,
-was removed from the `metrics.csv` of some older runs.
+values as changes. A spurious last row, a copy of an earlier one, was removed from the `metrics.csv`
+of some older runs.
 
 The cache figures come from
 `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true split=valid,test`; the settings

@@ -210,6 +210,18 @@ def test_accuracies_on_minimal_pairs(tmp_path: Path):
     assert not any("BLiMP" in title for title in head_of_single)
 
 
+def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path):
+    """It could not be in a comparison either."""
+    (tmp_path / "recipes.yaml").write_text(RECIPES)
+    write(tmp_path / "many/1", 100.0, 90.0)
+    write(tmp_path / "one", 50.0, 40.0)
+    write_evaluation(tmp_path / "one", "dynamic_cache", "test", 30.0, without_cache=35.0)
+    path = tmp_path / "one/evaluation-dynamic_cache-test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"corpus_sha256": "1"}))
+    with pytest.raises(UserError, match=r"dynamic_cache-test\.json is for another corpus"):
+        read_rows(tmp_path)
+
+
 def test_a_seed_counts_once(tmp_path: Path):
     (tmp_path / "recipes.yaml").write_text(RECIPES)
     write(tmp_path / "many/1", 100.0, 90.0)

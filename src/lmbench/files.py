@@ -98,8 +98,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def file_stem(name: str) -> str:
-    """The name as a file name, in characters that every system accepts."""
-    return re.sub(r"[^\w-]+", "_", name, flags=re.ASCII)
+    """The name as a part of a file's name: letters of any script, digits, _ and -."""
+    return re.sub(r"[^\w-]+", "_", name).encode()[:200].decode(errors="ignore")
 
 
 def is_folder(path: str | Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from lmbench.data.minimal_pairs import Pair, PairSet
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.data.words import Splitter
+from lmbench.errors import UserError
 from lmbench.evaluation.minimal_pairs import evaluate_pairs, show_pairs, write_pairs
 from lmbench.evaluation.words import sentence_surprisals
 from lmbench.loaded import Loaded
@@ -108,6 +110,15 @@ def test_probabilities_are_those_of_sentences_without_their_end():
         for text, found in ((pair.good, scores.good), (pair.bad, scores.bad)):
             words = Loaded(model, vocabulary).score(text)["surp"][:-1]
             assert found[place] == pytest.approx(words.sum(), rel=1e-6)
+
+
+def test_a_sentence_of_which_no_word_is_left_is_refused(vocabulary: Vocabulary):
+    """It would be certain, and so correct."""
+    splitter = Splitter(vocabulary, "penn", drops_punctuation=True)
+    pairs = pairs_of(("a", "b", "p"), ("!", "a b", "p"))
+    message = "No word is left to read in one of '!' and 'a b'"
+    with pytest.raises(UserError, match=re.escape(message)):
+        evaluate_pairs(unigram_model(vocabulary), splitter, pairs, of_run=OF_RUN)
 
 
 def test_sentences_without_words_have_no_surprisal(vocabulary: Vocabulary):

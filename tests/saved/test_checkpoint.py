@@ -3,6 +3,8 @@
 import math
 import os
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lmbench.saved.checkpoint import (
     FORMAT_KEY,
     load_weights,
     read_checkpoint,
+    read_run_model,
 )
 
 OURS = {FORMAT_KEY: FORMAT, DATA: {"sha256": "", "words": [], "tokenizer": "none"}}
@@ -165,3 +168,14 @@ def test_weights_are_loaded_only_into_a_module_of_their_shapes(path: Path):
 
 def test_the_data_is_found_under_its_name_in_checkpoints():
     assert LanguageModelDataModule.__qualname__ == DATA
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}, DATA: {"words": 1}}])
+def test_a_checkpoint_without_what_a_run_needs_is_called_damaged(
+    make_run: Callable[..., Path], content: dict[str, Any]
+):
+    run_dir = make_run()
+    path = run_dir / "checkpoints/best.ckpt"
+    torch.save({FORMAT_KEY: FORMAT, **content}, path)
+    with pytest.raises(UserError, match=re.escape(f"{path} is damaged (")):
+        read_run_model(run_dir)

@@ -3,7 +3,6 @@
 Shape letter: P pairs.
 """
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from jaxtyping import Bool, Float
 from lmbench.data.minimal_pairs import PairSet
 from lmbench.data.vocabulary import EOS, UNK
 from lmbench.data.words import Splitter
+from lmbench.errors import UserError
 from lmbench.evaluation.outcome import write_results
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.words import sentence_surprisals
-from lmbench.files import replacing
+from lmbench.files import file_stem, replacing
 from lmbench.model import LanguageModel
 from lmbench.printing import printable
 
@@ -83,7 +83,8 @@ def evaluate_pairs(
         phenomenon and paradigm. And the scores of each pair.
 
     Raises:
-        UserError: There are unknown words, and the vocabulary has no ``<unk>``.
+        UserError: There are unknown words, and the vocabulary has no ``<unk>``; or no words are
+            left of a sentence.
     """
     start = time.perf_counter()
     vocabulary = splitter.vocabulary
@@ -92,6 +93,9 @@ def evaluate_pairs(
         for pair in pairs.pairs
         for text in (pair.good, pair.bad)
     ]
+    if [] in words:  # all of it was punctuation that the vocabulary lacks
+        pair = pairs.pairs[words.index([]) // 2]
+        raise UserError(f"No word is left to read in one of {pair.good!r} and {pair.bad!r}.")
     sentences = [vocabulary.encode([EOS, *of_sentence]) for of_sentence in words]
     unknown = [sum(word not in vocabulary.ids for word in of_sentence) for of_sentence in words]
     num_words = sum(map(len, words))
@@ -135,9 +139,7 @@ def write_pairs(
     results: Mapping[str, Any], scores: PairScores, pairs: PairSet, folder: Path
 ) -> None:
     """Writes ``minimal_pairs-NAME.json``, and ``.parquet`` with a row for each pair."""
-    # Letters of any script are kept, or two sets with non-Latin names would share a file.
-    name = re.sub(r"[^\w-]+", "_", pairs.name).encode()[:200].decode(errors="ignore")
-    path = folder / f"minimal_pairs-{name}"
+    path = folder / f"minimal_pairs-{file_stem(pairs.name)}"
     columns = {level: [getattr(pair, level) for pair in pairs.pairs] for level in LEVELS}
     table = pa.table(
         {

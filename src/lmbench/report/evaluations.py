@@ -94,6 +94,8 @@ def read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccuraci
             for place, row in counts.items()
             if row["accuracy"] is not None
         }
+        if not all(0 <= share <= 1 for share in accuracies.values()):
+            raise ValueError("an accuracy is not between 0 and 1")
         how = f"tokenizer {of['tokenizer']}{', lower case' if of['lowercase'] else ''}"
         how += ", without unknown punctuation" if of["drops_punctuation"] else ""
         records = path.with_suffix(".parquet")

@@ -117,11 +117,14 @@ def read_run_model(run_dir: Path) -> SavedModel:
     model_config = read_run_config(run_dir, MODEL_PLACES)["model"]
     path = run_dir / "checkpoints/best.ckpt"
     checkpoint = read_checkpoint(path)
-    of_corpus = checkpoint[DATA]
-    weights = {
-        name.removeprefix("model."): tensor  # its name in the LightningModule
-        for name, tensor in checkpoint["state_dict"].items()
-    }
-    vocabulary = Vocabulary(tuple(of_corpus["words"]), of_corpus["tokenizer"])
     config_path = run_dir / "config.yaml"
-    return SavedModel(config_path, model_config, path, weights, vocabulary, of_corpus["sha256"])
+    try:
+        corpus = checkpoint[DATA]
+        weights = {
+            name.removeprefix("model."): tensor  # its name in the LightningModule
+            for name, tensor in checkpoint["state_dict"].items()
+        }
+        vocabulary = Vocabulary(tuple(corpus["words"]), corpus["tokenizer"])
+        return SavedModel(config_path, model_config, path, weights, vocabulary, corpus["sha256"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}). Copy it again.") from error

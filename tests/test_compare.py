@@ -102,7 +102,7 @@ def test_each_corpus_has_its_own_plots_and_rows(
     tex = (output / "table.tex").read_text()
     assert tex.count("\\toprule") == 3  # two corpora, and what was published
     assert "AWD-LSTM-MoS" in tex
-    assert not (output / "significance.csv").read_text().strip()  # one group each
+    assert not (output / "significance.csv").exists()  # one group each
 
 
 def test_names_can_neither_break_the_tables_nor_move_the_cursor(

@@ -62,8 +62,8 @@ def _labelled(text: str) -> tuple[str | None, Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lmbench-compare",
-        description="Compare runs: a table of means over seeds, which is better and with what "
-        "confidence; with --output a page with plots, and the tables as Markdown, CSV and LaTeX.",
+        description="Compare runs: a table of means over seeds, which is better, and how certain "
+        "that is; with --output a page with plots, and the tables as Markdown, CSV and LaTeX.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument

@@ -119,6 +119,8 @@ def test_other_pairs_or_pairs_read_otherwise_are_left_out(
         ({"corpus_sha256": "other"}, "is for another corpus than the run's"),
         ({"by": []}, "'list' object has no attribute 'items'"),
         ({"parts": {}}, "KeyError 'known'"),
+        ({"accuracy": float("nan")}, "an accuracy is not between 0 and 1"),
+        ({"parts": {"known": {"accuracy": 1.01}}}, "an accuracy is not between 0 and 1"),
     ],
 )
 def test_a_damaged_file_is_left_out(folder: Path, write_pairs: Write, changes: dict, message: str):
@@ -126,6 +128,16 @@ def test_a_damaged_file_is_left_out(folder: Path, write_pairs: Write, changes: d
     (skipped,) = compare([(None, folder)]).skipped
     assert skipped.path == path
     assert message in skipped.reason
+
+
+def test_sets_of_pairs_in_other_scripts_have_their_own_pictures(
+    tmp_path: Path, write_run: Write, write_pairs: Write
+):
+    run_dir = write_run(tmp_path / "a")
+    for name in ("日本語", "中国語"):
+        write_pairs(run_dir, CORRECT["a", 1], name=name)
+    names = {path.name for path in write_report(compare([(None, run_dir)]), tmp_path / "out")}
+    assert {"minimal_pairs_日本語.png", "minimal_pairs_中国語.png"} <= names
 
 
 def test_damaged_records_are_left_out(folder: Path):

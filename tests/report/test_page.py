@@ -5,6 +5,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lmbench.errors import UserError
@@ -67,6 +68,22 @@ def test_names_are_text_and_not_markup(folder: Path):
     assert not page.all("b")
     assert len(page.all("script")) == 1  # its own
     assert not page.all("i")
+
+
+def test_nothing_of_an_earlier_comparison_stays(
+    three_models: Path, tmp_path_factory: pytest.TempPathFactory, write_run: Write, write_pairs
+):
+    """What the second comparison has nothing for: tests, minimal pairs, plots of two corpora."""
+    more, output = tmp_path_factory.mktemp("more"), tmp_path_factory.mktemp("site")
+    for seed in (1, 2):
+        run_dir = write_run(more / f"c{seed}", seed=seed, results={"data.sha256": "f" * 64})
+        write_pairs(run_dir, np.arange(600) % (1 + seed), corpus_sha256="f" * 64)
+    first = write_report(compare([(None, three_models), (None, more)]), output)
+    assert {"significance.csv", "minimal_pairs.csv"} <= {path.name for path in first}
+    (output / "mine.png").write_bytes(b"")
+    second = write_report(compare([(None, more / "c1")]), output)
+    assert set(output.iterdir()) == {*second, output / "mine.png"}
+    assert "significance.csv" not in {path.name for path in second}
 
 
 @pytest.mark.parametrize("name", ["index.html", "runs.csv"])
@@ -139,7 +156,7 @@ def test_the_first_sentence_and_the_command_for_what_is_missing(three_models: Pa
     assert "lmbench-evaluate -m run=" in page_of(compare([(None, three_models)])).text
 
 
-def test_the_matrix_has_each_difference_and_whether_it_holds(three_models: Path):
+def test_the_matrix_has_each_difference_and_whether_it_is_significant(three_models: Path):
     """b has 1.2 times the test perplexity of a; c has 1.3 times, but not in its records."""
     (chapter,) = compare([(None, three_models)]).chapters
     rows = dict(difference_matrix(chapter))

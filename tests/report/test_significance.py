@@ -60,12 +60,12 @@ def test_real_differences_hold_and_others_do_not(three_models: Path, section_of:
     smallest = 2 * stats.t.cdf(math.sqrt(29 / 30) * tail, 29)
     assert a_b.test.p == pytest.approx(smallest)
     assert a_b.adjusted_p == pytest.approx(3 * smallest)
-    assert a_b.holds
-    assert replace(a_b, adjusted_p=0.0499).holds
-    assert not replace(a_b, adjusted_p=0.05).holds
-    assert b_c.holds
+    assert a_b.is_significant
+    assert replace(a_b, adjusted_p=0.0499).is_significant
+    assert not replace(a_b, adjusted_p=0.05).is_significant
+    assert b_c.is_significant
     assert b_c.test.difference < 0
-    assert not a_c.holds
+    assert not a_c.is_significant
     assert a_c.adjusted_p == a_c.test.p  # the largest of the three
 
 

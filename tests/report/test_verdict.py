@@ -1,6 +1,7 @@
 """What a comparison says first, and what it says is missing."""
 
 import math
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,8 @@ def test_which_is_better_by_how_much_and_how_surely(three_models: Path, section_
     low, high = (100 * (1 - math.exp(-end)) for end in interval)
     (sentence,) = said(section_of(three_models))
     expected = (
-        f"16.7% lower test perplexity, 95% interval {low:.1f} to {high:.1f}%, two seeds each."
+        f"16.7% lower test perplexity, 95% interval over seeds {low:.1f} to {high:.1f}%, two "
+        "seeds each."
     )
     assert sentence == Sentence(f"a is better than b: {expected}")
 
@@ -100,7 +102,7 @@ def test_a_difference_that_other_seeds_may_not_have(
             write_records(run_dir, shift, seed)
     first, second = said(section_of(tmp_path))
     assert first.text.startswith("It is unclear whether a or b is better: a has 8.9% lower test")
-    assert "interval \N{MINUS SIGN}" in first.text
+    assert "interval over seeds \N{MINUS SIGN}" in first.text
     assert second == Sentence("More seeds may settle it.")  # Hydra's overrides are missing
 
 
@@ -109,7 +111,49 @@ def test_articles_that_contradict_seeds(three_models: Path, write_records: Write
         write_records(run_dir, 0.5, 3)
     first, second = said(section_of(three_models))
     assert first.text.startswith("It is unclear whether a or b is better: a has 16.7% lower")
-    assert second.text == "Other text of this kind points the other way."
+    assert second.text == "Other text of this kind might not agree: articles vary a lot."
+
+
+def test_records_of_some_seeds_do_not_count_against_all_seeds(
+    three_models: Path, write_records: Write, section_of: Read
+):
+    """Those of one seed each say the opposite of all seeds together."""
+    for name in ("a1", "b1"):
+        write_records(three_models / name, {"a1": 0.5, "b1": 0.0}[name], 3)
+    for name in ("a2", "b2"):
+        for path in (three_models / name).glob("evaluation-*"):
+            path.unlink()
+    first, second = said(section_of(three_models))
+    assert first.text.startswith("a is better than b: 16.7% lower test perplexity")
+    assert (second.command or "").startswith("lmbench-evaluate -m run=")
+
+
+def test_an_interval_over_the_text_is_said_to_be_one(
+    tmp_path: Path, write_run: Write, write_records: Write, section_of: Read
+):
+    for model, shift in (("a", 0.0), ("b", 0.1)):
+        write_records(write_run(tmp_path / model, model=model, valid=100 + shift), shift, 1)
+    first, *_ = said(section_of(tmp_path))
+    assert "lower test perplexity, 95% interval over articles " in first.text
+    assert first.text.endswith(", one seed each.")
+
+
+def test_significant_by_itself_but_not_among_many_pairs(
+    tmp_path: Path, write_run: Write, section_of: Read
+):
+    """SciPy gives p; with six groups there are fifteen pairs."""
+    for model, mean in zip("abcdef", (100.0, 101.0, 101.1, 101.2, 101.3, 101.4), strict=True):
+        for seed, shift in ((1, -0.3), (2, 0.0), (3, 0.3)):
+            name, ppl = f"{model}{seed}", mean + shift
+            write_run(tmp_path / name, model=model, seed=seed, valid=ppl, test=ppl)
+    sides = ([math.log(mean + x) for x in (-0.3, 0.0, 0.3)] for mean in (100.0, 101.0))
+    p = stats.ttest_ind(*sides, equal_var=False).pvalue
+    assert 0.01 < p < 0.05
+    first, *_ = said(section_of(tmp_path))
+    assert first.text.startswith("It is unclear whether a or b is better: a has 1.0% lower")
+    said_p = re.search(r"that may be chance \(p = ([\d.]+), Holm\)", first.text)
+    assert said_p
+    assert float(said_p[1]) == pytest.approx(11 * p, abs=5e-4)  # the five of a come first
 
 
 def test_one_seed_each_is_not_enough_and_a_command_trains_more(

@@ -55,7 +55,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
             dataset_config=on_hub[1],
             dataset_split={"valid": "validation"}.get(split, split),
             metric_type="perplexity",
-            metric_name=f"{split} perplexity by word{f' ({of})' if of else ''}",
+            metric_name=f"{split} word-level perplexity{f' ({of})' if of else ''}",
             metric_value=round(score.ppl, 2),
         )
         for split, of, score in scores

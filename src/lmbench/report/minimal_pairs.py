@@ -1,4 +1,4 @@
-"""Accuracies on minimal pairs: means over seeds, and which differences hold."""
+"""Accuracies on minimal pairs: means over seeds, and which differences are significant."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +103,7 @@ def part_table(pairs: PairResults) -> Table:
     levels = ("", "field", "phenomenon", "paradigm")
     rows = [
         {
+            **_corpus_cells(group),
             "pairs": Cell(pairs.name),
             "label": Cell(group.name),
             "level": Cell(level or None),
@@ -116,10 +117,16 @@ def part_table(pairs: PairResults) -> Table:
     return Table("Minimal pairs", rows)
 
 
+def _corpus_cells(group: Group) -> dict[str, Cell]:
+    corpus = group.runs[0].corpus
+    return {"corpus": Cell(corpus.name), "corpus_sha256": Cell(corpus.sha256)}
+
+
 def accuracy_difference_table(comparisons: Sequence[Comparison], pairs: PairResults) -> Table:
     """A row for each test."""
     rows = [
         {
+            **_corpus_cells(one.first),
             "pairs": Cell(pairs.name),
             "first_label": Cell(one.first.name, "first"),
             "second_label": Cell(one.second.name, "second"),
@@ -128,19 +135,19 @@ def accuracy_difference_table(comparisons: Sequence[Comparison], pairs: PairResu
             "second_num_seeds": Cell(one.num_seeds[1]),
             "drawn": Cell(one.unit, "drawn"),
             "num_drawn": Cell(one.num_units),
-            "difference": Cell(one.test.difference, "points", _points_text),
-            "low": Cell(one.test.low, "from", _points_text),
-            "high": Cell(one.test.high, "to", _points_text),
+            "difference": Cell(one.test.difference, "percentage points", _points_text),
+            "low": Cell(one.test.low, "95% CI, low", _points_text),
+            "high": Cell(one.test.high, "95% CI, high", _points_text),
             "p": Cell(one.test.p, "p", p_text),
             "p_holm": Cell(one.adjusted_p, "p, all groups (Holm)", p_text),
-            "verdict": Cell("holds" if one.holds else "does not hold", "verdict"),
+            "verdict": Cell(one.verdict, "verdict"),
         }
         for one in comparisons
     ]
     note = (
-        "Would the groups differ on other pairs, on other paradigms, with other seeds? Paired "
-        "t-tests of means over seeds, of paradigms with equal weight; over seeds, Welch's, or a "
-        "paired one where runs of both go back to the same weights."
+        "Differences are the second group's accuracy minus the first one's. Over pairs and over "
+        "paradigms (of equal weight): paired t-tests of means over seeds. Over seeds: Welch's "
+        "t-test, or a paired one where runs of both groups go back to the same weights."
     )
     return Table(f"Differences on minimal pairs of {pairs.name}", rows, [note])
 

@@ -23,6 +23,8 @@ from lmbench.report.tables import (
 )
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
+_NOT_ALWAYS = ("test_perplexity*.*g", "curves_*.*g", "minimal_pairs*.*", "significance.csv")
+"""Files that not every comparison has; an earlier one's would not belong to the page."""
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
@@ -50,19 +52,24 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         "table.tex": "\n".join(latex(table) for table in tables),
         "table.csv": csv_text(group_table(chapter.section) for chapter in chapters),
         "runs.csv": csv_text(run_table(chapter.section) for chapter in chapters),
-        "significance.csv": csv_text(pairs),
     }
+    if any(chapter.comparisons for chapter in chapters):
+        texts["significance.csv"] = csv_text(pairs)
     if sets := [of_set for chapter in chapters for of_set in chapter.pairs]:
         texts["minimal_pairs.csv"] = csv_text(part_table(pairs) for pairs, _ in sets)
-        tests = csv_text(accuracy_difference_table(tests, pairs) for pairs, tests in sets)
-        texts["minimal_pairs_significance.csv"] = tests
+        if any(tests for _, tests in sets):
+            tests = csv_text(accuracy_difference_table(tests, pairs) for pairs, tests in sets)
+            texts["minimal_pairs_significance.csv"] = tests
     contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     for suffix, drawn in plots.items():
         for plot in drawn:
             contents[f"{plot.name}{suffix}.png"] = plot.png
             contents[f"{plot.name}{suffix}.svg"] = plot.svg
-    page = folder / "index.html"
-    if not (page.is_file() and b"Made by lmbench-compare" in page.read_bytes()):
+    page, earlier = folder / "index.html", []
+    if page.is_file() and b"Made by lmbench-compare" in page.read_bytes():
+        found = (path for pattern in _NOT_ALWAYS for path in folder.glob(pattern))
+        earlier = [path for path in found if path.name not in contents]
+    else:
         for name in contents:
             if (folder / name).exists():
                 raise UserError(
@@ -73,6 +80,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         for name, content in contents.items():
             with replacing(folder / name) as temporary:
                 temporary.write_bytes(content)
+        for path in earlier:
+            path.unlink()
     except OSError as error:
         raise UserError(
             f"{error.filename or folder} cannot be written: {error.strerror}. Make room, or name "
@@ -135,8 +144,8 @@ def difference_matrix(chapter: Chapter) -> list[tuple[str, list[dict[str, str]]]
             return {"text": "", "kind": "untested", "title": ""}
         ratio = 1 / found[0].ratio if found[0].first == row else found[0].ratio
         signs = {one.test.difference > 0 for one in found}
-        holds = all(one.holds for one in found) and len(signs) == 1
-        kind = ("worse" if ratio > 1 else "better") if holds else "open"
+        is_significant = all(one.is_significant for one in found) and len(signs) == 1
+        kind = ("worse" if ratio > 1 else "better") if is_significant else "open"
         title = "; ".join(f"{one.test_name}: p {p_text(one.adjusted_p)}" for one in found)
         text = f"{100 * (ratio - 1):+.1f}%".replace("-", "\N{MINUS SIGN}")
         return {"text": text, "kind": kind, "title": title}

@@ -98,9 +98,8 @@ def draw_plots(
             )
             alt = f"Accuracy on minimal pairs of {pairs.name} in %: {said}"
             caption = f"Minimal pairs of {pairs.name}: mean over {unit}s with 95% interval."
-            plots.append(
-                _plot(figure, f"minimal_pairs_{file_stem(pairs.name)}", alt, caption + more)
-            )
+            name = f"minimal_pairs_{file_stem(pairs.name)}"
+            plots.append(_plot(figure, name, alt, caption + more))
     return plots
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of single tokens, summed over articles; and which minimal pairs were right.
+"""Log-probabilities of tokens, summed over articles; which minimal pairs a model got right.
 
 Shape letter: A articles or blocks of a text.
 """
@@ -28,7 +28,7 @@ _TYPES = {"position": "int64", "target": "int32", "log_probability": "float", "a
 
 @dataclass(frozen=True)
 class Records:
-    """What one run gave the tokens of a split.
+    """The log-probabilities that one run gave the tokens of a split.
 
     Attributes:
         text: Hash of positions, targets and articles; runs with the same one can be compared.

@@ -1,4 +1,4 @@
-"""Which differences between groups hold: on other text, and with other seeds."""
+"""Which differences between groups are significant: on other text, and with other seeds."""
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -66,9 +66,14 @@ class Comparison:
         return math.exp(min(self.test.difference, 700.0))
 
     @property
-    def holds(self) -> bool:
-        """Whether it differs from zero, all pairs considered."""
+    def is_significant(self) -> bool:
+        """Whether the adjusted p is below :data:`LEVEL`."""
         return self.adjusted_p < LEVEL
+
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        return "significant" if self.is_significant else "not significant"
 
 
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:

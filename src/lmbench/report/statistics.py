@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A difference, with its 95% interval and the two-sided p-value of its being zero."""
+    """A difference, with its 95% interval and a two-sided p-value (null hypothesis: it is zero)."""
 
     difference: float
     low: float

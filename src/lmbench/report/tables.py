@@ -118,13 +118,13 @@ def _pair_row(one: Comparison, split: str) -> Row:
         "second_num_seeds": Cell(num_seeds[1], f"{one.second.unit}s of the second"),
         "drawn": Cell(one.unit),
         "num_drawn": Cell(one.num_units, "articles or blocks"),
-        "difference_nats_per_token": Cell(test.difference, "nats", _nats_text),
-        "low": Cell(test.low, "from", _nats_text),
-        "high": Cell(test.high, "to", _nats_text),
-        "perplexity_ratio": Cell(one.ratio, "ratio", "{:.4f}".format),
+        "difference_nats_per_token": Cell(test.difference, "difference, nats/token", _nats_text),
+        "low": Cell(test.low, "95% CI, low", _nats_text),
+        "high": Cell(test.high, "95% CI, high", _nats_text),
+        "perplexity_ratio": Cell(one.ratio, "perplexity ratio", "{:.4f}".format),
         "p": Cell(test.p, "p", p_text),
         "p_holm": Cell(one.adjusted_p, "p, all pairs (Holm)", p_text),
-        "verdict": Cell("holds" if one.holds else "does not hold", "verdict"),
+        "verdict": Cell(one.verdict, "verdict"),
     }
 
 

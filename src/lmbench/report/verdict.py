@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lmbench.printing import printable
 from lmbench.report.formats import perplexity_text
 from lmbench.report.groups import Group, Section
-from lmbench.report.significance import OWN_PREDICTIONS, Comparison
+from lmbench.report.significance import LEVEL, OWN_PREDICTIONS, Comparison
 from lmbench.run.directory import key_of, noted_overrides, quoted
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -48,8 +48,11 @@ def _about_pair(
 ) -> Iterator[Sentence]:
     tests = {one.evaluation: one for one in comparisons if (one.first, one.second) == (best, other)}
     seeds = tests.get(None)
-    # By the models' own predictions, without cache or learning.
-    text = next((tests[name] for name in OWN_PREDICTIONS if name in tests), None)
+    # By the models' own predictions, without cache or learning; beside a test over all seeds, not
+    # one over the records of a few.
+    numbers = len(best.runs), len(other.runs)
+    texts = (tests[name] for name in OWN_PREDICTIONS if name in tests)
+    text = next((one for one in texts if seeds is None or one.num_seeds == numbers), None)
     known = seeds or text
     unclear = f"It is unclear whether {best.name} or {other.name} is better"
     if known is None:
@@ -61,20 +64,22 @@ def _about_pair(
             100 * (1 - math.exp(min(-sign * nats, 700.0)))
             for nats in (known.test.difference, known.test.low, known.test.high)
         )
+        unit = known.unit if known is text else best.unit
         how = (
-            f"{percent:.1f}% lower {split} perplexity, 95% interval {min(ends):.1f} to "
-            f"{max(ends):.1f}%, {_number_of(best.unit, *known.num_seeds[::sign])}"
+            f"{percent:.1f}% lower {split} perplexity, 95% interval over {unit}s {min(ends):.1f} "
+            f"to {max(ends):.1f}%, {_number_of(best.unit, *known.num_seeds[::sign])}"
         ).replace("-", "\N{MINUS SIGN}")
-        agree = text is None or (text.holds and text.test.difference * sign > 0)
-        if seeds is not None and seeds.holds and agree:
+        if known.test.p < LEVEL <= known.adjusted_p:
+            how += f"; among so many pairs, that may be chance (p = {known.adjusted_p:.3f}, Holm)"
+        agree = text is None or (text.is_significant and text.test.difference * sign > 0)
+        if seeds is not None and seeds.is_significant and agree:
             yield Sentence(f"{better.name} is better than {worse.name}: {how}.")
         else:
             yield Sentence(f"{unclear}: {better.name} has {how}.")
         if text is not None and not agree:
-            why = "points the other way" if text.holds else "might not agree: articles vary a lot"
-            yield Sentence(f"Other text of this kind {why}.")
+            yield Sentence("Other text of this kind might not agree: articles vary a lot.")
     both = (best, other)
-    if seeds is None or not seeds.holds:
+    if seeds is None or not seeds.is_significant:
         few = [group for group in both if len(group.runs) < 2]
         few = few or [min(both, key=lambda group: len(group.runs))]
         commands = "; ".join(command for group in few if (command := _more_seeds(group)))
@@ -89,7 +94,8 @@ def _about_pair(
 
 
 def _has_records(group: Group, split: str) -> bool:
-    return any(one.records for name in OWN_PREDICTIONS for one in group.evaluations(name, split))
+    found = (group.evaluations(name, split) for name in OWN_PREDICTIONS)
+    return any(len(of) == len(group.runs) and all(one.records for one in of) for of in found)
 
 
 def _scores(groups: Sequence[Group], split: str) -> str:

@@ -161,7 +161,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         try:
             require_tokenizer(options.tokenizer)
         except ValueError as error:
-            parser.error(f"--{error}")
+            parser.error(f"--{error}; or auto, for raw text")
     if (output := options.output) is not None:
         if not is_folder(output.parent):
             parser.error(f"--output {output}: there is no folder {output.parent}")

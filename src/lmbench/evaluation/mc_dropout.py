@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout: the mean over models thinned out by dropout.
+"""Monte-Carlo dropout: the mean over random dropout masks.
 
 Sources: Gal and Ghahramani 2016 (arXiv 1512.05287, arXiv 1506.02142); Melis et al. 2018, "Pushing
 the bounds of dropout" (arXiv 1805.09208), for the multiplier and the arithmetic mean.

@@ -189,6 +189,6 @@ def _require_probabilities(reading: Reading, *, remedy: str) -> None:
     if lost.any():
         position = reading.positions[int(lost.nonzero()[0])]
         raise UserError(
-            f"{int(lost.sum()):,} of {len(lost):,} targets are left without a probability, the "
+            f"{int(lost.sum()):,} of {len(lost):,} targets have no probability above zero, the "
             f"first of them at position {position:,}. {remedy}"
         )

@@ -438,8 +438,8 @@ class Baseline(nn.Module):
 def baseline_training(turns: Turns, **arguments: Any) -> None:
     """A plain loop with ``torch.optim.SGD``."""
     config, model, datamodule = set_up(**arguments)
-    turns.facts["flop"] = 3 * flops_per_token(model) * note_tokens(turns, datamodule, "train")
     baseline = baseline_of(config, model)
+    turns.facts["flop"] = 3 * flops_per_token(model) * note_tokens(turns, datamodule, "train")
     turns.facts["loss"] = same_loss(config, model, baseline, next(windows(datamodule, "train")))
     del model
     optimizer = torch.optim.SGD(
@@ -460,8 +460,8 @@ def baseline_training(turns: Turns, **arguments: Any) -> None:
 def baseline_evaluation(turns: Turns, **arguments: Any) -> None:
     """A plain loop over the same columns."""
     config, model, datamodule = set_up(**arguments)
-    turns.facts["flop"] = flops_per_token(model) * note_tokens(turns, datamodule, "test")
     baseline = baseline_of(config, model).eval()
+    turns.facts["flop"] = flops_per_token(model) * note_tokens(turns, datamodule, "test")
     del model
     state, total = None, 0.0
     with torch.no_grad():

@@ -80,7 +80,7 @@ DROPOUTS = {
     "model.core.weight_dropout": 0.25,
 }
 OF_CORE = {
-    "lstm": {  # AWD-LSTM without all that it adds
+    "lstm": {  # ordinary dropout alone, without AR and TAR
         "model/core": "awd_lstm",
         "model.embedding_dropout": 0.0,
         "model.core.weight_dropout": 0.0,
@@ -332,10 +332,8 @@ def speed_runs(root: Path, corpus: str, core: str) -> list[Job]:
     """Runs of 60 steps, whose speed is measured with nothing beside them."""
     overrides = {
         **job_of(root, corpus, core, lr=LRS[0], factor=1.0).overrides,
-        "seed": 1,
         "trainer.limit_train_batches": 60,
         "trainer.limit_val_batches": 1,
-        "trainer.limit_test_batches": 0,
         "trainer.max_epochs": 1,
     }
     folder = root / corpus / "speed" / core
@@ -559,9 +557,10 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--speed", action="store_true", help="measure speed instead, one by one")
     parser.add_argument("--tables", action="store_true", help="print the tables, do not train")
-    arguments, overrides = parser.parse_known_args()
+    parser.add_argument("overrides", nargs="*", help="for every run, such as data.path=PATH")
+    arguments = parser.parse_intermixed_args()
     try:
-        main(arguments, overrides)
+        main(arguments, arguments.overrides)
     except UserError as error:
         sys.exit(str(error))
     except (KeyboardInterrupt, Stopped):

@@ -65,6 +65,21 @@ def test_too_little_memory_is_shown_as_a_message(run_dir: Path, caplog: pytest.L
         raise_in_command(RuntimeError("shapes do not match"), run_dir)
 
 
+def test_a_search_without_a_successful_trial_is_shown_as_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def main() -> None:
+        raise ValueError("No trials are completed yet.")  # as Optuna does
+
+    for name in ("HYDRA_FULL_ERROR", _CAUGHT):  # which the command sets
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "argv", ["lmbench-train", "hparams_search=lstm"])
+    with pytest.raises(SystemExit) as ended:
+        run_hydra(main, "train")
+    assert ended.value.code == 1
+    assert "No trial of the search has succeeded." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

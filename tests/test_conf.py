@@ -302,13 +302,13 @@ def test_a_plain_lstm_has_what_is_not_awd_lstms_own(
     assert plain["model.tied"]
 
 
-# What each ablation sets in the recipe that it is made for.
 @pytest.mark.parametrize("key", ["precision", "accelerator", "devices", "max_steps", "max_epochs"])
 def test_a_key_of_the_trainer_that_was_taken_out_is_named(key: str):
     with pytest.raises(UserError, match=rf"^trainer\.{key} is missing\. Keep its default\.$"):
         build.require_known_keys(config_of(f"~trainer.{key}"))
 
 
+# What each ablation sets in the recipe that it is made for.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_weight_dropout": {"model.core.weight_dropout": 0.0},
     "no_locked_dropout": {"model.core.locked_dropout": False},
@@ -416,6 +416,7 @@ def test_the_command_line_wins_over_the_recipe(model):
         ("adam", ["model=lstm"]),
         ("adam", ["model=awd_lstm"]),
         ("adam", ["experiment=awd_lstm_wikitext2_90"]),
+        ("adam", ["experiment=cpu_hour"]),
     ],
 )
 def test_a_search_space_surrounds_the_values_of_its_model(space: str, choices: list[str]):
@@ -428,7 +429,10 @@ def test_a_search_space_surrounds_the_values_of_its_model(space: str, choices: l
     }
     assert chosen.pop("sweeper") == "optuna"
     config = composed(*choices, *(f"{group}={option}" for group, option in chosen.items()))
-    assert ("nt_asgd" in config.callbacks) == (config.optimizer._target_ == "lmbench.optim.ASGD")
+    OmegaConf.set_struct(config, False)
+    config.merge_with({"callbacks": search.get("callbacks", {})})
+    averages = {name for name, node in config.callbacks.items() if node is not None} & {"nt_asgd"}
+    assert bool(averages) == (config.optimizer._target_ == "lmbench.optim.ASGD")
     for key, text in search.hydra.sweeper.params.items():
         low, high = map(float, re.findall(r"interval\(([\d.]+), ([\d.]+)\)", text)[0])
         assert low <= OmegaConf.select(config, key, throw_on_missing=True) <= high, key

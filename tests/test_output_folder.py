@@ -64,6 +64,15 @@ def test_a_link_that_leads_out_is_refused(
     assert str(link) in str(ended.value.code)
 
 
+def test_another_folder_is_offered_unless_a_run_is_resumed(tmp_path: Path):
+    (tmp_path / "link").symlink_to("/")
+    for resume, is_offered in ((None, True), (str(tmp_path), False)):
+        config = OmegaConf.merge(config_of(tmp_path), {"resume": resume})
+        with pytest.raises(SystemExit) as ended:
+            OutputFolder().on_run_start(config=config, config_name="train")
+        assert ("For another folder: hydra.run.dir=DIR" in str(ended.value.code)) == is_offered
+
+
 def test_a_link_that_stays_inside_is_as_good_as_a_file(tmp_path: Path, look: Callable):
     (tmp_path / "folder/0").mkdir(parents=True)
     (tmp_path / "folder/best").symlink_to("0")

@@ -40,7 +40,7 @@ from study_cores import (
 from lmbench.build import training as build
 from lmbench.build.model import build_model
 from lmbench.callbacks.finite_loss import FiniteLoss
-from lmbench.conf import conf_dir
+from lmbench.conf import conf_dir, flatten
 from lmbench.errors import UserError
 
 
@@ -61,6 +61,12 @@ def test_all_cores_have_about_the_same_number_of_parameters(corpus: str):
     assert set(sizes) <= {path.stem for path in (conf_dir() / "model/core").glob("*.yaml")}
     for core, size in sizes.items():
         assert size == pytest.approx(sizes["awd_lstm"], rel=0.02), core
+
+
+def test_the_studys_experiment_has_the_dropouts_that_it_multiplies():
+    for corpus in CORPORA.values():
+        config = flatten(config_of(f"experiment={corpus.experiment}"))
+        assert {key: config[key] for key in DROPOUTS} == DROPOUTS
 
 
 def test_runs_of_a_core_differ_only_in_what_is_tuned():

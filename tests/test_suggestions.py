@@ -61,6 +61,17 @@ def test_a_group_of_ones_own_does_not_hide_what_was_wrong():
     assert said == "There is no key optimizer.lrr. Did you mean optimizer.lr?"
 
 
+def test_a_group_of_another_command_is_explained():
+    said = explain("Could not override 'data'.", ["run=x", "data=text"], "evaluate")
+    assert said == "data has the keys cache_dir, path. Set one: data.cache_dir=…"
+
+
+def test_a_search_for_another_model_says_so():
+    arguments = ["hparams_search=awd_lstm", "trainer.max_epochs=5"]
+    said = explain("Could not override 'model.core.input_dropout'.", arguments, "train")
+    assert said.startswith("hparams_search=awd_lstm varies model.core.input_dropout, which the")
+
+
 @pytest.mark.parametrize("arguments", [["logger=null"], ["seed=1", "model=lstm", "logger=3"]])
 def test_a_group_set_to_no_option_is_named(arguments: list[str]):
     with (

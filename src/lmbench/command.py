@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lmbench.errors import Interrupted, UserError
+from lmbench.machine import is_out_of_memory
 from lmbench.printing import end_unread, printable, printing, tell
 from lmbench.run.directory import as_override, is_run, remove_failed_start
 
@@ -52,13 +53,13 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        keys = (
-            "batching.batch_size or the model's sizes"
+        lower = (
+            "batching.batch_size, evaluation.window or the model's sizes"
             if is_training
-            else "evaluation.columns or evaluation.window"
+            else "evaluation.columns or evaluation.window, or set device=cpu"
         )
         reason = str(error).partition("\n")[0]
-        message, cause = f"Out of memory: lower {keys}. ({reason})", error
+        message, cause = f"Out of memory: lower {lower}. ({reason})", error
     except (Interrupted, KeyboardInterrupt) as error:
         signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         is_done = not is_sweep and (run_dir / "results.json").is_file()
@@ -121,16 +122,13 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     except ValueError as error:
         from lmbench.suggestions import explain_null
 
-        if not str(error).startswith("Config group override must be"):
+        if str(error).startswith("No trials are completed"):  # Optuna's
+            tell("No trial of the search has succeeded. The log above says why.")
+        elif str(error).startswith("Config group override must be"):
+            tell(_printable(explain_null(sys.argv[1:])))
+        else:
             raise
-        tell(_printable(explain_null(sys.argv[1:])))
         sys.exit(1)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on a GPU or on the machine."""
-    is_of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's, which is slow to import
-    return is_of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _wants_traceback() -> bool:

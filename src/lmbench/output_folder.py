@@ -73,4 +73,5 @@ def _require_usable(config: DictConfig, key: str) -> None:
     else:
         return
     # Not an exception: Hydra turns what its callbacks raise into a warning, and continues.
-    sys.exit(printable(f"{problem} Name a folder of your own with {key}=DIR."))
+    is_resumed = OmegaConf.select(config, "resume") is not None
+    sys.exit(printable(problem if is_resumed else f"{problem} For another folder: {key}=DIR."))

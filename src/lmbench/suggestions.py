@@ -11,15 +11,7 @@ from lmbench.files import read_yaml
 def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
     """Hydra's message in one sentence, with what may have been meant."""
     if match := re.search(r"Could not override '([^']+)'", message):
-        key = match[1]
-        keys = _keys(arguments, config_name)
-        inner = {re.split(r"[.\[]", x[len(key) + 1 :])[0] for x in keys if x.startswith(f"{key}.")}
-        if inner := sorted(inner - {"_target_"}):  # its value has a key that it lacks
-            return f"{key} has the keys {', '.join(inner)}. Set one: {key}.{inner[0]}=…"
-        meant = similar(key, keys)
-        can_be_added = not meant and "." in key  # as an argument of a class
-        other = f" To set a key that the config lacks: +{key}=…" if can_be_added else ""
-        return f"There is no key {key}.{_did_you_mean(meant)}{other}"
+        return _explain_key(match[1], arguments, config_name)
     if match := re.search(
         r"(?s)Could not find '([^']+)'\s+Available options in '([^']+)':(.*)", message
     ):
@@ -42,6 +34,23 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
         return f"There is no {group}={name}.{_did_you_mean(meant)} Choose from {known}."
     is_unreadable = "override_grammar" in message
     return (_explain_unreadable(arguments) if is_unreadable else None) or message
+
+
+def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
+    """What there is instead of a key that cannot be set."""
+    search = next((text for text in arguments if text.startswith("hparams_search=")), None)
+    if search and not any(text.lstrip("+~").startswith(key) for text in arguments):
+        return (
+            f"{search} varies {key}, which this model lacks. Choose one with model=NAME."
+        )
+    keys = _keys(arguments, config_name)
+    inner = {re.split(r"[.\[]", x[len(key) + 1 :])[0] for x in keys if x.startswith(f"{key}.")}
+    if inner := sorted(inner - {"_target_"}):  # its value has a key that it lacks
+        return f"{key} has the keys {', '.join(inner)}. Set one: {key}.{inner[0]}=…"
+    meant = similar(key, keys)
+    can_be_added = not meant and "." in key  # as an argument of a class
+    other = f" To set a key that the config lacks: +{key}=…" if can_be_added else ""
+    return f"There is no key {key}.{_did_you_mean(meant)}{other}"
 
 
 def explain_dashes(arguments: Sequence[str], config_name: str) -> str | None:
@@ -109,6 +118,7 @@ def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
     """All groups, and all keys of the config that the command line's choices of groups give."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     groups = [text for text in arguments if re.fullmatch(r"[a-z_/]+=[\w\[\],]+", text)]
@@ -118,7 +128,10 @@ def _keys(arguments: Sequence[str], config_name: str) -> list[str]:
     groups = [text for text in groups if _is_known(text)]  # not from somebody's --config-dir
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose(config_name, groups)
+        try:
+            config = compose(config_name, groups)
+        except HydraException:  # they are groups of another command
+            config = compose(config_name)
     return [*flatten(OmegaConf.to_container(config, resolve=False)), *folders]
 
 

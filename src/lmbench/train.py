@@ -13,10 +13,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lmbench.command import errors_for_users, is_out_of_memory, run_hydra
+from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import PLACES, conf_dir, require_known_targets
 from lmbench.errors import UserError
-from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
+from lmbench.machine import (
+    is_out_of_memory,
+    set_matmul_precision,
+    set_up_allocator,
+    set_up_threads,
+)
 from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
@@ -33,7 +38,7 @@ register_resolvers()
 
 
 def train(run: ChosenRun, run_dir: Path) -> float:
-    """One run.
+    """Trains a run and tests its best checkpoint.
 
     Args:
         run: The run, new or to be continued from its last checkpoint. One that has none starts

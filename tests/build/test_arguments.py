@@ -1,7 +1,7 @@
 """Finding and calling what a config node names; errors name the node's key."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -71,8 +71,18 @@ def test_what_a_target_raises_is_reported(error: type[Exception], monkeypatch: p
         factory(FRACTION, "a.b")()
 
 
+def test_a_target_that_does_not_fit_into_memory_is_named():
+    linear = {"_target_": "torch.nn.Linear", "in_features": 2**40, "out_features": 2**20}
+    with pytest.raises(UserError, match=r"^Out of memory: lower the sizes of a\.b\. \(.*"):
+        factory(linear, "a.b")()
+
+
 def test_a_text_that_was_read_as_a_number_is_to_be_quoted():
     with pytest.raises(UserError, match=r"data\.path=1984 .* In quotes it is text: \"data\.path='"):
         require_type("data.path", 1984, str | Path)
     with pytest.raises(UserError, match=r"int\.$"):
         require_type("seed", "x", int)
+    with pytest.raises(UserError, match=r"int instead of str or dict\.$"):  # not just any text
+        require_type("trainer.max_time", 3600, str | dict)
+    with pytest.raises(UserError, match=r"str instead of int or null\.$"):
+        require_type("trainer.max_epochs", "", Optional[int])  # noqa: UP045 - as Lightning has it

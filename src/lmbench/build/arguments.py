@@ -10,6 +10,7 @@ from typing import Any
 
 from lmbench.conf import flatten, import_target
 from lmbench.errors import UserError
+from lmbench.machine import is_out_of_memory
 
 # Arguments that the config has under a key other than their node's.
 _KNOWN_AS = {
@@ -135,6 +136,8 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
     ) as error:
         argument, _, rest = str(error).partition(" ")
         message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
+        if is_out_of_memory(error) and argument not in keys:
+            message = f"Out of memory: lower the sizes of {node}. ({str(error).splitlines()[0]})"
         raise UserError(message) from error
 
 
@@ -145,9 +148,11 @@ def require_type(key: str, value: Any, hint: Any) -> None:
         UserError: Naming the key, the type and what it should be.
     """
     if not _fits(value, hint):
-        wanted = hint.__name__ if inspect.isclass(hint) else hint
+        kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
+        names = ["null" if kind is types.NoneType else _name(kind) for kind in kinds]
+        wanted = " or ".join(names)
         message = f"{key}={value!r} has the wrong type: {type(value).__name__} instead of {wanted}."
-        if _fits("", hint):
+        if set(names) <= {"str", "Path", "null"}:
             message += f" In quotes it is text: \"{key}='…'\"."
         raise UserError(message)
 
@@ -196,9 +201,17 @@ def _base_with_the_rest(target: Callable[..., Any]) -> Callable[..., Any] | None
     return target.__base__ if inspect.Parameter.VAR_KEYWORD in kinds else None
 
 
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value fits the type ``hint``; any value fits a type not known here."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    if _is_union(hint):
         return any(_fits(value, option) for option in typing.get_args(hint))
     kind = typing.get_origin(hint) or hint
     if not inspect.isclass(kind):

@@ -71,8 +71,8 @@ def _require_members(part: object, contract: type, key: str) -> None:
     members = sorted(name for name in members if not name.startswith("_"))
     if lacking := [name for name in members if not hasattr(part, name)]:
         raise UserError(
-            f"{key}: {type(part).__name__} lacks {', '.join(lacking)}. What it must have stands in "
-            f"lmbench.model.contracts.{contract.__name__}."
+            f"{key}: {type(part).__name__} lacks {', '.join(lacking)}. "
+            f"lmbench.model.contracts.{contract.__name__} lists what it must have."
         )
 
 

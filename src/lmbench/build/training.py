@@ -27,6 +27,7 @@ from lmbench.module import TRAINER_OPTIONS, LanguageModelModule
 
 _NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "trainer", "callbacks")
 _NODES += ("logger",)
+_KEYS = (*_NODES, "seed", "init_from", "float32_matmul_precision")
 _MOST_EPOCHS = 10_000
 """The windows of all epochs are counted before the first step, some ms for each."""
 
@@ -35,8 +36,6 @@ _PROFILERS = {
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
 }
-_KEYS = (*_NODES, "seed", "init_from", "float32_matmul_precision")
-
 
 # Those that lmbench itself reads; the others have defaults in Lightning.
 _TRAINER_KEYS = ("accelerator", "devices", "precision", "max_epochs", "max_steps")

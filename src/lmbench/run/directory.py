@@ -31,7 +31,7 @@ def require_inside(folder: Path) -> None:
         if path.is_symlink() and not path.resolve().is_relative_to(root):
             raise UserError(
                 f"{path} is a link that leads out of {folder}: what is written there would land "
-                "elsewhere. Remove the link, or name another folder."
+                "elsewhere. Remove the link."
             )
 
 

@@ -63,6 +63,14 @@ def test_many_files_stay_whole_and_in_order(tmp_path: Path):
         assert 0.6 < counts[list(SHARES).index(name)] / 300 / SHARES[name] < 1.5
 
 
+def test_documents_of_the_same_text_go_to_the_same_split(tmp_path: Path):
+    """Or what is read in training would be scored in validation."""
+    documents = ["\n".join(paragraphs(9, f"d{n}")) + "\n" for n in range(300)]
+    texts, _ = split(write(tmp_path / "files", documents + documents[::-1]))
+    assert all(len([n for n in texts if document in texts[n]]) == 1 for document in documents)
+    assert_near(texts)
+
+
 def test_the_split_depends_on_the_content_alone(tmp_path: Path):
     documents = [f"document {n}\n" * (1 + n % 7) for n in range(100)]
     texts, _ = split(write(tmp_path / "a", documents))
@@ -74,7 +82,7 @@ def test_the_split_depends_on_the_content_alone(tmp_path: Path):
 
 @pytest.mark.parametrize("before", [" \n", "", "\ufeff"])
 def test_articles_in_files_of_their_own_keep_their_borders(tmp_path: Path, before: str):
-    files = [f"{before}= Title =\n\n{'text ' * (1 + n % 7)}\n" for n in range(120)]
+    files = [f"{before}= Title {n} =\n\n{'text ' * (1 + n % 7)}\n" for n in range(120)]
     write(tmp_path / "files", files)
     corpus = load_text(tmp_path / "files", cache_dir=tmp_path / "cache", tokenizer="none")
     starts = [article_starts(getattr(corpus, name), corpus.vocabulary) for name in SHARES]

@@ -108,13 +108,18 @@ def _documents(path: Path) -> Iterator[tuple[Document, str]]:
 def _whole(
     documents: Sequence[Document], hashes: Mapping[Document, str], shares: Mapping[str, float]
 ) -> dict[str, list[Document]] | None:
-    """Gives each document to the split that lacks the most; None if that does not work out."""
+    """Gives each document to the split that lacks the most; None if that does not work out.
+
+    Documents of the same text go to the same split.
+    """
     total, sizes = 0, dict.fromkeys(shares, 0)
     chosen: dict[Document, str] = {}
+    of_text: dict[str, str] = {}
     for document in sorted(documents, key=hashes.__getitem__):
         # Only earlier documents count: with its own size, short ones would go to valid and test.
         lacking = {name: share * total - sizes[name] for name, share in shares.items()}
-        chosen[document] = max(lacking, key=lacking.__getitem__)
+        most = max(lacking, key=lacking.__getitem__)
+        chosen[document] = of_text.setdefault(hashes[document], most)
         size = document.stop - document.start
         total, sizes[chosen[document]] = total + size, sizes[chosen[document]] + size
     split = {name: [one for one in documents if chosen[one] == name] for name in shares}

@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch import callbacks as of_lightning
+from lightning.pytorch.plugins import DoublePrecision
 from small import composed, small_config
 
 from lmbench.build import training as build
@@ -105,6 +106,13 @@ def test_an_average_in_low_precision_is_refused(nodes: dict[str, Any], tmp_path:
         callbacks(config, tmp_path)
 
 
+def test_weights_that_would_not_be_the_average_are_not_saved(tmp_path: Path):
+    node = of("ModelCheckpoint", monitor="val/ppl", save_weights_only=True)
+    assert callbacks(config_with(node), tmp_path)
+    with pytest.raises(UserError, match=r"save_weights_only .* not the averages of WeightAverage"):
+        callbacks(config_with(node, AVERAGE), tmp_path)
+
+
 def test_a_progress_bar_of_lightning_replaces_ours(tmp_path: Path):
     config = small_config(
         callbacks__progress___target_="lightning.pytorch.callbacks.TQDMProgressBar"
@@ -196,12 +204,15 @@ def test_device_statistics_are_not_among_the_metrics(tmp_path: Path):
 
 
 def test_an_average_is_kept_where_the_weights_will_be():
-    """Lightning sets callbacks up before it moves the model to the device."""
+    """Lightning sets callbacks up before it moves the model to the device and converts it."""
     module, meta = L.LightningModule(), torch.device("meta")
     module.layer = torch.nn.Linear(2, 3)
     average = WeightAverage(2.0)
-    average.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=meta)), module, "fit")
-    assert average._average_model.module.layer.weight.device == meta
+    strategy = SimpleNamespace(root_device=meta)
+    trainer = SimpleNamespace(strategy=strategy, precision_plugin=DoublePrecision())
+    average.setup(trainer, module, "fit")
+    weight = average._average_model.module.layer.weight
+    assert (weight.device, weight.dtype) == (meta, torch.float64)
 
 
 def test_an_average_is_what_is_validated_saved_and_tested(tmp_path: Path):

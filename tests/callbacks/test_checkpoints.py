@@ -425,6 +425,29 @@ def test_it_saves_when_it_is_time_and_after_each_validation(
     assert watch.saved_at == [*expected, (NUM_EPOCHS, 0)]
 
 
+class SaveAfterWindow(L.Callback):
+    """Saves a checkpoint as a ``ModelCheckpoint`` does: after a window."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if (trainer.current_epoch, batch_idx) == (0, 2):
+            trainer.save_checkpoint(self._path)
+
+
+def test_a_checkpoint_of_another_callback_counts_the_window_that_it_follows(
+    tmp_path: Path, clock: Clock
+):
+    """Whether or not a checkpoint has just been saved before that window, without it."""
+    loops = []
+    for minutes in (0, 60):
+        path = tmp_path / f"{minutes}/mine.ckpt"
+        run(path.parent, "lstm", SaveAfterWindow(path), interval_minutes=minutes)
+        loops.append(read_checkpoint(path)["loops"])
+    assert loops[0] == loops[1]
+
+
 @pytest.mark.parametrize("first_process_is_due", [True, False])
 def test_the_first_of_several_processes_says_when_it_is_time(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, first_process_is_due: bool

@@ -83,6 +83,13 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             f"{names} would both put their averages in the model's place. Choose one: "
             "callbacks=default has none, nt_asgd and weight_average one each."
         )
+    partial = [x for x in made if isinstance(x, ModelCheckpoint) and x.save_weights_only]
+    if averages and partial:
+        raise UserError(
+            f"{type(partial[0]).__name__} with save_weights_only would save the weights that "
+            f"training has reached, and not the averages of {type(averages[0]).__name__}. Set it "
+            "to false."
+        )
     if averages and str(config["trainer"]["precision"]) == "bf16-true":
         raise UserError(
             f"{type(averages[0]).__name__} cannot be combined with trainer.precision=bf16-true: "

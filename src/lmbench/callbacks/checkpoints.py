@@ -29,7 +29,7 @@ STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Writes checkpoint files whole or not at all, and hands on the one already read."""
+    """Writes checkpoint files whole or not at all, and passes on the one already read."""
 
     checkpoint: dict[str, Any] | None = None
     """Content of the checkpoint that a run continues from; None for a new run."""
@@ -167,6 +167,7 @@ class Checkpoints(Checkpoint):
         new = self._folder / "new.ckpt"
         self._before_a_window = before_a_window
         trainer.save_checkpoint(new)
+        self._before_a_window = False  # a ModelCheckpoint saves after a window
         if trainer.is_global_zero:
             # In this order: a run that ends in between repeats the epoch, and saves the best again.
             if is_best:

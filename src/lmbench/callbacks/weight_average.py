@@ -1,4 +1,4 @@
-"""An average of the weights beside any optimizer, evaluated in the weights' place."""
+"""A running average of the weights, kept alongside any optimizer and evaluated in their place."""
 
 import math
 from collections.abc import Sequence
@@ -34,8 +34,11 @@ class WeightAverage(WeightAveraging):
         self.eta = eta
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Keeps the average where the weights will be; Lightning moves them only afterwards."""
-        pl_module.to(trainer.strategy.root_device)
+        """Keeps the average where, and in the precision in which, the weights will be.
+
+        Lightning itself moves and converts them only afterwards.
+        """
+        trainer.precision_plugin.convert_module(pl_module.to(trainer.strategy.root_device))
         super().setup(trainer, pl_module, stage)
 
     def _move(

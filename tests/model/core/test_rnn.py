@@ -1,6 +1,7 @@
 """Layers of LSTM against an LSTM written by hand, and one layer by itself."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 
 from lmbench.model import LSTM
 from lmbench.model.core import rnn
-from lmbench.model.core.rnn import run_rnn
+from lmbench.model.core.rnn import LSTMLayer, run_rnn
 from lmbench.model.dropout import WeightDropout
 
 T, B, E, H = 4, 3, 5, 6
@@ -146,6 +147,16 @@ def test_a_window_gives_the_same_in_parts(
     assert lengths[0] == [T]
     assert lengths[1] in ([1] * T, [2, 2])
     assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_warning_is_shown_once_although_layers_run_in_between() -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        layer, input = LSTMLayer(2, 3), torch.zeros(1, 1, 2)
+        for _ in range(3):
+            layer(input)
+            warnings.warn("mine", stacklevel=1)
+    assert len(shown) == 1
 
 
 def test_only_training_on_a_cpu_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -78,10 +79,7 @@ def run_rnn(
     input_weight, _, *biases = layer.all_weights[0]
     state = [tensor.to(input.dtype) for tensor in state]  # a resumed run's may be wider
     outputs = []
-    with warnings.catch_warnings():
-        # cuDNN warns that it gathers the weights in one place at each call, and suggests
-        # flatten_parameters(). That cannot help: weight dropout makes a new weight each time.
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+    with _without_cudnns_warning() if input.is_cuda else nullcontext():
         for part in input.chunk(_num_parts(layer, input)):
             output, *state = kernel(
                 part,
@@ -96,6 +94,18 @@ def run_rnn(
             )
             outputs.append(output)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs), tuple(state)
+
+
+@contextmanager
+def _without_cudnns_warning() -> Iterator[None]:
+    """Ignores cuDNN's warning that it gathers the weights in one place at each call.
+
+    flatten_parameters(), which it suggests, cannot help: weight dropout makes a new weight each
+    time. Not on a CPU, where this would make Python show any other warning again at each call.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+        yield
 
 
 def _becomes_float16(device_type: str) -> bool:

@@ -69,7 +69,12 @@ class LockedDropout(_Dropout):
         """Drops the same elements ``(B, E)`` of ``input`` at every time step."""
         if not self.training or self.p == 0.0:
             return input
-        return input * functional.dropout(torch.ones_like(input[:1]), self.p)
+        p = self.p
+        if input.dtype.itemsize < 4:
+            # The scale 1 / (1 - p) is rounded in bfloat16, by up to 0.4%. With the probability that
+            # belongs to the rounded one, the expected output is still the input.
+            p = 1.0 - 1.0 / torch.tensor(1.0 / (1.0 - p), dtype=input.dtype).item()
+        return input * functional.dropout(torch.ones_like(input[:1]), p)
 
 
 class EmbeddingDropout(_Dropout):

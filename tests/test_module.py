@@ -463,27 +463,18 @@ def module_with_dropouts(*phases: dict) -> LanguageModelModule:
 def test_a_schedule_in_phases_scales_every_dropout_until_the_end() -> None:
     phases = [
         {"share": 1, "lr_factor": [1.0, 1.0], "dropout_factor": [0.0, 1.0]},
-        {"share": 1, "lr_factor": [1.0, 0.0], "dropout_factor": [1.0, 1.5]},
+        {"share": 1, "lr_factor": [1.0, 0.0], "dropout_factor": [1.0, 0.5]},
     ]
     module, seen = module_with_dropouts(*phases), DropoutRates()
     built = [0.1, 0.4, 0.2, 0.3, 0.5]
     assert rates_of(module.model) == built
     trainer = make_trainer(seen, max_steps=8, max_epochs=-1)
     trainer.fit(module, datamodule=make_datamodule())
-    factors = [0, 0.25, 0.5, 0.75, 1, 1.125, 1.25, 1.375]
+    factors = [0, 0.25, 0.5, 0.75, 1, 0.875, 0.75, 0.625]
     assert len(seen.rates) == 8
     for rates, factor in zip(seen.rates, factors, strict=True):
         assert rates == pytest.approx([factor * rate for rate in built], rel=1e-12)
     assert rates_of(module.model) == built
-
-
-def test_a_schedule_that_would_drop_everything_is_refused_before_the_first_step() -> None:
-    phase = {"share": 1, "lr_factor": [1.0, 1.0], "dropout_factor": [0.0, 2.0]}
-    module, seen = module_with_dropouts(phase), DropoutRates()
-    message = r"dropout_factor of 2 in scheduler\.phases .* dropout of 0\.5 a probability of 1\."
-    with pytest.raises(UserError, match=message):
-        make_trainer(seen, max_steps=2, max_epochs=-1).fit(module, datamodule=make_datamodule())
-    assert seen.rates == []
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64, torch.bfloat16])

@@ -207,22 +207,11 @@ class LanguageModelModule(L.LightningModule):
             self.log("epoch", float(self.best.epoch), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and, where there is one, its schedule over the exact number of steps.
-
-        Raises:
-            UserError: The schedule would make a dropout's probability 1 or more.
-        """
+        """The optimizer and, where there is one, its schedule over the exact number of steps."""
         optimizer = self._make_optimizer(self.model.parameters())
         if self._make_scheduler is None:
             return optimizer
         scheduler = self._make_scheduler(optimizer, total_steps=self.num_steps)
-        if isinstance(scheduler, PhasedLR):
-            factor, largest = scheduler.largest_dropout_factor, self._dropouts.largest
-            if factor * largest >= 1:
-                raise UserError(
-                    f"A dropout_factor of {factor:g} in scheduler.phases would make the dropout of "
-                    f"{largest:g} a probability of {factor * largest:g}. It must stay below 1."
-                )
         if isinstance(scheduler, ReduceLROnPlateau):
             # It is stepped above. Lightning would step it only after its state has been saved, and
             # would want a validation in each epoch.

@@ -1,7 +1,7 @@
 """A learning rate, Adam's β1 and dropouts that change in phases."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -26,7 +26,7 @@ class PhasedLR(LRScheduler):
     - ``beta1``: the first of Adam's betas, ``(from, to)``; if left out, it stays where the previous
       phase left it, or is the optimizer's own;
     - ``dropout_factor``: what the model's dropout probabilities are to be multiplied by, ``(from,
-      to)``; if left out, it stays where the previous phase left it, or is 1;
+      to)``, at most 1; if left out, it stays where the previous phase left it, or is 1;
     - ``anneal``: the path between the two values, ``"linear"`` (the default) or ``"cosine"``.
 
     Source: the phases of Gugger and Howard 2018 ("AdamW and Super-convergence is now the fastest
@@ -80,11 +80,6 @@ class PhasedLR(LRScheduler):
         """What the model's dropout probabilities are to be multiplied by at this step."""
         return self._value("dropout_factor", 1.0)
 
-    @property
-    def largest_dropout_factor(self) -> float:
-        """The largest :attr:`dropout_factor` in any phase, at least 1."""
-        return max(1.0, *(max(phase.get("dropout_factor", (1.0,))) for phase in self.phases))
-
     def _value(self, key: str, before: float) -> float:
         """The value reached in the phases so far; ``before`` until the first that has the key."""
         index, progress = self._position()
@@ -106,6 +101,13 @@ class PhasedLR(LRScheduler):
         return len(ends) - 1, 1.0
 
 
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "lr_factor": (lambda n: 0 <= n < math.inf, "of at least 0"),
+    "beta1": (lambda n: 0 <= n < 1, "from 0 to less than 1"),
+    "dropout_factor": (lambda n: 0 <= n <= 1, "from 0 to 1"),
+}
+
+
 def _check(name: str, phase: Mapping[str, Any]) -> None:
     known = {"share", "lr_factor", "beta1", "dropout_factor", "anneal"}
     if unknown := set(phase) - known:
@@ -115,14 +117,11 @@ def _check(name: str, phase: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must have {key!r}")
     if not (_is_number(phase["share"]) and 0 < phase["share"] < math.inf):
         raise ValueError(f"{name}.share must be positive and finite, not {phase['share']}")
-    for key, limit in (("lr_factor", math.inf), ("beta1", 1.0), ("dropout_factor", math.inf)):
+    for key, (fits, what) in _RANGES.items():
         ends = phase.get(key, (0, 0))
         is_pair = isinstance(ends, Sequence) and len(ends) == 2
-        if not is_pair or not all(_is_number(n) and 0 <= n < limit for n in ends):
-            raise ValueError(
-                f"{name}.{key} must be two numbers (from, to), each at least 0 and less than "
-                f"{limit}, not {phase[key]}"
-            )
+        if not is_pair or not all(_is_number(n) and fits(n) for n in ends):
+            raise ValueError(f"{name}.{key} must be two numbers {what}, not {phase[key]}")
     if phase.get("anneal", "linear") not in list(_ANNEALING):
         raise ValueError(f"{name}.anneal must be linear or cosine, not {phase['anneal']!r}")
 

@@ -40,9 +40,7 @@ def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
     """What there is instead of a key that cannot be set."""
     search = next((text for text in arguments if text.startswith("hparams_search=")), None)
     if search and not any(text.lstrip("+~").startswith(key) for text in arguments):
-        return (
-            f"{search} varies {key}, which this model lacks. Choose one with model=NAME."
-        )
+        return f"{search} varies {key}, which this model lacks. Choose one with model=NAME."
     keys = _keys(arguments, config_name)
     inner = {re.split(r"[.\[]", x[len(key) + 1 :])[0] for x in keys if x.startswith(f"{key}.")}
     if inner := sorted(inner - {"_target_"}):  # its value has a key that it lacks

@@ -92,7 +92,7 @@ def mixture_cross_entropy(
 
     Args:
         input: What the layer reads for each component, ``(*N, K, H)``.
-        log_priors: Logarithms of the components' shares in the mixture, ``(*N, K)``.
+        log_priors: Logarithms of the mixture weights, ``(*N, K)``.
         weight: The layer's weight, ``(V, H)``.
         bias: The layer's bias, ``(V,)``, or None.
         targets: As in :func:`linear_cross_entropy`.
@@ -130,8 +130,8 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     """The type for a training loss that follows autocast, or None for the usual one.
 
     Only bfloat16: the gradients of a mean over many tokens are too small for float16. Not on a CPU
-    that cannot multiply it. And only where gradients are computed: what is reported for validation
-    has all digits of a float32.
+    that cannot multiply it. And only where gradients are computed: for validation, the loss is
+    computed in float32 from the core's outputs, which may be bfloat16.
     """
     if not torch.is_grad_enabled() or not torch.is_autocast_enabled(device_type):
         return None

@@ -16,7 +16,7 @@ CHUNK = 64  # steps at most
 
 
 class GatedDeltaNet(ResidualStack):
-    """Blocks of a linear recurrence that replaces what its state, a matrix, holds for a key.
+    """Blocks of a linear recurrence whose state, a matrix, overwrites the value of each key.
 
     Source: Yang et al. 2024 (arXiv 2412.06464). A block is Gated DeltaNet's layer and a SwiGLU.
     Sizes and initial decays are those of flash-linear-attention: all keys of a step together are
@@ -68,6 +68,7 @@ class GatedDeltaNetLayer(nn.Module):
         self.sizes = keys, values
         self.gates = nn.Linear(size, 2 * keys + 2 * values + 2 * num_heads, bias=False)
         self.conv = CausalConv(2 * keys + values)
+        # These are A_log, dt and dt_bias in flash-linear-attention, as in Mamba-2.
         self.rate_log = nn.Parameter(torch.empty(num_heads).uniform_(0.0, 16.0).log())
         step = torch.empty(num_heads).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.step_bias = nn.Parameter(step.expm1().log())  # softplus turns it back into the step

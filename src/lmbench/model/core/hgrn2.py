@@ -18,8 +18,8 @@ class HGRN2(ResidualStack):
     """Blocks of a linear recurrence whose state is a matrix for each head.
 
     Source: Qin et al. 2024 (arXiv 2404.07904). A block is HGRN2's layer and a SwiGLU. As in the
-    authors' language models and flash-linear-attention, queries go through a SiLU, values through
-    nothing, one norm spans all heads, and there are no biases. A layer's forget gates have a
+    authors' language models and flash-linear-attention, queries pass through a SiLU, values have
+    no activation, one norm spans all heads, and there are no biases. A layer's forget gates have a
     learned lower bound for each feature, which is 0 in the first layer and rises from layer to
     layer; all bounds are one parameter of the core. Linear layers start as PyTorch's do, not with
     the normal distribution of flash-linear-attention.

@@ -13,12 +13,12 @@ from lmbench.model.core.stack import exact
 
 
 class MinGRU(ResidualStack):
-    """Blocks of a GRU whose gate reads the input alone.
+    """Blocks of a GRU whose gate depends only on the input.
 
     Source: Feng et al. 2024 (arXiv 2410.01201), section 3.1 and, for positive candidates, appendix
     B.3. A block is that of its language models: a convolution over four steps, minGRU, and a
-    feed-forward network four times as wide, with skip connections and norms as in the package
-    minGRU-pytorch, and so is minGRU's width, 1.5 times that of the block. There the convolution
+    feed-forward network four times as wide. Skip connections, norms and minGRU's width, 1.5 times
+    the block's, are those of the package minGRU-pytorch. In the package, however, the convolution
     reads the block's input before the norm, mixes features and adds to the stream that the next
     block reads, and the gates have no biases. The paper's parallel scan is left out: see
     :func:`lmbench.model.core.recurrence.f_pooling`.

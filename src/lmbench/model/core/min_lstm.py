@@ -7,7 +7,7 @@ from lmbench.model.core.min_gru import MinGRU, MinGRULayer
 
 
 class MinLSTM(MinGRU):
-    """Blocks of an LSTM whose gates read the input alone and add up to 1.
+    """Blocks of an LSTM whose gates depend only on the input and add up to 1.
 
     Source: Feng et al. 2024 (arXiv 2410.01201), section 3.2 and appendix B.3. The block is that of
     :class:`lmbench.model.core.min_gru.MinGRU`.

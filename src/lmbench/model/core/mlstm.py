@@ -155,7 +155,7 @@ def read_memory(
     forget_gate: Float[Tensor, "G T"],
     memory: Float[Tensor, "G D D"],
     normalizer: Float[Tensor, "G D"],
-    log_scale: Float[Tensor, " G"],
+    stabilizer: Float[Tensor, " G"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What each step reads, and memory, normalizer and scale after the last one.
 
@@ -169,16 +169,17 @@ def read_memory(
     """
     decay = functional.logsigmoid(forget_gate).cumsum(-1)
     source = input_gate - decay  # log-weight of step j at step t, without decay at t
-    top = torch.maximum(source.detach().cummax(-1).values, log_scale.detach().unsqueeze(-1))
+    top = torch.maximum(source.detach().cummax(-1).values, stabilizer.detach().unsqueeze(-1))
     num_steps = source.shape[-1]
     future = torch.ones(num_steps, num_steps, dtype=torch.bool, device=source.device).triu(1)
     weights = source.unsqueeze(-2) - top.unsqueeze(-1)
     weights = weights.masked_fill(future, -math.inf).exp()  # (G, T, T)
-    kept = (log_scale.unsqueeze(-1) - top).exp()
+    kept = (stabilizer.unsqueeze(-1) - top).exp()
 
     scores = query @ key.mT * weights
     numerator = scores @ value + query @ memory * kept.unsqueeze(-1)
     product = scores.sum(-1) + (query @ normalizer.unsqueeze(-1)).squeeze(-1) * kept
+    # The 1 of the paper's maximum, divided as the rest is: exp(-m) with the stabilizer m.
     one = (decay + top).neg().clamp(math.log(1e-6), 80.0).exp()
     denominator = torch.maximum(product.abs(), one * math.sqrt(query.shape[-1]))
 

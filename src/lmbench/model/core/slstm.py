@@ -123,14 +123,14 @@ class SLSTMLayer(nn.Module):
         """Outputs and the new state."""
         num_heads, _, num_columns, num_gates = gates.shape
         if state:
-            hidden, cell, normalizer, log_scale = state
+            hidden, cell, normalizer, stabilizer = state
         else:
             hidden = gates.new_zeros(num_heads, num_columns, num_gates // 4)
-            cell, normalizer, log_scale = hidden, hidden, torch.full_like(hidden, -math.inf)
+            cell, normalizer, stabilizer = hidden, hidden, torch.full_like(hidden, -math.inf)
         weight = autocast_weight(weight)
         with torch.autocast(gates.device.type, enabled=False):
             outputs, *state = _Window.apply(
-                torch.is_grad_enabled(), gates, weight, hidden, cell, normalizer, log_scale
+                torch.is_grad_enabled(), gates, weight, hidden, cell, normalizer, stabilizer
             )
         return outputs, tuple(state)
 
@@ -147,14 +147,14 @@ class _Window(Function):
         hidden: Tensor,
         cell: Tensor,
         normalizer: Tensor,
-        log_scale: Tensor,
+        stabilizer: Tensor,
     ) -> tuple[Tensor, ...]:
         outputs, saved = [], []
         for step in gates.unbind(1):
             i, f, z, o = (step + multiply(hidden, weight)).chunk(4, -1)
-            kept = functional.logsigmoid(f) + log_scale
-            log_scale = torch.maximum(i, kept)
-            i, keep = (i - log_scale).exp(), (kept - log_scale).exp()
+            kept = functional.logsigmoid(f) + stabilizer
+            stabilizer = torch.maximum(i, kept)
+            i, keep = (i - stabilizer).exp(), (kept - stabilizer).exp()
             z, o = z.tanh(), o.sigmoid()
             before = hidden, cell, normalizer
             cell = keep * cell + i * z
@@ -165,8 +165,8 @@ class _Window(Function):
                 saved += [*before, i, f, keep, z, o, normalizer, ratio]
             outputs.append(hidden)
         ctx.save_for_backward(weight, *saved)
-        ctx.mark_non_differentiable(log_scale)  # the outputs do not depend on it
-        return torch.stack(outputs), hidden, cell, normalizer, log_scale
+        ctx.mark_non_differentiable(stabilizer)  # the outputs do not depend on it
+        return torch.stack(outputs), hidden, cell, normalizer, stabilizer
 
     @staticmethod
     @once_differentiable

@@ -31,7 +31,7 @@ class Layer(Protocol):
             state: The state that the layer returned last, possibly in float32 beside weights in
                 bfloat16; None for zeros.
             weight_dropout: To be called once in a window, with the recurrent weight; in a layer
-                without one, with the weight that makes its gates.
+                without one, with the weight that makes its gates (in mLSTM, the up-projection).
         """
         ...
 
@@ -51,7 +51,8 @@ class Stack(nn.Module, ABC):
         hidden_dropout: The same between layers.
         output_dropout: The same on the last layer's output.
         weight_dropout: Probability that an element of a recurrent weight is dropped for a window;
-            in a layer without one, of the weight that makes its gates, as in AWD-QRNN.
+            in a layer without one, of the weight that makes its gates, as in AWD-QRNN (in mLSTM, of
+            the up-projection).
         locked_dropout: Whether the dropouts of input, layers and output keep one mask for a whole
             window; False for ordinary dropout, which drops anew at every step.
 

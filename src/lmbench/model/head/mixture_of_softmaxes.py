@@ -18,7 +18,7 @@ from lmbench.model.dropout import LockedDropout, require_probabilities
 class MixtureOfSoftmaxes(nn.Module):
     """Weighted mean of K softmaxes, whose matrix of log-probabilities is not limited in rank.
 
-    An output h gives the components' shares, softmax(h Π), and a vector for each of them,
+    An output h gives the mixture weights (priors), softmax(h Π), and a vector for each of them,
     tanh(h W_k + b_k), of H features. One linear layer turns these vectors into the logits of all
     components.
 

@@ -70,8 +70,8 @@ class Softmax(nn.Module):
         """Negative log-likelihood of ``targets`` in nats, without ever holding all logits.
 
         See :func:`lmbench.loss.linear_cross_entropy.linear_cross_entropy`. Another ``kernel``
-        replaces it only in training mode, and not for ``"none"``: what is reported as a perplexity
-        has all digits of a float32.
+        replaces it only in training mode, and not for ``"none"``: the loss behind a perplexity is
+        computed in float32, from the core's outputs, which autocast may have made bfloat16.
 
         Raises:
             UserError: If ``kernel`` does not work on the device of ``output``, or its library is

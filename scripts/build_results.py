@@ -52,12 +52,12 @@ figures are what others reached, from the sources named below; none was measured
 Most of these were trained by older code. `awd_lstm_6_epochs` predates a change in the random
 numbers of weight dropout and a new order of the head's words, so that the same command now gives
 slightly different figures; so does that of `cpu_hour`, since the scale of locked dropout is no
-longer rounded to bfloat16 (it was up to 0.4% off). The runs of five epochs were started as `cpu_hour` and `cpu_hour_lstm`
-with the values of `five_epochs` and `five_epochs_lstm`, so those are the names in their files. For
-them, `float32_matmul_precision=auto` chose `medium`, as it no longer does on Intel. `cpu_hour` (at
-1f21db3) and `cpu_night` (at dcc284c) were started as the `cpu_hour` of that time, with their
-values as changes. A spurious last row, a copy of an earlier one, was removed from the `metrics.csv`
-of some older runs.
+longer rounded to bfloat16 (it was up to 0.4% off). The runs of five epochs were started as
+`cpu_hour` and `cpu_hour_lstm` with the values of `five_epochs` and `five_epochs_lstm`, so those are
+the names in their files. For them, `float32_matmul_precision=auto` chose `medium`, as it no longer
+does on Intel. `cpu_hour` (at 1f21db3) and `cpu_night` (at dcc284c) were started as the `cpu_hour`
+of that time, with their values as changes. A spurious last row, a copy of an earlier one, was
+removed from the `metrics.csv` of some older runs.
 
 The cache figures come from
 `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true split=valid,test`; the settings

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from lmbench.errors import Interrupted, UserError
-from lmbench.machine import is_out_of_memory
+from lmbench.errors import Interrupted, UserError, is_out_of_memory
 from lmbench.printing import end_unread, printable, printing, tell
 from lmbench.run.directory import as_override, is_run, remove_failed_start
 

@@ -186,9 +186,3 @@ def multiplies_bfloat16() -> bool:
     import torch
 
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on a GPU or on the machine."""
-    is_of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's, which is slow to import
-    return is_of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)

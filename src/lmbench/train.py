@@ -15,13 +15,8 @@ from omegaconf import DictConfig
 
 from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import PLACES, conf_dir, require_known_targets
-from lmbench.errors import UserError
-from lmbench.machine import (
-    is_out_of_memory,
-    set_matmul_precision,
-    set_up_allocator,
-    set_up_threads,
-)
+from lmbench.errors import UserError, is_out_of_memory
+from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmbench.conf import flatten, import_target
-from lmbench.errors import UserError
-from lmbench.machine import is_out_of_memory
+from lmbench.errors import UserError, is_out_of_memory
 
 # Arguments that the config has under a key other than their node's.
 _KNOWN_AS = {

@@ -355,12 +355,15 @@ def test_the_files_are_those_of_the_last_results(
         ("evaluation.columns=0", r"^evaluation.columns must be at least 1, not 0"),
         ("+evaluation.theta=1", r"^evaluation.theta: .* has no such argument"),
         ("evaluation=cache evaluation.cache.grid.thetas=[]", r"grid.thetas must hold"),
-        ("evaluation=cache evaluation.cache.theta=1e40", r"without a probability.*Lower .*theta"),
+        ("evaluation=cache evaluation.cache.theta=1e40", r"no probability above.*Lower .*theta"),
         ("evaluation=cache evaluation.cache.warmup=true evaluation.burn_in=5", r"window=2000"),
         ("evaluation=dynamic", r"^evaluation.dynamic.statistics.columns=100 is too .* 66 or"),
-        ("evaluation=temperature evaluation.temperature.value=1e-9", r"without a .*value higher"),
+        (
+            "evaluation=temperature evaluation.temperature.value=1e-9",
+            r"no probability .*value higher",
+        ),
         ("evaluation=dynamic evaluation.columns=2 evaluation.burn_in=5", r"^Dynamic .*columns=1"),
-        ("evaluation=dynamic_sgd evaluation.dynamic.lr=1e9", r"without a probability.*Lower .*lr"),
+        ("evaluation=dynamic_sgd evaluation.dynamic.lr=1e9", r"no probability above.*Lower .*lr"),
     ],
 )
 def test_mistakes_are_reported_in_a_sentence_and_leave_no_files(

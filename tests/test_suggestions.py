@@ -69,7 +69,7 @@ def test_a_group_of_another_command_is_explained():
 def test_a_search_for_another_model_says_so():
     arguments = ["hparams_search=awd_lstm", "trainer.max_epochs=5"]
     said = explain("Could not override 'model.core.input_dropout'.", arguments, "train")
-    assert said.startswith("hparams_search=awd_lstm varies model.core.input_dropout, which the")
+    assert said.startswith("hparams_search=awd_lstm varies model.core.input_dropout, which this")
 
 
 @pytest.mark.parametrize("arguments", [["logger=null"], ["seed=1", "model=lstm", "logger=3"]])

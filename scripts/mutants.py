@@ -8,7 +8,7 @@ execute a line; it does not see into processes that they start.
     python scripts/mutants.py --number 20 --seed 1 --output mutants.json
     python scripts/mutants.py --checkout DIR      mutants of another checkout, under its own tests
 
-It works in a copy beside the checkout, because tests look for the data there.
+It works in a temporary copy.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
     places = [(p, n) for p in sources for n in range(len(list(sites(ast.parse(sources[p])))))]
     drawn = sorted(random.Random(args.seed).sample(places, min(args.number, len(places))))
     print(f"{len(drawn)} of {len(places)} possible mutants", flush=True)
-    with tempfile.TemporaryDirectory(prefix="mutants-", dir=checkout.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         ignored = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "outputs", "multirun")
         shutil.copytree(checkout, folder, ignore=ignored, dirs_exist_ok=True)
         rows = list(outcomes(Path(folder, "src/lmbench"), sources, drawn))

@@ -56,12 +56,11 @@ def _hooks_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def wikitext2_dir() -> Path:
-    """The original WikiText-2, where commands would find it, or beside the project."""
-    beside = Path(__file__).resolve().parents[2] / "shared/data"
-    path = Path(os.environ.get("LMBENCH_DATA_DIR", beside), "wikitext-2")
-    if not path.is_dir():
-        pytest.skip(f"There is no WikiText-2 in {path.parent}.")
-    return path
+    """The original WikiText-2, where commands would find it."""
+    folder = os.environ.get("LMBENCH_DATA_DIR")
+    if folder is None or not Path(folder, "wikitext-2").is_dir():
+        pytest.skip("There is no WikiText-2 in $LMBENCH_DATA_DIR.")
+    return Path(folder, "wikitext-2")
 
 
 @pytest.fixture(scope="session")

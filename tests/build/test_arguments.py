@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 import lightning as L
 import pytest
 
-from lmbench.build.arguments import factory, require_type
+from lmbench.build.arguments import call, factory, require_type
 from lmbench.conf import takes
 from lmbench.errors import UserError
 
@@ -76,6 +76,12 @@ def test_a_target_that_does_not_fit_into_memory_is_named():
     linear = {"_target_": "torch.nn.Linear", "in_features": 2**40, "out_features": 2**20}
     with pytest.raises(UserError, match=r"^Out of memory: lower the sizes of a\.b\. \(.*"):
         factory(linear, "a.b")()
+
+    def fill() -> None:
+        raise MemoryError  # Python's own says nothing more
+
+    with pytest.raises(UserError, match=r"^Out of memory: lower the sizes of a\.b\. \(\)$"):
+        call(fill, "a.b")
 
 
 def test_a_text_that_was_read_as_a_number_is_to_be_quoted():

@@ -80,9 +80,11 @@ def test_nothing_of_an_earlier_comparison_stays(
         write_pairs(run_dir, np.arange(600) % (1 + seed), corpus_sha256="f" * 64)
     first = write_report(compare([(None, three_models), (None, more)]), output)
     assert {"significance.csv", "minimal_pairs.csv"} <= {path.name for path in first}
-    (output / "mine.png").write_bytes(b"")
+    kept = {output / name for name in ("mine.png", "minimal_pairs-set.json", "curves.md")}
+    for path in kept:  # not the comparison's
+        path.touch()
     second = write_report(compare([(None, more / "c1")]), output)
-    assert set(output.iterdir()) == {*second, output / "mine.png"}
+    assert set(output.iterdir()) == {*second, *kept}
     assert "significance.csv" not in {path.name for path in second}
 
 

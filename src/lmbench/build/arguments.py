@@ -136,7 +136,8 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
         argument, _, rest = str(error).partition(" ")
         message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
         if is_out_of_memory(error) and argument not in keys:
-            message = f"Out of memory: lower the sizes of {node}. ({str(error).splitlines()[0]})"
+            reason = str(error).partition("\n")[0]
+            message = f"Out of memory: lower the sizes of {node}. ({reason})"
         raise UserError(message) from error
 
 

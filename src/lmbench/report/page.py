@@ -1,5 +1,6 @@
 """The files of a comparison: a self-contained page, tables and plots."""
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -23,7 +24,10 @@ from lmbench.report.tables import (
 )
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
-_NOT_ALWAYS = ("test_perplexity*.*g", "curves_*.*g", "minimal_pairs*.*", "significance.csv")
+_NOT_ALWAYS = re.compile(
+    r"(test_perplexity|curves_(epochs|minutes)|minimal_pairs_).*\.(png|svg)"
+    r"|(significance|minimal_pairs|minimal_pairs_significance)\.csv"
+)
 """Files that not every comparison has; an earlier one's would not belong to the page."""
 
 
@@ -67,7 +71,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
             contents[f"{plot.name}{suffix}.svg"] = plot.svg
     page, earlier = folder / "index.html", []
     if page.is_file() and b"Made by lmbench-compare" in page.read_bytes():
-        found = (path for pattern in _NOT_ALWAYS for path in folder.glob(pattern))
+        found = (path for path in folder.iterdir() if _NOT_ALWAYS.fullmatch(path.name))
         earlier = [path for path in found if path.name not in contents]
     else:
         for name in contents:

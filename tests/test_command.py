@@ -54,6 +54,8 @@ def test_too_little_memory_is_shown_as_a_message(run_dir: Path, caplog: pytest.L
     for error in (
         of_cpu.value,
         torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
     ):
         for is_training, key in ((True, "batching.batch_size"), (False, "evaluation.columns")):

@@ -350,7 +350,7 @@ def test_the_files_are_those_of_the_last_results(
         ("+columns=1", r"^columns is not an option"),
         ("evaluation.tune=true", r"nothing to tune"),
         ("evaluation.tune=no", r"^evaluation.tune='no' has the wrong type"),
-        ("evaluation.columns=null", r"^evaluation.columns=None has the wrong type"),
+        ("evaluation.columns=null", r"^evaluation.columns=null has the wrong type: null"),
         ("evaluation.save_tokens=1", r"^evaluation.save_tokens=1 has the wrong type"),
         ("evaluation.columns=0", r"^evaluation.columns must be at least 1, not 0"),
         ("+evaluation.theta=1", r"^evaluation.theta: .* has no such argument"),

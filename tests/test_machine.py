@@ -99,6 +99,7 @@ def test_an_unknown_precision_of_products_is_refused() -> None:
     ("accelerator", "devices", "num_gpus", "message"),
     [
         ("cpu", 5, 0, r"^trainer\.devices=5, but this machine has 4 CPU cores\..* from 1 to 4\.$"),
+        ("cpu", "5", 0, r"^trainer\.devices=5, but this machine has 4 CPU cores"),
         ("auto", 0, 0, r"^trainer\.devices=0, but this machine has 4 CPU cores"),
         ("auto", 3, 2, r"^trainer\.devices=3, but this machine has 2 GPUs\..* from 1 to 2\.$"),
         ("gpu", 1, 0, r"^trainer\.accelerator=gpu needs a CUDA device, and PyTorch sees none"),
@@ -106,7 +107,11 @@ def test_an_unknown_precision_of_products_is_refused() -> None:
     ],
 )
 def test_devices_that_are_not_there_are_refused(
-    monkeypatch: pytest.MonkeyPatch, accelerator: str, devices: int, num_gpus: int, message: str
+    monkeypatch: pytest.MonkeyPatch,
+    accelerator: str,
+    devices: int | str,
+    num_gpus: int,
+    message: str,
 ) -> None:
     monkeypatch.setattr(machine, "_num_cores", lambda: 4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)

@@ -22,5 +22,8 @@ class Interrupted(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, on a GPU or on the machine."""
-    is_of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's, which is slow to import
-    return is_of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError):
+        return True
+    # torch's own class exists, but not all of its messages have that class.
+    said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)

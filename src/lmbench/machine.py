@@ -6,6 +6,7 @@ torch is imported late, since that is slow.
 import ctypes
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +23,9 @@ def set_up_threads() -> None:
     """Imports torch so that its CPU threads wait only briefly and round subnormal numbers to zero.
 
     Call it before torch is imported. GNU's OpenMP lets a waiting thread hold its core for
-    milliseconds, which is fast on an idle machine; on a busy one, the thread that it waits for then
-    has none. The environment variables ``OMP_WAIT_POLICY`` and ``GOMP_SPINCOUNT`` take precedence.
+    milliseconds, which is fast on an idle machine; on a busy one, that can keep the very thread it
+    waits for off the core. The environment variables ``OMP_WAIT_POLICY`` and ``GOMP_SPINCOUNT``
+    take precedence.
 
     Numbers between 0 and 1e-38, such as products of closed gates, are slow on many processors.
     docs/measurements.md has figures for both.
@@ -144,6 +146,8 @@ def require_devices(accelerator: str, devices: int | str | list[int], num_nodes:
             f"trainer.accelerator={accelerator} needs a CUDA device, and PyTorch sees none. "
             "Set trainer.accelerator=cpu, or install a CUDA build of PyTorch."
         )
+    if isinstance(devices, str) and re.fullmatch(r"-?\d+", devices):
+        devices = int(devices)  # as Lightning reads it
     there, name = (torch.cuda.device_count(), "GPUs") if on_cuda else (_num_cores(), "CPU cores")
     if isinstance(devices, int) and not (1 <= devices <= there or (on_cuda and devices == -1)):
         raise UserError(

@@ -298,8 +298,8 @@ class LanguageModelModule(L.LightningModule):
         trainer: Any = self.trainer
         score = Score(float(nats), int(num_tokens), trainer.datamodule.extra_divisor[stage])
         self.scores[stage] = score
-        # The sums are over all processes already; sync_dist tells Lightning so. It reduces them all
-        # the same, and with GPUs it can reduce only what is on one.
+        # The sums are over all processes already; sync_dist tells Lightning so. Lightning reduces
+        # them nevertheless, and with GPUs only tensors on a GPU can be reduced.
         nll = torch.tensor(score.nll, dtype=torch.float64, device=self.device)
         self.log(f"{stage}/nll", nll, sync_dist=True)
         self.log(f"{stage}/ppl", nll.exp(), prog_bar=True, sync_dist=True)

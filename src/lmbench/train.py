@@ -162,7 +162,8 @@ def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if last is None or resumed.has_begun or is_out_of_memory(error):
+        is_of_network = type(error).__name__.startswith("Dist")  # torch's: a port in use, say
+        if last is None or resumed.has_begun or is_of_network or is_out_of_memory(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{last} cannot be resumed ({reason}).") from error

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogg
 from small import composed, small_config
 
 from lmbench.build import training as build
-from lmbench.build.loggers import _ended, _wandb_id, loggers
+from lmbench.build.loggers import _ended, _mlflow_id, _wandb_id, loggers
 from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.errors import Interrupted, UserError
 from lmbench.files import read_json
@@ -122,11 +122,18 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path: Path, packag
         loggers(small_config(f"logger={package}"), tmp_path)
 
 
-def test_a_resume_finds_the_id_of_the_wandb_run(tmp_path: Path):
+def test_a_resume_finds_the_ids_of_its_run(tmp_path: Path):
     assert _wandb_id(tmp_path) is None
     for name in ("run-20260203_101500-older", "offline-run-20270101_000000-newer", "run-x"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "mlflow_run_id").write_text("0" * 32)
+    # Without a checkpoint, it begins anew.
+    assert _wandb_id(tmp_path) is None
+    assert _mlflow_id(tmp_path) is None
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
     assert _wandb_id(tmp_path) == "newer"
+    assert _mlflow_id(tmp_path) == "0" * 32
 
 
 @pytest.mark.parametrize(

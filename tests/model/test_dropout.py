@@ -35,12 +35,14 @@ def test_locked_dropout_has_one_mask_for_all_time_steps() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("p", [0.04, 0.16, 0.24])  # those of cpu_hour
-def test_in_half_precision_the_mean_stays_the_same(p: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", [LockedDropout, EmbeddingDropout, WeightDropout])
+def test_in_half_precision_the_mean_stays_the_same(kind, p: float, dtype: torch.dtype) -> None:
     """1 / (1 - p), rounded to bfloat16, is a quarter of a percent too small."""
     torch.manual_seed(0)
     size = 4_000_000
-    kept = LockedDropout(p)(torch.ones(1, 1, size, dtype=dtype)).double()
-    assert abs(kept.mean() - 1) < 5 * (p / (1 - p) / size) ** 0.5 < 2e-3
+    ones = torch.ones(1, size, 1, dtype=dtype)
+    kept = kind(p)(torch.arange(size), ones[0]) if kind is EmbeddingDropout else kind(p)(ones)
+    assert abs(kept.double().mean() - 1) < 5 * (p / (1 - p) / size) ** 0.5 < 2e-3
 
 
 @pytest.mark.parametrize("kind", [LockedDropout, WeightDropout])

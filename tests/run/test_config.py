@@ -288,13 +288,16 @@ def test_a_start_from_a_run_takes_over_what_belongs_to_its_weights(tmp_path):
     assert config.data == composed("experiment=finetune", f"init_from={folder}").data
 
 
-def test_overrides_are_read_as_hydra_reads_them(tmp_path: Path):
+def test_overrides_are_read_as_hydra_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run_dir = write_run(tmp_path / "run", "model=awd_lstm", "data=text", "data.path=theirs")
     overrides = [r"data.path='it\'s'", "trainer.max_time={minutes:60}", "trainer.max_epochs=int(8)"]
     composed_now = flatten(plain_config(composed("data=text", *overrides)))
     config, _ = resumed_config(run_dir, overrides)
     for key in ("data.path", "trainer.max_time.minutes", "trainer.max_epochs"):
         assert flatten(config)[key] == composed_now[key]
+    monkeypatch.setenv("MINE", "mine")
+    config, _ = resumed_config(run_dir, ["data.path=${oc.env:MINE}/text"])
+    assert config["data"]["path"] == "mine/text"
     given = [r"data.path='it\'s'", "model.core={num_layers:3}"]
     start = composed("experiment=finetune", f"init_from={run_dir}")
     taken = apply_init_from(start, given)
@@ -320,14 +323,14 @@ def test_a_start_from_nowhere_takes_over_nothing():
     "override",
     [
         *("model=lstm", "data=text", "model/core=lstm", "~model.core.dropout"),
-        *("ablation=no_ar_tar", "debug=overfit"),
+        *("ablation=no_ar_tar", "debug=overfit", r"\+model.core.num_heads=4"),
     ],
 )
 def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
     folder = write_run(tmp_path / "run", "model=awd_lstm")
     config = composed("experiment=finetune", f"init_from={folder}")
     with pytest.raises(UserError, match=rf"^{override} cannot be combined with init_from="):
-        apply_init_from(config, [override])
+        apply_init_from(config, [override.replace("\\", "")])
 
 
 def test_finetuning_never_starts_from_nowhere():

@@ -11,7 +11,7 @@ from lmbench.run.directory import clear_run, quoted
 
 
 def test_a_run_that_starts_over_is_recorded_anew(tmp_path: Path):
-    for name in ("wandb/run-1", "lstm_seed_1", "checkpoints"):
+    for name in ("wandb/run-1", "lightning_logs/version_0", "lstm_seed_1", "checkpoints"):
         (tmp_path / name).mkdir(parents=True)
     kept = {"config.yaml", "mine.txt", "notes_seed_1.txt"}
     for name in ("metrics.csv", "mlflow_run_id", *kept):

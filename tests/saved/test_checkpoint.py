@@ -127,7 +127,6 @@ def test_code_in_a_file_is_refused_and_not_run(path: Path, tmp_path: Path):
     assert not (tmp_path / "another").exists()
 
 
-# torch 2.15 warns that it checks a sparse tensor, before lmbench refuses it.
 @pytest.mark.parametrize(
     ("checkpoint", "part"),
     [
@@ -164,6 +163,16 @@ def test_weights_are_loaded_only_into_a_module_of_their_shapes(path: Path):
         assert module.weight.tolist() == [[1.5] * 2] * 2
     with pytest.raises(UserError, match=rf"{path} do not fit the model: .*weight"):
         load_weights(path, {"state_dict": {"weight": torch.zeros(2, 3)}}, module)
+
+
+def test_weights_that_differ_are_not_tied(path: Path):
+    """Otherwise the last of the two would silently win."""
+    tied = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    tied[1].weight = tied[0].weight
+    same, other = torch.ones(2, 2), torch.zeros(2, 2)
+    load_weights(path, {"state_dict": {"0.weight": same, "1.weight": same}}, tied)
+    with pytest.raises(UserError, match=r"0\.weight and 1\.weight .* differ.* model\.tied=false"):
+        load_weights(path, {"state_dict": {"0.weight": same, "1.weight": other}}, tied)
 
 
 def test_the_data_is_found_under_its_name_in_checkpoints():

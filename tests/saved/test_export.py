@@ -1,6 +1,5 @@
 """Exports: the same numbers without pickle, written whole or not at all, refused if damaged."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -50,14 +49,6 @@ def refusal(folder: Path) -> str:
     assert "\n" not in message
     assert str(folder) in message
     return message
-
-
-def change(folder: Path, name: str, data: bytes) -> None:
-    """Changes a file and its hash, as someone would who wants it to be believed."""
-    (folder / name).write_bytes(data)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    config["sha256"][name] = hashlib.sha256(data).hexdigest()
-    (folder / "config.json").write_text(json.dumps(config), "utf-8")
 
 
 @pytest.mark.parametrize("overrides", MODELS)

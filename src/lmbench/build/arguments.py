@@ -149,9 +149,10 @@ def require_type(key: str, value: Any, hint: Any) -> None:
     """
     if not _fits(value, hint):
         kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
-        names = ["null" if kind is types.NoneType else _name(kind) for kind in kinds]
-        wanted = " or ".join(names)
-        message = f"{key}={value!r} has the wrong type: {type(value).__name__} instead of {wanted}."
+        names = [_name(kind) for kind in kinds]
+        shown = "null" if value is None else repr(value)
+        of_type, wanted = _name(type(value)), " or ".join(names)
+        message = f"{key}={shown} has the wrong type: {of_type} instead of {wanted}."
         if set(names) <= {"str", "Path", "null"}:
             message += f" In quotes it is text: \"{key}='…'\"."
         raise UserError(message)
@@ -206,6 +207,8 @@ def _is_union(hint: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
+    if hint is types.NoneType:
+        return "null"
     return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
 
 

@@ -150,8 +150,15 @@ def _of_tool(
     return factory({**node, argument: node.get(argument) or name}, key)
 
 
+def _has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is one to continue from; a run without one begins anew, elsewhere too."""
+    return any(run_dir.glob("checkpoints/*.ckpt"))
+
+
 def _wandb_id(run_dir: Path) -> str | None:
     """The id of the W&B run that this one continues, from the folders that W&B makes."""
+    if not _has_checkpoint(run_dir):
+        return None
     ids = {}
     for folder in run_dir.glob("wandb/*run-*"):
         if match := re.fullmatch(r"(?:offline-)?run-(\d+_\d+)-(\w+)", folder.name):
@@ -161,7 +168,7 @@ def _wandb_id(run_dir: Path) -> str | None:
 
 def _mlflow_id(run_dir: Path) -> str | None:
     path = run_dir / _MLFLOW_ID
-    if not path.exists():
+    if not (_has_checkpoint(run_dir) and path.exists()):
         return None
     text = read_text(path).strip()
     if not re.fullmatch("[0-9a-f]{32}", text):

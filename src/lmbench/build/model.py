@@ -30,7 +30,7 @@ def build_model(
         UserError: A value is missing, has the wrong type, or does not fit the others.
     """
 
-    def build(
+    def language_model(
         name: str = "",
         *,
         embedding_size: int,
@@ -58,7 +58,7 @@ def build_model(
         _require_members(made_head, Head, "model.head")
         return call(LanguageModel, "model", embedding, made_core, made_head, tied=tied)
 
-    return call(build, "model", **node)
+    return call(language_model, "model", **node)
 
 
 def _require_members(part: object, contract: type, key: str) -> None:

@@ -29,7 +29,8 @@ _NODES = ("data", "model", "optimizer", "batching", "loss", "evaluation", "train
 _NODES += ("logger",)
 _KEYS = (*_NODES, "seed", "init_from", "float32_matmul_precision")
 _MOST_EPOCHS = 10_000
-"""The windows of all epochs are counted before the first step, some ms for each."""
+"""The windows of all epochs are counted before the first step, in some milliseconds per
+epoch."""
 
 _PROFILERS = {
     "simple": SimpleProfiler,

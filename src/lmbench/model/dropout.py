@@ -50,6 +50,15 @@ class _Dropout(nn.Module):
         super().__init__()
         self.p = p
 
+    def _p_in(self, dtype: torch.dtype) -> float:
+        """``p``, but in half precision the probability that belongs to the rounded scale.
+
+        1 / (1 - p) is rounded in bfloat16, by up to 0.4%; so the mean stays that of the input.
+        """
+        if dtype.itemsize >= 4:
+            return self.p
+        return 1.0 - 1.0 / torch.tensor(1.0 / (1.0 - self.p), dtype=dtype).item()
+
     def extra_repr(self) -> str:
         """Arguments as ``print(model)`` shows them."""
         return f"p={self.p}"
@@ -69,12 +78,7 @@ class LockedDropout(_Dropout):
         """Drops the same elements ``(B, E)`` of ``input`` at every time step."""
         if not self.training or self.p == 0.0:
             return input
-        p = self.p
-        if input.dtype.itemsize < 4:
-            # The scale 1 / (1 - p) is rounded in bfloat16, by up to 0.4%. With the probability that
-            # belongs to the rounded one, the expected output is still the input.
-            p = 1.0 - 1.0 / torch.tensor(1.0 / (1.0 - p), dtype=input.dtype).item()
-        return input * functional.dropout(torch.ones_like(input[:1]), p)
+        return input * functional.dropout(torch.ones_like(input[:1]), self._p_in(input.dtype))
 
 
 class EmbeddingDropout(_Dropout):
@@ -96,7 +100,7 @@ class EmbeddingDropout(_Dropout):
         embedded = functional.embedding(tokens, weight)
         if not self.training or self.p == 0.0:
             return embedded
-        mask = functional.dropout(weight.new_ones(weight.shape[0], 1), self.p)
+        mask = functional.dropout(weight.new_ones(weight.shape[0], 1), self._p_in(weight.dtype))
         return embedded * functional.embedding(tokens, mask)
 
 
@@ -116,10 +120,11 @@ class WeightDropout(_Dropout):
         """A new tensor with elements of ``weight`` dropped; ``weight`` itself if none are."""
         if not self.training or self.p == 0.0:
             return weight
+        p = self._p_in(weight.dtype)
         if weight.device.type != "cpu":
-            return functional.dropout(weight, self.p)
+            return functional.dropout(weight, p)
         num_values = 2**16
-        num_kept = max(1, round((1.0 - self.p) * num_values))  # of the values that 16 bits can have
+        num_kept = max(1, round((1.0 - p) * num_values))  # of the values that 16 bits can have
         bits = torch.empty(-(-weight.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         values = bits.view(torch.int16)[: weight.numel()].view(weight.shape)
         kept = values <= num_kept - 1 - num_values // 2

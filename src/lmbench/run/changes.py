@@ -36,6 +36,9 @@ RESUMABLE = (
 """All that a resume may change. Anything else would make it another run, or is a value that the
 optimizer's state and the best score so far depend on."""
 
+_LAYOUT_KEYS = ("model.head.cutoffs", "model.core.num_heads")
+"""Keys that change what weights mean without changing their shapes."""
+
 
 def resumed_config(
     run_dir: Path, overrides: Iterable[str]
@@ -73,7 +76,8 @@ def resumed_config(
                 f"{override} cannot be changed in a resume: the learning rate follows a schedule "
                 f"that was made for the whole run ({scheduler['_target_']})."
             )
-        value = _value_of(override)
+        resolved = OmegaConf.create([_value_of(override)])  # such as ${oc.env:DATA}/text
+        (value,) = OmegaConf.to_container(resolved, resolve=True)
         set_value(config, override, key, value)
         if key == "trainer.precision":
             before = kept["trainer"]["precision"]
@@ -118,6 +122,11 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
                 f"{override} cannot be combined with init_from={config.init_from}, which brings "
                 f"its own {', '.join(INHERITED_NODES)}. Leave it out; single values can be set, "
                 "such as loss.ar_alpha=0, or +model.core.…= for what the default model lacks."
+            )
+        if key in _LAYOUT_KEYS:
+            raise UserError(
+                f"{override} cannot be combined with init_from={config.init_from}: the weights "
+                "would fit in shape, but were trained for another layout. Leave it out."
             )
         OmegaConf.update(taken, key, _value_of(override), force_add=True)
     for node, content in taken.items():

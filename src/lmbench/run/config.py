@@ -17,7 +17,7 @@ INHERITED_NODES = ("data", "model", "batching", "loss", "evaluation")
 """Nodes that belong to a run's weights, wherever these are taken."""
 
 MACHINE_KEYS = ("data.path", "data.cache_dir")
-"""Where things are on this machine: a resume may set this, and the run does not keep it."""
+"""Where things are on this machine: a resume may set these, and the run does not keep them."""
 
 
 def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict[str, Any]:

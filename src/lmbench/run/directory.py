@@ -52,7 +52,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
 def outputs_of(run_dir: Path) -> list[Path]:
     """What training has left in a run's directory, except for its config and its log."""
     files = ("metrics.csv", "timing.csv", "results.json", "mlflow_run_id")
-    paths = [run_dir / name for name in ("checkpoints", "wandb", *files)]
+    paths = [run_dir / name for name in ("checkpoints", "wandb", "lightning_logs", *files)]
     of_tensorboard = [path for path in run_dir.glob("*_seed_*") if path.is_dir()]
     return [*(path for path in paths if path.exists()), *of_tensorboard]
 

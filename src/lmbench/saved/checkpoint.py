@@ -84,7 +84,7 @@ def load_weights(path: Path, checkpoint: Mapping[str, Any], module: nn.Module) -
     """Loads the weights to evaluate from a checkpoint into a module.
 
     Raises:
-        UserError: They are those of another model.
+        UserError: They are those of another model, or differ where this one ties them.
     """
     try:
         module.load_state_dict(checkpoint["state_dict"])
@@ -93,6 +93,15 @@ def load_weights(path: Path, checkpoint: Mapping[str, Any], module: nn.Module) -
             f"The weights in {path} do not fit the model: {mismatch(error)}. Keep the sizes of the "
             "model as they are in the run."
         ) from error
+    weights = checkpoint["state_dict"]
+    first_names: dict[int, str] = {}
+    for name, parameter in module.state_dict(keep_vars=True).items():
+        first = first_names.setdefault(id(parameter), name)
+        if first != name and not torch.equal(weights[first], weights[name]):
+            raise UserError(
+                f"The weights {first} and {name} in {path} differ, but this model ties them. "
+                "Set model.tied=false, as in the run."
+            )
 
 
 def mismatch(error: RuntimeError) -> str:

@@ -399,6 +399,15 @@ def test_results_are_shown_if_writing_fails_and_written_if_showing_fails(
     assert f"{results['ppl']:,.2f}" in capsys.readouterr().out
 
 
+def test_a_run_that_cannot_be_written_to_is_refused_before_it_is_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "checkpoints/best.ckpt").unlink()
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root can write everywhere
+    with pytest.raises(UserError, match=r"cannot be written to.* Copy the run"):
+        results_of(run, "standard")
+
+
 def test_another_corpus_is_refused(run: Path) -> None:
     config = OmegaConf.load(run / "config.yaml")
     config.data.seed = 9
@@ -418,7 +427,7 @@ def test_the_command_writes_only_into_the_run(run: Path, tmp_path: Path) -> None
     for arguments in ((), ("run=",)):
         refused = command(elsewhere, *arguments)
         assert refused.returncode == 1
-        assert refused.stderr == "Set run=RUN_DIR, the directory of the run to evaluate.\n"
+        assert refused.stderr == "Name the directory of a run: lmbench-evaluate RUN_DIR.\n"
     assert not list(elsewhere.iterdir())
     sweep = command(elsewhere, "-m", f"run={run}", "split=valid,test")
     assert sweep.returncode == 0, sweep.stderr
@@ -438,6 +447,10 @@ def test_a_folder_with_an_equals_sign_in_its_name_is_accepted(
     with pytest.raises(SystemExit):
         with_run(["a", "run=b"])
     _require_folders(["lr=3", "split=valid", "-cd", "nowhere"])
+    with pytest.raises(SystemExit, match=r"^nowhere is not the directory of a run"):
+        _require_folders(["nowhere"])
+    with pytest.raises(SystemExit, match=r"^--split: keys are given without dashes: split="):
+        _require_folders(["lr=3", "--split", "valid"])
     for arguments in (["lr=3", "cache"], ["cache", "split=valid"]):
         with pytest.raises(SystemExit, match=r"^cache is not the .* Did you mean evaluation=cache"):
             _require_folders(arguments)

@@ -243,6 +243,7 @@ def test_a_model_in_bfloat16_is_read_in_float32(make_run: Callable[..., Path], r
         (["nowhere", "text.txt"], "nowhere is not a folder: name a run or an export first"),
         (["."], "name a text to score after the runs, or - for stdin"),
         ([".", "-", "--output=no/a.tsv"], "--output no/a.tsv: there is no folder no"),
+        ([".", "-", "--output=a.csv"], "--output a.csv: the table is separated by tabs; name it"),
         ([".", "-", "--output=."], "--output . is not a file; leave it out"),
         ([".", "-", f"--output={os.devnull}"], f"--output {os.devnull} is not a file; leave it"),
         ([".", "a.txt", "--output=./a.txt"], "--output a.txt is what is to be scored"),

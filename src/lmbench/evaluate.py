@@ -1,5 +1,6 @@
 """``lmbench-evaluate``: evaluate a run's best checkpoint in one of the published ways."""
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, s
 from lmbench.printing import printable, printing
 from lmbench.run.config import read_run_config, set_value
 from lmbench.run.directory import quoted
+from lmbench.suggestions import explain_dashes
 
 if TYPE_CHECKING:
     from lmbench.data.vocabulary import Vocabulary
@@ -53,6 +55,11 @@ def evaluate(config: DictConfig, name: str) -> float:
         raise UserError(f"split={given} must be valid, test or valid,test.")
     run_dir = Path(str(config.run))  # the folder of a sweep's job may be named by a number
     run_config = read_run_config(run_dir, (*MODEL_PLACES, "data"))
+    if not os.access(run_dir, os.W_OK):
+        raise UserError(
+            f"{run_dir} cannot be written to, and results belong there. Copy the run to a folder "
+            "of your own, and evaluate that."
+        )
     for key, place in config.data.items():
         if place is not None:
             set_value(run_config, f"data.{key}={place}", f"data.{key}", place)
@@ -141,7 +148,7 @@ def _main(config: DictConfig) -> float:
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     with errors_for_users(run_dir, is_sweep=is_sweep, is_training=False):
         if is_missing:
-            raise UserError("Set run=RUN_DIR, the directory of the run to evaluate.")
+            raise UserError("Name the directory of a run: lmbench-evaluate RUN_DIR.")
         return evaluate(config, _name(hydra_config.overrides.task))
 
 
@@ -205,6 +212,8 @@ def _are_runs(arguments: Sequence[str]) -> list[bool]:
 
 def _require_folders(arguments: Sequence[str]) -> None:
     """Ends the command if a run is not a folder, before the others are evaluated."""
+    if message := explain_dashes(arguments, "evaluate"):  # of --split valid, valid is not a run
+        sys.exit(printable(message))
     for text, is_run in zip(arguments, _are_runs(arguments), strict=True):
         if is_run and not is_folder(text):
             is_option = (conf_dir() / "evaluation" / f"{text}.yaml").is_file()

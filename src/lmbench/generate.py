@@ -70,10 +70,11 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         prog="lmbench-generate",
         description="Continue a text: words that a model draws, one after the other, each from its "
         "distribution over the words of its vocabulary.",
-        epilog="A text is read as the training text was: words are separated by white space, and "
-        "from punctuation if they were there; a line end is the word <eos>, which also stands "
-        "before the first word. Without --prompt, the prompt is read from stdin if "
-        "that is not a terminal; the last line is continued unless a line end follows it.",
+        epilog="A text is read as the training text was: words are separated at white "
+        "space, and punctuation from words if lmbench did so in the training text. A line end is "
+        "the word <eos>; one also stands before the first word. Without --prompt, the prompt is "
+        "read from stdin if that is not a terminal; the last line is continued unless a line end "
+        "follows it.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument

@@ -148,7 +148,12 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--tokenizer", metavar="NAME", help=help_tokenizer)
     add("--eos", action="store_true", help="add a row for the end of each sentence")
     add("--sentences", action="store_true", help="one row per sentence, with its sums")
-    add("--output", metavar="PATH", type=Path, help="a file instead of stdout; .parquet: Parquet")
+    add(
+        "--output",
+        metavar="PATH",
+        type=Path,
+        help="a file instead of stdout: Parquet if it ends in .parquet, else separated by tabs",
+    )
     add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")
     options = parser.parse_args(arguments)
     options.folders = [Path(path) for path in options.paths if path != "-" and is_folder(path)]
@@ -163,6 +168,8 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         except ValueError as error:
             parser.error(f"--{error}; or auto, for raw text")
     if (output := options.output) is not None:
+        if output.suffix == ".csv":
+            parser.error(f"--output {output}: the table is separated by tabs; name it .tsv")
         if not is_folder(output.parent):
             parser.error(f"--output {output}: there is no folder {output.parent}")
         if exists(output) and not output.is_file():

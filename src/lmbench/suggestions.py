@@ -23,7 +23,7 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
                 "sweepers are extras: docs/sweeps.md."
             )
         group, name = match[2], match[1].removeprefix(f"{match[2]}/")
-        meant = difflib.get_close_matches(name, options, n=2)
+        meant = difflib.get_close_matches(name, options, n=2) or _options_named(name)
         known = ", ".join(options)
         return f"There is no {group}={name}.{_did_you_mean(meant)} Choose from {known}."
     if match := re.search(r"Could not load '([^']+)/([^'/]+)'", message):  # one of a list
@@ -45,7 +45,11 @@ def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
     inner = {re.split(r"[.\[]", x[len(key) + 1 :])[0] for x in keys if x.startswith(f"{key}.")}
     if inner := sorted(inner - {"_target_"}):  # its value has a key that it lacks
         return f"{key} has the keys {', '.join(inner)}. Set one: {key}.{inner[0]}=…"
-    meant = similar(key, keys)
+    group = key.partition(".")[0]
+    for path in sorted((conf_dir() / group).glob("*.yaml")):
+        if key in _keys([f"{group}={path.stem}"], config_name):
+            return f"There is no key {key} here, but there is with {group}={path.stem}."
+    meant = [] if key.endswith("._target_") else similar(key, keys)  # a callback of one's own
     can_be_added = not meant and "." in key  # as an argument of a class
     other = f" To set a key that the config lacks: +{key}=…" if can_be_added else ""
     return f"There is no key {key}.{_did_you_mean(meant)}{other}"
@@ -75,7 +79,7 @@ def _explain_unreadable(arguments: Sequence[str]) -> str | None:
         except HydraException:
             key, equals, value = text.partition("=")
             if not equals:
-                return f"{text} is not of the form KEY=VALUE."
+                return f"{text} is not of the form KEY=VALUE.{_did_you_mean(_options_named(text))}"
             if "[" in key:
                 whole = key.partition("[")[0]
                 return f"{text}: an item cannot be set alone. Give the whole list: '{whole}=[…,…]'"
@@ -106,6 +110,13 @@ def similar(key: str, keys: Iterable[str]) -> list[str]:
     close_ends = [first[end] for end in difflib.get_close_matches(last, first, n=2, cutoff=0.8)]
     longer = [other for other in known if ends[other].endswith(f"_{last}")]
     return (same_end or close or close_ends or longer)[:3]
+
+
+def _options_named(name: str) -> list[str]:
+    """Choices of groups with this option, such as ``model/core=gru`` for ``gru``."""
+    paths = sorted(conf_dir().rglob(f"{name}.yaml")) if re.fullmatch(r"\w+", name) else []
+    groups = [path.parent.relative_to(conf_dir()).as_posix() for path in paths]
+    return [f"{group}={name}" for group in groups if group != "."]
 
 
 def _did_you_mean(meant: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 import io
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -105,6 +106,33 @@ def test_unreadable_file(tmp_path):
         list(read_blocks(tmp_path / "gone.txt"))
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "windows-1252"])
+def test_the_advice_for_another_encoding_works(tmp_path, encoding: str):
+    path, text = tmp_path / "text.txt", "“So,” he said. Café.\n"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match=r"text\.txt is not UTF-8: .* in line 1 ") as error:
+        list(read_blocks(path))
+    command = str(error.value).partition("converts it: ")[2].removesuffix(" OLD > NEW.")
+    done = subprocess.run([*command.split(), path], capture_output=True, check=True)
+    assert done.stdout.decode() == text
+
+
+def test_what_makes_a_perplexity_say_little_is_noted(tmp_path):
+    """More than a fifth of unknown words in valid, or more than 1,000 tokens a line."""
+    for name, num_words, valid, expected in (
+        ("good", 998, "b a a a\n", []),
+        ("bad", 999, "b a a\n", ["so many <unk> are easy", "train has 1 line ends; "]),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        texts = {"train": "rare " + "a " * num_words, "valid": valid, "test": "a"}
+        blocks = {split: [text.encode()] for split, text in texts.items()}
+        _, (of_unk, *notes) = write_ids(folder, blocks, source="here", min_count=2)
+        assert of_unk.startswith("<unk> stands for 1 words that are too rare")
+        assert len(notes) == len(expected)
+        assert all(map(str.startswith, notes, expected))
+
+
 def test_unknown_words_without_unk(tmp_path):
     blocks = {
         "train": [b"a a b b b\na a b\n"],
@@ -127,7 +155,7 @@ def test_unknown_words_without_unk(tmp_path):
 )
 def test_what_becomes_unk_counted_by_hand(tmp_path, train, min_count, words, rare, share):
     blocks = {"train": [train.encode()], "valid": [b"e new e\n"], "test": [b"new\n"]}
-    vocabulary, note = write_ids(tmp_path, blocks, source="here", min_count=min_count)
+    vocabulary, (note, *_) = write_ids(tmp_path, blocks, source="here", min_count=min_count)
     assert vocabulary.words == tuple(words.split())
     assert re.search(f"{rare}.* 1 that .* {share} of train, 25.0% of valid, 50.0% of test$", note)
     valid = np.fromfile(tmp_path / "valid.bin", np.int32)
@@ -136,4 +164,4 @@ def test_what_becomes_unk_counted_by_hand(tmp_path, train, min_count, words, rar
 
 def test_nothing_is_noted_if_nothing_becomes_unk(tmp_path):
     blocks = {"train": [b"a a <unk>\n"], "valid": [b"a\n"], "test": [b"<unk>\n"]}
-    assert write_ids(tmp_path, blocks, source="here")[1] == ""
+    assert write_ids(tmp_path, blocks, source="here")[1] == []

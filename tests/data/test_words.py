@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def test_words_are_those_of_wikitext(text: str, words: str):
 @pytest.mark.parametrize("words", [words for _, words in PAIRS])
 def test_text_that_is_already_separated_stays_as_it_is(words: str):
     assert separate(words, "moses") == words
+
+
+def test_an_accent_of_its_own_is_joined_to_its_letter():
+    """As in text from macOS; Moses takes it for punctuation."""
+    text = "Der Käfer aß in São Paulo ."
+    assert words_of(unicodedata.normalize("NFD", text), "moses-de") == text.split()
 
 
 def test_lines_stay_lines():

@@ -30,7 +30,7 @@ class TimeLimit(Timer):
             super().__init__(max_time, verbose=False)
         except (MisconfigurationException, TypeError) as error:
             raise ValueError(
-                f"max_time must be DD:HH:MM:SS or have the keys of a timedelta, not {max_time!r}"
+                f"max_time must be DD:HH:MM:SS (20 minutes: 00:00:20:00), not {max_time!r}"
             ) from error
         self._limit_seconds: float = self.time_remaining() or 0.0
         if not self._limit_seconds > 0:

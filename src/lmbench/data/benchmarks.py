@@ -96,7 +96,9 @@ def load_benchmark(
         _check_counts(corpus, benchmark, str(path))
         return corpus
     if benchmark.hub is None:
-        raise UserError(f"{benchmark.title} is not free to download. {benchmark.remedy}")
+        raise UserError(
+            f"The text of {benchmark.title} is not free to download. {benchmark.remedy}"
+        )
     repository, configuration = benchmark.hub
     source = f"{repository} ({configuration})"
 

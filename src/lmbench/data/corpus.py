@@ -20,7 +20,7 @@ from lmbench.errors import UserError
 SHARE = 0.05
 """Default fraction of a text without splits that becomes ``valid``, and ``test``."""
 
-FORMAT = 7  # part of every cache key: raise it when the files of a cached corpus change
+FORMAT = 8  # part of every cache key: raise it when the files of a cached corpus change
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +153,8 @@ def load_text(
                 f"punctuation is separated (data.tokenizer={tokenizer}); use data.tokenizer=none "
                 "for text in which it already is"
             )
-        vocabulary, note = write_ids(folder, blocks, source=str(path), **limits)
-        write_words(folder, vocabulary, [*notes, *filter(None, [note])])
+        vocabulary, of_words = write_ids(folder, blocks, source=str(path), **limits)
+        write_words(folder, vocabulary, [*notes, *of_words])
         if _read_through(paths)[0] != hashes:  # the cache would keep it under the wrong key
             raise UserError(f"{path} changed while it was read. Start again when it is complete.")
 

@@ -16,6 +16,10 @@ from lmbench.errors import UserError
 SPLITS = ("train", "valid", "test")
 BLOCK_BYTES = 16 * 2**20
 RENUMBERED_TOGETHER = 2**20  # tokens
+HIGH_UNK_SHARE = 0.2
+"""Share of valid from which ``<unk>`` is warned about: WikiText-2 has 5%."""
+LONG_LINE_TOKENS = 1000
+"""Mean length from which lines are warned about."""
 
 
 def read_blocks(
@@ -42,10 +46,12 @@ def read_blocks(
                 offset, line = offset + len(block), line + block.count(b"\n")
     except UnicodeDecodeError as error:
         line += error.object.count(b"\n", 0, error.start)
+        is_utf16 = offset == 0 and error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+        kind, encoding = ("UTF-16", "utf-16") if is_utf16 else ("from Windows", "windows-1252")
         raise UserError(
             f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at byte offset "
-            f"{offset + error.start:,}, in line {line:,} ({error.reason}). Convert it to UTF-8; "
-            "if it is Latin-1, with: iconv -f latin1 -t utf-8."
+            f"{offset + error.start:,}, in line {line:,} ({error.reason}). If it is {kind}, "
+            f"this converts it: iconv -f {encoding} -t utf-8 OLD > NEW."
         ) from error
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}.") from error
@@ -82,7 +88,7 @@ def write_ids(
     source: str,
     min_count: int | None = None,
     max_size: int | None = None,
-) -> tuple[Vocabulary, str]:
+) -> tuple[Vocabulary, list[str]]:
     """Writes the ids of each split to ``folder`` as ``SPLIT.bin``: int32 and nothing else.
 
     Args:
@@ -94,8 +100,8 @@ def write_ids(
         max_size: See ``limit_vocabulary``.
 
     Returns:
-        The vocabulary, made from the training split alone; and a note for people on what became
-        ``<unk>``, or "" if nothing did.
+        The vocabulary, made from the training split alone; and notes for people: what became
+        ``<unk>``, and what may make the perplexity say little.
 
     Raises:
         UserError: A split is empty, or needs an ``<unk>`` that the training split does not have.
@@ -131,14 +137,27 @@ def write_ids(
             written.flush()
     is_unk = new_ids == vocabulary.unk_id
     num_rare = is_unk[:num_types].sum() - has_unk
-    if not num_rare and not unknown:
-        return vocabulary, ""
-    shares = [f"{c[is_unk[: len(c)]].sum() / c.sum():.1%} of {s}" for s, c in counts.items()]
-    return vocabulary, (
-        f"{UNK} stands for {num_rare:,} words that are too rare in train "
-        f"(data.min_count={min_count}, data.max_size={max_size or 'null'}) and {len(unknown):,} "
-        f"that it lacks: {', '.join(shares)}"
-    )
+    notes = []
+    if num_rare or unknown:
+        shares = {split: c[is_unk[: len(c)]].sum() / c.sum() for split, c in counts.items()}
+        notes.append(
+            f"{UNK} stands for {num_rare:,} words that are too rare in train "
+            f"(data.min_count={min_count}, data.max_size={max_size or 'null'}) and "
+            f"{len(unknown):,} that do not occur there: "
+            + ", ".join(f"{share:.1%} of {split}" for split, share in shares.items())
+        )
+        if shares["valid"] > HIGH_UNK_SHARE:
+            notes.append(
+                f"so many {UNK} are easy to predict, and the perplexity says little: "
+                "train on more text"
+            )
+    num_lines = counts["train"][ids[EOS]]
+    if counts["train"].sum() > LONG_LINE_TOKENS * num_lines:
+        notes.append(
+            f"train has {num_lines:,} line ends; it learns better if each paragraph or sentence "
+            "is a line"
+        )
+    return vocabulary, notes
 
 
 def _write(path: Path, blocks: Iterable[bytes], ids: dict[str, int]) -> Int[np.ndarray, " V"]:

@@ -6,6 +6,7 @@ contractions of the Penn Treebank, and without the marks that WikiText has in ``
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -51,8 +52,9 @@ def separate(text: str, tokenizer: str) -> str:
     r"""The text with spaces between its words, line by line.
 
     Moses' conventions are those of WikiText: ``isn 't``, ``red @-@ tipped``, ``1 @,@ 000``. Curly
-    quotes become straight ones, as typed in a prompt. Text that is already separated changes
-    little; ``<unk>`` and ``<eos>`` stay whole.
+    quotes become straight ones, as typed in a prompt. An accent that is a character of its own is
+    joined to its letter (Unicode's NFC); Moses would take it for punctuation. Text that is already
+    separated changes little; ``<unk>`` and ``<eos>`` stay whole.
 
     Args:
         text: Any text; only a line feed ends a line.
@@ -68,7 +70,7 @@ def separate(text: str, tokenizer: str) -> str:
     is_penn = tokenizer == PENN
     lines = (
         moses.tokenize(line, aggressive_dash_splits=not is_penn, return_str=True, escape=False)
-        for line in text.translate(_CURLY).split("\n")
+        for line in unicodedata.normalize("NFC", text.translate(_CURLY)).split("\n")
     )
     text = "\n".join(lines)
     if not is_penn:

@@ -74,7 +74,8 @@ def resumed_config(
         if key in LENGTHS and scheduler and takes(scheduler, "total_steps"):
             raise UserError(
                 f"{override} cannot be changed in a resume: the learning rate follows a schedule "
-                f"that was made for the whole run ({scheduler['_target_']})."
+                "that was made for the whole run. A new run can start from the weights of this "
+                "one: init_from=RUN_DIR."
             )
         resolved = OmegaConf.create([_value_of(override)])  # such as ${oc.env:DATA}/text
         (value,) = OmegaConf.to_container(resolved, resolve=True)

@@ -77,8 +77,9 @@ def resumed_config(
                 "that was made for the whole run. A new run can start from the weights of this "
                 "one: init_from=RUN_DIR."
             )
-        resolved = OmegaConf.create([_value_of(override)])  # such as ${oc.env:DATA}/text
-        (value,) = OmegaConf.to_container(resolved, resolve=True)
+        given = OmegaConf.create({"value": _value_of(override)})  # such as ${oc.env:DATA}/text
+        resolved: Any = OmegaConf.to_container(given, resolve=True)
+        value = resolved["value"]
         set_value(config, override, key, value)
         if key == "trainer.precision":
             before = kept["trainer"]["precision"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from lmbench.errors import Interrupted, UserError, is_out_of_memory
 from lmbench.printing import end_unread, printable, printing, tell
 from lmbench.run.directory import as_override, is_run, remove_failed_start
+from lmbench.suggestions import explain, explain_dashes, explain_null
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +95,9 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     if _wants_traceback():
         main()
         return
-    if any(text.startswith("--") for text in sys.argv[1:]):
-        from lmbench.suggestions import explain_dashes
-
-        if message := explain_dashes(sys.argv[1:], config_name):
-            tell(_printable(message))
-            sys.exit(1)
+    if message := explain_dashes(sys.argv[1:], config_name):
+        tell(_printable(message))
+        sys.exit(1)
     # Hydra then raises its errors instead of printing them in a frame.
     os.environ |= {_FULL_ERROR: "1", _CAUGHT: "1"}
     from hydra.errors import HydraException
@@ -112,15 +110,11 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
             raise
         end_unread()
     except (HydraException, OmegaConfBaseException) as error:
-        from lmbench.suggestions import explain
-
         if getattr(error, "has_been_told", False):  # a job of a sweep has logged it
             sys.exit(1)
         tell(_printable(explain(str(error), sys.argv[1:], config_name)))
         sys.exit(1)
     except ValueError as error:
-        from lmbench.suggestions import explain_null
-
         if str(error).startswith("No trials are completed"):  # Optuna's
             tell("No trial of the search has succeeded. The log above says why.")
         elif str(error).startswith("Config group override must be"):

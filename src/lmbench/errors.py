@@ -24,6 +24,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, on a GPU or on the machine."""
     if isinstance(error, MemoryError):
         return True
-    # torch's own class exists, but not all of its messages have that class.
+    # By what it says: not every such error of torch is an OutOfMemoryError.
     said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in said)

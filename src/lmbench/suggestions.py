@@ -57,6 +57,8 @@ def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
 
 def explain_dashes(arguments: Sequence[str], config_name: str) -> str | None:
     """What to type in place of ``--seed 1``, if there is such an argument."""
+    if not any(text.startswith("--") for text in arguments):
+        return None
     keys = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     keys |= read_yaml(conf_dir() / f"{config_name}.yaml").keys() - {"run"}  # --run is Hydra's
     for text in arguments:

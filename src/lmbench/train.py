@@ -21,7 +21,7 @@ from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
 from lmbench.run.config import write_run_config
-from lmbench.run.directory import alone_in, as_override, clear_run, shown
+from lmbench.run.directory import alone_in, as_override, clear_run, last_checkpoint, shown
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -113,15 +113,13 @@ def _last_checkpoint(run_dir: Path) -> Path | None:
     Raises:
         UserError: The run has ended, and there is no checkpoint any more.
     """
-    path = run_dir / "checkpoints/last.ckpt"
-    if path.exists() or path.with_name("previous.ckpt").exists():
-        return path
-    if (run_dir / "results.json").exists():
+    last = last_checkpoint(run_dir)
+    if last is None and (run_dir / "results.json").exists():
         raise UserError(
-            f"{run_dir} has ended, and without {path.name} it cannot be resumed. A new run can "
+            f"{run_dir} has ended, and without last.ckpt it cannot be resumed. A new run can "
             f"start from its weights: {as_override('init_from', run_dir)}."
         )
-    return None
+    return last
 
 
 def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path | None) -> float:

@@ -3,11 +3,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from small import SMALL, config_of
 
 from lmbench.callbacks import resumed
 from lmbench.callbacks.resumed import Resumed
+from lmbench.errors import UserError
 from lmbench.run.config import read_run_config, write_run_config
+from lmbench.train import _damage_named
 
 CONFIG, CHANGED = config_of(*SMALL), config_of(*SMALL, "trainer.max_epochs=9")
 
@@ -77,3 +80,20 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(
     for index in range(2):
         callback.on_train_batch_start(trainer(), SimpleNamespace(), None, index)
     assert purged == ([first_step] if first_step else [])
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_checkpoint"),
+    [
+        (KeyError("state_dict"), True),
+        (torch.distributed.DistNetworkError("EADDRINUSE"), False),
+        (RuntimeError("CUDA out of memory"), False),
+    ],
+)
+def test_only_damage_is_blamed_on_the_checkpoint(
+    run_dir: Path, error: Exception, is_of_checkpoint: bool
+):
+    path = run_dir / "last.ckpt"
+    expected, part = (UserError, str(path)) if is_of_checkpoint else (type(error), str(error))
+    with pytest.raises(expected, match=part), _damage_named(Resumed(run_dir, None), path):
+        raise error

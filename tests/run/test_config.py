@@ -323,14 +323,22 @@ def test_a_start_from_nowhere_takes_over_nothing():
     "override",
     [
         *("model=lstm", "data=text", "model/core=lstm", "~model.core.dropout"),
-        *("ablation=no_ar_tar", "debug=overfit", r"\+model.core.num_heads=4"),
+        *("ablation=no_ar_tar", "debug=overfit"),
     ],
 )
 def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
     folder = write_run(tmp_path / "run", "model=awd_lstm")
     config = composed("experiment=finetune", f"init_from={folder}")
     with pytest.raises(UserError, match=rf"^{override} cannot be combined with init_from="):
-        apply_init_from(config, [override.replace("\\", "")])
+        apply_init_from(config, [override])
+
+
+@pytest.mark.parametrize("override", ["+model.core.num_heads=4", "model.head={cutoffs:[2,5]}"])
+def test_a_start_from_a_run_keeps_the_layout_of_its_weights(tmp_path, override):
+    folder = write_run(tmp_path / "run", "model=awd_lstm")
+    config = composed("experiment=finetune", f"init_from={folder}")
+    with pytest.raises(UserError, match=r"^model\.\w+\.\w+ cannot be changed with init_from="):
+        apply_init_from(config, [override])
 
 
 def test_finetuning_never_starts_from_nowhere():

@@ -22,6 +22,7 @@ from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.conf import import_target, takes
 from lmbench.errors import Interrupted, UserError
 from lmbench.files import read_text
+from lmbench.run.directory import last_checkpoint
 
 # The other options of these lead out of the run's folder, or are not used.
 _WANDB_OPTIONS = (
@@ -150,14 +151,9 @@ def _of_tool(
     return factory({**node, argument: node.get(argument) or name}, key)
 
 
-def _has_checkpoint(run_dir: Path) -> bool:
-    """Whether there is one to continue from; a run without one begins anew, elsewhere too."""
-    return any(run_dir.glob("checkpoints/*.ckpt"))
-
-
 def _wandb_id(run_dir: Path) -> str | None:
     """The id of the W&B run that this one continues, from the folders that W&B makes."""
-    if not _has_checkpoint(run_dir):
+    if last_checkpoint(run_dir) is None:  # it begins anew, there too
         return None
     ids = {}
     for folder in run_dir.glob("wandb/*run-*"):
@@ -168,7 +164,7 @@ def _wandb_id(run_dir: Path) -> str | None:
 
 def _mlflow_id(run_dir: Path) -> str | None:
     path = run_dir / _MLFLOW_ID
-    if not (_has_checkpoint(run_dir) and path.exists()):
+    if last_checkpoint(run_dir) is None or not path.exists():
         return None
     text = read_text(path).strip()
     if not re.fullmatch("[0-9a-f]{32}", text):

@@ -114,6 +114,7 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     config.init_from = str(config.init_from)  # the folder of a sweep's job may be named by a number
     run = read_run_config(config.init_from)
     taken = OmegaConf.create({node: run[node] for node in INHERITED_NODES})
+    before = taken.copy()
     for override in overrides:
         key = key_of(override)
         is_whole = key == "ablation" or override == "debug=overfit"
@@ -125,12 +126,13 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
                 f"its own {', '.join(INHERITED_NODES)}. Leave it out; single values can be set, "
                 "such as loss.ar_alpha=0, or +model.core.…= for what the default model lacks."
             )
-        if key in _LAYOUT_KEYS:
-            raise UserError(
-                f"{override} cannot be combined with init_from={config.init_from}: the weights "
-                "would fit in shape, but were trained for another layout. Leave it out."
-            )
         OmegaConf.update(taken, key, _value_of(override), force_add=True)
+    for key in _LAYOUT_KEYS:
+        if OmegaConf.select(taken, key) != OmegaConf.select(before, key):
+            raise UserError(
+                f"{key} cannot be changed with init_from={config.init_from}: the weights would fit "
+                "in shape, but they were trained for the run's own value. Leave it out."
+            )
     for node, content in taken.items():
         config[node] = content
     return config

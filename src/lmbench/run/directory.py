@@ -49,6 +49,12 @@ def alone_in(run_dir: Path) -> Iterator[None]:
         raise UserError(f"Another process is at work in {run_dir}. Stop it first.") from error
 
 
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """Where a resume continues; None if the run was stopped before it saved."""
+    path = run_dir / "checkpoints/last.ckpt"
+    return path if path.exists() or path.with_name("previous.ckpt").exists() else None
+
+
 def outputs_of(run_dir: Path) -> list[Path]:
     """What training has left in a run's directory, except for its config and its log."""
     files = ("metrics.csv", "timing.csv", "results.json", "mlflow_run_id")

@@ -13,7 +13,6 @@ from pathlib import Path
 from lmbench.errors import Interrupted, UserError, is_out_of_memory
 from lmbench.printing import end_unread, printable, printing, tell
 from lmbench.run.directory import as_override, is_run, remove_failed_start
-from lmbench.suggestions import explain, explain_dashes, explain_null
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +94,8 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     if _wants_traceback():
         main()
         return
+    from lmbench.suggestions import explain, explain_dashes, explain_null  # reads YAML
+
     if message := explain_dashes(sys.argv[1:], config_name):
         tell(_printable(message))
         sys.exit(1)

@@ -389,13 +389,17 @@ def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_job
         UserError: Runs have failed.
         Stopped: The runner was stopped.
     """
+
+    def train_and_evaluate(job: Job) -> None:
+        runner.train(job)
+        runner.evaluate(job)
+
     failures = []
     stages = (
         (runner.train, lambda core: trials_of_lr(root, corpus, core).values()),
         (runner.train, lambda core: whole_trials_of_lr(root, corpus, core).values()),
         (runner.train, lambda core: trials_of_dropout(root, corpus, core).values()),
-        (runner.train, lambda core: final_runs(root, corpus, core)),
-        (runner.evaluate, lambda core: final_runs(root, corpus, core)),
+        (train_and_evaluate, lambda core: final_runs(root, corpus, core)),
     )
     for act, jobs_of in stages:
         with ThreadPoolExecutor(num_jobs) as pool:

@@ -81,7 +81,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
         module = build.module(config, model)
         if first is not None and checkpoint is not None:
             corpus.require_sha256(checkpoint[DATA]["sha256"])
-            load_weights(first, checkpoint, module)
+            load_weights(module, checkpoint["state_dict"], first)
         if is_first:
             if not run.resumes:
                 write_run_config(config, run_dir)
@@ -145,7 +145,7 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
         # Not with test(ckpt_path=…), which would put the callbacks back to where they were then.
         best = Path(trainer.default_root_dir, "checkpoints/best.ckpt")
         checkpoint = read_checkpoint(best)
-        load_weights(best, checkpoint, module)
+        load_weights(module, checkpoint["state_dict"], best)
         # A run that continued from before its best epoch may not have reached that again.
         module.on_load_checkpoint(checkpoint)
         trainer.test(module, datamodule=datamodule, verbose=False)

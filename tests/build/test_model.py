@@ -277,6 +277,10 @@ def with_bias(bias: Tensor) -> Callable[[dict[str, Any]], None]:
         (lambda c: state_of(c).update(extra=torch.ones(1)), "the model has no extra"),
         (with_bias(torch.zeros(42)), "size mismatch for head.bias"),
         (lambda c: c[DATA]["words"].append("new"), "size mismatch for embedding.weight"),
+        (
+            lambda c: state_of(c).update({"model.head.weight": torch.zeros(41, 8)}),
+            "embedding.weight and head.weight differ",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit(make_run: Callable[..., Path], change: Any, part: str):

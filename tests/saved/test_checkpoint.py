@@ -159,10 +159,10 @@ def test_weights_are_loaded_only_into_a_module_of_their_shapes(path: Path):
     module = nn.Linear(2, 2, bias=False)
     for dtype in (torch.float64, torch.bfloat16):
         weight = torch.full((2, 2), 1.5, dtype=dtype)
-        load_weights(path, {"state_dict": {"weight": weight}}, module)
+        load_weights(module, {"weight": weight}, path)
         assert module.weight.tolist() == [[1.5] * 2] * 2
     with pytest.raises(UserError, match=rf"{path} do not fit the model: .*weight"):
-        load_weights(path, {"state_dict": {"weight": torch.zeros(2, 3)}}, module)
+        load_weights(module, {"weight": torch.zeros(2, 3)}, path)
 
 
 def test_weights_that_differ_are_not_tied(path: Path):
@@ -170,9 +170,10 @@ def test_weights_that_differ_are_not_tied(path: Path):
     tied = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     tied[1].weight = tied[0].weight
     same, other = torch.ones(2, 2), torch.zeros(2, 2)
-    load_weights(path, {"state_dict": {"0.weight": same, "1.weight": same}}, tied)
-    with pytest.raises(UserError, match=r"0\.weight and 1\.weight .* differ.* model\.tied=false"):
-        load_weights(path, {"state_dict": {"0.weight": same, "1.weight": other}}, tied)
+    load_weights(tied, {"0.weight": same, "1.weight": same}, path)
+    load_weights(tied, {"1.weight": same}, path)
+    with pytest.raises(UserError, match=r"0\.weight and 1\.weight differ, and model\.tied=true"):
+        load_weights(tied, {"0.weight": same, "1.weight": other}, path)
 
 
 def test_the_data_is_found_under_its_name_in_checkpoints():

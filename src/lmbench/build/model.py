@@ -11,7 +11,7 @@ from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
 from lmbench.model import Embedding, LanguageModel
 from lmbench.model.contracts import Core, Head
-from lmbench.saved.checkpoint import SavedModel, mismatch
+from lmbench.saved.checkpoint import SavedModel, load_weights
 
 
 def build_model(
@@ -84,23 +84,9 @@ def build_saved(saved: SavedModel) -> LanguageModel:
     """
     try:
         model = build_model(saved.model_config, len(saved.vocabulary))
+        if (weight := saved.weights.get("embedding.weight")) is not None:
+            model.to(weight.dtype)
+        load_weights(model, saved.weights, saved.weights_path)
     except UserError as error:
-        raise UserError(f"{saved.config_path} does not describe a model: {error}") from error
-    if (weight := saved.weights.get("embedding.weight")) is not None:
-        model.to(weight.dtype)
-    try:  # not strict: a tied weight has two names, and may be saved under one
-        missing, unexpected = model.load_state_dict(saved.weights, strict=False)
-    except RuntimeError as error:
-        problem = mismatch(error)
-    else:
-        weights = model.state_dict(keep_vars=True)
-        loaded = {id(weights[name]) for name in saved.weights if name in weights}
-        problems = [f"{name} is missing" for name in missing if id(weights[name]) not in loaded]
-        problems += [f"the model has no {name}" for name in unexpected]
-        if not problems:
-            return model.eval()
-        problem = "; ".join(problems[:3])
-    raise UserError(
-        f"The weights in {saved.weights_path} do not fit the model in {saved.config_path}: "
-        f"{problem}. Take both from the same run."
-    )
+        raise UserError(f"{saved.config_path}: {error}") from error
+    return model.eval()

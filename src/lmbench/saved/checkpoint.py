@@ -80,34 +80,41 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_weights(path: Path, checkpoint: Mapping[str, Any], module: nn.Module) -> None:
-    """Loads the weights to evaluate from a checkpoint into a module.
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Loads weights into a module; of a tied weight, one of its names is enough.
+
+    Args:
+        module: The module.
+        weights: Weights by the names of ``module.state_dict``.
+        path: Where they come from, for errors.
 
     Raises:
         UserError: They are those of another model, or differ where this one ties them.
     """
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"The weights in {path} do not fit the model: {mismatch(error)}. Keep the sizes of the "
-            "model as they are in the run."
-        ) from error
-    weights = checkpoint["state_dict"]
-    first_names: dict[int, str] = {}
-    for name, parameter in module.state_dict(keep_vars=True).items():
-        first = first_names.setdefault(id(parameter), name)
-        if first != name and not torch.equal(weights[first], weights[name]):
-            raise UserError(
-                f"The weights {first} and {name} in {path} differ, but this model ties them. "
-                "Set model.tied=false, as in the run."
-            )
-
-
-def mismatch(error: RuntimeError) -> str:
-    """The first of the problems that ``load_state_dict`` names, one on each line after a title."""
-    first, *others = str(error).splitlines()[1:] or [str(error)]
-    return first.strip().rstrip(".") + (f", and {len(others)} more" if others else "")
+    try:  # not strict: a tied weight has two names, and may be saved under one
+        _, unexpected = module.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # a title, and a line for each problem
+        lines = str(error).splitlines()[1:] or [str(error)]
+        problems = [line.strip().rstrip(".") for line in lines]
+    else:
+        names_of: dict[int, list[str]] = {}
+        for name, parameter in module.state_dict(keep_vars=True).items():
+            names_of.setdefault(id(parameter), []).append(name)
+        problems = []
+        for names in names_of.values():
+            given = [weights[name] for name in names if name in weights]
+            if not given:
+                problems.append(f"{names[0]} is missing")
+            elif not all(torch.equal(given[0], other) for other in given[1:]):
+                problems.append(f"{' and '.join(names)} differ, and model.tied=true makes them one")
+        problems += [f"the model has no {name}" for name in unexpected]
+        if not problems:
+            return
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    raise UserError(
+        f"The weights in {path} do not fit the model: {problems[0]}{more}. Keep the model as it is "
+        "in their run."
+    )
 
 
 def _offer(path: Path) -> str:

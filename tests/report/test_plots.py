@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import PUBLISHED
+from lmbench.report.minimal_pairs import pair_results
 from lmbench.report.plots import (
     GREY,
     MOST_DRAWN,
@@ -172,15 +173,21 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path: Path, write_run: Write):
 
 
 def test_only_the_first_of_many_groups_are_drawn(
-    tmp_path: Path, write_run: Write, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, write_run: Write, write_pairs: Write, monkeypatch: pytest.MonkeyPatch
 ):
+    """Of minimal pairs, the first that have read them."""
     monkeypatch.setattr("lmbench.report.plots.AXES", {"epochs": "epochs"})
     for number in range(MOST_DRAWN + 1):
-        write_run(tmp_path / str(number), model=f"m{number:02}", valid=100 + number)
-    for plot in draw_plots(read(tmp_path), []):
+        run_dir = write_run(tmp_path / str(number), model=f"m{number:02}", valid=100 + number)
+    write_pairs(run_dir, np.ones(20))
+    section = read(tmp_path)
+    *plots, of_pairs = draw_plots(section, [], pair_results(section))
+    for plot in plots:
         assert "m13" in plot.alt
         assert "m14" not in plot.alt
         assert plot.caption.endswith(f"Only the first {MOST_DRAWN} groups are drawn.")
+    assert of_pairs.alt.endswith(": m14: 100.0")
+    assert of_pairs.caption.endswith("interval.")
 
 
 def test_what_no_run_has_is_not_drawn(tmp_path: Path, write_run: Write):

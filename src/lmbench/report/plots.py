@@ -89,7 +89,7 @@ def draw_plots(
             alt = f"Valid perplexity on {corpus} against {words}: {said}"
             plots.append(_plot(figure, f"curves_{quantity}", alt, caption + more))
         for pairs in pair_results:
-            of_set = [group for group in groups if group in pairs.accuracies]
+            of_set = list(pairs.accuracies)[:MOST_DRAWN]
             figure = _draw_accuracies(pairs, of_set)
             said = "; ".join(
                 f"{group.name}: {percent_text(value)}"
@@ -99,7 +99,8 @@ def draw_plots(
             alt = f"Accuracy on minimal pairs of {pairs.name} in %: {said}"
             caption = f"Minimal pairs of {pairs.name}: mean over {unit}s with 95% interval."
             name = f"minimal_pairs_{file_stem(pairs.name)}"
-            plots.append(_plot(figure, name, alt, caption + more))
+            is_cut = len(of_set) < len(pairs.accuracies)
+            plots.append(_plot(figure, name, alt, caption + more * is_cut))
     return plots
 
 

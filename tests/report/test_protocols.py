@@ -28,17 +28,19 @@ def test_what_affects_results_is_named_and_the_window_of_a_plain_reading_is_not(
 
 
 def test_a_mode_of_any_name_is_named():
-    assert text(temperature={"value": 1.5}) == f"{READ}, temperature (value 1.5)"
+    assert text(temperature={"value": 1.5}) == f"{READ}, window 70, temperature (value 1.5)"
 
 
 def test_settings_that_were_given():
-    assert text(cache=CACHE) == f"{READ}, cache (window 3785, theta 0.662, interpolation 0.1279)"
+    assert text(cache=CACHE) == (
+        f"{READ}, window 70, cache (window 3785, theta 0.662, interpolation 0.1279)"
+    )
     assert text(cache=CACHE | {"warmup": True}, window=35) == (
         f"{READ}, window 35, cache (window 3785, theta 0.662, interpolation 0.1279, warmup True)"
     )
     assert text(dynamic=DYNAMIC, statistics=STATISTICS, cache=CACHE, window=5) == (
-        f"{READ}, window 5, dynamic (rule rms, lr 5e-05, decay 0.002, epsilon 2e-05), statistics "
-        "(columns 100), cache (window 3785, theta 0.662, interpolation 0.1279)"
+        f"{READ}, window 5, cache (window 3785, theta 0.662, interpolation 0.1279), dynamic "
+        "(rule rms, lr 5e-05, decay 0.002, epsilon 2e-05), statistics (columns 100)"
     )
     dropout = {"multiplier": 0.5, "samples": 8}
     assert text(mc_dropout=dropout, window=35) == (  # its masks last for a window
@@ -50,7 +52,7 @@ def test_settings_that_were_given():
 def test_settings_that_were_tuned_may_differ():
     tried = grid(CACHE, window=[500, 3785], theta=[0.1, 0.5], interpolation=[0.05, 0.1])
     first = text(cache=CACHE, tuned={"num_tokens": None, "cache": tried})
-    assert first == f"{READ}, cache (tuned on valid)"
+    assert first == f"{READ}, window 70, cache (tuned on valid)"
     chosen = CACHE | {"window": 500, "theta": 0.1}
     assert text(cache=chosen, tuned={"num_tokens": None, "cache": tried}) == first
 
@@ -63,6 +65,6 @@ def test_settings_that_the_grid_does_not_vary_may_not_differ():
         "cache": grid(CACHE, window=[500, 3785], theta=[0.1, 0.5]),
     }
     assert text(dynamic=DYNAMIC, cache=CACHE, window=5, tuned=tuned) == (
-        f"{READ}, window 5, dynamic (tuned on the first 20,000 tokens of valid, rule rms, epsilon "
-        "2e-05), cache (tuned on the first 20,000 tokens of valid, interpolation 0.1279)"
+        f"{READ}, window 5, cache (tuned on the first 20,000 tokens of valid, interpolation "
+        "0.1279), dynamic (tuned on the first 20,000 tokens of valid, rule rms, epsilon 2e-05)"
     )

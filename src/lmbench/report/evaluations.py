@@ -133,15 +133,10 @@ def protocol_text(values: Mapping[str, Any]) -> str:
     settings, tuned = values["evaluation"], values.get("tuned") or {}
     words = {"protocol": "protocol", "columns": "columns", "burn_in": "burn-in"}
     parts = [f"{word} {_plain(settings[key])}" for key, word in words.items() if key in settings]
-    modes = {name: settings.get(name) for name in ("dynamic", "statistics", "cache")}
-    modes |= {k: x for k, x in settings.items() if isinstance(x, dict) and k not in words}
-    # Elsewhere the window affects memory and time, not results.
-    of_windows = modes["dynamic"] or modes.get("mc_dropout")
-    if of_windows or (modes["cache"] and modes["cache"].get("warmup")):
+    modes = {k: x for k, x in settings.items() if isinstance(x, dict) and k not in words}
+    if modes:  # some depend on the window; without them, it affects memory and time, not results
         parts.append(f"window {_plain(settings.get('window'))}")
-    for name, mode in modes.items():
-        if not mode:
-            continue
+    for name, mode in sorted(modes.items()):
         said = []
         if name in tuned:
             some = tuned.get("num_tokens")

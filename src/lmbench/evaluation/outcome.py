@@ -167,7 +167,8 @@ def show(results: Mapping[str, Any]) -> None:
         "unk": "{}",
     }
     for group, buckets in results["perplexity_by"].items():
-        rows |= {names[group].format(bucket["bucket"]): bucket for bucket in buckets}
+        name = names.get(group, f"{group} {{}}")
+        rows |= {name.format(bucket["bucket"]): bucket for bucket in buckets}
     of_modes = [
         f"{name} {describe(settings)}"
         for name, settings in evaluation.items()

@@ -23,7 +23,6 @@ PLACES = (*MODEL_PLACES, "data", "optimizer", "scheduler", "callbacks", "logger"
 
 ALSO_KNOWN = {
     "callbacks": (
-        "lightning.pytorch.callbacks.DeviceStatsMonitor",
         "lightning.pytorch.callbacks.EarlyStopping",
         "lightning.pytorch.callbacks.ModelCheckpoint",
         "lightning.pytorch.callbacks.ModelSummary",
@@ -38,6 +37,7 @@ ALSO_KNOWN = {
 
 INSTEAD = {
     "BatchSizeFinder": "Set batching.batch_size.",
+    "DeviceStatsMonitor": "callbacks.throughput logs speed and peak memory.",
     "EMAWeightAveraging": "callbacks=weight_average averages the weights.",
     "GradientAccumulationScheduler": "lmbench's schedules take one step per window.",
     "OnExceptionCheckpoint": "lmbench saves a run that is stopped.",

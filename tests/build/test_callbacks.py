@@ -194,15 +194,6 @@ def test_a_checkpoint_names_no_files_for_lightning_to_remove(tmp_path: Path):
     assert precious.is_dir()
 
 
-def test_device_statistics_are_not_among_the_metrics(tmp_path: Path):
-    pytest.importorskip("psutil")
-    config = config_with(of("DeviceStatsMonitor"), trainer__max_steps=4)
-    config["trainer"]["log_every_n_steps"] = 2
-    train(ChosenRun(config), tmp_path)
-    assert "cpu_percent" not in (tmp_path / "metrics.csv").read_text()
-    assert "cpu_percent" in (tmp_path / "timing.csv").read_text()
-
-
 def test_an_average_is_kept_where_the_weights_will_be():
     """Lightning sets callbacks up before it moves the model to the device and converts it."""
     module, meta = L.LightningModule(), torch.device("meta")

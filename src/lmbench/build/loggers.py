@@ -82,7 +82,7 @@ def recording(trainer: L.Trainer, config: Mapping[str, Any], run_dir: Path) -> I
     Without an end, W&B would record the next job of a sweep as the same run.
 
     Raises:
-        UserError: W&B or MLflow refuses something, or a package is missing.
+        UserError: W&B or MLflow refuses something.
     """
     kinds = (MetricsCSV, TensorBoardLogger)
     others = [x for x in trainer.loggers if trainer.is_global_zero and not isinstance(x, kinds)]
@@ -93,10 +93,6 @@ def recording(trainer: L.Trainer, config: Mapping[str, Any], run_dir: Path) -> I
                 _begin(logger, config, run_dir)
                 begun.append(logger)
             yield
-    except ModuleNotFoundError as error:  # of a callback that measures the device
-        if error.name != "psutil" and "psutil" not in str(error):
-            raise
-        raise UserError("DeviceStatsMonitor needs psutil: pip install psutil.") from error
     except Exception as error:
         tool = type(error).__module__.partition(".")[0]
         if tool not in ("wandb", "mlflow"):

@@ -14,7 +14,6 @@ from lmbench.errors import UserError
 from lmbench.files import flush_to_disk, read_text, replace_text
 
 _UNITS_OF_TIMING = ("seconds", "_per_second", "_bytes")
-_DEVICE_PREFIX = "DeviceStatsMonitor."
 
 
 class MetricsCSV(Logger):
@@ -53,8 +52,7 @@ class MetricsCSV(Logger):
         values: dict[str, dict[str, float]] = {"metrics": {}, "timing": {}}
         for name, value in metrics.items():
             if name != "epoch":
-                is_timing = name.endswith(_UNITS_OF_TIMING) or name.startswith(_DEVICE_PREFIX)
-                values["timing" if is_timing else "metrics"][name] = value
+                values["timing" if name.endswith(_UNITS_OF_TIMING) else "metrics"][name] = value
         for name, file in self._files.items():
             if values[name]:
                 file.append({"step": step, **epoch, **values[name]})

@@ -17,7 +17,7 @@ from small import composed, config_of, set_value
 from lmbench import conf
 from lmbench.build import training as build
 from lmbench.build.arguments import parameters_of
-from lmbench.build.callbacks import callbacks
+from lmbench.build.callbacks import build_callbacks
 from lmbench.build.loggers import _WANDB_OPTIONS
 from lmbench.build.model import build_model
 from lmbench.conf import (
@@ -349,7 +349,7 @@ def test_an_ablation_changes_one_part_of_a_recipe(
     config = config_of(f"experiment={experiment}", f"ablation={ablation}")
     assert config == expected
     build.require_known_keys(config)
-    assert callbacks(config, tmp_path)
+    assert build_callbacks(config, tmp_path)
 
 
 @pytest.mark.parametrize("experiment", ["quickstart_awd_lstm", "cpu_hour_lstm"])

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import DoublePrecision
 from small import composed, small_config
 
 from lmbench.build import training as build
-from lmbench.build.callbacks import callbacks
+from lmbench.build.callbacks import build_callbacks
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.weight_average import WeightAverage
 from lmbench.conf import ALSO_KNOWN, INSTEAD, PLACES, import_target, require_known_targets
@@ -76,16 +76,16 @@ def test_other_classes_are_refused(target: str, part: str):
 )
 def test_what_does_not_work_is_refused(tmp_path: Path, nodes: list[dict[str, Any]], part: str):
     with pytest.raises(UserError, match=part):
-        callbacks(config_with(*nodes), tmp_path)
+        build_callbacks(config_with(*nodes), tmp_path)
 
 
 def test_averaged_sgd_without_its_averages_has_to_be_asked_for(tmp_path: Path):
     config = config_with(model="awd_lstm")
     del config["callbacks"]["nt_asgd"]
     with pytest.raises(UserError, match=r"without callbacks\.nt_asgd"):
-        callbacks(config, tmp_path)
+        build_callbacks(config, tmp_path)
     config["callbacks"]["nt_asgd"] = None
-    assert callbacks(config, tmp_path)
+    assert build_callbacks(config, tmp_path)
 
 
 AVERAGE = {"_target_": "lmbench.callbacks.weight_average.WeightAverage", "eta": 2}
@@ -93,7 +93,7 @@ AVERAGE = {"_target_": "lmbench.callbacks.weight_average.WeightAverage", "eta": 
 
 def test_two_averages_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="nt_asgd"):
-        callbacks(config_with(AVERAGE, model="awd_lstm"), tmp_path)
+        build_callbacks(config_with(AVERAGE, model="awd_lstm"), tmp_path)
 
 
 @pytest.mark.parametrize("nodes", [{"model": "awd_lstm"}, {"callbacks__average": AVERAGE}])
@@ -103,21 +103,21 @@ def test_an_average_in_low_precision_is_refused(nodes: dict[str, Any], tmp_path:
     assert torch.equal(one.lerp(2 * one, 1e-3), one)
     config = small_config(**nodes, trainer__precision="bf16-true")
     with pytest.raises(UserError, match=r"trainer\.precision=bf16-true.*Set .*bf16-mixed"):
-        callbacks(config, tmp_path)
+        build_callbacks(config, tmp_path)
 
 
 def test_weights_that_would_not_be_the_average_are_not_saved(tmp_path: Path):
     node = of("ModelCheckpoint", monitor="val/ppl", save_weights_only=True)
-    assert callbacks(config_with(node), tmp_path)
+    assert build_callbacks(config_with(node), tmp_path)
     with pytest.raises(UserError, match=r"save_weights_only .* not the averages of WeightAverage"):
-        callbacks(config_with(node, AVERAGE), tmp_path)
+        build_callbacks(config_with(node, AVERAGE), tmp_path)
 
 
 def test_a_progress_bar_of_lightning_replaces_ours(tmp_path: Path):
     config = small_config(
         callbacks__progress___target_="lightning.pytorch.callbacks.TQDMProgressBar"
     )
-    names = [type(callback).__name__ for callback in callbacks(config, tmp_path)]
+    names = [type(callback).__name__ for callback in build_callbacks(config, tmp_path)]
     assert "TQDMProgressBar" in names
     assert "Progress" not in names
     for of_run, number in ((config, 1), (small_config(), 0)):
@@ -127,9 +127,9 @@ def test_a_progress_bar_of_lightning_replaces_ours(tmp_path: Path):
 
 def test_early_stopping_cannot_look_where_there_is_no_validation(tmp_path: Path):
     node = of("EarlyStopping", monitor="val/ppl", check_on_train_epoch_end=True)
-    callbacks(config_with(node), tmp_path)
+    build_callbacks(config_with(node), tmp_path)
     with pytest.raises(UserError, match=r"mine_0\.check_on_train_epoch_end=true needs trainer"):
-        callbacks(config_with(node, trainer__check_val_every_n_epoch=2), tmp_path)
+        build_callbacks(config_with(node, trainer__check_val_every_n_epoch=2), tmp_path)
 
 
 def test_early_stopping_ends_a_run_for_good(tmp_path: Path):

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogg
 from small import composed, small_config
 
 from lmbench.build import training as build
-from lmbench.build.loggers import _ended, _mlflow_id, _wandb_id, loggers
+from lmbench.build.loggers import _ended, _mlflow_id, _wandb_id, build_loggers
 from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.errors import Interrupted, UserError
 from lmbench.files import read_json
@@ -70,7 +70,7 @@ def folder(parent: Path, name: str) -> Path:
 )
 def test_metrics_csv_is_written_beside_any_logger(tmp_path: Path, choice: str, kinds: list[type]):
     config = small_config(f"logger={choice}")
-    assert [type(logger) for logger in loggers(config, tmp_path)] == kinds
+    assert [type(logger) for logger in build_loggers(config, tmp_path)] == kinds
     assert set(composed("logger=[tensorboard,wandb,mlflow]").logger) == {
         "csv",
         "tensorboard",
@@ -80,7 +80,7 @@ def test_metrics_csv_is_written_beside_any_logger(tmp_path: Path, choice: str, k
 
 
 def test_a_runs_name_leads_no_tensorboard_elsewhere(tmp_path: Path):
-    _, board = loggers(small_config("logger=tensorboard") | {"name": "../../a b"}, tmp_path)
+    _, board = build_loggers(small_config("logger=tensorboard") | {"name": "../../a b"}, tmp_path)
     assert isinstance(board, TensorBoardLogger)
     assert Path(board.log_dir).resolve() == tmp_path.resolve() / "..-..-a-b_seed_1"
 
@@ -111,7 +111,7 @@ def test_another_logger_changes_no_metric(tmp_path: Path):
 )
 def test_a_config_lets_no_logger_write_elsewhere(tmp_path: Path, logger: dict[str, Any], part: str):
     with pytest.raises(UserError, match=part):
-        loggers(small_config(logger__mine=logger), tmp_path)
+        build_loggers(small_config(logger__mine=logger), tmp_path)
 
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
@@ -119,7 +119,7 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path: Path, packag
     if find_spec(package):
         pytest.skip(f"{package} is installed")
     with pytest.raises(UserError, match=rf"pip install -e '\.\[{package}\]'"):
-        loggers(small_config(f"logger={package}"), tmp_path)
+        build_loggers(small_config(f"logger={package}"), tmp_path)
 
 
 def test_a_resume_finds_the_ids_of_its_run(tmp_path: Path):

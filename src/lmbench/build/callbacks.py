@@ -24,7 +24,7 @@ METRICS = ("val/ppl", "val/nll")
 """What a callback can monitor: known at each validation, whatever the logging interval."""
 
 
-def callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
+def build_callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback]:
     """The callbacks of the config, except those set to null.
 
     Raises:

@@ -42,7 +42,7 @@ _MLFLOW_ID = "mlflow_run_id"
 """The file in a run's directory with the id of its run in MLflow, which a resume continues."""
 
 
-def loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
+def build_loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
     """The loggers of the config, except those set to null; they write into the run's directory.
 
     Raises:

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
 from lmbench.build.arguments import call, factory, require_type, require_unset
-from lmbench.build.callbacks import callbacks as build_callbacks
-from lmbench.build.loggers import loggers as build_loggers
+from lmbench.build.callbacks import build_callbacks
+from lmbench.build.loggers import build_loggers
 from lmbench.callbacks.checkpoints import CheckpointIO
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.time_limit import TimeLimit

@@ -6,7 +6,6 @@ A window is T consecutive rows of all columns, and the next window starts where 
 recurrent state can be carried from window to window.
 """
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -113,12 +112,11 @@ class EvaluationWindows:
 
     def __init__(self, columns: Columns, *, window: int) -> None:
         self._columns = columns
-        self._window = window
+        self._windows = columns.windows(window)
 
     def __len__(self) -> int:
-        return math.ceil(self._columns.num_rows / self._window)
+        return len(self._windows)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, self._columns.num_rows, self._window):
-            end = min(start + self._window, self._columns.num_rows)
-            yield Batch(*self._columns.read(start, end), 1.0, self._columns.num_scored(start, end))
+        for rows in self._windows:
+            yield Batch(*self._columns.read(*rows), 1.0, self._columns.num_scored(*rows))

@@ -68,6 +68,10 @@ class Columns:
         tokens = torch.from_numpy(self.ids[places].astype(np.int64))
         return tokens, torch.from_numpy(targets.astype(np.int64))
 
+    def windows(self, size: int) -> list[tuple[int, int]]:
+        """First and last row (exclusive) of windows of ``size`` rows; the last may be shorter."""
+        return [(row, min(row + size, self.num_rows)) for row in range(0, self.num_rows, size)]
+
     def places(self, start: int, end: int) -> np.ndarray:
         """Positions in the stream of these rows' tokens, (T, B); targets are one later."""
         rows = np.arange(start, end)[:, None]

@@ -178,13 +178,12 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
     stream = columns_for_training(train_ids, columns)
     parameters = list(model.parameters())
     sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    starts = range(0, stream.num_rows, window)[:segments]
-    num_targets = min(stream.num_rows, window * len(starts)) * columns
-    progress = progress_of("gradient statistics of train", num_targets)
+    windows = stream.windows(window)[:segments]
+    progress = progress_of("gradient statistics of train", windows[-1][1] * columns)
     state = None
     with progress as on_window, scaled_dropouts(model, 0.0):
-        for start in starts:
-            tokens, targets = stream.read(start, min(start + window, stream.num_rows))
+        for rows in windows:
+            tokens, targets = stream.read(*rows)
             output, _, state = model(tokens.to(model.device), state)
             state = detach_state(state)
             loss = model.head.loss(output, targets.to(model.device))
@@ -192,7 +191,7 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
             for total, gradient in zip(sums.values(), gradients, strict=True):
                 total.addcmul_(gradient, gradient)
             on_window(targets.numel(), loss.item() * targets.numel())
-    return {name: (total / len(starts)).sqrt().cpu() for name, total in sums.items()}
+    return {name: (total / len(windows)).sqrt().cpu() for name, total in sums.items()}
 
 
 def kept_statistics(evaluator: Evaluator, columns: int, segments: int | None) -> Statistics:

@@ -79,11 +79,10 @@ def read_stream(
     outputs = torch.empty(num_places, model.head.input_size) if keep_outputs else None
     state = None
     with scaled_dropouts(model, dropout_factor, frozen=learn is None):
-        for start in range(0, columns.num_rows, window):
-            end = min(start + window, columns.num_rows)
-            tokens, targets = columns.read(start, end)
+        for rows in columns.windows(window):
+            tokens, targets = columns.read(*rows)
             here = targets != IGNORE_INDEX
-            places = columns.places(start, end)[here.numpy()]
+            places = columns.places(*rows)[here.numpy()]
             output, _, state = model(tokens.to(model.device), state)
             state = detach_state(state)
             nats = model.head.loss(output, targets.to(model.device), reduction="none")

@@ -111,8 +111,7 @@ def score_stream(
 ) -> WordScores:
     """Scores a text in one stream, as the standard evaluation reads a split.
 
-    Unlike a :class:`lmbench.evaluation.reading.Reading`, it keeps no outputs: for a large text they
-    would fill the memory.
+    Entropies are computed window by window: the outputs of a whole text would fill the memory.
 
     Args:
         model: The model, in evaluation mode.
@@ -123,14 +122,13 @@ def score_stream(
     columns = settings.arrange(ids, "test")
     scores = WordScores(np.empty(len(ids) - 1), np.empty(len(ids) - 1))
     state = None
-    for start in range(0, columns.num_rows, settings.window):
-        end = min(start + settings.window, columns.num_rows)
-        tokens, targets = columns.read(start, end)
+    for rows in columns.windows(settings.window):
+        tokens, targets = columns.read(*rows)
         here = targets != IGNORE_INDEX
         with torch.no_grad():
             output, _, state = model(tokens.to(model.device), state)
         found = score_outputs(model, output[here.to(output.device)], targets[here])
-        _put(scores, columns.places(start, end)[here.numpy()], found, on_window)
+        _put(scores, columns.places(*rows)[here.numpy()], found, on_window)
     return scores
 
 

@@ -4,6 +4,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
+from lmbench.data import synthetic
 from lmbench.data.synthetic import Grammar, make_corpus
 
 NUM_CLASSES = 8  # of the default corpus
@@ -114,15 +115,15 @@ def test_sentence_lengths_and_classes_converge(corpus):
     assert np.all(np.abs(counts / visits - expected) <= 4.5 * errors)  # 81 of them
 
 
-def test_topics_change_at_their_rate():
+def test_topics_change_at_their_rate(monkeypatch):
     """With practically one word for each (topic, class), the words reveal the topic."""
+    monkeypatch.setattr(synthetic, "WORD_EXPONENT", 60.0)
     grammar = Grammar(
         num_words=60,
         num_topics=3,
         num_classes=2,
         topic_change_probability=0.2,
         mean_sentence_length=2.0,
-        word_exponent=60.0,
     )
     favourites = grammar.emission.reshape(3, 3, -1).argmax(axis=2)[:, 1:]
     topic_of = {int(word): topic for topic in range(3) for word in favourites[topic]}

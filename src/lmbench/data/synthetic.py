@@ -24,6 +24,9 @@ _EOS_ID = 0
 CLASS_EXPONENT = 1.65
 """Zipf exponent of the classes that follow a class."""
 
+WORD_EXPONENT = 1.2
+"""Zipf exponent of the words of a (topic, class)."""
+
 
 class Grammar:
     """A hidden Markov model of text, drawn at random from a seed.
@@ -51,7 +54,6 @@ class Grammar:
         num_classes: int = 8,
         topic_change_probability: float = 0.02,
         mean_sentence_length: float = 12.0,
-        word_exponent: float = 1.2,
         seed: int = 0,
     ) -> None:
         """Draws the grammar.
@@ -63,7 +65,6 @@ class Grammar:
             topic_change_probability: Chance that a sentence's topic is not that of the last one; 0
                 if there is a single topic.
             mean_sentence_length: Words before ``<eos>``, on average; at least 1.
-            word_exponent: Zipf exponent of the words of a (topic, class); 0 is uniform.
             seed: Seed of the grammar.
 
         Raises:
@@ -75,7 +76,6 @@ class Grammar:
             ("num_words", num_words, num_classes, math.inf),
             ("topic_change_probability", topic_change_probability, 0, int(num_topics > 1)),
             ("mean_sentence_length", mean_sentence_length, 1, math.inf),
-            ("word_exponent", word_exponent, 0, math.inf),
             ("seed", seed, 0, math.inf),
         ):
             if not least <= value <= most:
@@ -101,7 +101,7 @@ class Grammar:
         for topic in range(num_topics):
             transition[topic, 1:, topic] = class_transition[1:]
             for word_class, words in enumerate(words_of_class, start=1):
-                emission[topic, word_class, words] = _zipf(len(words), word_exponent, random)
+                emission[topic, word_class, words] = _zipf(len(words), WORD_EXPONENT, random)
 
         num_states = initial.size
         self.initial = initial.reshape(num_states)

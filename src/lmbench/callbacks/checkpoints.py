@@ -198,7 +198,7 @@ class Checkpoints(Checkpoint):
 
         Raises:
             KeyError: A state is missing, without which something would start anew.
-            UserError: A ``ModelCheckpoint`` names a file that is not on this machine; or see
+            UserError: The state of a ``ModelCheckpoint`` names a URL; or see
                 :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
         """
         checkpoint["loops"]["fit_loop"]

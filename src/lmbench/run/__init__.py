@@ -1,1 +1,1 @@
-"""A run's directory and its config, and the directory of a sweep."""
+"""Which run a command is about: its directory and its config."""

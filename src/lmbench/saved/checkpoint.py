@@ -29,7 +29,7 @@ class SavedModel:
 
     Attributes:
         config_path: The file that describes the model.
-        model_config: Its content, as :func:`lmbench.build.model.build_model` takes it.
+        model_config: Its node ``model``, as :func:`lmbench.build.model.build_model` takes it.
         weights_path: The file of the weights.
         weights: Weights to evaluate, by the names of ``LanguageModel.state_dict``; one of a tied
             weight's names is enough.

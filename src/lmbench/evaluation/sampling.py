@@ -53,7 +53,8 @@ def filter_log_probs(
     if temperature == 0:
         top_k = 1
     elif temperature != 1:
-        # The largest becomes 0, which no temperature makes infinite.
+        # The largest becomes 0, which no temperature makes infinite; a subnormal one counts as 0.
+        temperature = max(temperature, torch.finfo(log_probs.dtype).tiny)
         log_probs = (log_probs - log_probs.amax(-1, keepdim=True)) / temperature
         log_probs = log_probs.log_softmax(-1)
     if top_k == 0 and top_p == 1:

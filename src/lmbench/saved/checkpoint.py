@@ -112,8 +112,8 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -
             return
     more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
     raise UserError(
-        f"The weights in {path} do not fit the model: {problems[0]}{more}. Keep the model as it is "
-        "in their run."
+        f"The weights in {path} do not fit the model: {problems[0]}{more}. Keep the model's "
+        "settings as they are in that run."
     )
 
 

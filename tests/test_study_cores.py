@@ -28,6 +28,7 @@ from study_cores import (
     final_runs,
     job_of,
     measure_speed,
+    speed_runs,
     study,
     tables,
     time_generation,
@@ -81,12 +82,42 @@ def test_runs_of_a_core_differ_only_in_what_is_tuned():
     assert jobs[1].overrides["model.core.input_dropout"] == 0.3
 
 
-def write(job: Job, perplexity: float, tokens_per_second: float = 1000.0) -> None:
+def write(
+    job: Job, valid: float, test: float = 99.0, tokens_per_second: float = 1000.0, gib: int = 1
+) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
-    train = {"tokens_per_second": tokens_per_second, "peak_memory_bytes": 2**30}
-    scores = {split: {"ppl": perplexity, "nll": math.log(perplexity)} for split in ("val", "test")}
+    train = {"tokens_per_second": tokens_per_second, "peak_memory_bytes": gib * 2**30}
+    scores = {
+        split: {"ppl": perplexity, "nll": math.log(perplexity)}
+        for split, perplexity in (("val", valid), ("test", test))
+    }
     data = {"perplexity_floor": {"valid": 50.0, "test": 100.0}}
     (job.folder / "results.json").write_text(json.dumps({**scores, "train": train, "data": data}))
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_what_is_tuned_sees_neither_test_nor_the_seeds_that_are_reported(corpus: str):
+    trial = trials_of_lr(Path("x"), corpus, "gru")[0.003].overrides
+    assert trial["trainer.limit_test_batches"] == 0
+    seeds = CORPORA[corpus].seeds
+    assert trial["seed"] not in seeds
+    final = job_of(Path("x"), corpus, "gru", lr=0.003, factor=0.5, seed=seeds[0]).overrides
+    assert not [key for key in final if key.startswith("trainer.limit")]
+
+
+def test_the_studys_lstm_has_nothing_that_awd_adds():
+    awd, plain = (
+        flatten(config_of_job(job_of(Path("x"), "synthetic", core, lr=0.003, factor=0.5)))
+        for core in ("awd_lstm", "lstm")
+    )
+    assert {key: value for key, value in plain.items() if awd[key] != value} == {
+        "name": "lstm",
+        "model.embedding_dropout": 0.0,
+        "model.core.weight_dropout": 0.0,
+        "model.core.locked_dropout": False,
+        "loss.ar_alpha": 0.0,
+        "loss.tar_beta": 0.0,
+    }
 
 
 def test_only_the_learning_rate_is_chosen_on_a_part_of_wikitext2(tmp_path: Path):
@@ -186,8 +217,10 @@ def test_paths_are_quoted_as_hydra_reads_them(tmp_path: Path, monkeypatch: pytes
         assert {one.key_or_group: one.value() for one in found}[key] == str(job.folder)
 
 
-def test_the_caches_grid_is_that_of_the_config():
-    grid = composed("run=x", *CACHE, name="evaluate").evaluation.cache.grid
+def test_the_cache_is_tuned_on_the_grid_of_the_config():
+    evaluation = composed("run=x", *CACHE, name="evaluate").evaluation
+    assert evaluation.tune
+    grid = evaluation.cache.grid
     assert (list(grid.windows), len(grid.thetas)) == ([3785], 10)
     assert len(grid.interpolations) > 5
 
@@ -293,6 +326,13 @@ def test_each_core_is_compared_with_awd_lstm():
     assert texts["qrnn"].endswith(f"p {other.pvalue:.3f}")
 
 
+def tune(root: Path, core: str) -> None:
+    for job in trials_of_lr(root, "synthetic", core).values():
+        write(job, 130.0)
+    for job in trials_of_dropout(root, "synthetic", core).values():
+        write(job, 130.0)
+
+
 def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     def lrs() -> dict[float, Job]:
         return trials_of_lr(tmp_path, "synthetic", "gru")
@@ -315,8 +355,8 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     assert [run.overrides["seed"] for run in runs] == [2, 3, 4, 5, 6]
     assert {run.overrides["model.core.input_dropout"] for run in runs} == {0.3 * 0.25}
 
-    for perplexity, run in zip((110.0, 112.0), runs, strict=False):
-        write(run, perplexity)
+    for number, run in enumerate(runs[:2]):
+        write(run, 110.0 + 2 * number, 115.0 + 2 * number, gib=1 + number)
     tuning, final = tables(tmp_path, "synthetic").split("\n\n")
     assert "| gru | 150.00 | 130.00 | 120.00 | 140.00 | 160.00 | lr 0.006: 120.00" in tuning
     assert "lr 0.003: 130.00 | 120.00 | 119.00 | 125.00 |" in tuning
@@ -324,9 +364,24 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     Runner(1, ()).evaluate(runs[2])  # there is nothing to evaluate
     assert "| gru (1 of 5 diverged) | 244 | " in tables(tmp_path, "synthetic")
     # Student's t with one degree of freedom, 12.7062, times a standard error of 1
-    # The mean of log2(1.10) = 0.1375 and log2(1.12) = 0.1635
-    found = (
-        "| gru | 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 111.00 ± 12.71 | 0.151 | — | — | — "
-        "| 1.00 | — |"
-    )
-    assert found in final
+    # The mean of log2(1.15) = 0.2016 and log2(1.17) = 0.2265
+    start = "| 244 | 0.006 | 0.25 | 111.00 ± 12.71 | 116.00 ± 12.71 | 0.214 "
+    assert f"{start}| — | — | — | 2.00 | — |" in final
+
+    for run, perplexity in zip(runs[:2], (105.0, 107.0), strict=True):
+        values = {"ppl": perplexity, "without_cache": {"ppl": 115.0}}
+        (run.folder / "evaluation-cache-test.json").write_text(json.dumps(values))
+    timed = speed_runs(tmp_path, "synthetic", "gru")
+    for job, speed, milliseconds in zip(timed, (900, 1000, 1500), (9.0, 2.0, 3.0), strict=True):
+        write(job, 130.0, tokens_per_second=speed)
+        values = {"milliseconds_per_word": milliseconds}
+        (job.folder / GENERATION).write_text(json.dumps(values))
+    tune(tmp_path, "awd_lstm")
+    for run, test in zip(
+        final_runs(tmp_path, "synthetic", "awd_lstm"), (100.0, 101.0), strict=False
+    ):
+        write(run, 130.0, test)
+    (row,) = (x for x in tables(tmp_path, "synthetic").splitlines() if start in x)
+    # sqrt(115 · 117 / (100 · 101)) = 1.154
+    assert f"{start}| +15.4% (" in row
+    assert row.endswith("| 106.00 ± 12.71 | 1,000 | 2.00 | 3.00 |")

@@ -74,6 +74,8 @@ The accuracies on BLiMP, in %, come from
 `lmbench-evaluate RUN_DIR evaluation=minimal_pairs evaluation.pairs=BLiMP.zip`, for all 67,000 pairs
 and for those whose words the vocabulary of WikiText-2 knows. On all pairs, Warstadt et al. 2020
 (arXiv 1912.00582) have 61.2 for a 5-gram model and 69.8 for an LSTM, both of far more text.
+
+The runs in `cores/` are those of the [study of cores](../docs/cores.md#the-study).
 """
 
 

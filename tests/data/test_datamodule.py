@@ -103,6 +103,8 @@ def test_each_epoch_reads_all_articles_in_its_own_order():
         assert sorted(blocks) == [(number, number + 5) for number in range(30)]
         assert read[4:] != plain[4 : len(read)]
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    first, *others = (joined(windows_of_articles(seed=seed))[0].tolist() for seed in (0, 0, 1))
+    assert [other == first for other in others] == [True, False]
 
 
 def test_a_text_without_titles_has_no_articles_to_shuffle():

@@ -353,6 +353,18 @@ def test_fewer_steps_than_a_run_has_had_since_its_validation_are_refused(
     assert len(resumed.recorder.weights) == 1
 
 
+@pytest.mark.parametrize("limit", ["max_epochs", "max_steps"])
+def test_a_run_is_not_made_shorter_than_it_has_been(limit: str, tmp_path: Path):
+    trainer = run(tmp_path, "lstm").trainer
+    had = {"max_epochs": trainer.current_epoch, "max_steps": trainer.global_step}[limit]
+    before = (tmp_path / "results.json").read_bytes()
+    for number in (1, had - 1):
+        with pytest.raises(UserError, match=rf"{limit}={number}: .* {had} .*{limit} to {had}"):
+            run(tmp_path, "lstm", resumes=True, **{limit: number})
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert run(tmp_path, "lstm", resumes=True, **{limit: had}).trainer.global_step > 1
+
+
 def test_a_run_whose_time_is_over_within_an_epoch_validates_what_it_has(
     tmp_path: Path, clock: Clock
 ):

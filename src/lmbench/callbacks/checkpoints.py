@@ -117,11 +117,7 @@ class Checkpoints(Checkpoint):
         set_max_steps(trainer, self._max_steps)
         num_steps = trainer.global_step
         least = num_steps + resumes_within_epoch(trainer)
-        if 0 <= self._max_steps < least:
-            raise UserError(
-                f"trainer.max_steps={self._max_steps}: the run has had {num_steps:,} steps "
-                f"already. Set trainer.max_steps to {least} or more."
-            )
+        _require_length("max_steps", self._max_steps, num_steps, least)
         if len(self._processes) != trainer.world_size:
             raise UserError(
                 f"The run was trained by {len(self._processes)} process(es), not "
@@ -133,6 +129,15 @@ class Checkpoints(Checkpoint):
         torch.set_rng_state(mine["random"]["cpu"])
         if "cuda" in mine["random"]:
             torch.cuda.set_rng_state(mine["random"]["cuda"], pl_module.device)
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        """After a resume with nothing left to train, checks what the training would have checked.
+
+        Raises:
+            UserError: The run has had more steps than ``trainer.max_steps`` now allows.
+        """
+        if self._processes is not None:
+            _require_length("max_steps", self._max_steps, trainer.global_step)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """Saves if it is time."""
@@ -198,10 +203,12 @@ class Checkpoints(Checkpoint):
 
         Raises:
             KeyError: A state is missing, without which something would start anew.
-            UserError: The state of a ``ModelCheckpoint`` names a URL; or see
+            UserError: The run has had more epochs than ``trainer.max_epochs`` now allows; the state
+                of a ``ModelCheckpoint`` names a URL; or see
                 :meth:`lmbench.callbacks.metrics_csv.MetricsCSV.load_state_dict`.
         """
         checkpoint["loops"]["fit_loop"]
+        _require_length("max_epochs", trainer.max_epochs, checkpoint["epoch"] + 1)
         for callback in trainer.callbacks:
             if callback.state_dict() and not isinstance(callback, TimeLimit):  # a resume may add it
                 checkpoint["callbacks"][callback.state_key]
@@ -214,6 +221,16 @@ class Checkpoints(Checkpoint):
         csv = (logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
         for logger, state in zip(csv, checkpoint["csv"], strict=False):
             logger.load_state_dict(state)
+
+
+def _require_length(name: str, limit: int | None, had: int, least: int = 0) -> None:
+    """Refuses a limit on the length of a run that is below what the run has had."""
+    least = max(had, least)
+    if limit is not None and 0 <= limit < least:
+        raise UserError(
+            f"trainer.{name}={limit}: the run has had {had:,} {name.removeprefix('max_')} already. "
+            f"Set trainer.{name} to {least} or more."
+        )
 
 
 def _gather(mine: Any, world_size: int) -> list[Any]:

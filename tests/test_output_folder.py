@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.output_folder import OutputFolder, as_typed, register_resolvers
+from lmbench.output_folder import RANKS, OutputFolder, as_typed, register_resolvers
 
 register_resolvers()
 
@@ -71,6 +71,19 @@ def test_another_folder_is_offered_unless_a_run_is_resumed(tmp_path: Path):
         with pytest.raises(SystemExit) as ended:
             OutputFolder().on_run_start(config=config, config_name="train")
         assert ("For another folder: hydra.run.dir=DIR" in str(ended.value.code)) == is_offered
+
+
+def test_what_hydra_noted_of_another_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in RANKS:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config.yaml").touch()
+    start = OutputFolder().on_run_start
+    with pytest.raises(SystemExit) as ended:
+        start(config=config_of(tmp_path), config_name="train")
+    assert f"lmbench-train resume={tmp_path}. For another" in str(ended.value.code)
+    start(config=OmegaConf.merge(config_of(tmp_path), {"resume": str(tmp_path)}))
+    monkeypatch.setenv("LOCAL_RANK", "1")  # a process that the first one has started
+    start(config=config_of(tmp_path))
 
 
 def test_a_link_that_stays_inside_is_as_good_as_a_file(tmp_path: Path, look: Callable):

@@ -12,9 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 from lmbench.errors import UserError
 from lmbench.printing import printable
 from lmbench.run.choice import job_folder
-from lmbench.run.directory import is_run, require_inside
+from lmbench.run.directory import is_run, require_inside, require_no_run
 
 PROBE_BYTES = 2**16
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Environment variables that are above 0 in all processes of a run but the first."""
 
 
 def register_resolvers() -> None:
@@ -45,8 +48,16 @@ class OutputFolder(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Checks the folder of the one run."""
+        """Checks the folder of the one run, before Hydra writes over what it noted of another."""
         _require_usable(config, "hydra.run.dir")
+        is_first = all(os.environ.get(name, "0") == "0" for name in RANKS)
+        if is_first and OmegaConf.select(config, "resume") is None:
+            try:
+                require_no_run(Path(OmegaConf.select(config, "hydra.run.dir")))
+            except OmegaConfBaseException:  # as in _require_usable
+                return
+            except UserError as error:
+                sys.exit(printable(str(error)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the folder of the sweep."""

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench.conf import PLACES, flatten, require_known_targets
 from lmbench.errors import UserError
 from lmbench.files import read_yaml, replace_text
-from lmbench.run.directory import is_run, outputs_of
+from lmbench.run.directory import is_run, require_no_run
 
 INHERITED_NODES = ("data", "model", "batching", "loss", "evaluation")
 """Nodes that belong to a run's weights, wherever these are taken."""
@@ -60,14 +60,9 @@ def write_run_config(config: Mapping[str, Any], run_dir: Path, *, replace: bool 
         UserError: The folder holds a run already, or what looks like one, and it is not to be
             replaced. Hydra names folders by the second, so two commands can end up in one.
     """
-    path = run_dir / "config.yaml"
-    found = [path] if path.exists() else outputs_of(run_dir)
-    if found and not replace:
-        raise UserError(
-            f"{run_dir} holds a run already ({found[0].name}), and a second one would mix with it. "
-            "Start again, or name another folder with hydra.run.dir=DIR."
-        )
-    replace_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    if not replace:
+        require_no_run(run_dir)
+    replace_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:

@@ -55,6 +55,22 @@ def last_checkpoint(run_dir: Path) -> Path | None:
     return path if path.exists() or path.with_name("previous.ckpt").exists() else None
 
 
+def require_no_run(run_dir: Path) -> None:
+    """Refuses a folder in which a run has begun: a second one would mix with it.
+
+    Raises:
+        UserError: Naming what is there, and how the run is continued.
+    """
+    found = [run_dir / "config.yaml"] if is_run(run_dir) else outputs_of(run_dir)
+    if not found:
+        return
+    resume = f" To continue it: lmbench-train {as_override('resume', Path(shown(run_dir)))}."
+    raise UserError(
+        f"{shown(run_dir)} holds a run already ({found[0].name}), and a second one would mix with "
+        f"it.{resume if is_run(run_dir) else ''} For another folder: hydra.run.dir=DIR."
+    )
+
+
 def outputs_of(run_dir: Path) -> list[Path]:
     """What training has left in a run's directory, except for its config and its log."""
     files = ("metrics.csv", "timing.csv", "results.json", "mlflow_run_id")

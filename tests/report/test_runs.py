@@ -95,7 +95,7 @@ def test_evaluations_are_read_with_their_records(
         ({"weights_sha256": "1"}, "2", "weights that the run no longer has"),
         ({"weights_sha256": []}, "2", "damaged"),
         ({"ppl": 0.5}, None, "0.5 cannot be the perplexity"),
-        ({"evaluation": [1]}, None, "damaged"),
+        ({"evaluation": {"cache": [1]}}, None, "damaged"),
     ],
 )
 def test_an_evaluation_must_match_its_file_name_and_the_weights_of_the_results(

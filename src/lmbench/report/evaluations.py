@@ -133,7 +133,7 @@ def protocol_text(values: Mapping[str, Any]) -> str:
     settings, tuned = values["evaluation"], values.get("tuned") or {}
     words = {"protocol": "protocol", "columns": "columns", "burn_in": "burn-in"}
     parts = [f"{word} {_plain(settings[key])}" for key, word in words.items() if key in settings]
-    modes = {k: x for k, x in settings.items() if isinstance(x, dict) and k not in words}
+    modes = {k: x for k, x in settings.items() if x and k not in (*words, "name", "window")}
     if modes:  # some depend on the window; without them, it affects memory and time, not results
         parts.append(f"window {_plain(settings.get('window'))}")
     for name, mode in sorted(modes.items()):

@@ -75,4 +75,5 @@ class MinGRULayer(nn.Module):
 
 def positive(x: Tensor) -> Tensor:
     """The paper's g: x + 0.5 for x ≥ 0, else the sigmoid of x."""
-    return x.relu() + x.sigmoid().clamp(max=0.5)  # where() would be slower
+    above = x.relu()
+    return above + (x - above).sigmoid()  # on a CPU, where() and clamp() have slow gradients

@@ -37,6 +37,17 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
             ["model.core.weight_dropout=0.3"],
             "There is no key model.core.weight_dropout here, but there is with model=awd_lstm.",
         ),
+        (
+            ["model.core.weight_dropout=0.3", "init_from=run"],
+            "There is no key model.core.weight_dropout here, but there is with model=awd_lstm. If "
+            "the model of init_from=run has it: +model.core.weight_dropout=…",
+        ),
+        (
+            ["model.core.weight_dropout=0.3", "experiment=five_epochs,five_epochs_lstm"],
+            "There is no key model.core.weight_dropout here, but there is with model=awd_lstm. If "
+            "only some of the experiments have it: ++model.core.weight_dropout=…",
+        ),
+        (["resume=~/run"], "resume=~/run: ~ cannot be read here. Write resume=$HOME/run"),
         (["logger.wandb.offline=true"], "There is no key logger.wandb.offline here, but there is "),
         (["callbacks.mine._target_=a.B"], "There is no key callbacks.mine._target_. To set a key "),
         (["core=gru"], "There is no key core. Did you mean model/core?"),

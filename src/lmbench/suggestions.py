@@ -48,11 +48,23 @@ def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
     group = key.partition(".")[0]
     for path in sorted((conf_dir() / group).glob("*.yaml")):
         if key in _keys([f"{group}={path.stem}"], config_name):
-            return f"There is no key {key} here, but there is with {group}={path.stem}."
+            there_is = f"There is no key {key} here, but there is with {group}={path.stem}."
+            return f"{there_is}{_plus_signs(key, arguments)}"
     meant = [] if key.endswith("._target_") else similar(key, keys)  # a callback of one's own
     can_be_added = not meant and "." in key  # as an argument of a class
     other = f" To set a key that the config lacks: +{key}=…" if can_be_added else ""
     return f"There is no key {key}.{_did_you_mean(meant)}{other}"
+
+
+def _plus_signs(key: str, arguments: Sequence[str]) -> str:
+    """How to set a key of configs that Hydra does not compose, or not for all jobs."""
+    for text in arguments:
+        name, _, value = text.partition("=")
+        if name in ("resume", "init_from"):  # composed from the defaults, then replaced
+            return f" If the model of {text} has it: +{key}=…"
+        if name == "experiment" and "," in value:
+            return f" If only some of the experiments have it: ++{key}=…"
+    return ""
 
 
 def explain_dashes(arguments: Sequence[str], config_name: str) -> str | None:
@@ -85,6 +97,8 @@ def _explain_unreadable(arguments: Sequence[str]) -> str | None:
             if "[" in key:
                 whole = key.partition("[")[0]
                 return f"{text}: an item cannot be set alone. Give the whole list: '{whole}=[…,…]'"
+            if value.startswith("~"):  # shells expand it at the start of an argument alone
+                return f"{text}: ~ cannot be read here. Write {key}=$HOME{value[1:]}"
             escaped = value.replace("'", r"\'")
             return f"{text} cannot be read. If the value is text, quote it: \"{key}='{escaped}'\""
     return None

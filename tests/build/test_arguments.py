@@ -33,6 +33,10 @@ def test_a_node_makes_its_object():
             for target in ("Fraction", "", "..Fraction", None, 3, ["fractions.Fraction"])
         ),
         (FRACTION | {"nominator": 3}, r"^a\.b\.nominator: .* no such argument.*~a\.b\.nominator"),
+        (
+            FRACTION | {"a": 3, "b": 4},
+            r"^a\.b\.a, a\.b\.b: .* arguments.*with ~a\.b\.a ~a\.b\.b\.$",
+        ),
     ],
 )
 def test_what_names_nothing_to_call(node: Any, message: str):

@@ -61,8 +61,8 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
     def make(*args: Any, **own: Any) -> Any:
         if unknown := _unknown(target, own):
             raise UserError(
-                f"{key}: lmbench passes {target.__name__} an argument {unknown}, which it does not "
-                "take."
+                f"{key}: lmbench passes {target.__name__} an argument {unknown[0]}, which it does "
+                "not take."
             )
         require_unset(key, arguments, own)
         return call(target, key, *args, **arguments, **own)
@@ -160,19 +160,21 @@ def require_type(key: str, value: Any, hint: Any) -> None:
 
 def _require_known(target: Callable[..., Any], node: str, given: Iterable[str]) -> None:
     """Refuses arguments that the target does not have."""
-    if name := _unknown(target, given):
+    if unknown := _unknown(target, given):
+        it, arguments = ("it", "argument") if len(unknown) == 1 else ("them", "arguments")
         raise UserError(
-            f"{node}.{name}: {target.__name__} has no such argument. Leave it out, or take it out "
-            f"of an experiment with ~{node}.{name}."
+            f"{', '.join(f'{node}.{name}' for name in unknown)}: {target.__name__} has no such "
+            f"{arguments}. Leave {it} out, or take {it} out of an experiment with "
+            f"{' '.join(f'~{node}.{name}' for name in unknown)}."
         )
 
 
-def _unknown(target: Callable[..., Any], names: Iterable[str]) -> str | None:
-    """The first of these arguments that the target does not take."""
+def _unknown(target: Callable[..., Any], names: Iterable[str]) -> list[str]:
+    """Those of these arguments that the target does not take."""
     parameters = parameters_of(target)
     if inspect.Parameter.VAR_KEYWORD in {one.kind for one in parameters.values()}:
-        return None
-    return next((name for name in names if name not in parameters), None)
+        return []
+    return [name for name in names if name not in parameters]
 
 
 def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -1,5 +1,6 @@
 """Lightning's own callbacks in a run: which are allowed, and that such a run can be resumed."""
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,7 +133,7 @@ def test_early_stopping_cannot_look_where_there_is_no_validation(tmp_path: Path)
         build_callbacks(config_with(node, trainer__check_val_every_n_epoch=2), tmp_path)
 
 
-def test_early_stopping_ends_a_run_for_good(tmp_path: Path):
+def test_early_stopping_ends_a_run_for_good(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """No epoch gains 50, so the second one ends the run; a resume trains no further."""
     node = of("EarlyStopping", monitor="val/ppl", min_delta=50.0, patience=1)
     config = config_with(node, trainer__max_epochs=5, trainer__limit_train_batches=5)
@@ -140,7 +141,10 @@ def test_early_stopping_ends_a_run_for_good(tmp_path: Path):
     train(ChosenRun(config), tmp_path)
     before = (tmp_path / "metrics.csv").read_bytes()
     assert read_json(tmp_path / "results.json")["train"]["epochs"] == 2
-    train(ChosenRun(resumed_config(tmp_path, [])[0], resumes=True), tmp_path)
+    with caplog.at_level(logging.INFO):
+        train(ChosenRun(resumed_config(tmp_path, [])[0], resumes=True), tmp_path)
+    said = "nothing was left to train: early stopping has ended the run; testing again"
+    assert said in caplog.messages
     assert read_json(tmp_path / "results.json")["train"]["steps"] == 10
     assert (tmp_path / "metrics.csv").read_bytes() == before
 

@@ -1,5 +1,6 @@
 """What a resume changes in the run's directory, once it has been accepted."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lmbench.lightning_internals import purge_tensorboard
 from lmbench.run.config import write_run_config
+
+log = logging.getLogger(__name__)
 
 
 class Resumed(L.Callback):
@@ -34,12 +37,14 @@ class Resumed(L.Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         """Keeps a run ended if early stopping ended it."""
-        for callback in trainer.early_stopping_callbacks:
-            if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
-                trainer.should_stop = True
+        if _was_stopped_early(trainer):
+            trainer.should_stop = True
 
     def on_test_start(self, trainer, pl_module) -> None:
-        """Updates the directory if nothing was left to train."""
+        """Says so and updates the directory if nothing was left to train."""
+        if trainer.is_global_zero and self.first_step and not self.has_begun:
+            reason = ": early stopping has ended the run" if _was_stopped_early(trainer) else ""
+            log.info("nothing was left to train%s; testing again", reason)
         self.on_train_batch_start(trainer, pl_module, None, 0)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
@@ -51,3 +56,8 @@ class Resumed(L.Callback):
             if self.first_step:
                 purge_tensorboard(trainer, self.first_step)
         self.has_begun = True
+
+
+def _was_stopped_early(trainer: Any) -> bool:
+    reasons = {callback.stopping_reason for callback in trainer.early_stopping_callbacks}
+    return bool(reasons - {EarlyStoppingReason.NOT_STOPPED})

@@ -98,6 +98,9 @@ def test_a_corpus_that_cannot_be_found_is_refused(tmp_path, monkeypatch):
         load_benchmark("penn_treebank", cache_dir=tmp_path)
     with pytest.raises(ValueError, match=r"^name must be .*wikitext2.* not 'wikitext1'"):
         load_benchmark("wikitext1", cache_dir=tmp_path)
+    monkeypatch.setenv("LMBENCH_DATA_DIR", str(tmp_path / "typo"))
+    with pytest.raises(UserError, match=r"^LMBENCH_DATA_DIR=.*typo is not a folder\."):
+        load_benchmark("wikitext2", cache_dir=tmp_path)
 
 
 def test_the_genuine_wikitext2(wikitext2_dir, hub, tmp_path):

@@ -81,16 +81,19 @@ def load_benchmark(
 
     Raises:
         ValueError: ``name`` is not one of :data:`BENCHMARKS`.
-        UserError: As for ``load_text``; without a path, the hub lacks the corpus or cannot be
-            reached; the corpus does not have the published numbers of tokens and types.
+        UserError: As for ``load_text``; without a path, ``$LMBENCH_DATA_DIR`` is not a folder, or
+            the hub lacks the corpus or cannot be reached; the corpus does not have the published
+            numbers of tokens and types.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"name must be one of {', '.join(BENCHMARKS)}, not {name!r}")
     benchmark = BENCHMARKS[name]
     data_dir = os.environ.get("LMBENCH_DATA_DIR")
     if path is None and data_dir:
-        by_variable = Path(data_dir).expanduser() / benchmark.folder
-        path = by_variable if by_variable.is_dir() else None
+        root = Path(data_dir).expanduser()
+        if not root.is_dir():
+            raise UserError(f"LMBENCH_DATA_DIR={data_dir} is not a folder. Change or unset it.")
+        path = root / benchmark.folder if (root / benchmark.folder).is_dir() else None
     if path is not None:
         corpus = load_text(path, name=name, cache_dir=cache_dir, min_count=1)
         _check_counts(corpus, benchmark, str(path))

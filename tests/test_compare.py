@@ -206,6 +206,13 @@ def test_runs_can_be_named_and_grouped_by_a_key(
     assert "│ lr=30.0 │    5 │" in capsys.readouterr().out
 
 
+def test_a_name_without_a_folder_is_refused(sweep: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:  # "" would be the current folder
+        main(["mine=", str(sweep)])
+    assert ended.value.code == 2
+    assert "mine= names no folder" in capsys.readouterr().err
+
+
 def test_an_ensemble_is_a_row(
     sweep: Path, write_evaluation: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):

@@ -56,6 +56,8 @@ def _labelled(text: str) -> tuple[str | None, Path]:
 
     name, equals, folder = text.partition("=")
     is_plain = not equals or not name or exists(text)
+    if not is_plain and not folder:  # as with a space after the "="
+        raise argparse.ArgumentTypeError(f"{text} names no folder")
     return (None, Path(text)) if is_plain else (name, Path(folder))
 
 

@@ -206,7 +206,11 @@ def test_a_run_named_twice_counts_once(tmp_path: Path, write_run: Write):
     run = write_run(tmp_path / "sweep/0")
     link = tmp_path / "link"
     link.symlink_to(run)
-    assert len(read_runs([(None, x) for x in (run, tmp_path / "sweep", link, tmp_path)])[0]) == 1
+    runs, skipped = read_runs([(None, x) for x in (run, tmp_path / "sweep", link, tmp_path)])
+    assert (len(runs), skipped) == (1, [])
+    runs, skipped = read_runs([("one", run), ("two", tmp_path), ("one", run)])
+    assert [one.name for one in runs] == ["one"]
+    assert [item.reason for item in skipped] == ["As two: it was given before, and counts once."]
 
 
 def test_a_link_that_is_not_followed_is_named(tmp_path: Path, write_run: Write):

@@ -136,7 +136,11 @@ def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list
     named: dict[Path, tuple[str | None, Path]] = {}
     for name, folder in paths:
         for run_dir in find_run_dirs(folder, skipped):
-            named.setdefault(run_dir.resolve(), (name, run_dir))
+            first, _ = named.setdefault(run_dir.resolve(), (name, run_dir))
+            if name not in (None, first):
+                skipped.append(
+                    Skipped(run_dir, f"As {name}: it was given before, and counts once.")
+                )
     runs: list[Run] = []
     for name, run_dir in named.values():
         try:

@@ -129,10 +129,10 @@ def test_a_jobs_folder_names_its_overrides():
     )
 
 
-def test_a_long_name_begins_with_the_short_overrides():
-    long = "data.path=" + "x" * LONGEST_NAME
-    assert job_folder([long, "model.core.dropout=0.5", "seed=1"]).startswith(
-        "seed-1+model.core.dropout-0.5+data.path-xx"
+def test_a_long_name_begins_with_the_groups_and_the_short_overrides():
+    long, experiment = "data.path=" + "x" * LONGEST_NAME, "experiment=" + "y" * 20
+    assert job_folder([long, "model.core.size=5", experiment, "seed=1"]).startswith(
+        f"seed-1+experiment-{'y' * 20}+model.core.size-5+data.path-xx"
     )
 
 

@@ -128,8 +128,8 @@ def job_folder(overrides: Iterable[str]) -> str:
     """
     others = ("sweep_resume", "data.cache_dir")
     own = sorted(item.lstrip("+") for item in overrides if key_of(item) not in others)
-    if len("+".join(own)) > LONGEST_NAME:  # what differs between jobs is mostly short
-        own.sort(key=len)
+    if len("+".join(own)) > LONGEST_NAME:  # jobs differ mostly in groups, seeds and short values
+        own.sort(key=lambda item: ("." in key_of(item), len(item)))
     name = "+".join(item.replace("=", "-", 1) for item in own)
     readable = re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")[:LONGEST_NAME]
     if name and readable == name and not any("+" in item for item in own):

@@ -53,6 +53,15 @@ def test_values_and_gradients_are_those_of_the_formula(tied: bool) -> None:
     assert all(gradient.any() for gradient in found)
 
 
+def test_initial_values_have_the_published_ranges() -> None:
+    head = MixtureOfSoftmaxes(100, 500, num_components=8)
+    of_linear = 100**-0.5
+    ranges = {"prior": of_linear, "latent": of_linear, "weight": 0.1, "bias": 0.0}
+    for name, parameter in head.named_parameters():
+        expected = ranges[name.partition(".")[0]]
+        assert 0.97 * expected <= float(parameter.detach().abs().max()) <= expected, name
+
+
 def test_log_probs_have_a_rank_that_no_softmax_reaches() -> None:
     """A softmax gives h W plus a bias for each word and a normalizer for each output."""
     output = outputs(4 * V).detach()

@@ -111,7 +111,7 @@ def test_articles_that_contradict_seeds(three_models: Path, write_records: Write
         write_records(run_dir, 0.5, 3)
     first, second = said(section_of(three_models))
     assert first.text.startswith("It is unclear whether a or b is better: a has 16.7% lower")
-    assert second.text == "Other text of this kind might not agree: articles vary a lot."
+    assert second.text == "Other text of this kind might not agree: texts vary a lot."
 
 
 def test_records_of_some_seeds_do_not_count_against_all_seeds(

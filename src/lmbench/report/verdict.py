@@ -77,7 +77,7 @@ def _about_pair(
         else:
             yield Sentence(f"{unclear}: {better.name} has {how}.")
         if text is not None and not agree:
-            yield Sentence("Other text of this kind might not agree: articles vary a lot.")
+            yield Sentence("Other text of this kind might not agree: texts vary a lot.")
     both = (best, other)
     if seeds is None or not seeds.is_significant:
         few = [group for group in both if len(group.runs) < 2]

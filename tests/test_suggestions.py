@@ -40,7 +40,7 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
         (
             ["model.core.weight_dropout=0.3", "init_from=run"],
             "There is no key model.core.weight_dropout here, but there is with model=awd_lstm. If "
-            "the model of init_from=run has it: +model.core.weight_dropout=…",
+            "the run of init_from=run has it: +model.core.weight_dropout=…",
         ),
         (
             ["model.core.weight_dropout=0.3", "experiment=five_epochs,five_epochs_lstm"],

@@ -61,7 +61,7 @@ def _plus_signs(key: str, arguments: Sequence[str]) -> str:
     for text in arguments:
         name, _, value = text.partition("=")
         if name in ("resume", "init_from"):  # composed from the defaults, then replaced
-            return f" If the model of {text} has it: +{key}=…"
+            return f" If the run of {text} has it: +{key}=…"
         if name == "experiment" and "," in value:
             return f" If only some of the experiments have it: ++{key}=…"
     return ""

@@ -58,8 +58,8 @@ DIVERGENCE = "Lower optimizer.lr or trainer.gradient_clip_val"
 """What lmbench-train says then."""
 
 LRS = (0.0015, 0.003, 0.006, 0.012, 0.024)
-NUM_WHOLE_LRS = 2
-"""The best learning rates of the short runs that are tried in whole ones."""
+NUM_WHOLE_LRS = 3
+"""The best learning rates of the short runs that are tried in whole ones: see docs/cores.md."""
 
 CACHE = (
     "evaluation=cache",
@@ -425,16 +425,19 @@ def tables(root: Path, corpus: str) -> str:
 
 
 def _tuning_rows(root: Path, corpus: str) -> list[list[str]]:
-    factors = CORPORA[corpus].dropout_factors
+    factors = sorted(CORPORA[corpus].dropout_factors)
+    has_whole = ["whole runs"] if CORPORA[corpus].short else []
     rows = [
-        ["core", *(f"lr {lr}" for lr in LRS), "whole runs", *map("dropout x {}".format, factors)]
+        ["core", *(f"lr {lr}" for lr in LRS), *has_whole, *map("dropout x {}".format, factors)]
     ]
     for core in CORPORA[corpus].sizes:
         cells = [_perplexity_cell(job) for job in trials_of_lr(root, corpus, core).values()]
-        whole = whole_trials_of_lr(root, corpus, core)
-        best = ", ".join(f"lr {lr}: {_perplexity_cell(job)}" for lr, job in whole.items())
+        if has_whole:
+            whole = whole_trials_of_lr(root, corpus, core)
+            best = ", ".join(f"lr {lr}: {_perplexity_cell(job)}" for lr, job in whole.items())
+            cells.append(best or "—")
         trials = trials_of_dropout(root, corpus, core)
-        cells += [best or "—", *(_perplexity_cell(trials.get(factor)) for factor in factors)]
+        cells += [_perplexity_cell(trials.get(factor)) for factor in factors]
         if set(cells) != {"—"}:
             rows.append([core, *cells])
     return rows

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -174,7 +175,10 @@ def test_a_resume_and_an_evaluation_are_told_where_the_text_is(
     (resume, evaluation) = started
     assert resume == [f"resume={job.folder}", "data.path=TEXT"]
     assert evaluation[0] == str(job.folder)
-    assert evaluation[-1] == "data.path=TEXT"
+    assert evaluation[1:] == [*CACHE, "data.path=TEXT"]
+    (job.folder / "evaluation-cache-test.json").touch()
+    runner.evaluate(job)  # is done
+    assert len(started) == 2
 
 
 def test_stopping_twice_asks_each_process_once():
@@ -186,6 +190,21 @@ def test_stopping_twice_asks_each_process_once():
     process.terminate.assert_called_once()
     with pytest.raises(Stopped):
         runner._run("says", [], Path("x"))
+
+
+def test_a_run_has_its_threads_and_does_not_hear_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With Ctrl-C and the study's SIGTERM, it would have two signals, and end unsaved."""
+    (tmp_path / "says.py").write_text(
+        "import os, sys\n"
+        "open(sys.argv[1], 'w').write(f'{os.environ[\"OMP_NUM_THREADS\"]} {os.getsid(0)}')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    Runner(3, ())._run("says", [str(tmp_path / "said")], tmp_path)
+    num_threads, session = (tmp_path / "said").read_text().split()
+    assert num_threads == "3"
+    assert int(session) != os.getsid(0)
 
 
 @pytest.mark.parametrize("is_divergence", [True, False])
@@ -252,9 +271,11 @@ def test_cores_take_turns_when_speed_is_measured(tmp_path: Path, monkeypatch: py
 def test_a_run_that_fails_keeps_no_other_from_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    runner = Runner(1, ())
+    runner, evaluated = Runner(1, ()), []
 
     def run(module: str, arguments: list[str], folder: Path) -> None:
+        if module == "lmbench.evaluate":
+            evaluated.append(folder)
         if "lr_0.003_dropout_0.5" in folder.name and "tuning/gru" in str(folder):
             raise UserError(f"{folder}: full disk")
         write(Job(folder, {}), 130.0)
@@ -264,7 +285,9 @@ def test_a_run_that_fails_keeps_no_other_from_running(
         study(tmp_path, "synthetic", ["gru", "qrnn"], runner, 2)
     assert "full disk" in capsys.readouterr().err
     assert final_runs(tmp_path, "synthetic", "gru") == []
-    assert None not in map(valid_perplexity, final_runs(tmp_path, "synthetic", "qrnn"))
+    runs = final_runs(tmp_path, "synthetic", "qrnn")
+    assert None not in map(valid_perplexity, runs)
+    assert sorted(evaluated) == [run.folder for run in runs]
 
 
 def diverge(job: Job) -> None:
@@ -288,7 +311,7 @@ def test_a_core_whose_whole_runs_all_diverge_is_not_trained_further(tmp_path: Pa
     assert trials_of_dropout(tmp_path, "wikitext2", "gru") == {}
     assert final_runs(tmp_path, "wikitext2", "gru") == []
     row = "| gru | 130.00 | 130.00 | 130.00 | 130.00 | 130.00 "
-    row += "| lr 0.0015: diverged, lr 0.003: diverged | — | — |"
+    row += "| lr 0.0015: diverged, lr 0.003: diverged, lr 0.006: diverged | — | — |"
     assert row in tables(tmp_path, "wikitext2")
 
 
@@ -345,7 +368,7 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     assert dropouts() == {}  # one rate is still missing
     write(lrs()[0.024], 160.0)
     whole = whole_trials_of_lr(tmp_path, "synthetic", "gru")
-    assert whole == {lr: lrs()[lr] for lr in (0.006, 0.003)}  # the same runs: none is short here
+    assert whole == {lr: lrs()[lr] for lr in (0.006, 0.003, 0.012)}  # the same runs: none is short here
     assert {job.overrides["optimizer.lr"] for job in dropouts().values()} == {0.006}
     assert dropouts()[0.5].folder == lrs()[0.006].folder
     write(dropouts()[0.25], 119.0)
@@ -358,8 +381,9 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     for number, run in enumerate(runs[:2]):
         write(run, 110.0 + 2 * number, 115.0 + 2 * number, gib=1 + number)
     tuning, final = tables(tmp_path, "synthetic").split("\n\n")
-    assert "| gru | 150.00 | 130.00 | 120.00 | 140.00 | 160.00 | lr 0.006: 120.00" in tuning
-    assert "lr 0.003: 130.00 | 120.00 | 119.00 | 125.00 |" in tuning
+    assert "| lr 0.024 | dropout x 0.25 | dropout x 0.5 | dropout x 1.0 |" in tuning
+    row = "| gru | 150.00 | 130.00 | 120.00 | 140.00 | 160.00 | 119.00 | 120.00 | 125.00 |"
+    assert row in tuning
     diverge(runs[2])
     Runner(1, ()).evaluate(runs[2])  # there is nothing to evaluate
     assert "| gru (1 of 5 diverged) | 244 | " in tables(tmp_path, "synthetic")

@@ -427,9 +427,7 @@ def tables(root: Path, corpus: str) -> str:
 def _tuning_rows(root: Path, corpus: str) -> list[list[str]]:
     factors = sorted(CORPORA[corpus].dropout_factors)
     has_whole = ["whole runs"] if CORPORA[corpus].short else []
-    rows = [
-        ["core", *(f"lr {lr}" for lr in LRS), *has_whole, *map("dropout x {}".format, factors)]
-    ]
+    rows = [["core", *(f"lr {lr}" for lr in LRS), *has_whole, *map("dropout x {}".format, factors)]]
     for core in CORPORA[corpus].sizes:
         cells = [_perplexity_cell(job) for job in trials_of_lr(root, corpus, core).values()]
         if has_whole:

@@ -368,7 +368,8 @@ def test_the_best_rate_then_the_best_dropout_then_seeds(tmp_path: Path):
     assert dropouts() == {}  # one rate is still missing
     write(lrs()[0.024], 160.0)
     whole = whole_trials_of_lr(tmp_path, "synthetic", "gru")
-    assert whole == {lr: lrs()[lr] for lr in (0.006, 0.003, 0.012)}  # the same runs: none is short here
+    # The same runs: none is short here.
+    assert whole == {lr: lrs()[lr] for lr in (0.006, 0.003, 0.012)}
     assert {job.overrides["optimizer.lr"] for job in dropouts().values()} == {0.006}
     assert dropouts()[0.5].folder == lrs()[0.006].folder
     write(dropouts()[0.25], 119.0)

@@ -174,7 +174,8 @@ class _CausalConv(Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         input, last, weight = ctx.saved_tensors
         grad_input, grad_last = torch.zeros_like(input), torch.zeros_like(last)
-        grad_weight = input.new_zeros(len(weight), *input.shape[1:])
+        # The sum over steps would lose digits in bfloat16.
+        grad_weight = exact(input.new_zeros(len(weight), *input.shape[1:]))
         steps, weights = [*last.unbind(), *input.unbind()], weight.unbind()
         grad_steps = [*grad_last.unbind(), *grad_input.unbind()]
         grad_weights = grad_weight.unbind()
@@ -182,4 +183,4 @@ class _CausalConv(Function):
             for k, w in enumerate(weights):
                 grad_steps[t + k].addcmul_(gradient, w)
                 grad_weights[k].addcmul_(gradient, steps[t + k])
-        return grad_input, grad_last, grad_weight.sum(1), grad_output.sum((0, 1))
+        return grad_input, grad_last, grad_weight.sum(1).to(weight.dtype), grad_output.sum((0, 1))

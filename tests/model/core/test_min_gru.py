@@ -55,6 +55,14 @@ def test_blocks_match_the_formula(kind, cell) -> None:
 
 
 @pytest.mark.parametrize("kind", [MinGRU, MinLSTM])
+def test_weight_dropout_acts_on_what_makes_the_gates(kind) -> None:
+    layer, given = kind(E, H, **NO_DROPOUT).blocks[0].layer, []
+    layer(torch.randn(T, B, H), None, lambda weight: given.append(weight) or weight)
+    (weight,) = given
+    assert weight is layer.gates.weight
+
+
+@pytest.mark.parametrize("kind", [MinGRU, MinLSTM])
 @pytest.mark.parametrize("bias", [-200.0, 200.0])
 def test_gates_that_are_shut_or_open_give_no_nan(kind, bias: float) -> None:
     layer = kind(H, H, **NO_DROPOUT)

@@ -110,6 +110,7 @@ def test_initial_values() -> None:
     assert not block.layer.gates.weight.any()
     assert block.layer.query.std().item() == pytest.approx((0.4 / 64) ** 0.5, rel=0.2)
     assert isinstance(block.norm, torch.nn.LayerNorm)
+    assert block.norm.bias is None
 
 
 def test_heads_must_divide_the_features() -> None:

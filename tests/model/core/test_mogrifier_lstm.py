@@ -43,6 +43,14 @@ def test_layers_match_the_formula_however_the_text_is_cut(num_rounds: int, windo
     assert_close(gradients, torch.autograd.grad((expected * factors).sum(), leaves))
 
 
+def test_weight_dropout_acts_on_the_recurrent_weight() -> None:
+    (layer,) = MogrifierLSTM(E, H, num_layers=1, rank=2, **NO_DROPOUT).layers
+    given: list[torch.Tensor] = []
+    layer(torch.randn(T, B, E), None, lambda weight: given.append(weight) or weight)
+    (weight,) = given
+    assert weight is layer.weight_hh_l0
+
+
 @pytest.mark.parametrize("name", ["num_rounds", "rank"])
 def test_a_wrong_number_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}"):

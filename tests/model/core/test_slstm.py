@@ -102,6 +102,9 @@ def test_higher_layers_start_with_longer_memories() -> None:
         assert not block.layer.bias.unflatten(1, (4, 12))[:, [0, 2, 3]].any()
         assert not block.layer.recurrent.any()
         assert isinstance(block.norm, torch.nn.LayerNorm)
+        assert block.norm.bias is None
+        for weight in (block.layer.gates_of_conv, block.layer.gates_of_input):
+            assert weight.std().item() == pytest.approx((0.4 / 24) ** 0.5, rel=0.2)
 
 
 def test_feedforward_matches_the_formula() -> None:

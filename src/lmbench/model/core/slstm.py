@@ -44,8 +44,9 @@ class SLSTM(ResidualStack):
     def build(self, hidden_size: int, num_layers: int) -> None:
         """Makes everything that has weights; higher layers start with longer memories."""
         super().build(hidden_size, num_layers)
-        for index, block in enumerate(self.blocks):
-            block.layer.spread_forget_gates(0.3 + 1.3 * index / max(1, num_layers - 1))
+        layers = [module for module in self.modules() if isinstance(module, SLSTMLayer)]
+        for index, layer in enumerate(layers):
+            layer.spread_forget_gates(0.3 + 1.3 * index / max(1, num_layers - 1))
 
     def make_layer(self, input_size: int, output_size: int) -> nn.Module:
         """An :class:`SLSTMLayer`."""

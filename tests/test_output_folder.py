@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.output_folder import RANKS, OutputFolder, as_typed, register_resolvers
+from lmbench.output_folder import OutputFolder, as_typed, register_resolvers
 
 register_resolvers()
 
@@ -74,7 +74,8 @@ def test_another_folder_is_offered_unless_a_run_is_resumed(tmp_path: Path):
 
 
 def test_what_hydra_noted_of_another_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in RANKS:
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    for name in ranks:
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "config.yaml").touch()
     start = OutputFolder().on_run_start
@@ -82,8 +83,13 @@ def test_what_hydra_noted_of_another_run_stays(tmp_path: Path, monkeypatch: pyte
         start(config=config_of(tmp_path), config_name="train")
     assert f"lmbench-train resume={tmp_path}. For another" in str(ended.value.code)
     start(config=OmegaConf.merge(config_of(tmp_path), {"resume": str(tmp_path)}))
-    monkeypatch.setenv("LOCAL_RANK", "1")  # a process that the first one has started
-    start(config=config_of(tmp_path))
+    for name in ranks:  # a process that is not the run's first one
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            start(config=config_of(tmp_path))
+    other = OmegaConf.merge(config_of(tmp_path), {"resume": str(tmp_path / "other")})
+    with pytest.raises(SystemExit):
+        start(config=other)
 
 
 def test_a_link_that_stays_inside_is_as_good_as_a_file(tmp_path: Path, look: Callable):

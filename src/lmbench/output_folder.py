@@ -16,7 +16,7 @@ from lmbench.run.directory import is_run, require_inside, require_no_run
 
 PROBE_BYTES = 2**16
 
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """Environment variables that are above 0 in all processes of a run but the first."""
 
 
@@ -50,14 +50,6 @@ class OutputFolder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the folder of the one run, before Hydra writes over what it noted of another."""
         _require_usable(config, "hydra.run.dir")
-        is_first = all(os.environ.get(name, "0") == "0" for name in RANKS)
-        if is_first and OmegaConf.select(config, "resume") is None:
-            try:
-                require_no_run(Path(OmegaConf.select(config, "hydra.run.dir")))
-            except OmegaConfBaseException:  # as in _require_usable
-                return
-            except UserError as error:
-                sys.exit(printable(str(error)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the folder of the sweep."""
@@ -69,10 +61,14 @@ def _require_usable(config: DictConfig, key: str) -> None:
         folder = Path(OmegaConf.select(config, key))
     except OmegaConfBaseException:  # ${hydra:…} has no value yet
         return
+    is_first = all(os.environ.get(name, "0") == "0" for name in RANKS)
+    is_resumed = str(OmegaConf.select(config, "resume")) == str(folder)
     probe = folder / f".lmbench.{os.getpid()}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         require_inside(folder)
+        if is_first and not is_resumed:
+            require_no_run(folder)
         try:
             probe.write_bytes(bytes(PROBE_BYTES))  # a full disk shows only now
         finally:
@@ -84,5 +80,4 @@ def _require_usable(config: DictConfig, key: str) -> None:
     else:
         return
     # Not an exception: Hydra turns what its callbacks raise into a warning, and continues.
-    is_resumed = OmegaConf.select(config, "resume") is not None
     sys.exit(printable(problem if is_resumed else f"{problem} For another folder: {key}=DIR."))

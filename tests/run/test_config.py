@@ -71,7 +71,7 @@ def test_a_runs_config_is_resolved_and_written_once(tmp_path: Path):
     of_the_command = {key: resolved.pop(key) for key in ("resume", "sweep_resume")}
     assert of_the_command == {"resume": None, "sweep_resume": False}
     assert read_run_config(tmp_path) == resolved
-    with pytest.raises(UserError, match=r"holds a run already.*hydra\.run\.dir"):
+    with pytest.raises(UserError, match=r"holds a run already.*To continue it: .*resume="):
         write_run_config(config_of("seed=8"), tmp_path)
     assert path.read_text("utf-8") == text
     write_run_config(config_of("seed=8"), tmp_path, replace=True)

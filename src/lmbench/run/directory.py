@@ -46,7 +46,10 @@ def alone_in(run_dir: Path) -> Iterator[None]:
         with FileLock(run_dir / ".lock", timeout=0):
             yield
     except Timeout as error:
-        raise UserError(f"Another process is at work in {run_dir}. Stop it first.") from error
+        raise UserError(
+            f"Another process is at work in {run_dir}. Wait for it or stop it. A new run needs a "
+            "folder of its own: hydra.run.dir=DIR."
+        ) from error
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:
@@ -67,7 +70,7 @@ def require_no_run(run_dir: Path) -> None:
     resume = f" To continue it: lmbench-train {as_override('resume', Path(shown(run_dir)))}."
     raise UserError(
         f"{shown(run_dir)} holds a run already ({found[0].name}), and a second one would mix with "
-        f"it.{resume if is_run(run_dir) else ''} For another folder: hydra.run.dir=DIR."
+        f"it.{resume if is_run(run_dir) else ''}"
     )
 
 

@@ -43,11 +43,17 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
             "the run of init_from=run has it: +model.core.weight_dropout=…",
         ),
         (
-            ["model.core.weight_dropout=0.3", "experiment=five_epochs,five_epochs_lstm"],
-            "There is no key model.core.weight_dropout here, but there is with model=awd_lstm. If "
-            "only some of the experiments have it: ++model.core.weight_dropout=…",
+            ["data.num_train_tokens=3000", "experiment=quickstart_lstm,quickstart_awd_lstm"],
+            "There is no key data.num_train_tokens here, but there is with data=synthetic. If all "
+            "experiments of the sweep have it: ++data.num_train_tokens=…",
         ),
-        (["resume=~/run"], "resume=~/run: ~ cannot be read here. Write resume=$HOME/run"),
+        (
+            ["callbacks.nt_asgd.non_monotone_interval=3", "resume=run"],
+            "There is no key callbacks.nt_asgd.non_monotone_interval here, but there is with "
+            "callbacks=nt_asgd. If the run of resume=run has it: +callbacks.nt_asgd.non_mono",
+        ),
+        (["resume=~/run"], "resume=~/run: ~ cannot be read here. Write resume=/home/me/run"),
+        (["resume=~nobody-of-that-name/run"], "resume=~nobody-of-that-name/run cannot be read. If"),
         (["logger.wandb.offline=true"], "There is no key logger.wandb.offline here, but there is "),
         (["callbacks.mine._target_=a.B"], "There is no key callbacks.mine._target_. To set a key "),
         (["core=gru"], "There is no key core. Did you mean model/core?"),
@@ -60,13 +66,26 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
         (["logger=[csv,wnadb]"], "There is no logger=wnadb. Did you mean wandb? Choose from csv, "),
     ],
 )
-def test_what_hydra_refuses_is_explained(arguments: list[str], said: str):
+def test_what_hydra_refuses_is_explained(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", "/home/me")
     with (
         initialize_config_dir(str(conf_dir()), version_base="1.3"),
         pytest.raises(HydraException) as error,
     ):
         compose("train", [text for text in arguments if "," not in text or "[" in text])
     assert explain(str(error.value), arguments, "train").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("key", "start"),
+    [("model.core.weight_dropout", "resume=run"), ("callbacks.nt_asgd._target_", "init_from=run")],
+)
+def test_no_plus_sign_is_advised_where_it_would_be_refused(key: str, start: str):
+    said = explain(f"Could not override '{key}'.", [start, f"{key}=1"], "train")
+    assert f"There is no key {key} here, but there is with" in said
+    assert "+" not in said
 
 
 def test_no_key_is_added_where_lmbench_reads_none():

@@ -1,11 +1,14 @@
 """What a mistyped key or option of a command line may have meant."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from lmbench.conf import conf_dir, flatten
 from lmbench.files import read_yaml
+from lmbench.run.directory import as_override
 
 
 def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
@@ -57,13 +60,18 @@ def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
 
 
 def _plus_signs(key: str, arguments: Sequence[str]) -> str:
-    """How to set a key of configs that Hydra does not compose, or not for all jobs."""
+    """How to set a key of a run's config or of a swept experiment, which Hydra does not look at."""
+    from lmbench.run.changes import RESUMABLE
+    from lmbench.run.config import INHERITED_NODES
+
     for text in arguments:
         name, _, value = text.partition("=")
-        if name in ("resume", "init_from"):  # composed from the defaults, then replaced
+        can_be_resumed = name == "resume" and key in RESUMABLE
+        is_inherited = name == "init_from" and key.partition(".")[0] in INHERITED_NODES
+        if can_be_resumed or is_inherited:
             return f" If the run of {text} has it: +{key}=…"
         if name == "experiment" and "," in value:
-            return f" If only some of the experiments have it: ++{key}=…"
+            return f" If all experiments of the sweep have it: ++{key}=…"
     return ""
 
 
@@ -97,8 +105,8 @@ def _explain_unreadable(arguments: Sequence[str]) -> str | None:
             if "[" in key:
                 whole = key.partition("[")[0]
                 return f"{text}: an item cannot be set alone. Give the whole list: '{whole}=[…,…]'"
-            if value.startswith("~"):  # shells expand it at the start of an argument alone
-                return f"{text}: ~ cannot be read here. Write {key}=$HOME{value[1:]}"
+            if (path := os.path.expanduser(value)) != value:  # noqa: PTH111
+                return f"{text}: ~ cannot be read here. Write {as_override(key, Path(path))}"
             escaped = value.replace("'", r"\'")
             return f"{text} cannot be read. If the value is text, quote it: \"{key}='{escaped}'\""
     return None

@@ -210,7 +210,10 @@ def test_a_run_named_twice_counts_once(tmp_path: Path, write_run: Write):
     assert (len(runs), skipped) == (1, [])
     runs, skipped = read_runs([("one", run), ("two", tmp_path), ("one", run)])
     assert [one.name for one in runs] == ["one"]
-    assert [item.reason for item in skipped] == ["As two: it was given before, and counts once."]
+    (reason,) = (item.reason for item in skipped)
+    assert reason == "Given as one and as two: it counts once, as one."
+    runs, skipped = read_runs([(None, tmp_path), ("best", run), (None, run)])
+    assert ([one.name for one in runs], skipped) == (["best"], [])
 
 
 def test_a_link_that_is_not_followed_is_named(tmp_path: Path, write_run: Write):

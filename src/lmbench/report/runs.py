@@ -137,10 +137,11 @@ def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list
     for name, folder in paths:
         for run_dir in find_run_dirs(folder, skipped):
             first, _ = named.setdefault(run_dir.resolve(), (name, run_dir))
-            if name not in (None, first):
-                skipped.append(
-                    Skipped(run_dir, f"As {name}: it was given before, and counts once.")
-                )
+            if first is None:
+                named[run_dir.resolve()] = name, run_dir
+            elif name not in (None, first):
+                reason = f"Given as {first} and as {name}: it counts once, as {first}."
+                skipped.append(Skipped(run_dir, reason))
     runs: list[Run] = []
     for name, run_dir in named.values():
         try:

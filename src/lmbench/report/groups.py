@@ -123,7 +123,9 @@ def group_runs(
     """
     for key in group_by:
         if all(_value(run, key) == NOT_SET for run in runs):
-            raise UserError(f"--group-by {key}: no run's config.yaml has this key.")
+            inner = sorted({one for run in runs for one in run.config if one.startswith(f"{key}.")})
+            hint = f" It has {inner[0]}, for example." if inner else ""
+            raise UserError(f"--group-by {key}: no run's config.yaml has a value there.{hint}")
     places = {run.run_dir.resolve().parts: run for run in runs}
     corpora: dict[Corpus, dict[Hashable, dict[Hashable, Run]]] = {}
     skipped = []

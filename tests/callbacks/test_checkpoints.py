@@ -346,7 +346,7 @@ def test_fewer_steps_than_a_run_has_had_since_its_validation_are_refused(
 ):
     kill(tmp_path, "awd_lstm", clock, *PLACES["first epoch"])
     for max_steps in (1, 2):
-        with pytest.raises(UserError, match=r"2 steps already.*max_steps to 3"):
+        with pytest.raises(UserError, match=r"reached step 2 already.*max_steps to 3"):
             run(tmp_path, "awd_lstm", resumes=True, max_steps=max_steps)
     resumed = run(tmp_path, "awd_lstm", resumes=True, max_steps=3)
     assert resumed.trainer.global_step == 3
@@ -359,10 +359,15 @@ def test_a_run_is_not_made_shorter_than_it_has_been(limit: str, tmp_path: Path):
     had = {"max_epochs": trainer.current_epoch, "max_steps": trainer.global_step}[limit]
     before = (tmp_path / "results.json").read_bytes()
     for number in (1, had - 1):
-        with pytest.raises(UserError, match=rf"{limit}={number}: .* {had} .*{limit} to {had}"):
+        with pytest.raises(
+            UserError, match=rf"{limit}={number}: .* {had} already.*{limit} to {had}"
+        ):
             run(tmp_path, "lstm", resumes=True, **{limit: number})
     assert (tmp_path / "results.json").read_bytes() == before
+    speed = json.loads(before)["train"]["tokens_per_second"]
     assert run(tmp_path, "lstm", resumes=True, **{limit: had}).trainer.global_step > 1
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert speed == results["train"]["tokens_per_second"] > 0
 
 
 def test_a_run_whose_time_is_over_within_an_epoch_validates_what_it_has(

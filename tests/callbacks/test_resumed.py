@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def trainer(*, is_global_zero: bool = True) -> Any:
-    return SimpleNamespace(is_global_zero=is_global_zero, early_stopping_callbacks=[])
+    return SimpleNamespace(is_global_zero=is_global_zero, early_stopping_callbacks=[], loggers=[])
 
 
 def is_as_it_was(run_dir: Path) -> bool:
@@ -52,9 +53,20 @@ def test_the_first_step_removes_old_results_and_writes_the_config_once(run_dir: 
     assert (run_dir / "results.json").exists()
 
 
-def test_testing_does_the_same_if_nothing_is_left_to_train(run_dir: Path):
+def test_testing_does_the_same_if_nothing_is_left_to_train(
+    run_dir: Path, caplog: pytest.LogCaptureFixture
+):
     Resumed(run_dir, CHANGED).on_test_start(trainer(), SimpleNamespace())
     assert not is_as_it_was(run_dir)
+    caplog.set_level(logging.INFO)
+    for first_step, trains in ((0, False), (3, True), (3, False)):
+        assert caplog.messages == []
+        callback, module = Resumed(run_dir, None), SimpleNamespace()
+        callback.first_step = first_step
+        if trains:
+            callback.on_train_batch_start(trainer(), module, None, 0)
+        callback.on_test_start(trainer(), module)
+    assert caplog.messages == ["nothing was left to train; testing again"]
 
 
 def test_a_resume_that_changes_no_value_leaves_the_config(run_dir: Path):

@@ -227,8 +227,9 @@ def _require_length(name: str, limit: int | None, had: int, least: int = 0) -> N
     """Refuses a limit on the length of a run that is below what the run has had."""
     least = max(had, least)
     if limit is not None and 0 <= limit < least:
+        unit = {"max_epochs": "epoch", "max_steps": "step"}[name]
         raise UserError(
-            f"trainer.{name}={limit}: the run has had {had:,} {name.removeprefix('max_')} already. "
+            f"trainer.{name}={limit}: the run has reached {unit} {had:,} already. "
             f"Set trainer.{name} to {least} or more."
         )
 

@@ -35,24 +35,30 @@ class Throughput(L.Callback):
         self.num_tokens = 0
         self.seconds = 0.0
         self._rates: list[float] = []
+        self._earlier: float | None = None
         self._num_logged = _STEPS_OF_WARM_UP
         self._fit_start = 0.0
         self._step_start: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Tokens and seconds so far."""
-        return {"num_tokens": self.num_tokens, "seconds": self._seconds_so_far()}
+        """Tokens and seconds so far, and the speed."""
+        return {
+            "num_tokens": self.num_tokens,
+            "seconds": self._seconds_so_far(),
+            "tokens_per_second": self.tokens_per_second,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the counts; the speed is that of this process's steps."""
+        """Continues the counts; the speed is that of this process's steps, if it takes any."""
         self.num_tokens = state_dict["num_tokens"]
         self.seconds = state_dict["seconds"]
+        self._earlier = state_dict.get("tokens_per_second")
 
     @property
     def tokens_per_second(self) -> float | None:
         """Median over the steps so far; None while the first two run."""
         rates = self._rates[_STEPS_OF_WARM_UP:]
-        return statistics.median(rates) if rates else None
+        return statistics.median(rates) if rates else self._earlier
 
     def on_train_start(self, trainer, pl_module) -> None:
         """Starts the clock, and resets the peak of memory: a sweep's jobs may share a process."""

@@ -116,8 +116,8 @@ class NTASGD(L.Callback):
         else:
             self._switch(trainer)
         message = (
-            f"val/nll {value:.4f} is above {min(earlier):.4f}, the best of all but the last "
-            f"{self.non_monotone_interval} validations: "
+            f"val/nll {value:.4f} is above {min(earlier):.4f}, the best of those more than "
+            f"{self.non_monotone_interval} validations ago: "
             f"{'the training ends' if averaging else 'from here on averaged SGD'}"
         )
         if trainer.is_global_zero:

@@ -26,17 +26,15 @@ def explain(message: str, arguments: Sequence[str], config_name: str) -> str:
                 "sweepers are extras: docs/sweeps.md."
             )
         group, name = match[2], match[1].removeprefix(f"{match[2]}/")
-        meant = difflib.get_close_matches(name, options, n=2) or _options_named(name)
-        known = ", ".join(options)
-        return f"There is no {group}={name}.{_did_you_mean(meant)} Choose from {known}."
-    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", message):  # one of a list
+    elif match := re.search(r"Could not load '([^']+)/([^'/]+)'", message):  # one of a list
         group, name = match.groups()
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        meant = difflib.get_close_matches(name, options, n=2)
-        known = ", ".join(options)
-        return f"There is no {group}={name}.{_did_you_mean(meant)} Choose from {known}."
-    is_unreadable = "override_grammar" in message
-    return (_explain_unreadable(arguments) if is_unreadable else None) or message
+    else:
+        is_unreadable = "override_grammar" in message
+        return (_explain_unreadable(arguments) if is_unreadable else None) or message
+    meant = difflib.get_close_matches(name, options, n=2) or _options_named(name)
+    known = ", ".join(options)
+    return f"There is no {group}={name}.{_did_you_mean(meant)} Choose from {known}."
 
 
 def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:

@@ -82,7 +82,9 @@ def test_what_hydra_noted_of_another_run_stays(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(SystemExit) as ended:
         start(config=config_of(tmp_path), config_name="train")
     assert f"lmbench-train resume={tmp_path}. For another" in str(ended.value.code)
-    start(config=OmegaConf.merge(config_of(tmp_path), {"resume": str(tmp_path)}))
+    for resume in (str(tmp_path), f"{tmp_path}/"):  # as a shell completes it
+        start(config=OmegaConf.merge(config_of(tmp_path), {"resume": resume}))
+    OutputFolder().on_multirun_start(config=config_of(tmp_path), config_name="train")
     for name in ranks:  # a process that is not the run's first one
         with monkeypatch.context() as patch:
             patch.setenv(name, "1")

@@ -44,7 +44,8 @@ def as_typed(overrides: Any) -> list[str]:
 class OutputFolder(Callback):
     """Checks the folder of a run or a sweep before Hydra writes into it.
 
-    Ends the command if it cannot be written, or if a link in it leads somewhere else.
+    Ends the command if it cannot be written, if a link in it leads somewhere else, or if a run is
+    to begin where another one has.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -62,12 +63,12 @@ def _require_usable(config: DictConfig, key: str) -> None:
     except OmegaConfBaseException:  # ${hydra:…} has no value yet
         return
     is_first = all(os.environ.get(name, "0") == "0" for name in RANKS)
-    is_resumed = str(OmegaConf.select(config, "resume")) == str(folder)
+    is_resumed = Path(str(OmegaConf.select(config, "resume"))) == folder
     probe = folder / f".lmbench.{os.getpid()}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         require_inside(folder)
-        if is_first and not is_resumed:
+        if key == "hydra.run.dir" and is_first and not is_resumed:
             require_no_run(folder)
         try:
             probe.write_bytes(bytes(PROBE_BYTES))  # a full disk shows only now

@@ -52,7 +52,7 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
             "There is no key callbacks.nt_asgd.non_monotone_interval here, but there is with "
             "callbacks=nt_asgd. If the run of resume=run has it: +callbacks.nt_asgd.non_mono",
         ),
-        (["resume=~/run"], "resume=~/run: ~ cannot be read here. Write resume=/home/me/run"),
+        (["resume=~/run"], "resume=~/run: ~ cannot be read here. Write resume=/me/run"),
         (["resume=~nobody-of-that-name/run"], "resume=~nobody-of-that-name/run cannot be read. If"),
         (["logger.wandb.offline=true"], "There is no key logger.wandb.offline here, but there is "),
         (["callbacks.mine._target_=a.B"], "There is no key callbacks.mine._target_. To set a key "),
@@ -69,7 +69,7 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
 def test_what_hydra_refuses_is_explained(
     arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/me")
     with (
         initialize_config_dir(str(conf_dir()), version_base="1.3"),
         pytest.raises(HydraException) as error,

@@ -59,7 +59,7 @@ def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
 
 def _plus_signs(key: str, arguments: Sequence[str]) -> str:
     """How to set a key of a run's config or of a swept experiment, which Hydra does not look at."""
-    from lmbench.run.changes import RESUMABLE
+    from lmbench.run.changes import RESUMABLE  # loads Hydra, as --help need not
     from lmbench.run.config import INHERITED_NODES
 
     for text in arguments:
@@ -103,7 +103,7 @@ def _explain_unreadable(arguments: Sequence[str]) -> str | None:
             if "[" in key:
                 whole = key.partition("[")[0]
                 return f"{text}: an item cannot be set alone. Give the whole list: '{whole}=[…,…]'"
-            if (path := os.path.expanduser(value)) != value:  # noqa: PTH111
+            if (path := os.path.expanduser(value)) != value:  # noqa: PTH111 - Path's raises
                 return f"{text}: ~ cannot be read here. Write {as_override(key, Path(path))}"
             escaped = value.replace("'", r"\'")
             return f"{text} cannot be read. If the value is text, quote it: \"{key}='{escaped}'\""

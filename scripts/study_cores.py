@@ -24,42 +24,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import reduce
-from operator import getitem
 from pathlib import Path
-from typing import Any, NamedTuple
+
+from study_cores_plan import (
+    CORPORA,
+    DIVERGED,
+    GENERATION,
+    SPEED_ROUNDS,
+    Job,
+    final_runs,
+    speed_runs,
+    trials_of_dropout,
+    trials_of_lr,
+    valid_perplexity,
+    whole_trials_of_lr,
+)
+from study_cores_tables import tables
 
 from lmbench.errors import UserError
-from lmbench.files import read_json, replace_text
-from lmbench.report.formats import estimate_text, p_text
-from lmbench.report.statistics import estimate, holm, t_test
+from lmbench.files import replace_text
 from lmbench.run.directory import quoted
-
-COLUMNS = (
-    "valid",
-    "test",
-    "bits above the floor, test",
-    "against awd_lstm, test",
-    "test with cache",
-    "training, tokens/s",
-    "training, GiB",
-    "ms per word generated",
-)
-
-DIVERGED = "diverged.txt"
-"""File in the folder of a run whose loss or score was not finite, with its error output."""
-
-GENERATION = "generation.json"
-"""File in the folder of a run: how long its model takes to draw a word."""
 
 DIVERGENCE = "Lower optimizer.lr or trainer.gradient_clip_val"
 """What lmbench-train says then."""
-
-LRS = (0.0015, 0.003, 0.006, 0.012, 0.024)
-NUM_WHOLE_LRS = 3
-"""The best learning rates of the short runs that are tried in whole ones: see docs/cores.md."""
 
 CACHE = (
     "evaluation=cache",
@@ -68,103 +57,6 @@ CACHE = (
     "evaluation.cache.grid.thetas=[0.03,0.06,0.1,0.2,0.3,0.4,0.5,0.662,0.8,1.0]",
 )
 """The outputs of some cores are larger than an LSTM's, and want a smaller theta."""
-
-SPEED_ROUNDS = 3
-"""Times that the speed of each core is measured, in turns."""
-
-DROPOUTS = {
-    "model.embedding_dropout": 0.05,
-    "model.core.input_dropout": 0.3,
-    "model.core.hidden_dropout": 0.2,
-    "model.core.output_dropout": 0.3,
-    "model.core.weight_dropout": 0.25,
-}
-OF_CORE = {
-    "lstm": {  # ordinary dropout alone, without AR and TAR
-        "model/core": "awd_lstm",
-        "model.embedding_dropout": 0.0,
-        "model.core.weight_dropout": 0.0,
-        "model.core.locked_dropout": "false",
-        "loss.ar_alpha": 0.0,
-        "loss.tar_beta": 0.0,
-    },
-}
-
-
-class Corpus(NamedTuple):
-    """A corpus of the study.
-
-    Attributes:
-        experiment: The experiment that all runs share.
-        seeds: Seeds of the final runs; the tuning has seed 1.
-        dropout_factors: What all dropouts are multiplied by; the first while the rate is tuned.
-        short: What shortens the first runs, of all learning rates.
-        sizes: Core → ``hidden_size`` with which all have about the same number of parameters.
-        options: Core → what else it needs at this size.
-    """
-
-    experiment: str
-    seeds: Sequence[int]
-    dropout_factors: Sequence[float]
-    short: Mapping[str, Any]
-    sizes: Mapping[str, int]
-    options: Mapping[str, Mapping[str, Any]]
-
-
-CORPORA = {
-    "wikitext2": Corpus(
-        "cores",
-        (2, 3, 4),
-        (0.25, 0.125),
-        {"trainer.limit_train_batches": 0.2, "batching.shuffle_articles": "false"},
-        {
-            "lstm": 600,
-            "awd_lstm": 600,
-            "gru": 720,
-            "qrnn": 1064,
-            "mogrifier_lstm": 528,
-            "min_gru": 312,
-            "min_lstm": 296,
-            "mlstm": 440,
-            "slstm": 448,
-            "hgrn2": 320,
-            "gated_delta_net": 296,
-        },
-        {"hgrn2": {"model.core.num_heads": 2}},
-    ),
-    "synthetic": Corpus(
-        "cores_synthetic",
-        (2, 3, 4, 5, 6),
-        (0.5, 0.25, 1.0),
-        {},
-        {
-            "lstm": 198,
-            "awd_lstm": 198,
-            "gru": 244,
-            "qrnn": 297,
-            "mogrifier_lstm": 164,
-            "min_gru": 115,
-            "min_lstm": 109,
-            "mlstm": 160,
-            "slstm": 164,
-            "hgrn2": 118,
-            "gated_delta_net": 108,
-        },
-        {
-            "mogrifier_lstm": {"model.core.rank": 24},
-            "mlstm": {"model.core.num_heads": 2},
-            "hgrn2": {"model.core.num_heads": 2},
-        },
-    ),
-}
-
-
-class Job(NamedTuple):
-    """A run: its folder, the overrides of lmbench-train, and whether its weights stay there."""
-
-    folder: Path
-    overrides: Mapping[str, Any]
-    keeps_weights: bool = True
 
 
 class Stopped(Exception):
@@ -238,106 +130,6 @@ class Runner:
             raise UserError(f"{folder}: {module} {shlex.join(arguments)} failed:\n{errors[-2000:]}")
         print(f"{folder}: {module}, {(time.monotonic() - begin) / 60:.1f} min", flush=True)
         print(*re.findall(r".*at the edge of its grid.*\n", output), sep="", end="", flush=True)
-
-
-def job_of(
-    root: Path,
-    corpus: str,
-    core: str,
-    *,
-    lr: float,
-    factor: float,
-    seed: int | None = None,
-    short: bool = False,
-) -> Job:
-    """A run of the study: a tuning run or, with ``seed=``, a final one."""
-    setting = CORPORA[corpus]
-    dropouts = {key: round(value * factor, 6) for key, value in DROPOUTS.items()}
-    overrides = {
-        "experiment": setting.experiment,
-        "name": core,
-        "model/core": core,
-        "model.core.hidden_size": setting.sizes[core],
-        "optimizer.lr": lr,
-        **dropouts,
-        **OF_CORE.get(core, {}),
-        **setting.options.get(core, {}),
-    }
-    name = f"lr_{lr}_dropout_{factor}"
-    if seed is not None:
-        folder = root / corpus / "seeds" / f"{core}_{name}" / f"seed_{seed}"
-        return Job(folder, {**overrides, "seed": seed})
-    overrides |= {"seed": 1, "trainer.limit_test_batches": 0}
-    if short and setting.short:
-        overrides |= setting.short
-        name = f"{name}_short"
-    return Job(root / corpus / "tuning" / core / name, overrides, keeps_weights=False)
-
-
-def valid_perplexity(job: Job) -> float | None:
-    """What a run reached on valid, infinity if it diverged; None if it has not finished."""
-    if (job.folder / DIVERGED).exists():
-        return math.inf
-    path = job.folder / "results.json"
-    return read_json(path)["val"]["ppl"] if path.exists() else None
-
-
-def best_of(jobs: Mapping[Any, Job]) -> list[Any]:
-    """The settings, the best on valid first, without diverged ones; none until all have ended."""
-    found = {setting: valid_perplexity(job) for setting, job in jobs.items()}
-    if None in found.values():
-        return []
-    scores = {setting: ppl for setting, ppl in found.items() if ppl and ppl < math.inf}
-    return sorted(scores, key=scores.__getitem__)
-
-
-def trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
-    """The first runs of the tuning: short ones on WikiText-2."""
-    factor = CORPORA[corpus].dropout_factors[0]
-    return {lr: job_of(root, corpus, core, lr=lr, factor=factor, short=True) for lr in LRS}
-
-
-def whole_trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
-    """Whole runs of the best rates: short ones may favour a rate that is too large later on."""
-    factor = CORPORA[corpus].dropout_factors[0]
-    lrs = best_of(trials_of_lr(root, corpus, core))[:NUM_WHOLE_LRS]
-    return {lr: job_of(root, corpus, core, lr=lr, factor=factor) for lr in lrs}
-
-
-def trials_of_dropout(root: Path, corpus: str, core: str) -> dict[float, Job]:
-    """Whole runs with the best rate; short ones would choose too much: docs/measurements.md."""
-    lrs = best_of(whole_trials_of_lr(root, corpus, core))
-    factors = CORPORA[corpus].dropout_factors if lrs else ()
-    return {factor: job_of(root, corpus, core, lr=lrs[0], factor=factor) for factor in factors}
-
-
-def final_runs(root: Path, corpus: str, core: str) -> list[Job]:
-    """The runs with several seeds, once the tuning has ended."""
-    trials = trials_of_dropout(root, corpus, core)
-    return [
-        job_of(
-            root,
-            corpus,
-            core,
-            lr=trials[factor].overrides["optimizer.lr"],
-            factor=factor,
-            seed=seed,
-        )
-        for factor in best_of(trials)[:1]
-        for seed in CORPORA[corpus].seeds
-    ]
-
-
-def speed_runs(root: Path, corpus: str, core: str) -> list[Job]:
-    """Runs of 60 steps, whose speed is measured with nothing beside them."""
-    overrides = {
-        **job_of(root, corpus, core, lr=LRS[0], factor=1.0).overrides,
-        "trainer.limit_train_batches": 60,
-        "trainer.limit_val_batches": 1,
-        "trainer.max_epochs": 1,
-    }
-    folder = root / corpus / "speed" / core
-    return [Job(folder / f"round_{number}", overrides) for number in range(1, SPEED_ROUNDS + 1)]
 
 
 def measure_speed(
@@ -418,113 +210,6 @@ def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_job
         raise UserError("\n".join(["Failed:", *failures]))
 
 
-def tables(root: Path, corpus: str) -> str:
-    """What the tuning found and what the final runs reached, as Markdown."""
-    both = (_tuning_rows(root, corpus), _final_rows(root, corpus))
-    return "\n\n".join("\n".join(_lines(rows)) for rows in both)
-
-
-def _tuning_rows(root: Path, corpus: str) -> list[list[str]]:
-    factors = sorted(CORPORA[corpus].dropout_factors)
-    has_whole = ["whole runs"] if CORPORA[corpus].short else []
-    rows = [["core", *(f"lr {lr}" for lr in LRS), *has_whole, *map("dropout x {}".format, factors)]]
-    for core in CORPORA[corpus].sizes:
-        cells = [_perplexity_cell(job) for job in trials_of_lr(root, corpus, core).values()]
-        if has_whole:
-            whole = whole_trials_of_lr(root, corpus, core)
-            best = ", ".join(f"lr {lr}: {_perplexity_cell(job)}" for lr, job in whole.items())
-            cells.append(best or "—")
-        trials = trials_of_dropout(root, corpus, core)
-        cells += [_perplexity_cell(trials.get(factor)) for factor in factors]
-        if set(cells) != {"—"}:
-            rows.append([core, *cells])
-    return rows
-
-
-def _final_rows(root: Path, corpus: str) -> list[list[str]]:
-    runs = {core: final_runs(root, corpus, core) for core in CORPORA[corpus].sizes}
-    finished = {
-        core: [job for job in jobs if (valid_perplexity(job) or math.inf) < math.inf]
-        for core, jobs in runs.items()
-    }
-    differences = against_awd_lstm(
-        {core: _values(jobs, "results.json", "test", "nll") for core, jobs in finished.items()}
-    )
-    rows = [["core", "size", "lr", "dropout x", *COLUMNS]]
-    for core, jobs in runs.items():
-        num_diverged = sum(valid_perplexity(job) == math.inf for job in jobs)
-        name = f"{core} ({num_diverged} of {len(jobs)} diverged)" if num_diverged else core
-        start = [name, str(CORPORA[corpus].sizes[core])]
-        if done := finished[core]:
-            timed = speed_runs(root, corpus, core)
-            rows.append([*start, *_final_cells(done, timed, differences.get(core, "—"))])
-        elif num_diverged:
-            rows.append([*start, *["—"] * (len(rows[0]) - 2)])
-    return rows
-
-
-def against_awd_lstm(nats: Mapping[str, Sequence[float]]) -> dict[str, str]:
-    """How much higher each core's perplexity is than AWD-LSTM's, in percent, with 95% intervals.
-
-    These are the study's primary comparisons: Welch's tests over seeds, p adjusted for all of them
-    together (Holm 1979).
-
-    Args:
-        nats: Core → nats per token of each seed.
-    """
-    base = nats.get("awd_lstm", ())
-    tests = {
-        core: test
-        for core, values in nats.items()
-        if core != "awd_lstm" and (test := t_test(base, values, is_paired=False))
-    }
-    adjusted = holm([test.p for test in tests.values()])
-    texts = {}
-    for (core, test), p in zip(tests.items(), adjusted, strict=True):
-        percent, low, high = (100 * math.expm1(value) for value in test[:3])
-        texts[core] = f"{percent:+.1f}% ({low:+.1f} to {high:+.1f}), p {p_text(p)}"
-    return texts
-
-
-def _perplexity_cell(job: Job | None) -> str:
-    perplexity = valid_perplexity(job) if job else None
-    if perplexity is None:
-        return "—"
-    return "diverged" if perplexity == math.inf else f"{perplexity:.2f}"
-
-
-def _final_cells(jobs: Sequence[Job], timed: Sequence[Job], difference: str) -> Iterable[str]:
-    overrides = jobs[0].overrides
-    yield f"{overrides['optimizer.lr']}"
-    yield f"{overrides['model.core.input_dropout'] / DROPOUTS['model.core.input_dropout']:g}"
-    results = [read_json(job.folder / "results.json") for job in jobs]
-    for split in ("val", "test"):
-        yield estimate_text(estimate([result[split]["ppl"] for result in results]))
-    floor = results[0]["data"].get("perplexity_floor")
-    bits = [math.log2(result["test"]["ppl"] / floor["test"]) for result in results if floor]
-    yield f"{statistics.fmean(bits):.3f}" if bits else "—"
-    yield difference
-    found = _values(jobs, "evaluation-cache-test.json", "ppl")
-    yield estimate_text(estimate(found)) if found else "—"
-    speeds = _values(timed, "results.json", "train", "tokens_per_second")
-    yield f"{statistics.median(speeds):,.0f}" if speeds else "—"
-    yield f"{max(result['train']['peak_memory_bytes'] for result in results) / 2**30:.2f}"
-    times = _values(timed, GENERATION, "milliseconds_per_word")
-    yield f"{statistics.median(times):.2f}" if times else "—"
-
-
-def _values(jobs: Sequence[Job], name: str, *keys: str) -> list[Any]:
-    """A value of a JSON file in each job's folder that has it."""
-    paths = [job.folder / name for job in jobs]
-    values: list[Any] = [read_json(path) for path in paths if path.exists()]
-    return [reduce(getitem, keys, value) for value in values]
-
-
-def _lines(table: Sequence[Sequence[str]]) -> Iterable[str]:
-    for row in (table[0], ["---"] * len(table[0]), *table[1:]):
-        yield f"| {' | '.join(row)} |"
-
-
 def main(args: argparse.Namespace, extra: Sequence[str]) -> None:
     """Runs the study, then prints its tables."""
     root = Path(args.dir).resolve()
@@ -533,7 +218,7 @@ def main(args: argparse.Namespace, extra: Sequence[str]) -> None:
         known = ", ".join(CORPORA[args.corpus].sizes)
         raise UserError(
             f"--cores: no size is known for {', '.join(sorted(unknown))}. Choose from {known}, or "
-            "add it to CORPORA in this script."
+            "add it to CORPORA in study_cores_plan.py."
         )
     if not args.tables:
         runner = Runner(args.threads, extra)

@@ -15,29 +15,23 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 from small import composed, config_of
-from study_cores import (
-    CACHE,
+from study_cores import CACHE, Runner, Stopped, measure_speed, study, time_generation
+from study_cores_plan import (
     CORPORA,
     DIVERGED,
     DROPOUTS,
     GENERATION,
     Job,
-    Runner,
-    Stopped,
-    against_awd_lstm,
     best_of,
     final_runs,
     job_of,
-    measure_speed,
     speed_runs,
-    study,
-    tables,
-    time_generation,
     trials_of_dropout,
     trials_of_lr,
     valid_perplexity,
     whole_trials_of_lr,
 )
+from study_cores_tables import against_awd_lstm, tables
 
 from lmbench.build import training as build
 from lmbench.build.model import build_model

@@ -17,7 +17,7 @@ def activation_regularization(output: Float[Tensor, "T B H"]) -> Float[Tensor, "
     >>> activation_regularization(torch.full((3, 2, 4), 0.5)).item()
     0.25
     """
-    return _in_float32(output).square().mean()
+    return _to_float32(output).square().mean()
 
 
 def temporal_activation_regularization(raw_output: Float[Tensor, "T B H"]) -> Float[Tensor, ""]:
@@ -30,11 +30,11 @@ def temporal_activation_regularization(raw_output: Float[Tensor, "T B H"]) -> Fl
     >>> temporal_activation_regularization(ramp).item()
     1.0
     """
-    raw_output = _in_float32(raw_output)
+    raw_output = _to_float32(raw_output)
     difference = raw_output[1:] - raw_output[:-1]
     # Not mean(): over no differences it would be nan, and ruin the whole training step.
     return difference.square().sum() / max(1, difference.numel())
 
 
-def _in_float32(values: Tensor) -> Tensor:
+def _to_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmbench.model.core.residual import CausalConv, GatedFeedForward, ResidualStack
-from lmbench.model.core.stack import exact
+from lmbench.model.core.stack import to_float32
 
 CHUNK = 64  # steps at most
 
@@ -84,7 +84,7 @@ class GatedDeltaNetLayer(nn.Module):
         """Runs a window, from ``state`` or from zeros."""
         last, matrix = (None, None) if state is None else state
         keys, values = self.sizes
-        made = exact(functional.linear(input, weight_dropout(self.gates.weight)))
+        made = to_float32(functional.linear(input, weight_dropout(self.gates.weight)))
         with torch.autocast(input.device.type, enabled=False):
             mixed, gate, step, strength = made.split(
                 [2 * keys + values, values, self.num_heads, self.num_heads], -1
@@ -92,7 +92,7 @@ class GatedDeltaNetLayer(nn.Module):
             mixed, last = self.conv(mixed, last)
             query, key, value = (
                 part.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3).contiguous()
-                for part in exact(functional.silu(mixed)).split([keys, keys, values], -1)
+                for part in to_float32(functional.silu(mixed)).split([keys, keys, values], -1)
             )  # (B, N, T, …) each
             log_decay = -self.rate_log.exp() * functional.softplus(step + self.step_bias)
             if matrix is None:
@@ -103,7 +103,7 @@ class GatedDeltaNetLayer(nn.Module):
                 value,
                 strength.sigmoid().permute(1, 2, 0),
                 log_decay.permute(1, 2, 0),
-                exact(matrix),
+                to_float32(matrix),
             )
             output = self.norm(output.permute(2, 0, 1, 3).to(self.norm.weight.dtype)).flatten(2)
             output = output * functional.silu(gate)

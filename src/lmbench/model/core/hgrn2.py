@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmbench.model.core.residual import GatedFeedForward, ResidualStack
-from lmbench.model.core.stack import exact
+from lmbench.model.core.stack import to_float32
 
 CHUNK = 32  # steps, a power of two
 
@@ -84,7 +84,7 @@ class HGRN2Layer(nn.Module):
         lower_bound: Float[Tensor, " H"],
     ) -> tuple[Float[Tensor, "T B H"], tuple[Tensor, ...]]:
         """Runs a window, from ``state`` or from zeros; no forget gate is below ``lower_bound``."""
-        gates = exact(functional.linear(input, weight_dropout(self.gates.weight)))
+        gates = to_float32(functional.linear(input, weight_dropout(self.gates.weight)))
         with torch.autocast(input.device.type, enabled=False):
             heads = gates.unflatten(-1, (3, self.num_heads, -1)).permute(2, 1, 3, 0, 4)
             query, forget, value = heads.contiguous()  # (B, N, T, D) each
@@ -93,7 +93,7 @@ class HGRN2Layer(nn.Module):
             if state is None:
                 state = (gates.new_zeros(*forget.shape[:2], *[forget.shape[-1]] * 2),)
             output, last = gated_attention(
-                functional.silu(query), 1.0 - forget, value, forget, exact(state[0])
+                functional.silu(query), 1.0 - forget, value, forget, to_float32(state[0])
             )
             output = output.permute(2, 0, 1, 3).flatten(2)
             output = self.norm(output.to(self.norm.weight.dtype))

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lmbench.model.core.recurrence import f_pooling
 from lmbench.model.core.residual import CausalConv, ResidualStack
-from lmbench.model.core.stack import exact
+from lmbench.model.core.stack import to_float32
 
 
 class MinGRU(ResidualStack):
@@ -61,10 +61,10 @@ class MinGRULayer(nn.Module):
         convolved, last = self.conv(input, last)
         input = input + convolved
         weight = weight_dropout(self.gates.weight)
-        keep, candidate = self.cell(exact(functional.linear(input, weight, self.gates.bias)))
+        keep, candidate = self.cell(to_float32(functional.linear(input, weight, self.gates.bias)))
         if hidden is None:
             hidden = torch.zeros_like(keep[0])
-        output = f_pooling(keep, positive(candidate), exact(hidden))
+        output = f_pooling(keep, positive(candidate), to_float32(hidden))
         return self.out(output.to(self.out.weight.dtype)), (last, output[-1])
 
     def cell(self, gates: Float[Tensor, "T B G"]) -> tuple[Tensor, Tensor]:

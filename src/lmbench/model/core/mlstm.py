@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmbench.model.core.residual import CausalConv, ResidualStack
-from lmbench.model.core.stack import exact
+from lmbench.model.core.stack import to_float32
 
 CHUNK = 128
 """Maximum number of steps that are compared pair by pair."""
@@ -86,10 +86,10 @@ class MLSTMLayer(nn.Module):
         branches = weight_dropout(self.up.weight).chunk(2)
         inner, gate = (functional.linear(input, weight) for weight in branches)
         with torch.autocast(input.device.type, enabled=False):
-            inner = exact(inner)
+            inner = to_float32(inner)
             convolved, last = self.conv(inner, last)
-            convolved = exact(functional.silu(convolved))
-            hidden, memory = self.cell(convolved, inner, [exact(tensor) for tensor in memory])
+            convolved = to_float32(functional.silu(convolved))
+            hidden, memory = self.cell(convolved, inner, [to_float32(tensor) for tensor in memory])
             hidden = torch.addcmul(self.skip * convolved, hidden, self.norm)
         output = hidden * functional.silu(gate)
         return self.down(output.to(self.down.weight.dtype)), (last, *memory)
@@ -103,13 +103,13 @@ class MLSTMLayer(nn.Module):
         """What is read from the memories, each with mean 0 and variance 1, and their new state."""
         # The product of a query Wq·x and a key Wk·y is that of Wkᵀ·Wq·x and y. So only x is
         # multiplied, and y is the key. The gates read x and y as well, by combined weights.
-        makes_query, makes_key, makes_value = map(exact, (self.query, self.key, self.value))
+        makes_query, makes_key, makes_value = map(to_float32, (self.query, self.key, self.value))
         query = multiply_blocks(convolved, makes_key.mT @ makes_query)
         value = multiply_blocks(inner, makes_value)
-        of_query, of_key, of_value = exact(self.gates.weight).chunk(3, 1)
+        of_query, of_key, of_value = to_float32(self.gates.weight).chunk(3, 1)
         of_convolved = multiply_blocks(of_query, makes_query.mT)
         of_convolved = of_convolved + multiply_blocks(of_key, makes_key.mT)
-        gates = functional.linear(convolved, of_convolved, exact(self.gates.bias))
+        gates = functional.linear(convolved, of_convolved, to_float32(self.gates.bias))
         gates = gates + functional.linear(value, of_value)
 
         num_steps, num_columns, inner_size = inner.shape
@@ -157,7 +157,7 @@ def read_memory(
     normalizer: Float[Tensor, "G D"],
     stabilizer: Float[Tensor, " G"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What each step reads, and memory, normalizer and scale after the last one.
+    """What each step reads, and memory, normalizer and stabilizer after the last one.
 
     With i the exponential of the input gate and f the sigmoid of the forget gate, a step is
     C ← f·C + i·k·vᵀ, n ← f·n + i·k, and reads Cᵀq / max(|nᵀq|, √D). (The paper divides keys by √D;

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from lmbench.model.core.recurrence import autocast_weight, chunks, multiply, weight_gradient
-from lmbench.model.core.stack import Stack, exact
+from lmbench.model.core.stack import Stack, to_float32
 
 
 class MogrifierLSTM(Stack):
@@ -65,18 +65,18 @@ class MogrifierLayer(nn.LSTM):
         """Runs a window, from ``state`` or from zeros."""
         if state is None:
             state = [input.new_zeros(1, input.shape[1], self.hidden_size)] * 2
-        hidden, cell = (exact(tensor[0]) for tensor in state)
+        hidden, cell = (to_float32(tensor[0]) for tensor in state)
         input_weight, recurrent_weight, input_bias, recurrent_bias = self.all_weights[0]
         weight = autocast_weight(torch.cat([input_weight, weight_dropout(recurrent_weight)], 1))
         rounds = [
-            (autocast_weight(narrow.weight), autocast_weight(wide.weight), exact(wide.bias))
+            (autocast_weight(narrow.weight), autocast_weight(wide.weight), to_float32(wide.bias))
             for narrow, wide in cast(Iterable[Iterable[nn.Linear]], self.rounds)
         ]
-        bias = exact(input_bias + recurrent_bias)
+        bias = to_float32(input_bias + recurrent_bias)
         with torch.autocast(input.device.type, enabled=False):
             outputs, hidden, cell = _Window.apply(
                 torch.is_grad_enabled(),
-                exact(input),
+                to_float32(input),
                 hidden,
                 cell,
                 weight,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmbench.model.core.recurrence import f_pooling
-from lmbench.model.core.stack import Stack, exact
+from lmbench.model.core.stack import Stack, to_float32
 
 
 class QRNN(Stack):
@@ -44,7 +44,7 @@ class QRNNLayer(nn.Module):
             state = input.new_zeros(num_columns, self.hidden_size), torch.zeros_like(input[:1])
         cell, last = state
         pairs = torch.cat([input, torch.cat([last.to(input.dtype), input[:-1]])], -1)
-        gates = exact(functional.linear(pairs, weight_dropout(self.conv.weight), self.conv.bias))
-        candidate, forget, out = gates.chunk(3, -1)
-        cells = f_pooling(forget.sigmoid(), candidate.tanh(), exact(cell))
+        gates = functional.linear(pairs, weight_dropout(self.conv.weight), self.conv.bias)
+        candidate, forget, out = to_float32(gates).chunk(3, -1)
+        cells = f_pooling(forget.sigmoid(), candidate.tanh(), to_float32(cell))
         return (out.sigmoid() * cells).to(input.dtype), (cells[-1], input[-1:])

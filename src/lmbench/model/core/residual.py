@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from lmbench.model.contracts import State
-from lmbench.model.core.stack import Stack, exact, run_layer
+from lmbench.model.core.stack import Stack, run_layer, to_float32
 
 
 class ResidualStack(Stack):
@@ -53,7 +53,7 @@ class ResidualStack(Stack):
     ) -> tuple[Float[Tensor, "T B H"], State]:
         """Everything between the dropouts of input and output."""
         states = [None] * len(self.blocks) if state is None else state
-        stream, new_state = exact(self.expand(input)), []
+        stream, new_state = to_float32(self.expand(input)), []
         arguments = self.layer_arguments()
         for block, own, more in zip(self.blocks, states, arguments, strict=True):
             stream, last = block(stream, own, self.hidden_dropout, self.weight_dropout, more)
@@ -175,7 +175,7 @@ class _CausalConv(Function):
         input, last, weight = ctx.saved_tensors
         grad_input, grad_last = torch.zeros_like(input), torch.zeros_like(last)
         # The sum over steps would lose digits in bfloat16.
-        grad_weight = exact(input.new_zeros(len(weight), *input.shape[1:]))
+        grad_weight = to_float32(input.new_zeros(len(weight), *input.shape[1:]))
         steps, weights = [*last.unbind(), *input.unbind()], weight.unbind()
         grad_steps = [*grad_last.unbind(), *grad_input.unbind()]
         grad_weights = grad_weight.unbind()

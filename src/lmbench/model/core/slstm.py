@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lmbench.model.core.recurrence import autocast_weight, chunks, multiply, weight_gradient
 from lmbench.model.core.residual import CausalConv, GatedFeedForward, ResidualStack
-from lmbench.model.core.stack import exact
+from lmbench.model.core.stack import to_float32
 
 
 class SLSTM(ResidualStack):
@@ -103,8 +103,8 @@ class SLSTMLayer(nn.Module):
             -1,
         )
         hidden, cell = self.cell(
-            exact(gates) + self.bias[:, None, None],
-            [exact(tensor) for tensor in cell],
+            to_float32(gates) + self.bias[:, None, None],
+            [to_float32(tensor) for tensor in cell],
             weight_dropout(self.recurrent),
         )
         hidden = functional.layer_norm(hidden, hidden.shape[-1:])  # (T, N, B, D)

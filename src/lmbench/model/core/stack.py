@@ -153,6 +153,6 @@ def autocast_where_fast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def exact(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or float64 if it is that: sums over steps need the digits."""
+def to_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or float64 if it has that type: sums over steps need the digits."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

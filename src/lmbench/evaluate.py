@@ -115,7 +115,7 @@ def _evaluate_pairs(
 ) -> float:
     from lmbench.build.arguments import require_type
     from lmbench.data.minimal_pairs import read_pairs
-    from lmbench.data.words import Splitter
+    from lmbench.data.words import WordSplitter
     from lmbench.evaluation import minimal_pairs
 
     if node["pairs"] is None:
@@ -127,7 +127,7 @@ def _evaluate_pairs(
     tokenizer = node.get("tokenizer")
     require_type("evaluation.tokenizer", tokenizer, str | None)
     try:
-        splitter = Splitter.of(vocabulary, tokenizer)
+        splitter = WordSplitter.of(vocabulary, tokenizer)
     except ValueError as error:
         raise UserError(f"evaluation.{error}.") from error
     pairs = read_pairs(Path(str(node["pairs"])))

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lmbench.data.vocabulary import EOS, Vocabulary
-from lmbench.data.words import Splitter
+from lmbench.data.words import WordSplitter
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.text import encode_text, pieces, sample_words
 from lmbench.evaluation.words import score_sentences, score_stream
@@ -54,7 +54,7 @@ class Loaded(NamedTuple):
             stream: Whether the text is read in one stream, as the standard evaluation reads a
                 split. Otherwise each sentence is read by itself, after an ``<eos>``.
             tokenizer: How the text is split into words, see
-                :meth:`lmbench.data.words.Splitter.of`.
+                :meth:`lmbench.data.words.WordSplitter.of`.
 
         Returns:
             One row per word, in the order of the text: ``word``, as the tokenizer leaves it;
@@ -72,7 +72,7 @@ class Loaded(NamedTuple):
 
         if text and not text.endswith("\n"):
             text += "\n"
-        words = Splitter.of(self.vocabulary, tokenizer).words(text)
+        words = WordSplitter.of(self.vocabulary, tokenizer).words(text)
         ids = self.vocabulary.encode([EOS, *words])
         is_end = np.array([word == EOS for word in words], bool)
         ends = np.flatnonzero(is_end) + 1
@@ -117,8 +117,8 @@ class Loaded(NamedTuple):
             num_tokens: Words to draw.
             temperature: What log-probabilities are divided by; with 0, each word is the likeliest.
             top_k: Draws only from this many of the most probable words; 0 for all.
-            top_p: Draws only from the fewest most probable words that have this probability
-                together.
+            top_p: Draws only from the fewest most probable words whose probabilities sum to
+                this.
             seed: The same seed gives the same text; None draws a different one each time.
             allow_unk: Whether ``<unk>`` may be drawn.
 

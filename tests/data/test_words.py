@@ -9,7 +9,7 @@ import pytest
 from sacremoses import MosesDetokenizer
 
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.data.words import Splitter, require_tokenizer, separate, words_of
+from lmbench.data.words import WordSplitter, require_tokenizer, separate, words_of
 
 # Written by hand, as WikiText writes such text.
 PAIRS = [
@@ -108,9 +108,9 @@ def test_a_vocabulary_shows_how_words_are_separated(
     words: tuple[str, ...], tokenizer: str, expected: tuple
 ):
     vocabulary = Vocabulary(words, tokenizer)
-    found = Splitter.of(vocabulary, "auto")
+    found = WordSplitter.of(vocabulary, "auto")
     assert (found.tokenizer, found.is_lowercase, found.drops_punctuation) == expected
-    assert Splitter.of(vocabulary) == Splitter(vocabulary, tokenizer)
+    assert WordSplitter.of(vocabulary) == WordSplitter(vocabulary, tokenizer)
 
 
 def test_raw_text_becomes_like_the_penn_treebank():
@@ -128,7 +128,7 @@ def test_raw_text_becomes_like_the_penn_treebank():
         "hydro-quebec",
         "high-speed",
     )
-    splitter = Splitter.of(Vocabulary(known), "auto")
+    splitter = WordSplitter.of(Vocabulary(known), "auto")
     text = "Mr. Vinken isn't \"Hydro-Quebec's\" (high-speed), $ <unk>.\n"
     expected = "mr. vinken is n't hydro-quebec 's high-speed $ <unk> <eos>"
     assert splitter.words(text) == expected.split()

@@ -13,7 +13,7 @@ import torch
 
 from lmbench.data.minimal_pairs import Pair, PairSet
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.data.words import Splitter
+from lmbench.data.words import WordSplitter
 from lmbench.errors import UserError
 from lmbench.evaluation.minimal_pairs import evaluate_pairs, show_pairs, write_pairs
 from lmbench.evaluation.words import sentence_surprisals
@@ -55,12 +55,12 @@ PAIRS = pairs_of(
 
 
 def evaluate(model: LanguageModel, vocabulary: Vocabulary, pairs: PairSet):
-    return evaluate_pairs(model, Splitter.of(vocabulary, "auto"), pairs, of_run=OF_RUN)
+    return evaluate_pairs(model, WordSplitter.of(vocabulary, "auto"), pairs, of_run=OF_RUN)
 
 
 def test_counts(vocabulary: Vocabulary):
     results, scores = evaluate_pairs(
-        unigram_model(vocabulary), Splitter.of(vocabulary, "none"), PAIRS, of_run=OF_RUN
+        unigram_model(vocabulary), WordSplitter.of(vocabulary, "none"), PAIRS, of_run=OF_RUN
     )
     assert results["accuracy"] == 0.5
     counts = {"num_pairs": 6, "num_correct": 3, "num_ties": 2}
@@ -114,7 +114,7 @@ def test_probabilities_are_those_of_sentences_without_their_end():
 
 def test_a_sentence_of_which_no_word_is_left_is_refused(vocabulary: Vocabulary):
     """It would be certain, and so correct."""
-    splitter = Splitter(vocabulary, "penn", drops_punctuation=True)
+    splitter = WordSplitter(vocabulary, "penn", drops_punctuation=True)
     pairs = pairs_of(("a", "b", "p"), ("!", "a b", "p"))
     message = "No word is left to read in one of '!' and 'a b'"
     with pytest.raises(UserError, match=re.escape(message)):
@@ -130,7 +130,7 @@ def test_sentences_without_words_have_no_surprisal(vocabulary: Vocabulary):
 
 def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFixture):
     results, scores = evaluate_pairs(
-        unigram_model(vocabulary), Splitter.of(vocabulary, "none"), PAIRS, of_run=OF_RUN
+        unigram_model(vocabulary), WordSplitter.of(vocabulary, "none"), PAIRS, of_run=OF_RUN
     )
     write_pairs(results, scores, PAIRS, tmp_path)
     names = {f"minimal_pairs-my_pairs.{end}" for end in ("json", "parquet")}

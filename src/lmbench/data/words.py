@@ -91,7 +91,7 @@ def words_of(text: str, tokenizer: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Splitter:
+class WordSplitter:
     """Splits text into the kind of words that a vocabulary has.
 
     Args:
@@ -113,7 +113,7 @@ class Splitter:
         require_tokenizer(self.tokenizer)
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, tokenizer: str | None = None) -> "Splitter":
+    def of(cls, vocabulary: Vocabulary, tokenizer: str | None = None) -> "WordSplitter":
         """The splitter of text for a model.
 
         Args:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 
 from lmbench.data.minimal_pairs import PairSet
 from lmbench.data.vocabulary import EOS, UNK
-from lmbench.data.words import Splitter
+from lmbench.data.words import WordSplitter
 from lmbench.errors import UserError
 from lmbench.evaluation.outcome import write_results
 from lmbench.evaluation.progress import progress_of
@@ -62,7 +62,7 @@ class PairScores:
 
 
 def evaluate_pairs(
-    model: LanguageModel, splitter: Splitter, pairs: PairSet, *, of_run: Mapping[str, Any]
+    model: LanguageModel, splitter: WordSplitter, pairs: PairSet, *, of_run: Mapping[str, Any]
 ) -> tuple[dict[str, Any], PairScores]:
     """Accuracy on minimal pairs: the share whose good sentence is more probable.
 

@@ -27,7 +27,7 @@ except ImportError as error:
 
 import lmbench
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
-from lmbench.data.words import Splitter
+from lmbench.data.words import WordSplitter
 from lmbench.model import LanguageModel
 
 __all__ = ["CausalLM", "WordTokenizer", "load"]  # hf.lm_eval is for another tool
@@ -43,7 +43,7 @@ def load(
 
     Args:
         path: See :func:`lmbench.load`.
-        tokenizer: How texts are split into words, see :meth:`lmbench.data.words.Splitter.of`.
+        tokenizer: How texts are split into words, see :meth:`lmbench.data.words.WordSplitter.of`.
         device: See :func:`lmbench.load`.
 
     Raises:
@@ -125,7 +125,7 @@ class WordTokenizer(PreTrainedTokenizer):
     """
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: str | None = None) -> None:
-        self.splitter = Splitter.of(vocabulary, tokenizer)
+        self.splitter = WordSplitter.of(vocabulary, tokenizer)
         self.vocabulary = vocabulary
         unk_token = None if vocabulary.unk_id is None else UNK
         super().__init__(

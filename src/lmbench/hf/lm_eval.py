@@ -19,7 +19,7 @@ from lm_eval.api.registry import register_model  # pyright: ignore[reportMissing
 
 import lmbench
 from lmbench.data.vocabulary import EOS
-from lmbench.data.words import Splitter
+from lmbench.data.words import WordSplitter
 from lmbench.evaluation.words import read_sentences, rows_at_once
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class LMBench(LM):
 
     Args:
         path: See :func:`lmbench.load`.
-        tokenizer: How texts are split into words, see :meth:`lmbench.data.words.Splitter.of`.
+        tokenizer: How texts are split into words, see :meth:`lmbench.data.words.WordSplitter.of`.
         device: See :func:`lmbench.load`; None for a CUDA device if there is one.
         batch_size: Does nothing: texts of similar length are read side by side.
         max_batch_size: Does nothing either.
@@ -55,7 +55,7 @@ class LMBench(LM):
             device = "cpu"
         self.model, self.vocabulary = lmbench.load(path, device=device or "auto")
         self.model.float()
-        self.splitter = Splitter.of(self.vocabulary, tokenizer)
+        self.splitter = WordSplitter.of(self.vocabulary, tokenizer)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Natural log-probability of each continuation, and whether each word is the likeliest."""
@@ -74,7 +74,7 @@ class LMBench(LM):
         """Natural log-probability of each text."""
         words = [self.splitter.words(request.args[0]) for request in requests]
         sentences = [self.vocabulary.encode([EOS, *of_text]) for of_text in words]
-        return [nats for nats, _ in self._scores(sentences, list(map(len, words)))]
+        return [log_prob for log_prob, _ in self._scores(sentences, list(map(len, words)))]
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Generation is not supported.
@@ -93,14 +93,14 @@ class LMBench(LM):
         log_probs, is_likeliest = np.empty(num_targets.sum()), np.empty(num_targets.sum(), bool)
         size = rows_at_once(self.model)
         for places, outputs, targets in read_sentences(self.model, sentences):
-            nats, likeliest = [], []
+            found, likeliest = [], []
             parts = outputs.split(size), targets.to(outputs.device).split(size)
             for part, words in zip(*parts, strict=True):
                 with torch.no_grad():
                     rows = self.model.head.log_probs(part)
-                nats.append(rows.gather(1, words[:, None])[:, 0])
+                found.append(rows.gather(1, words[:, None])[:, 0])
                 likeliest.append(rows.argmax(1) == words)
-            log_probs[places] = torch.cat(nats).double().cpu().numpy()
+            log_probs[places] = torch.cat(found).double().cpu().numpy()
             is_likeliest[places] = torch.cat(likeliest).cpu().numpy()
         slices = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
         return [(float(log_probs[of].sum()), bool(is_likeliest[of].all())) for of in slices]

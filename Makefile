@@ -23,7 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
 
 # Two jobs of one thread are faster than two threads for one job after the other.
-quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the embedded corpus; no download once installed
+quickstart: $(READY) ## compare an LSTM with an AWD-LSTM on the synthetic corpus; no download once installed
 	$(BIN)/lmbench-train -m experiment=quickstart_lstm,quickstart_awd_lstm \
 	  hydra/launcher=joblib hydra.launcher.n_jobs=2
 

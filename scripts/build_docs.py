@@ -32,7 +32,7 @@ def build(output: Path) -> list[str]:
         The references that lead nowhere, with their modules.
     """
     if output.exists() and not (output / "lmbench.html").exists() and any(output.iterdir()):
-        sys.exit(f"{output} holds something else than the reference. Name another folder.")
+        sys.exit(f"{output} holds something other than the reference. Name another folder.")
     shutil.rmtree(output, ignore_errors=True)
     warnings.simplefilter("error", UserWarning)  # the kind that pdoc issues
     pdoc.render.configure(docformat="google")

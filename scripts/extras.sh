@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs each launcher, sweeper and logger of the extras once for real, on the embedded corpus, and
+# Runs each launcher, sweeper and logger of the extras once for real, on the synthetic corpus, and
 # checks that every job finished; then tests models in lm-evaluation-harness, and cores against
 # published code. Called by `make extras`, which installs the extras first.
 set -euo pipefail

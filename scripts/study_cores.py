@@ -175,7 +175,7 @@ def time_generation(run_dir: Path, num_threads: int) -> None:
 
 
 def study(root: Path, corpus: str, cores: Sequence[str], runner: Runner, num_jobs: int) -> None:
-    """Runs everything that has not been run yet; a run that fails does not keep others from it.
+    """Runs everything that has not been run yet; a run that fails does not stop the others.
 
     Raises:
         UserError: Runs have failed.

@@ -218,7 +218,7 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path):
     write_evaluation(tmp_path / "one", "dynamic_cache", "test", 30.0, without_cache=35.0)
     path = tmp_path / "one/evaluation-dynamic_cache-test.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"corpus_sha256": "1"}))
-    with pytest.raises(UserError, match=r"dynamic_cache-test\.json is for another corpus"):
+    with pytest.raises(UserError, match=r"dynamic_cache-test\.json is for a different corpus"):
         read_rows(tmp_path)
 
 

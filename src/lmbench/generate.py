@@ -86,7 +86,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--temperature", metavar="T", type=_number(float, 0), default=1.0, help=help_temperature)
     help_top_k = "draw from the K most probable words only (default: 0, from all)"
     add("--top-k", metavar="K", type=size, default=0, help=help_top_k)
-    help_top_p = "draw from the fewest words with a probability of P together (default: 1)"
+    help_top_p = "draw from the fewest most probable words that have probability P (default: 1)"
     add("--top-p", metavar="P", type=probability, default=1.0, help=help_top_p)
     add("--seed", metavar="N", type=size, help="without it, one is chosen and printed")
     add("--num-samples", metavar="N", type=count, default=1, help="texts to draw (default: 1)")
@@ -103,7 +103,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
 
 
 def probability(text: str) -> float:
-    """The argparse type of one above 0."""
+    """The argparse type of a probability above 0."""
     number = float(text)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {text}")

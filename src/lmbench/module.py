@@ -76,7 +76,7 @@ class LanguageModelModule(L.LightningModule):
 
     Attributes:
         scores: Stage ("val", "test") → what the model scored in its latest epoch.
-        best: The validation with the fewest nats per token so far, the first of equals; None
+        best: The validation with the fewest nats per token so far, the first if several tie; None
             before the first finite one. Everything that needs the best epoch reads it here.
     """
 

@@ -12,7 +12,7 @@ class Score(NamedTuple):
     num_tokens: int
     """Number of scored targets."""
     extra_divisor: int = 0
-    """What the published code's divisor has on top of that number; 0 otherwise."""
+    """What the divisor of the published code's protocol has on top of that number; else 0."""
 
     @property
     def nll(self) -> float:

@@ -154,7 +154,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         type=Path,
         help="a file instead of stdout: Parquet if it ends in .parquet, else separated by tabs",
     )
-    add("--device", default="auto", help="cpu, cuda, …; auto: cuda if there is one (auto)")
+    add("--device", default="auto", help="cpu, cuda, … (default: auto, cuda if there is one)")
     options = parser.parse_args(arguments)
     options.folders = [Path(path) for path in options.paths if path != "-" and is_folder(path)]
     options.files = [path for path in options.paths if path == "-" or not is_folder(path)]

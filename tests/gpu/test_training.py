@@ -83,7 +83,7 @@ def test_steps_do_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = quiet_trainer(Throughput(), **options)
     trainer.fit(small_module(9), datamodule=random_windows(9, 808, batch_size=4))
     assert devices.count("cpu") > 2 * 20  # 20 steps per epoch, and two values from the fifth on
-    assert devices.count("cuda") <= 2 * 2  # valid perplexity
+    assert devices.count("cuda") <= 2 * 2  # validation perplexity
 
 
 def test_an_average_of_the_weights_stays_on_the_gpu() -> None:

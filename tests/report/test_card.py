@@ -105,7 +105,7 @@ def test_how_it_was_scored(make_run: Callable[..., Path]):
 
 def test_results_of_other_weights_are_refused(make_run: Callable[..., Path]):
     run_dir = make_run()
-    with pytest.raises(UserError, match=r"results\.json is for other weights"):
+    with pytest.raises(UserError, match=r"results\.json is for weights other"):
         model_card(run_dir, values_of(run_dir), "0")
 
 

@@ -214,7 +214,7 @@ def test_members_that_do_not_belong_together_are_refused(
         sha256 = {"sha256": "bb"} if results else {}
         nats = draw(5)[:size]
         write_evaluation(run_dir, split="valid", log_probabilities=nats, **sha256)
-        assert f"{run_dir} has another corpus" in refused(members[0], run_dir)
+        assert f"{run_dir} has a different corpus" in refused(members[0], run_dir)
     otherwise = write_run(tmp_path / "otherwise", seed=5)
     write_evaluation(otherwise, split="valid", log_probabilities=draw(5), columns=1)
     assert "valid was read differently" in refused(members[0], otherwise)

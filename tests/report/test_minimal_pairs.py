@@ -116,7 +116,7 @@ def test_other_pairs_or_pairs_read_otherwise_are_left_out(
     ("changes", "message"),
     [
         ({"accuracy": None}, "float() argument must be a string or a real number"),
-        ({"corpus_sha256": "other"}, "is for another corpus than the run's"),
+        ({"corpus_sha256": "other"}, "is for a different corpus from the run's"),
         ({"by": []}, "'list' object has no attribute 'items'"),
         ({"parts": {}}, "KeyError 'known'"),
         ({"accuracy": float("nan")}, "an accuracy is not between 0 and 1"),

@@ -56,7 +56,7 @@ class Throughput(L.Callback):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Median over this process's steps but the first two; before, that of the run so far."""
+        """Median over this process's steps but the first two; until then, an earlier one's."""
         rates = self._rates[_STEPS_OF_WARM_UP:]
         return statistics.median(rates) if rates else self._earlier
 

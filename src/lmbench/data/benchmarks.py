@@ -156,7 +156,7 @@ def _check_counts(corpus: Corpus, benchmark: Benchmark, source: str) -> None:
     found = {**corpus.num_tokens, "types": len(corpus.vocabulary)}
     if found != benchmark.counts:
         raise UserError(
-            f"{source} is not {benchmark.title} as published (by words, not raw): it has "
+            f"{source} is not {benchmark.title} as published (word-level, not raw): it has "
             f"{describe(found)}, expected {describe(benchmark.counts)}. For another corpus use "
             "data=text with data.path=…"
         )

@@ -1,4 +1,4 @@
-"""The embedded corpus: text from a hidden Markov grammar whose true perplexity is known.
+"""The synthetic corpus: text from a hidden Markov grammar whose true perplexity is known.
 
 A sentence has a topic and is a Markov chain of word classes; (topic, class) is the hidden state,
 and each state prefers different words of its class. Topics outlast sentences, so a model must

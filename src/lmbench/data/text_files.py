@@ -50,7 +50,7 @@ def find_files(path: Path) -> dict[str, Path] | list[Path]:
             raise UserError(
                 f"{path}: {' and '.join(parts)} look like parts of a text that is already split. "
                 f"Put the splits into one folder as {', '.join(f'{one}.txt' for one in SPLITS)}, "
-                "or rename the files that are to be split again."
+                "or rename the files if lmbench should split the text itself."
             )
         return text
     for split in SPLITS:

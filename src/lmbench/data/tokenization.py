@@ -154,8 +154,8 @@ def write_ids(
     num_lines = counts["train"][ids[EOS]]
     if counts["train"].sum() > LONG_LINE_TOKENS * num_lines:
         notes.append(
-            f"train has {num_lines:,} line ends; it learns better if each paragraph or sentence "
-            "is a line"
+            f"train has {num_lines:,} line ends; a model learns better if each paragraph or "
+            "sentence is a line"
         )
     return vocabulary, notes
 

@@ -126,8 +126,8 @@ def cache_log_probs(
         device: Device to compute on.
 
     Returns:
-        (window, theta) → nats, −inf where the target is not in the cache; nan for the first target,
-        whose cache is empty.
+        (window, theta) → log-probabilities in nats, −inf where the target is not in the cache; nan
+        for the first target, whose cache is empty.
     """
     assert reading.outputs is not None
     num_targets = len(reading.targets)

@@ -71,7 +71,7 @@ def tune_in_turn(mode: Any, score: Callable[[], Score]) -> list[dict[str, Any]]:
 
 
 def take_best(mode: Any, tried: Iterable[Mapping[str, Any]]) -> None:
-    """Gives a mode the settings with the fewest nats, the first of equals."""
+    """Gives a mode the settings with the fewest nats, the first if several tie."""
     best = min(tried, key=lambda row: math.inf if row["nll"] is None else row["nll"])
     for name in values_to_try(mode):
         setattr(mode, name, best[name])

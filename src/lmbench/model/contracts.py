@@ -14,8 +14,8 @@ State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """What a core remembers: a tuple of tensors for each layer, whose shapes are the core's own affair.
 
 An LSTM layer's is ``(h, c)``, each ``(1, B, H)``. A checkpoint holds the state of the training
-stream. A resumed run passes it on in float32 even if the weights are in bfloat16: the core converts
-it.
+stream. A resumed run passes it on in float32 even if the weights are in bfloat16: the core must
+convert it.
 """
 
 
@@ -56,9 +56,9 @@ class Core(Protocol):
     returns a :class:`CoreOutput`; its only memory is the state, which the caller passes on. Steps
     must not depend on later ones, nor columns on each other.
 
-    A config's core is built with the values given there and, by name, ``input_size``; the tests of
-    all cores also set ``num_layers``. Under autocast on a CPU without bfloat16, it computes in
-    float32: :func:`lmbench.model.core.stack.autocast_where_fast`.
+    A core is built from the values in the config and ``input_size=``; the tests of all cores also
+    set ``num_layers``. Under autocast on a CPU without bfloat16, it computes in float32:
+    :func:`lmbench.model.core.stack.autocast_where_fast`.
     """
 
     input_size: int

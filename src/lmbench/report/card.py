@@ -35,8 +35,8 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
             raise UserError(item.reason)
     if run.results.get("weights_sha256") not in (None, weights_sha256):
         raise UserError(
-            f"{run_dir / 'results.json'} is for other weights than checkpoints/best.ckpt. Let the "
-            "run finish; that rewrites it."
+            f"{run_dir / 'results.json'} is for weights other than those in checkpoints/best.ckpt. "
+            "Let the run finish; that rewrites it."
         )
     name, results = run.corpus.name, run.results
     scores = [(split, "", score) for split, score in run.scores.items()]

@@ -134,7 +134,7 @@ def _read_alike(runs: Sequence[Run], split: str) -> tuple[list[dict[str, np.ndar
         same = same and evaluation.protocol == evaluations[0].protocol
         if run.corpus != runs[0].corpus or not same:
             raise UserError(
-                f"{run.run_dir} has another corpus than {runs[0].run_dir}, or {split} was read "
+                f"{run.run_dir} has a different corpus from {runs[0].run_dir}, or {split} was read "
                 "differently: they cannot be members of the same ensemble."
             )
     return read, evaluations[0]

@@ -113,8 +113,8 @@ def _require_same_weights(
     weights = {values.get("weights_sha256"), results.get("weights_sha256")}
     if values["corpus_sha256"] != results["data"]["sha256"] or len(weights - {None}) > 1:
         raise UserError(
-            f"{path} is for another corpus than the run's, or for weights that the run no longer "
-            "has. Evaluate again, or remove it."
+            f"{path} is for a different corpus from the run's, or for weights that the run no "
+            "longer has. Evaluate again, or remove it."
         )
 
 

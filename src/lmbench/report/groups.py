@@ -31,7 +31,7 @@ class Group:
     """Runs of one config, each with weights drawn with a different seed.
 
     Attributes:
-        number: Its rank by mean valid perplexity, from 1 on.
+        number: Its rank by mean validation perplexity, from 1 on.
         name: Its name, unique within the section.
         runs: Its runs, by seed.
         origins: For each run, what its weights go back to through all runs that are compared: a
@@ -75,7 +75,7 @@ class Group:
 
     @property
     def best_run(self) -> Run:
-        """The run with the lowest valid perplexity."""
+        """The run with the lowest validation perplexity."""
         return min(self.runs, key=lambda run: run.scores["valid"].ppl)
 
 
@@ -85,7 +85,7 @@ class Section:
 
     Attributes:
         corpus: The corpus that all were trained on.
-        groups: The lowest mean valid perplexity first.
+        groups: The lowest mean validation perplexity first.
         differences: Every dotted key whose values differ → its value in each group.
     """
 

@@ -39,7 +39,7 @@ class Comparison:
     """One test of the difference between two groups, in nats per token or in accuracy.
 
     Attributes:
-        first: The group with the lower valid perplexity.
+        first: The group with the lower validation perplexity.
         second: The other; the difference is this one's mean minus the first one's.
         test: The difference, its interval and p-value.
         test_name: "Welch", "paired t" or "bootstrap".

@@ -14,7 +14,7 @@ from lmbench.run.directory import as_override, is_run
 
 
 class SweepTable(Callback):
-    """Shows all groups of a multirun, the best valid perplexity first."""
+    """Shows all groups of a multirun, the best validation perplexity first."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Registers the table for the end; ``on_multirun_end`` is only called if no job failed."""

@@ -25,8 +25,9 @@ class Sentence(NamedTuple):
 def verdict(section: Section, comparisons: Sequence[Comparison], split: str) -> list[Sentence]:
     """Which group is best, by how much, and whether that is more than chance.
 
-    The first sentence is about the two groups with the lowest valid perplexity that were read the
-    same way. It is followed by what is missing to tell which is better, with the command for that.
+    The first sentence is about the two groups with the lowest validation perplexity that were read
+    the same way. It is followed by what is missing to tell which is better, with the command for
+    that.
 
     Args:
         section: The groups.

@@ -33,7 +33,7 @@ RESUMABLE = (
     "loss.tar_beta",
     "evaluation.window",
 )
-"""All that a resume may change. Anything else would make it another run, or is a value that the
+"""All that a resume may change. Anything else would make it a different run, or is a value that the
 optimizer's state and the best score so far depend on."""
 
 _LAYOUT_KEYS = ("model.head.cutoffs", "model.core.num_heads")
@@ -66,9 +66,9 @@ def resumed_config(
             continue
         if key not in RESUMABLE or not equals:
             raise UserError(
-                f"{override} cannot be changed in a resume: that would make it another run. What "
-                f"can be changed: {', '.join(RESUMABLE)}. A new run can start from the weights of "
-                "this one: init_from=RUN_DIR."
+                f"{override} cannot be changed in a resume: that would make it a different run. "
+                f"What can be changed: {', '.join(RESUMABLE)}. A new run can start from the "
+                "weights of this one: init_from=RUN_DIR."
             )
         scheduler = config.get("scheduler")
         if key in LENGTHS and scheduler and takes(scheduler, "total_steps"):

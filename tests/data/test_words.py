@@ -43,6 +43,22 @@ def test_an_accent_of_its_own_is_joined_to_its_letter():
     assert words_of(unicodedata.normalize("NFD", text), "moses-de") == text.split()
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ẹ́kọ́ Yorùbá, g\u0303uarani", "ẹ́kọ́ Yorùbá , g\u0303uarani"),  # no character has both
+        ("می\u200cروم.", "می\u200cروم ."),  # Persian joins a prefix without a joined letter
+        ("हिन्दी भाषा है।", "हिन्दी भाषा है ।"),
+        ("ที่นี่", "ที่นี่"),  # tone marks
+        ("한국어 문장을 쓴다.", "한국어 문장을 쓴다 ."),
+        ("co\u00adoperate", "co\u00adoperate"),
+        ("中文句子。", "中 文 句 子 。"),
+    ],
+)
+def test_words_of_other_scripts_stay_whole(text: str, words: str):
+    assert separate(text, "moses") == words
+
+
 def test_lines_stay_lines():
     assert words_of("a.\n\nb,", "moses") == ["a", ".", "<eos>", "<eos>", "b", ","]
     text = "a.\r\n\x85b\u2028c\n\n"

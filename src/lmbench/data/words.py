@@ -6,17 +6,18 @@ contractions of the Penn Treebank, and without the marks that WikiText has in ``
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any
+from unicodedata import category, normalize
 
 from lmbench.data.vocabulary import EOS, Vocabulary
 
 NONE = "none"
 PENN = "penn"
 
+_CHINESE = "[\u3400-\u9fff\uf900-\ufaff]"
 _CURLY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 _IN_NUMBER = re.compile(r"(?<=\d)([.,])(?=\d)")
 _MARK = re.compile(r"@ ([-.,]) @")
@@ -52,9 +53,9 @@ def separate(text: str, tokenizer: str) -> str:
     r"""The text with spaces between its words, line by line.
 
     Moses' conventions are those of WikiText: ``isn 't``, ``red @-@ tipped``, ``1 @,@ 000``. Curly
-    quotes become straight ones, as typed in a prompt. An accent that is a character of its own is
-    joined to its letter (Unicode's NFC); Moses would take it for punctuation. Text that is already
-    separated changes little; ``<unk>`` and ``<eos>`` stay whole.
+    quotes become straight ones, as typed in a prompt. A letter and its accent become one character
+    where there is one (Unicode's NFC). Text that is already separated changes little; ``<unk>`` and
+    ``<eos>`` stay whole.
 
     Args:
         text: Any text; only a line feed ends a line.
@@ -70,7 +71,7 @@ def separate(text: str, tokenizer: str) -> str:
     is_penn = tokenizer == PENN
     lines = (
         moses.tokenize(line, aggressive_dash_splits=not is_penn, return_str=True, escape=False)
-        for line in unicodedata.normalize("NFC", text.translate(_CURLY)).split("\n")
+        for line in normalize("NFC", text.translate(_CURLY)).split("\n")
     )
     text = "\n".join(lines)
     if not is_penn:
@@ -149,7 +150,22 @@ class WordSplitter:
 def _moses(language: str) -> Any:
     from sacremoses import MosesTokenizer  # slow to import
 
-    return MosesTokenizer(language)
+    moses = MosesTokenizer(language)
+    pattern, replacement = moses.PAD_NOT_ISALNUM
+    padded = pattern.pattern.replace("[^", f"[^{_more_of_words()}", 1)
+    moses.PAD_NOT_ISALNUM = re.compile(padded), replacement
+    return moses
+
+
+def _more_of_words() -> str:
+    """What the library takes for punctuation, though it belongs to words.
+
+    Accents, joiners and soft hyphens, Korean, and the letters of rare scripts. Chinese characters
+    stay words of their own: there are no spaces between Chinese words.
+    """
+    characters = map(chr, range(0x20000))
+    letters = "".join(x for x in characters if x.isalpha() or category(x).startswith("M"))
+    return re.sub(_CHINESE, "", letters) + "\u00ad\u200c\u200d"
 
 
 def _languages() -> list[str]:

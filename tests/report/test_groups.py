@@ -39,6 +39,7 @@ def test_what_a_resume_on_another_machine_changes_makes_no_difference(
 ):
     changed = {"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.accelerator": "gpu"}
     changed |= {"trainer.log_every_n_steps": 10, "callbacks.checkpoints.interval_minutes": 5}
+    changed |= {"trainer.num_nodes": 2, "evaluation.window": 16}
     write_run(tmp_path / "1", seed=1)
     write_run(tmp_path / "2", seed=2, config=changed)
     write_run(tmp_path / "4", seed=4, config=changed | {"trainer.devices": [0]})

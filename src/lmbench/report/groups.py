@@ -20,7 +20,8 @@ from lmbench.run.config import MACHINE_KEYS
 
 _NEUTRAL_KEYS = (
     *("name", "seed", *MACHINE_KEYS),
-    *("trainer.accelerator", "trainer.devices", "trainer.strategy"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    "evaluation.window",
     *("trainer.log_every_n_steps", "callbacks.checkpoints.interval_minutes"),
 )
 """What may differ between runs of a group; a resume on another machine may change most of it."""

@@ -237,6 +237,12 @@ def test_a_model_in_bfloat16_is_read_in_float32(make_run: Callable[..., Path], r
     np.testing.assert_allclose([float(row[4]) for row in rows], expected, rtol=1e-7)
 
 
+def test_options_may_stand_anywhere():
+    options = score.parse_options([".", "--tokenizer", "auto", "a.txt", "--eos", "b.txt"])
+    assert (options.tokenizer, options.eos) == ("auto", True)
+    assert (options.folders, options.files) == ([Path()], ["a.txt", "b.txt"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

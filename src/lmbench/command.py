@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 VERSION = f"lmbench {version('lmbench')}"
 _FULL_ERROR, _CAUGHT = "HYDRA_FULL_ERROR", "LMBENCH_CATCHES_ERRORS"
+OPTIONS_WITH_A_VALUE = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-cp", "--config-path")
+OPTIONS_WITH_A_VALUE += ("-cn", "--config-name", "-cd", "--config-dir", "--experimental-rerun")
+"""Hydra's."""
 _OPTIONS_THAT_PRINT = {"--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help"}
 
 
@@ -91,6 +94,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     if "--version" in sys.argv[1:]:
         print(VERSION)
         return
+    sys.argv[1:] = options_first(sys.argv[1:])
     if _wants_traceback():
         main()
         return
@@ -123,6 +127,19 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
         else:
             raise
         sys.exit(1)
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra's options, then overrides: its parser takes no overrides on both sides of an option.
+
+    >>> options_first(["model=lstm", "--cfg", "job", "seed=2", "-m"])
+    ['--cfg', 'job', '-m', 'model=lstm', 'seed=2']
+    """
+    pairs = list(zip(["", *arguments], arguments, strict=False))
+    are_options = [text.startswith("-") or before in OPTIONS_WITH_A_VALUE for before, text in pairs]
+    options = [text for text, is_option in zip(arguments, are_options, strict=True) if is_option]
+    others = [text for text, is_option in zip(arguments, are_options, strict=True) if not is_option]
+    return [*options, *others]
 
 
 def _wants_traceback() -> bool:

@@ -10,7 +10,7 @@ from lmbench.printing import printable, printing
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     run_command(lambda: _compare(options))
 
 

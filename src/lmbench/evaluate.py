@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lmbench.command import errors_for_users, run_hydra
+from lmbench.command import OPTIONS_WITH_A_VALUE, errors_for_users, run_hydra
 from lmbench.conf import MODEL_PLACES, conf_dir
 from lmbench.errors import UserError
 from lmbench.files import is_folder
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from lmbench.model import LanguageModel
 
 _KEYS = ("run", "split", "data", "device", "float32_matmul_precision", "evaluation")
-# Hydra's.
-_OPTIONS_WITH_A_VALUE = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-cp", "--config-path")
-_OPTIONS_WITH_A_VALUE += ("-cn", "--config-name", "-cd", "--config-dir", "--experimental-rerun")
 
 
 def evaluate(config: DictConfig, name: str) -> float:
@@ -204,7 +201,7 @@ def with_run(arguments: Sequence[str]) -> list[str]:
 def _are_runs(arguments: Sequence[str]) -> list[bool]:
     """Which arguments name runs: they are folders, or neither overrides nor options."""
     return [
-        before not in _OPTIONS_WITH_A_VALUE
+        before not in OPTIONS_WITH_A_VALUE
         and (is_folder(text) or not re.match(r"[-+~]|[\w./@]+=", text))
         for before, text in zip(["", *arguments], arguments, strict=False)
     ]

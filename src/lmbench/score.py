@@ -155,7 +155,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         help="a file instead of stdout: Parquet if it ends in .parquet, else separated by tabs",
     )
     add("--device", default="auto", help="cpu, cuda, … (default: auto, cuda if there is one)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     options.folders = [Path(path) for path in options.paths if path != "-" and is_folder(path)]
     options.files = [path for path in options.paths if path == "-" or not is_folder(path)]
     if not options.folders:

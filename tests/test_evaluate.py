@@ -353,7 +353,11 @@ def test_the_files_are_those_of_the_last_results(
         ("evaluation.columns=null", r"^evaluation.columns=null has the wrong type: null"),
         ("evaluation.save_tokens=1", r"^evaluation.save_tokens=1 has the wrong type"),
         ("evaluation.columns=0", r"^evaluation.columns must be at least 1, not 0"),
-        ("+evaluation.theta=1", r"^evaluation.theta: .* has no such argument"),
+        ("+evaluation.theta=1", r"^evaluation.theta=1: evaluation has no such setting"),
+        (
+            "evaluation=temperature evaluation.temperature=2",
+            r"temperature.KEY=…\), or null",
+        ),
         ("evaluation=cache evaluation.cache.grid.thetas=[]", r"grid.thetas must hold"),
         ("evaluation=cache evaluation.cache.theta=1e40", r"no probability above.*Lower .*theta"),
         ("evaluation=cache evaluation.cache.warmup=true evaluation.burn_in=5", r"window=2000"),

@@ -37,7 +37,12 @@ def build_evaluator(
                     "RescoringMode of lmbench.evaluation.evaluator."
                 )
             modes.append(mode)
-        elif name not in ("tune", "save_tokens") and (value is not None or name in known):
+        elif name in known:
             others[name] = value
+        elif name not in ("tune", "save_tokens") and value is not None:
+            raise UserError(
+                f"evaluation.{name}={value}: evaluation has no such setting. If {name} is a mode, "
+                f"set one of its keys (evaluation.{name}.KEY=…), or null to leave it out."
+            )
     settings = call(EvaluationSettings, "evaluation", **others)
     return Evaluator(model, corpus, folder, settings, modes)

@@ -71,6 +71,8 @@ def three_models(
                 test=valid * (1 + 0.01 * seed),
             )
             write_records(run_dir, shift, 100 * ord(model) + seed)
+            (run_dir / "checkpoints").mkdir()
+            (run_dir / "checkpoints/best.ckpt").touch()
     return tmp_path
 
 

@@ -65,6 +65,7 @@ def test_without_records_seeds_are_compared_and_a_command_makes_the_records(
         path.unlink()
     first, second = said(section_of(three_models))
     assert first.text.startswith("a is better than b: ")
+    assert "20 articles or, without titles, 20,000 tokens" in second.text
     runs = ",".join(str(three_models / name) for name in ("a1", "a2", "b1", "b2"))
     options = f"run={runs} split=test evaluation.save_tokens=true"
     assert second.command == f"lmbench-evaluate -m {options}"
@@ -74,6 +75,9 @@ def test_without_records_seeds_are_compared_and_a_command_makes_the_records(
     override = OverridesParser.create().parse_override(option)
     folders = list(override.sweep_string_iterator())
     assert f"{three_models}/lr=3 (b)" in [folder.strip("'") for folder in folders]
+    (three_models / "a2/checkpoints/best.ckpt").unlink()
+    _, second = said(section_of(three_models))
+    assert second == ("This is about other seeds on this text.", None)
 
 
 def test_records_are_asked_for_where_only_one_group_has_them(three_models: Path, section_of: Read):

@@ -113,7 +113,8 @@ def _chapter(chapter: Chapter, plots: Sequence[Plot], split: str) -> dict[str, A
     section = chapter.section
     over_seeds = [one for one in chapter.comparisons if one.evaluation is None]
     over_text = [one for one in chapter.comparisons if one.evaluation is not None]
-    pairs = (("other text of this kind", over_text), ("other seeds", over_seeds))
+    unit = section.groups[0].unit
+    pairs = (("other text of this kind", over_text), (f"other {unit}s", over_seeds))
     return {
         "corpus": section.corpus,
         "verdict": chapter.verdict,

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from lmbench.printing import printable
 from lmbench.report.formats import perplexity_text
 from lmbench.report.groups import Group, Section
-from lmbench.report.significance import LEVEL, OWN_PREDICTIONS, Comparison
+from lmbench.report.records import BLOCK
+from lmbench.report.significance import LEAST_UNITS, LEVEL, OWN_PREDICTIONS, Comparison
 from lmbench.run.directory import key_of, noted_overrides, quoted
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -86,12 +87,17 @@ def _about_pair(
         commands = "; ".join(command for group in few if (command := _more_seeds(group)))
         yield Sentence(f"More seeds may settle it{':' if commands else '.'}", commands or None)
     elif without := [group for group in both if not _has_records(group, split)]:
-        runs = ",".join(quoted(str(run.run_dir)) for group in without for run in group.runs)
-        option = printable(shlex.quote(f"run={runs}"))
-        yield Sentence(
-            "This is about other seeds on this text. To test it for other text of this kind too:",
-            f"lmbench-evaluate -m {option} split={split} evaluation.save_tokens=true",
-        )
+        folders = [run.run_dir for group in without for run in group.runs]
+        about = f"This is about other {best.unit}s on this text."
+        if all((folder / "checkpoints/best.ckpt").exists() for folder in folders):
+            option = printable(shlex.quote(f"run={','.join(quoted(str(one)) for one in folders)}"))
+            yield Sentence(
+                f"{about} To test it for other text of this kind too, if {split} has "
+                f"{LEAST_UNITS} articles or, without titles, {LEAST_UNITS * BLOCK:,} tokens:",
+                f"lmbench-evaluate -m {option} split={split} evaluation.save_tokens=true",
+            )
+        else:
+            yield Sentence(about)
 
 
 def _has_records(group: Group, split: str) -> bool:

@@ -115,6 +115,19 @@ def test_the_terminal_loses_no_figure(width: int):
     assert text.count(" first ") > 1
 
 
+def test_each_part_of_a_wide_table_says_what_its_rows_are():
+    rows = [
+        {"first": Cell("a", "first"), "second": Cell(second, "second")}
+        | {f"c{k}": Cell(k / 7, f"column {k}") for k in range(9)}
+        for second in ("b", "c")
+    ]
+    console = Console(width=60, file=io.StringIO(), record=True)
+    print_table(Table("", rows), console)
+    headers = [line for line in console.export_text().splitlines() if "first" in line]
+    assert len(headers) > 1
+    assert all("second" in line for line in headers)
+
+
 def test_perplexities_for_people():
     assert [perplexity_text(x) for x in (9.876, 1234.5, 1e7)] == ["9.88", "1,234.50", "1.0e+07"]
 

@@ -123,7 +123,10 @@ def latex(table: Table) -> str:
 
 
 def print_table(table: Table, console: "Console") -> None:
-    """Prints the table in the terminal, with its notes; one that is too wide, in parts."""
+    """Prints the table in the terminal, with its notes; one that is too wide, in parts.
+
+    Each part begins with the columns that say what a row is about.
+    """
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -132,12 +135,18 @@ def print_table(table: Table, console: "Console") -> None:
     widths = [
         min(max(map(len, column)), 40 if index else 24) for index, column in enumerate(columns)
     ]
-    parts: list[list[int]] = [[]]
-    for index in range(len(titles)):
+    labels = [0]
+    for index in range(1, len(titles)):
+        width = sum(widths[i] + 3 for i in (*labels, index))
+        if numbers[index] or width > console.width // 2:
+            break
+        labels.append(index)
+    parts = [labels]
+    for index in range(len(labels), len(titles)):
         is_full = sum(widths[i] + 3 for i in (*parts[-1], index)) >= console.width
-        if is_full and len(parts[-1]) > 1:
-            parts.append([0])
-        parts[-1].append(index)
+        if is_full and parts[-1] != labels:
+            parts.append(labels)
+        parts[-1] = [*parts[-1], index]
     for part in parts:
         shown = RichTable(title=Text(printable(table.title)), title_justify="left")
         for index in part:

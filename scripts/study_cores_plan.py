@@ -180,7 +180,7 @@ def whole_trials_of_lr(root: Path, corpus: str, core: str) -> dict[float, Job]:
 
 
 def trials_of_dropout(root: Path, corpus: str, core: str) -> dict[float, Job]:
-    """Whole runs with the best rate; short ones would choose too much: docs/measurements.md."""
+    """Whole runs with the best rate; short ones would choose too much: docs/trials.md."""
     lrs = best_of(whole_trials_of_lr(root, corpus, core))
     factors = CORPORA[corpus].dropout_factors if lrs else ()
     return {factor: job_of(root, corpus, core, lr=lrs[0], factor=factor) for factor in factors}

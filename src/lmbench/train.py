@@ -137,6 +137,11 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
 
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=last)
+        if module.best is None and "val" not in module.scores:  # a resume may leave nothing to do
+            raise UserError(
+                "No epoch of this run has been validated, so there is no best checkpoint to test. "
+                "Train one epoch more (trainer.max_epochs); the last one is always validated."
+            )
         if module.best is None or math.isinf(module.best.score.ppl):
             raise UserError(
                 "No validation gave a finite perplexity, so there is no best checkpoint to "

@@ -1,4 +1,5 @@
 import logging
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,9 @@ from small import SMALL, config_of
 from lmbench.callbacks import resumed
 from lmbench.callbacks.resumed import Resumed
 from lmbench.errors import UserError
+from lmbench.perplexity import Score
 from lmbench.run.config import read_run_config, write_run_config
-from lmbench.train import _damage_named
+from lmbench.train import _damage_named, _fit_and_test
 
 CONFIG, CHANGED = config_of(*SMALL), config_of(*SMALL, "trainer.max_epochs=9")
 
@@ -109,3 +111,17 @@ def test_only_damage_is_blamed_on_the_checkpoint(
     expected, part = (UserError, str(path)) if is_of_checkpoint else (type(error), str(error))
     with pytest.raises(expected, match=part), _damage_named(Resumed(run_dir, None), path):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({}, "^No epoch of this run has been validated.*Train one epoch more"),
+        ({"val": Score(math.inf, 1)}, "^No validation gave a finite.*Lower optimizer.lr"),
+    ],
+)
+def test_without_a_best_checkpoint_it_is_said_why(scores: dict[str, Score], message: str):
+    trainer: Any = SimpleNamespace(fit=lambda *args, **options: None)
+    module = SimpleNamespace(best=None, scores=scores)
+    with pytest.raises(UserError, match=message):
+        _fit_and_test(trainer, module, None, None)

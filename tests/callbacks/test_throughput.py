@@ -203,6 +203,13 @@ def test_the_peak_is_reset_before_the_first_step(monkeypatch: pytest.MonkeyPatch
     assert devices == [module.device]
 
 
+def test_the_peak_of_earlier_processes_counts():
+    first, resumed = Throughput(), Throughput()
+    resumed.load_state_dict(first.state_dict() | {"peak_memory_bytes": 2**50})
+    assert resumed.peak_memory_bytes == resumed.state_dict()["peak_memory_bytes"] == 2**50
+    assert 2**20 < first.peak_memory_bytes < 2**50
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
 def test_a_sandbox_need_not_report_the_peak(monkeypatch: pytest.MonkeyPatch):
     read = Path.read_text

@@ -37,15 +37,18 @@ class Throughput(L.Callback):
         self._rates: list[float] = []
         self._earlier: float | None = None
         self._num_logged = _STEPS_OF_WARM_UP
+        self._peak_memory_bytes = 0
+        self._device = torch.device("cpu")
         self._fit_start = 0.0
         self._step_start: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Tokens and seconds so far, and the speed."""
+        """Tokens, seconds and peak of memory so far, and the speed."""
         return {
             "num_tokens": self.num_tokens,
             "seconds": self._seconds_so_far(),
             "tokens_per_second": self.tokens_per_second,
+            "peak_memory_bytes": self.peak_memory_bytes,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -53,6 +56,7 @@ class Throughput(L.Callback):
         self.num_tokens = state_dict["num_tokens"]
         self.seconds = state_dict["seconds"]
         self._earlier = state_dict.get("tokens_per_second")
+        self._peak_memory_bytes = state_dict.get("peak_memory_bytes", 0)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -60,9 +64,15 @@ class Throughput(L.Callback):
         rates = self._rates[_STEPS_OF_WARM_UP:]
         return statistics.median(rates) if rates else self._earlier
 
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Of this process and those that trained the run before it was resumed."""
+        return max(self._peak_memory_bytes, peak_memory_bytes(self._device))
+
     def on_train_start(self, trainer, pl_module) -> None:
         """Starts the clock, and resets the peak of memory: a sweep's jobs may share a process."""
-        reset_peak_memory(pl_module.device)
+        self._device = pl_module.device
+        reset_peak_memory(self._device)
         self._fit_start = time.perf_counter() - self.seconds
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:

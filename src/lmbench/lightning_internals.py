@@ -22,6 +22,8 @@ def quieten_lightning() -> None:
     # At every epoch, Lightning 2.6 calls what torch 2.13 has deprecated.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="GPU available but not used")  # also about Apple's
+    # A resume may remove the time limit.
+    warnings.filterwarnings("ignore", message=r"(?s).*add the following callbacks.*TimeLimit")
     # It is about the steps of an epoch, but logging counts those of the run.
     warnings.filterwarnings("ignore", message="The number of training batches")
 

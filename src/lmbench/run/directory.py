@@ -105,7 +105,7 @@ def remove_failed_start(run_dir: Path) -> None:
 
 
 def noted_overrides(run_dir: Path) -> list[str] | None:
-    """The overrides that Hydra noted when the run started; None if there is no readable note."""
+    """What the latest start or resume of the run has set, as Hydra noted it; None if unreadable."""
     import yaml  # --help can do without
 
     from lmbench.files import read_text

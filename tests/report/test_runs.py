@@ -10,8 +10,9 @@ import pytest
 
 from lmbench.errors import UserError
 from lmbench.report.comparison import compare
+from lmbench.report.curves import Curve
 from lmbench.report.evaluations import SplitScore
-from lmbench.report.runs import Curve, Skipped, find_run_dirs, read_run, read_runs
+from lmbench.report.runs import Skipped, find_run_dirs, read_run, read_runs
 
 Write = Callable[..., Path]
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lmbench.files import file_stem
+from lmbench.report.curves import Curve
 from lmbench.report.formats import estimate_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.literature import Published
 from lmbench.report.minimal_pairs import PairResults, percent_text
-from lmbench.report.runs import Curve
 from lmbench.report.statistics import Estimate
 
 if TYPE_CHECKING:

@@ -1,7 +1,5 @@
 """What runs left behind, read without torch and as untrusted input."""
 
-import csv
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +9,9 @@ from typing import Any
 
 from lmbench.conf import flatten
 from lmbench.errors import UserError
-from lmbench.files import is_folder, read_json, read_text, read_yaml
+from lmbench.files import is_folder, read_json, read_yaml
 from lmbench.printing import printable
+from lmbench.report.curves import Curve, read_curve
 from lmbench.report.evaluations import (
     LARGEST_PERPLEXITY,
     Evaluation,
@@ -56,23 +55,6 @@ class Corpus:
     name: str = field(compare=False)
     sha256: str
     perplexity_floor: Mapping[str, float] = field(compare=False, default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The validations of a run, in order.
-
-    Attributes:
-        epochs: Passes over the training stream at each of them.
-        minutes: Wall-clock time of the fit at each; None if the run did not record it.
-        perplexities: Those of valid; nan where the run had diverged.
-        switch: Index of the validation after which it switched to averaged SGD, if it did.
-    """
-
-    epochs: tuple[float, ...]
-    minutes: tuple[float, ...] | None
-    perplexities: tuple[float, ...]
-    switch: int | None
 
 
 @dataclass(frozen=True)
@@ -263,40 +245,8 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
             corpus=Corpus(printable(str(data["name"])), printable(str(data["sha256"])), floor),
             protocol=", ".join([protocol_text(results), *parts]),
             scores=scores,
-            curve=unless_damaged(_read_curve, run_dir / "metrics.csv", results),
+            curve=unless_damaged(read_curve, run_dir / "metrics.csv", results),
             evaluations={key: found for key, found in evaluations.items() if found},
             minimal_pairs={name: found for name, found in pairs.items() if found},
             skipped=skipped,
         )
-
-
-def _read_curve(path: Path, results: Mapping[str, Any]) -> Curve:
-    timing = path.with_name("timing.csv")
-    rows = [row for row in _rows(path) if row.get("val/ppl")]
-    timed = _rows(timing) if timing.exists() else []
-    with damage_named(timing):
-        seconds = {row["step"]: row["train/seconds"] for row in timed if row.get("train/seconds")}
-    with damage_named(path):
-        num_epochs, epochs = float(results["train"]["epochs"]), [int(row["epoch"]) for row in rows]
-        if not rows or not math.isfinite(num_epochs):
-            raise ValueError("it holds no validation")
-        perplexities = [float(row["val/ppl"]) for row in rows]
-        switch = (results.get("nt_asgd") or {}).get("triggered_epoch")
-        return Curve(
-            epochs=tuple(min(epoch + 1, num_epochs) for epoch in epochs),
-            minutes=tuple(float(seconds[row["step"]]) / 60 for row in rows)
-            if all(row["step"] in seconds for row in rows)
-            else None,
-            perplexities=tuple(x if 0 < x < LARGEST_PERPLEXITY else math.nan for x in perplexities),
-            switch=epochs.index(switch) if switch in epochs else None,
-        )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    text = read_text(path)
-    with damage_named(path):
-        rows = list(csv.DictReader(text.splitlines(), strict=True))
-        is_cut = bool(text) and not text.endswith("\n")
-        if is_cut or any(None in row or None in row.values() for row in rows):
-            raise ValueError("a row does not have as many fields as there are columns, or is cut")
-        return rows

@@ -30,7 +30,6 @@ from pathlib import Path
 
 from study_cores_plan import (
     CORPORA,
-    DIVERGED,
     GENERATION,
     SPEED_ROUNDS,
     Job,
@@ -45,10 +44,7 @@ from study_cores_tables import tables
 
 from lmbench.errors import UserError
 from lmbench.files import replace_text
-from lmbench.run.directory import quoted
-
-DIVERGENCE = "Lower optimizer.lr or trainer.gradient_clip_val"
-"""What lmbench-train says then."""
+from lmbench.run.directory import DIVERGED, quoted
 
 CACHE = (
     "evaluation=cache",
@@ -124,9 +120,7 @@ class Runner:
         self._processes.discard(process)
         if self.stopping.is_set():
             raise Stopped
-        if process.returncode and DIVERGENCE in errors:
-            replace_text(folder / DIVERGED, errors)
-        elif process.returncode:
+        if process.returncode and not (folder / DIVERGED).exists():
             raise UserError(f"{folder}: {module} {shlex.join(arguments)} failed:\n{errors[-2000:]}")
         print(f"{folder}: {module}, {(time.monotonic() - begin) / 60:.1f} min", flush=True)
         print(*re.findall(r".*at the edge of its grid.*\n", output), sep="", end="", flush=True)

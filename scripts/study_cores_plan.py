@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmbench.files import read_json
-
-DIVERGED = "diverged.txt"
-"""File in the folder of a run whose loss or score was not finite, with its error output."""
+from lmbench.run.directory import DIVERGED
 
 GENERATION = "generation.json"
 """File in the folder of a run: how long its model takes to draw a word."""

@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """A loss, a weight or all validations were not finite; the run would end so once more."""
+
+
 class Interrupted(Exception):
     """A run was told to stop; what it could save, it has.
 

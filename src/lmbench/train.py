@@ -4,7 +4,7 @@ import logging
 import math
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,21 @@ from omegaconf import DictConfig
 
 from lmbench.command import errors_for_users, run_hydra
 from lmbench.conf import PLACES, conf_dir, require_known_targets
-from lmbench.errors import UserError, is_out_of_memory
+from lmbench.errors import Diverged, UserError, is_out_of_memory
+from lmbench.files import replace_text
 from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.output_folder import as_typed, register_resolvers
 from lmbench.printing import printable
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
 from lmbench.run.config import write_run_config
-from lmbench.run.directory import alone_in, as_override, clear_run, last_checkpoint, shown
+from lmbench.run.directory import (
+    DIVERGED,
+    alone_in,
+    as_override,
+    clear_run,
+    last_checkpoint,
+    shown,
+)
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -96,6 +104,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
             stop,
             processes_ending_together(trainer),
             _damage_named(resumed, last),
+            _divergence_noted(run_dir),
         ):
             if last is not None and checkpoint is not None:
                 checkpoint_io.checkpoint = checkpoint  # Lightning drops it once it has been read
@@ -143,7 +152,7 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
                 "Train one epoch more (trainer.max_epochs); the last one is always validated."
             )
         if module.best is None or math.isinf(module.best.score.ppl):
-            raise UserError(
+            raise Diverged(
                 "No validation gave a finite perplexity, so there is no best checkpoint to "
                 "test. Lower optimizer.lr or trainer.gradient_clip_val."
             )
@@ -170,6 +179,17 @@ def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{last} cannot be resumed ({reason}).") from error
+
+
+@contextmanager
+def _divergence_noted(run_dir: Path) -> Iterator[None]:
+    """Leaves a note of it, for those who look at many runs: a resume would diverge again."""
+    try:
+        yield
+    except Diverged as error:
+        with suppress(OSError):  # the error itself is more important
+            replace_text(run_dir / DIVERGED, f"{error}\n")
+        raise
 
 
 @contextmanager

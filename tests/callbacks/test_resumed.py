@@ -22,6 +22,7 @@ CONFIG, CHANGED = config_of(*SMALL), config_of(*SMALL, "trainer.max_epochs=9")
 def run_dir(tmp_path: Path) -> Path:
     write_run_config(CONFIG, tmp_path)
     (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "diverged.txt").touch()
     return tmp_path
 
 
@@ -32,7 +33,8 @@ def trainer(*, is_global_zero: bool = True) -> Any:
 def is_as_it_was(run_dir: Path) -> bool:
     config = read_run_config(run_dir)
     assert config in (CONFIG, CHANGED)
-    assert (run_dir / "results.json").exists() == (config == CONFIG)
+    for name in ("results.json", "diverged.txt"):
+        assert (run_dir / name).exists() == (config == CONFIG)
     return config == CONFIG
 
 

@@ -159,7 +159,10 @@ def test_what_only_the_fit_can_refuse_leaves_no_results(
     plain = ("scheduler=constant", "trainer.gradient_clip_val=null")
     assert part in failure(*TINY_SYNTHETIC, *plain, *overrides)
     assert not list(tmp_path.glob("outputs/*/*/results.json"))
-    assert bool(list(tmp_path.glob("outputs/*"))) == ("trainer.max_steps=" in str(overrides))
+    has_begun = "trainer.max_steps=" in str(overrides)
+    assert bool(list(tmp_path.glob("outputs/*"))) == has_begun
+    said = [path.read_text() for path in tmp_path.glob("outputs/*/*/diverged.txt")]
+    assert [part in text for text in said] == ([True] if has_begun else [])
 
 
 def test_an_unknown_key_and_an_unknown_option(failure: Callable):

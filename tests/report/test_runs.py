@@ -139,6 +139,15 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_still_count(
     assert reason in left_out[0].reason
 
 
+def test_no_resume_is_offered_for_a_run_that_diverged(tmp_path: Path, write_run: Write):
+    run_dir = write_run(tmp_path / "bad")
+    (run_dir / "results.json").unlink()
+    (run_dir / "diverged.txt").write_text("The loss of step 3 is nan. Lower optimizer.lr.\n")
+    with pytest.raises(UserError) as error:
+        read_run(run_dir)
+    assert str(error.value) == "Diverged. The loss of step 3 is nan. Lower optimizer.lr."
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

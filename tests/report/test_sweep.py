@@ -36,6 +36,8 @@ def test_means_over_seeds_and_what_comes_next(
         job(f"model-lstm+seed-{seed}", seed=seed, valid=valid, test=None)
     job("model-awd_lstm", model="awd_lstm", valid=99.5, test=90.0)
     job("model-gru", model="gru", is_done=False)
+    job("model-qrnn", model="qrnn", is_done=False)
+    (tmp_path / "sweep/model-qrnn/diverged.txt").write_text("The loss of step 3 is nan.")
     (tmp_path / "sweep/model-wrong/.hydra").mkdir(parents=True)  # failed before it began
     (tmp_path / "sweep/model-awd_lstm/awd_lstm_seed_1").mkdir()
     (tmp_path / "sweep/model-awd_lstm/awd_lstm_seed_1/events.out.tfevents.1").touch()
@@ -44,7 +46,8 @@ def test_means_over_seeds_and_what_comes_next(
     rows = [[x.strip() for x in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
     assert rows == [["awd_lstm", "1", "99.50", "90.00"], ["lstm", "3", "122.00 ± 6.57", ""]]
     folder = tmp_path / "sweep"
-    *_, unfinished, compare, curves = out.splitlines()
+    *_, diverged, unfinished, compare, curves = out.splitlines()
+    assert diverged == "Diverged: model-qrnn"
     assert unfinished == (
         "Not finished: model-gru. To resume: the same command with "
         f"hydra.sweep.dir={folder} sweep_resume=true"

@@ -4,12 +4,12 @@ from typing import Any
 
 import lightning as L
 
-from lmbench.errors import UserError
+from lmbench.errors import Diverged
 from lmbench.module import logs_at
 
 
 class FiniteLoss(L.Callback):
-    """Raises ``UserError`` at a loss that is nan or infinite; the checkpoints from before stay.
+    """Raises ``Diverged`` at a loss that is nan or infinite; the checkpoints from before stay.
 
     On a CPU, each step is checked; on a GPU, which would have to wait for that, each step that is
     logged. The weights are checked before a checkpoint is saved, so that no bad one ever is.
@@ -29,7 +29,7 @@ class FiniteLoss(L.Callback):
 
     def _stop(self, trainer: L.Trainer, what: str) -> None:
         lr = trainer.optimizers[0].param_groups[0]["lr"]
-        raise UserError(
+        raise Diverged(
             f"{what} (epoch {trainer.current_epoch + 1}, lr {lr:g}). Lower optimizer.lr or "
             "trainer.gradient_clip_val. Checkpoints saved before this are intact."
         )

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lmbench.lightning_internals import purge_tensorboard
 from lmbench.run.config import write_run_config
+from lmbench.run.directory import DIVERGED
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class Resumed(L.Callback):
         if trainer.is_global_zero and not self.has_begun:
             if self._changed is not None:
                 write_run_config(self._changed, self._run_dir, replace=True)
-            (self._run_dir / "results.json").unlink(missing_ok=True)
+            for name in ("results.json", DIVERGED):
+                (self._run_dir / name).unlink(missing_ok=True)
             if self.first_step:
                 purge_tensorboard(trainer, self.first_step)
         self.has_begun = True

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmbench.conf import flatten
 from lmbench.errors import UserError
-from lmbench.files import is_folder, read_json, read_yaml
+from lmbench.files import is_folder, read_json, read_text, read_yaml
 from lmbench.printing import printable
 from lmbench.report.curves import Curve, read_curve
 from lmbench.report.evaluations import (
@@ -23,7 +23,7 @@ from lmbench.report.evaluations import (
     read_pair_accuracies,
     score_of,
 )
-from lmbench.run.directory import as_override, is_run
+from lmbench.run.directory import DIVERGED, as_override, is_run
 
 SPLITS = {"valid": "val", "test": "test"}
 """The splits that are scored, and what ``results.json`` calls them."""
@@ -193,6 +193,8 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
     if not path.exists():
         if not is_run(run_dir):
             raise UserError("It failed before it began: no config.yaml, no results.json.")
+        if (run_dir / DIVERGED).exists():
+            raise UserError(f"Diverged. {read_text(run_dir / DIVERGED).strip()}")
         how = printable(as_override("resume", run_dir))
         raise UserError(f"Did not finish: it has no results.json. To resume: lmbench-train {how}")
     config = {printable(k): x for k, x in flatten(read_yaml(run_dir / "config.yaml")).items()}

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from lmbench.errors import UserError
 from lmbench.printing import printable, printing, tell
-from lmbench.run.directory import as_override, is_run
+from lmbench.run.directory import DIVERGED, as_override, is_run
 
 
 class SweepTable(Callback):
@@ -45,9 +45,10 @@ def show_sweep(sweep_dir: Path) -> None:
     runs, skipped = read_runs([(None, sweep_dir)])
     for section in group_runs(runs)[0]:
         print_table(group_table(section), Console())
-    if unfinished := [
-        item.path.name for item in skipped if item.path.parent == sweep_dir and is_run(item.path)
-    ]:
+    left_out = [item.path for item in skipped if item.path.parent == sweep_dir]
+    if diverged := [path.name for path in left_out if (path / DIVERGED).exists()]:
+        print(f"Diverged: {printable(', '.join(diverged))}")
+    if unfinished := [x.name for x in left_out if is_run(x) and x.name not in diverged]:
         how = f"{as_override('hydra.sweep.dir', sweep_dir)} sweep_resume=true"
         names = printable(", ".join(unfinished))
         print(f"Not finished: {names}. To resume: the same command with {how}")

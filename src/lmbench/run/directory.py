@@ -11,6 +11,9 @@ from filelock import FileLock, Timeout
 
 from lmbench.errors import UserError
 
+DIVERGED = "diverged.txt"
+"""File in the directory of a run that diverged, with what was not finite."""
+
 
 def is_run(path: str | Path) -> bool:
     """Whether the path is the directory of a run."""
@@ -76,7 +79,7 @@ def require_no_run(run_dir: Path) -> None:
 
 def outputs_of(run_dir: Path) -> list[Path]:
     """What training has left in a run's directory, except for its config and its log."""
-    files = ("metrics.csv", "timing.csv", "results.json", "mlflow_run_id")
+    files = ("metrics.csv", "timing.csv", "results.json", DIVERGED, "mlflow_run_id")
     paths = [run_dir / name for name in ("checkpoints", "wandb", "lightning_logs", *files)]
     of_tensorboard = [path for path in run_dir.glob("*_seed_*") if path.is_dir()]
     return [*(path for path in paths if path.exists()), *of_tensorboard]

@@ -204,10 +204,17 @@ def test_the_peak_is_reset_before_the_first_step(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_peak_of_earlier_processes_counts():
+    """A process that only tests does not: on a GPU, its memory is not even of the same kind."""
     first, resumed = Throughput(), Throughput()
-    resumed.load_state_dict(first.state_dict() | {"peak_memory_bytes": 2**50})
-    assert resumed.peak_memory_bytes == resumed.state_dict()["peak_memory_bytes"] == 2**50
-    assert 2**20 < first.peak_memory_bytes < 2**50
+    module: Any = SimpleNamespace(device=torch.device("cpu"))
+    first.on_train_start(SimpleNamespace(), module)
+    assert first.peak_memory_bytes > 2**20
+    for peak in (1000, 2**50):
+        resumed.load_state_dict(first.state_dict() | {"peak_memory_bytes": peak})
+        assert resumed.peak_memory_bytes == resumed.state_dict()["peak_memory_bytes"] == peak
+    resumed.load_state_dict(first.state_dict() | {"peak_memory_bytes": 1000})
+    resumed.on_train_start(SimpleNamespace(), module)
+    assert resumed.peak_memory_bytes > 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")

@@ -110,9 +110,8 @@ class Results(L.Callback):
                 "tokens": throughput.num_tokens if throughput else None,
                 "seconds": throughput.seconds if throughput else None,
                 "tokens_per_second": throughput.tokens_per_second if throughput else None,
-                "peak_memory_bytes": (
-                    throughput.peak_memory_bytes if throughput else peak_memory_bytes(device)
-                ),
+                "peak_memory_bytes": (throughput and throughput.peak_memory_bytes)
+                or peak_memory_bytes(device),
             },
             "environment": {
                 "torch": torch.__version__,

@@ -38,7 +38,7 @@ class Throughput(L.Callback):
         self._earlier: float | None = None
         self._num_logged = _STEPS_OF_WARM_UP
         self._peak_memory_bytes = 0
-        self._device = torch.device("cpu")
+        self._device: torch.device | None = None
         self._fit_start = 0.0
         self._step_start: float | None = None
 
@@ -66,8 +66,9 @@ class Throughput(L.Callback):
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Of this process and those that trained the run before it was resumed."""
-        return max(self._peak_memory_bytes, peak_memory_bytes(self._device))
+        """Of this process, if it trains, and of those before a resume."""
+        now = 0 if self._device is None else peak_memory_bytes(self._device)
+        return max(self._peak_memory_bytes, now)
 
     def on_train_start(self, trainer, pl_module) -> None:
         """Starts the clock, and resets the peak of memory: a sweep's jobs may share a process."""

@@ -191,7 +191,8 @@ class LanguageModelModule(L.LightningModule):
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         score, scheduler = self.scores["val"], self.lr_schedulers()
-        if score.nll < (self.best.score.nll if self.best else math.inf):  # a nan never is less
+        # The perplexity can be infinite where nll is not; nan is never less.
+        if score.ppl < math.inf and score.nll < (self.best.score.nll if self.best else math.inf):
             self.best = Best(self.current_epoch, score)
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(score.nll)

@@ -1,7 +1,6 @@
 """``lmbench-train``: train a language model, test its best checkpoint, write the results."""
 
 import logging
-import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -151,7 +150,7 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
                 "No epoch of this run has been validated, so there is no best checkpoint to test. "
                 "Train one epoch more (trainer.max_epochs); the last one is always validated."
             )
-        if module.best is None or math.isinf(module.best.score.ppl):
+        if module.best is None:
             raise Diverged(
                 "No validation gave a finite perplexity, so there is no best checkpoint to "
                 "test. Lower optimizer.lr or trainer.gradient_clip_val."

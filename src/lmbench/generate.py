@@ -86,7 +86,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--temperature", metavar="T", type=_number(float, 0), default=1.0, help=help_temperature)
     help_top_k = "draw from the K most probable words only (default: 0, from all)"
     add("--top-k", metavar="K", type=size, default=0, help=help_top_k)
-    help_top_p = "draw from the fewest most probable words that have probability P (default: 1)"
+    help_top_p = "draw from the fewest words whose probabilities sum to P or more (default: 1)"
     add("--top-p", metavar="P", type=probability, default=1.0, help=help_top_p)
     add("--seed", metavar="N", type=size, help="without it, one is chosen and printed")
     add("--num-samples", metavar="N", type=count, default=1, help="texts to draw (default: 1)")

@@ -117,8 +117,7 @@ class Loaded(NamedTuple):
             num_tokens: Words to draw.
             temperature: What log-probabilities are divided by; with 0, each word is the likeliest.
             top_k: Draws only from this many of the most probable words; 0 for all.
-            top_p: Draws only from the fewest most probable words whose probabilities sum to
-                this.
+            top_p: Draws only from the fewest words whose probabilities sum to this or more.
             seed: The same seed gives the same text; None draws a different one each time.
             allow_unk: Whether ``<unk>`` may be drawn.
 

@@ -83,6 +83,20 @@ def test_one_window_equals_two_that_pass_on_the_state(make) -> None:
 
 
 @of_conf("core")
+def test_single_steps_of_one_column_equal_a_window_and_change_no_weight(make) -> None:
+    """As text is generated; views of tensors of this size are easily written to."""
+    core, input = moved(make().double().eval()), normal(T, 1, SIZE)
+    whole, weights = core(input), copy.deepcopy(core.state_dict())
+    outputs, state = [], None
+    for step in input.clone().split(1):
+        output, _, state = core(step, state)
+        outputs.append(output)
+    assert_close(torch.cat(outputs), whole.output)
+    assert_close(state, whole.state)
+    assert_close(core.state_dict(), weights, rtol=0, atol=0)
+
+
+@of_conf("core")
 def test_an_output_depends_only_on_the_steps_so_far_in_its_column(make) -> None:
     core, input = make().double().eval(), normal(T, B, SIZE).requires_grad_()
     (gradient,) = torch.autograd.grad(core(input).output[3, 1].square().sum(), input)

@@ -162,7 +162,8 @@ class _CausalConv(Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, last: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(input, last, weight)
-        output = bias.expand(input.shape).contiguous()
+        # Not contiguous(): for one step of one column that is the bias itself.
+        output = bias.repeat(*input.shape[:2], 1)
         steps, weights = [*last.unbind(), *input.unbind()], weight.unbind()
         for t, out in enumerate(output.unbind()):
             for k, w in enumerate(weights):

@@ -18,6 +18,8 @@ PAIRS = [
     ("In 1990 ( 3.5 % of 10,000 )", "In 1990 ( 3 @.@ 5 % of 10 @,@ 000 )"),
     ("Mr. Ray of the U.S. (e.g. ours) ... why?!", "Mr. Ray of the U.S. ( e.g. ours ) ... why ? !"),
     ("\u201cDon\u2019t\u201d, \u2018she\u2019 says", "\" Don 't \" , ' she ' says"),
+    ("\u2018Never,\u2019 she says. \u2018Go!\u2019", "' Never , ' she says . ' Go ! '"),
+    ("'Tis the dogs'", "' Tis the dogs '"),
     ("a dash\u20145\u20136 km", "a dash \u2014 5 \u2013 6 km"),
     ("= Title =", "= Title ="),
     ("an <unk> , <unk>.", "an <unk> , <unk> ."),
@@ -57,6 +59,13 @@ def test_an_accent_of_its_own_is_joined_to_its_letter():
 )
 def test_words_of_other_scripts_stay_whole(text: str, words: str):
     assert separate(text, "moses") == words
+
+
+def test_a_line_has_the_same_words_wherever_it_stands():
+    for text in ("The dog isn 't", "' s", "\u2018Go!\u2019", "It isn't"):
+        for tokenizer in ("moses", "penn"):
+            alone = separate(text, tokenizer)
+            assert separate("\n".join([text] * 3), tokenizer).split("\n") == [alone] * 3
 
 
 def test_lines_stay_lines():
@@ -103,8 +112,8 @@ def test_wikitext_comes_back_from_running_text(wikitext2_dir: Path):
 
 
 def test_contractions_of_the_penn_treebank():
-    text = "It isn't what they can't do, won't they? Ann's"
-    words = "It is n't what they ca n't do , wo n't they ? Ann 's"
+    text = "It isn't what they can't do, won't they? DON'T\nAnn's"
+    words = "It is n't what they ca n't do , wo n't they ? DO N'T\nAnn 's"
     assert separate(text, "penn") == words
     assert separate(words, "penn") == words
 
@@ -145,6 +154,6 @@ def test_raw_text_becomes_like_the_penn_treebank():
         "high-speed",
     )
     splitter = WordSplitter.of(Vocabulary(known), "auto")
-    text = "Mr. Vinken isn't \"Hydro-Quebec's\" (high-speed), $ <unk>.\n"
-    expected = "mr. vinken is n't hydro-quebec 's high-speed $ <unk> <eos>"
+    text = "He ISN'T. Mr. Vinken isn't \"Hydro-Quebec's\" (high-speed), $ <unk>.\n"
+    expected = "he is n't mr. vinken is n't hydro-quebec 's high-speed $ <unk> <eos>"
     assert splitter.words(text) == expected.split()

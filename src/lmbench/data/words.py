@@ -21,10 +21,13 @@ _CHINESE = "[\u3400-\u9fff\uf900-\ufaff]"
 _CURLY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 _IN_NUMBER = re.compile(r"(?<=\d)([.,])(?=\d)")
 _MARK = re.compile(r"@ ([-.,]) @")
+_JOINING = re.compile(r"@[-.,]@")
 _SPECIAL = re.compile(r"< (unk|eos) >")
-_CONTRACTION = re.compile(r"(?<= )' (?=(?:s|t|d|m|ll|re|ve)(?: |$))")
+_FIRST_QUOTE = re.compile(r"^'(?=\S)", re.MULTILINE)
+_LAST_QUOTE = re.compile(r"(?<=\S)'$", re.MULTILINE)
+_CONTRACTION = re.compile(r"(?<!\S)' (?=(?:s|t|d|m|ll|re|ve)(?!\S))")
 _PUNCTUATION = re.compile(r"[^\w<>]+")
-_NOT = re.compile(r" ?n 't(?!\S)")
+_NOT = re.compile(r" ?(n) '(t)(?!\S)", re.IGNORECASE)
 
 
 def require_tokenizer(name: str) -> None:
@@ -77,9 +80,11 @@ def separate(text: str, tokenizer: str) -> str:
     if not is_penn:
         text = _IN_NUMBER.sub(r" @\1@ ", text)
         text = _MARK.sub(r"@\1@", text)
+    # The library separates a quote that has something on both sides.
+    text = _LAST_QUOTE.sub(" '", _FIRST_QUOTE.sub("' ", text))
     # Rejoins what the library takes apart in text that was already separated.
     text = _CONTRACTION.sub("'", _SPECIAL.sub(r"<\1>", text))
-    return _NOT.sub(" n't", text) if is_penn else text
+    return _NOT.sub(r" \1'\2", text) if is_penn else text
 
 
 def words_of(text: str, tokenizer: str) -> list[str]:
@@ -89,6 +94,15 @@ def words_of(text: str, tokenizer: str) -> list[str]:
     ['Well', ',', 'well', '.', '<eos>', 'Yes']
     """
     return separate(text, tokenizer).replace("\n", f" {EOS} ").split()
+
+
+def num_characters(word: str) -> int:
+    """The length of a word in the text: that of ``@-@`` is 1.
+
+    >>> num_characters("red"), num_characters("@-@")
+    (3, 1)
+    """
+    return 1 if _JOINING.fullmatch(word) else len(word)
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,9 @@ class WordSplitter:
 
     def words(self, text: str) -> list[str]:
         """The words of a text, ``<eos>`` at its line ends."""
-        words = words_of(text.lower() if self.is_lowercase else text, self.tokenizer)
+        words = words_of(text, self.tokenizer)
+        if self.is_lowercase:  # only now: what begins with a capital tells where a sentence ends
+            words = [word.lower() for word in words]
         if not self.drops_punctuation:
             return words
         ids = self.vocabulary.ids

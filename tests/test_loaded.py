@@ -51,6 +51,7 @@ def test_a_sentence_knows_nothing_of_those_before_it(loaded: Loaded):
     assert table["sentid"].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 2, 2]
     assert table["sentpos"].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4]
     assert table["wlen"].tolist() == [1, 5, 1, 5, 5, 1, 1, 1, 3, 5]
+    assert loaded.score("red @-@ hot", tokenizer="none")["wlen"].tolist()[:3] == [3, 1, 3]
     assert table.index[table["unknown"]].tolist() == [8]
     for number, sentence in table.groupby("sentid"):
         alone = loaded.score(TEXT.split("\n")[number] or "\n")

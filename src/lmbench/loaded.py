@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lmbench.data.vocabulary import EOS, Vocabulary
-from lmbench.data.words import WordSplitter
+from lmbench.data.words import WordSplitter, num_characters
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.text import encode_text, pieces, sample_words
 from lmbench.evaluation.words import score_sentences, score_stream
@@ -59,10 +59,10 @@ class Loaded(NamedTuple):
         Returns:
             One row per word, in the order of the text: ``word``, as the tokenizer leaves it;
             ``sentid`` and ``sentpos``, its sentence and its place in that, from 0; ``wlen``, its
-            length in characters; ``surp``, its surprisal in bits; ``entropy``, in bits, of the
-            distribution that predicted it; ``entred``, by how much that is less than for the word
-            before, but at least 0, and 0 for the first word of a sentence; ``unknown``, whether it
-            was read as ``<unk>``. The columns up to ``entred`` are those of
+            length in characters, 1 for ``@-@``; ``surp``, its surprisal in bits; ``entropy``, in
+            bits, of the distribution that predicted it; ``entred``, by how much that is less than
+            for the word before, but at least 0, and 0 for the first word of a sentence;
+            ``unknown``, whether it was read as ``<unk>``. The columns up to ``entred`` are those of
             vansky/neural-complexity (van Schijndel and Linzen 2018).
 
         Raises:
@@ -91,7 +91,7 @@ class Loaded(NamedTuple):
                 "word": pd.array(words, "str"),
                 "sentid": sentence,
                 "sentpos": position,
-                "wlen": [len(word) for word in words],
+                "wlen": [num_characters(word) for word in words],
                 "surp": scores.surprisal,
                 "entropy": scores.entropy,
                 "entred": np.where(position == 0, 0.0, reduction),

@@ -123,7 +123,7 @@ class Runner:
         if process.returncode and not (folder / DIVERGED).exists():
             raise UserError(f"{folder}: {module} {shlex.join(arguments)} failed:\n{errors[-2000:]}")
         print(f"{folder}: {module}, {(time.monotonic() - begin) / 60:.1f} min", flush=True)
-        print(*re.findall(r".*at the edge of its grid.*\n", output), sep="", end="", flush=True)
+        print(*re.findall(r".*edge of its grid.*\n", output), sep="", end="", flush=True)
 
 
 def measure_speed(

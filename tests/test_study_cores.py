@@ -307,7 +307,7 @@ def test_a_setting_at_the_edge_of_its_grid_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     script = tmp_path / "says.py"
-    text = "the best cache.theta, 1, is at the edge of its grid: try a wider one"
+    text = "the best cache.theta, 1, is at or beyond the edge of its grid: try a wider one"
     script.write_text(
         "import logging\n"
         "from lmbench.console import ConsoleHandler\n"

@@ -75,6 +75,12 @@ def test_of_equally_probable_words_the_first_are_kept(options: dict[str, Any], e
     assert math.isclose(float(found.sum()), 1.0, rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [-1.0, math.inf, math.nan])
+def test_a_temperature_that_no_distribution_has_is_refused(temperature: float):
+    with pytest.raises(ValueError, match="temperature must be finite and at least 0"):
+        filter_log_probs(logs(0.5, 0.5), temperature=temperature)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ten_equal_words_are_cut_where_their_sum_is_reached(share: float, dtype: torch.dtype):

@@ -81,7 +81,10 @@ def test_a_best_value_at_the_edge_is_reported(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
     of_parabola({"lrs": [0.3, 1.0, 2.0], "decays": [0.1, 0.2]})
     (record,) = caplog.records  # two values have no inside, and are not reported
-    assert "the best dynamic.lr, 0.3, is at the edge" in record.getMessage()
+    assert "the best dynamic.lr, 0.3, is at or beyond the edge" in record.getMessage()
+    best, _ = of_parabola({"lrs": [0.0, 0.3, 2.0], "decays": [0.3, 0.5, 1.0]})
+    assert best.decay == 0.2  # the one with which the lr was tuned
+    assert "the best dynamic.decay, 0.2, is at or beyond" in caplog.messages[-1]
 
 
 def test_an_evaluator_reports_edges(
@@ -90,7 +93,7 @@ def test_an_evaluator_reports_edges(
     """An untrained model knows nothing: the flattest distribution is the best."""
     modes = [Temperature(grid={"values": [0.1, 0.2, 0.3]})]
     make_evaluator(columns=1, modes=modes).tune()
-    assert "the best temperature.value, 0.3, is at the edge" in caplog.text
+    assert "the best temperature.value, 0.3, is at or beyond the edge" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Text drawn from a language model. Shape letters: N any axes, V vocabulary, T time steps."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,8 +45,8 @@ def filter_log_probs(
     >>> filter_log_probs(log_probs, top_p=0.625).exp()
     tensor([0.0000, 0.6667, 0.0000, 0.3333])
     """
-    if temperature < 0:
-        raise ValueError(f"temperature must be at least 0, not {temperature}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least 0, not {temperature}")
     if top_k < 0:
         raise ValueError(f"top_k must be at least 0, not {top_k}")
     if not 0 < top_p <= 1:

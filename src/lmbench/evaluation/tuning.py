@@ -78,11 +78,12 @@ def take_best(mode: Any, tried: Iterable[Mapping[str, Any]]) -> None:
 
 
 def tell_edges(mode: Any) -> None:
-    """Warns if a tuned setting is the smallest or the largest value that was tried."""
+    """Warns if a tuned setting is not between values that were tried."""
     for name, values in values_to_try(mode).items():
         best = getattr(mode, name)
-        if len(values) > 2 and best in (min(values), max(values)) and best != 0:  # 0 is the least
+        is_inside = min(values) < best < max(values)  # the setting before tuning may be outside
+        if len(values) > 2 and not is_inside and best != 0:  # 0 is the least
             setting = f"{mode.name}.{name}"
             log.warning(
-                "the best %s, %g, is at the edge of its grid: try a wider one", setting, best
+                "the best %s, %g, is at or beyond the edge of its grid: try a wider one", setting, best
             )

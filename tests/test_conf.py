@@ -272,6 +272,17 @@ def test_the_90_epochs_have_the_published_phases():
     assert [list(phase.beta1) for phase in phases] == [[0.8, 0.7], [0.7] * 2, [0.7, 0.8], [0.8] * 2]
 
 
+def test_the_published_mixture_of_softmaxes():
+    """zihangdai/mos: main.py --n_experts 15 --dropoutl 0.29, on WikiText-2."""
+    head = composed("model/head=mixture_of_softmaxes").model.head
+    assert (head.num_components, head.latent_dropout) == (15, 0.29)
+
+
+def test_the_plain_lstms_rate_rises_in_the_first_twentieth():
+    scheduler = composed("model=lstm").scheduler
+    assert (scheduler.pct_start, scheduler.max_lr) == (0.05, 20.0)
+
+
 CPU_HOUR = ("cpu_hour", "cpu_hour_lstm")
 FIVE_EPOCHS = ("five_epochs", "five_epochs_lstm")
 OF_AWD_LSTM = (
@@ -369,6 +380,7 @@ def test_the_larger_lstm_is_that_of_pytorchs_examples():
         40,
     )
     assert (config.optimizer.lr, config.scheduler.factor) == (20.0, 0.25)
+    assert (config.scheduler.patience, config.scheduler.threshold) == (0, 0.0)
     assert (config.batching.batch_size, config.batching.bptt) == (20, 35)
 
 

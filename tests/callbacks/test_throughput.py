@@ -170,11 +170,16 @@ def test_tokens_and_seconds_keep_counting_after_a_resume(monkeypatch: pytest.Mon
     assert callback.seconds == before.seconds + 7
 
 
-def test_tokens_of_all_devices_count():
-    callback = Throughput()
+def test_tokens_of_all_devices_count(monkeypatch: pytest.MonkeyPatch):
+    callback, clock = Throughput(), Clock()
+    monkeypatch.setattr(throughput, "time", clock)
     trainer = SimpleNamespace(world_size=4, global_step=1, log_every_n_steps=50)
     callback.on_train_batch_end(trainer, None, None, Batch(None, None, 1.0, 7), 0)
     assert callback.num_tokens == 28
+    for _ in range(3):
+        clock.now += 2.0
+        callback.on_train_batch_end(trainer, None, None, Batch(None, None, 1.0, 7), 0)
+    assert callback.tokens_per_second == 14.0
 
 
 def test_there_is_no_rate_before_the_third_step(monkeypatch: pytest.MonkeyPatch):

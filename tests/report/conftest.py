@@ -83,7 +83,12 @@ def section(
     """Three seeds of one model, two of them evaluated with a cache, and one seed of another."""
     floor = {"data.perplexity_floor": {"valid": 101.5, "test": 99.25}}
     for seed, valid in enumerate((120.0, 121.0, 125.0)):
-        results = floor | {"train.peak_memory_bytes": (seed + 1) * 2**29, "train.epochs": 3 + seed}
+        results = floor | {
+            "train.peak_memory_bytes": (seed + 1) * 2**29,
+            "train.epochs": 3 + seed,
+            "train.seconds": 60.0 * (seed + 1) ** 2,
+            "train.tokens_per_second": 1000.0 * (1 + seed**2),
+        }
         run_dir = write_run(
             tmp_path / f"a{seed}", seed=seed, valid=valid, test=valid - 10, results=results
         )

@@ -146,6 +146,8 @@ def test_groups_with_their_means_and_notes(section: Section):
     assert "cache, valid" not in titles
     assert by_title["epochs"] == ("4", "3")
     assert by_title["GiB"] == ("1.50", "1.00")
+    assert by_title["minutes"] == ("4.7", "1.5")
+    assert by_title["tokens/s"] == ("2,667", "1,000")
     assert table.notes == [
         "Mean over seeds ± 95% interval (Student's t).",
         "Perplexity floor, valid / test: 101.50 / 99.25.",
@@ -192,7 +194,7 @@ def test_each_run_has_a_row(section: Section):
     titles, shown, _ = run_table(section).shown()
     assert titles[:5] == ["name", "seed", "run", "valid", "test"]
     assert titles[5:] == ["best epoch, from 0", "minutes", "device"]
-    assert shown[0][-2:] == ["1.5", "cpu (2 cores)"]
+    assert shown[0][-2:] == ["1.0", "cpu (2 cores)"]
 
 
 def test_pairs_with_all_digits(three_models: Path, section_of: Callable):

@@ -5,6 +5,7 @@ from torch.testing import assert_close
 
 from lmbench.model import AWDLSTM, Embedding, LanguageModel, Softmax
 from lmbench.model.dropout import (
+    Dropout,
     Dropouts,
     EmbeddingDropout,
     LockedDropout,
@@ -35,7 +36,7 @@ def test_locked_dropout_has_one_mask_for_all_time_steps() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("p", [0.04, 0.16, 0.24])  # those of cpu_hour
-@pytest.mark.parametrize("kind", [LockedDropout, EmbeddingDropout, WeightDropout])
+@pytest.mark.parametrize("kind", [Dropout, LockedDropout, EmbeddingDropout, WeightDropout])
 def test_in_half_precision_the_mean_stays_the_same(kind, p: float, dtype: torch.dtype) -> None:
     """1 / (1 - p), rounded to bfloat16, is a quarter of a percent too small."""
     torch.manual_seed(0)
@@ -45,7 +46,7 @@ def test_in_half_precision_the_mean_stays_the_same(kind, p: float, dtype: torch.
     assert abs(kept.double().mean() - 1) < 5 * (p / (1 - p) / size) ** 0.5 < 2e-3
 
 
-@pytest.mark.parametrize("kind", [LockedDropout, WeightDropout])
+@pytest.mark.parametrize("kind", [Dropout, LockedDropout, WeightDropout])
 def test_a_dropout_draws_anew_in_training_and_returns_its_input_in_evaluation(kind) -> None:
     torch.manual_seed(0)
     dropout, input = kind(0.5), torch.ones(2, 10, 10)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmbench.model.contracts import Dropout
+from lmbench.model import contracts
 
 
 def require_probabilities(**probabilities: float) -> None:
@@ -29,7 +29,7 @@ class Dropouts:
         dropouts: All dropouts of a model; a factor multiplies the probabilities they have now.
     """
 
-    def __init__(self, dropouts: Iterable[Dropout]) -> None:
+    def __init__(self, dropouts: Iterable[contracts.Dropout]) -> None:
         self._built = [(dropout, dropout.p) for dropout in dropouts]
 
     @property
@@ -62,6 +62,18 @@ class _Dropout(nn.Module):
     def extra_repr(self) -> str:
         """Arguments as ``print(model)`` shows them."""
         return f"p={self.p}"
+
+
+class Dropout(_Dropout):
+    """Ordinary dropout: a mask of its own for every step.
+
+    Args:
+        p: Probability that an element is dropped.
+    """
+
+    def forward(self, input: Float[Tensor, "T B E"]) -> Float[Tensor, "T B E"]:
+        """Drops elements of ``input``."""
+        return functional.dropout(input, self._p_in(input.dtype), self.training)
 
 
 class LockedDropout(_Dropout):

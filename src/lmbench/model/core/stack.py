@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmbench.machine import multiplies_bfloat16
 from lmbench.model.contracts import CoreOutput, State
-from lmbench.model.dropout import LockedDropout, WeightDropout, require_probabilities
+from lmbench.model.dropout import Dropout, LockedDropout, WeightDropout, require_probabilities
 
 
 class Layer(Protocol):
@@ -85,7 +85,7 @@ class Stack(nn.Module, ABC):
         self.input_size = input_size
         self.output_size = hidden_size if output_size is None else output_size
         self.build(hidden_size, num_layers)
-        dropout = LockedDropout if locked_dropout else nn.Dropout
+        dropout = LockedDropout if locked_dropout else Dropout
         self.input_dropout = dropout(input_dropout)
         self.hidden_dropout = dropout(hidden_dropout)
         self.output_dropout = dropout(output_dropout)

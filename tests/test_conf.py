@@ -235,8 +235,9 @@ EXPERIMENTS = {
         "batching.scale_lr": False,
         "trainer.gradient_clip_val": 0.12,
         "trainer.max_epochs": 90,
-        "loss.ar_alpha": 3.0,
+        "loss.ar_alpha": 1.8,  # --alpha=3, times 1 - 0.4
         "loss.tar_beta": 1.5,
+        "model.core.output_dropout": 0.4,
         "model.core.input_dropout": 0.6,
         "callbacks.nt_asgd._target_": None,
         "callbacks.nt_asgd.non_monotone_interval": None,

@@ -33,6 +33,7 @@ def run(
     folder: Path,
     *callbacks: L.Callback,
     floor: dict[str, float] | None = None,
+    protocol: str = "standard",
     name: str = "lstm",
     **options,
 ) -> L.Trainer:
@@ -40,7 +41,7 @@ def run(
     module = small_module(WORDS, lambda parameters: ASGD(parameters, lr=0.1), Scripted)
     module.script = NLLS
     corpus = dataclasses.replace(random_corpus(WORDS, 81), perplexity_floor=floor)
-    datamodule = windows_of(corpus, batch_size=2, bptt=10, columns=1)
+    datamodule = windows_of(corpus, batch_size=2, bptt=10, columns=1, protocol=protocol)
     config = CONFIG | {"model": {"name": name}, "name": "mine"}
     defaults = {"max_epochs": 3, "log_every_n_steps": 1}
     trainer = quiet_trainer(*callbacks, Results(folder, config), **(defaults | options))
@@ -119,6 +120,11 @@ def test_the_file_is_as_specified(tmp_path: Path):
     assert results["test"]["num_tokens"] == 39
     assert 0 < throughput.seconds < math.inf
     assert 0 < throughput.tokens_per_second < math.inf
+
+
+def test_a_protocol_with_another_divisor_has_no_floor(tmp_path: Path):
+    run(tmp_path, floor=FLOOR, protocol="awd_lstm_lm")
+    assert "perplexity_floor" not in read(tmp_path)["data"]
 
 
 def test_what_is_missing_is_null_or_left_out(tmp_path: Path):

@@ -82,7 +82,9 @@ class Results(L.Callback):
         throughput = _callback(trainer, Throughput)
         nt_asgd = _callback(trainer, NTASGD)
         init_from = self._config["init_from"]
-        floor = corpus.perplexity_floor
+        evaluation = datamodule.plain_evaluation
+        # Other protocols divide by something other than the number of targets.
+        floor = corpus.perplexity_floor if evaluation["protocol"] == "standard" else None
         return {
             "lmbench_version": version("lmbench"),
             "name": self._config.get("name"),
@@ -100,7 +102,7 @@ class Results(L.Callback):
             },
             "best_epoch": best.epoch,
             "weights_sha256": module.model.weights_sha256(),
-            "evaluation": datamodule.plain_evaluation,
+            "evaluation": evaluation,
             "val": best.score.plain(),
             "test": module.scores["test"].plain() if "test" in module.scores else None,
             "nt_asgd": {"triggered_epoch": nt_asgd.triggered_epoch if nt_asgd else None},

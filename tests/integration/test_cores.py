@@ -56,7 +56,7 @@ def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, 
             "dynamic_cache",
             "evaluation.window=20",
             "evaluation.dynamic.statistics.columns=4",
-            "evaluation.dynamic.lr=1e-6",
+            "evaluation.dynamic.lr=1e-4",
         ),
     ):
         own = (f"run={run}", "device=cpu", f"evaluation={mode}", *options)
@@ -65,5 +65,5 @@ def test_exports_and_evaluations(make_run: Callable[..., Path], tmp_path: Path, 
         result = read_json(run / f"evaluation-{mode}-test.json")
         if mode == "standard":
             assert result["nll"] == pytest.approx(expected, rel=1e-5)
-        else:  # hardly learns
-            assert result["without_cache"]["nll"] == pytest.approx(expected, rel=1e-3)
+        else:  # learns a little
+            assert 1e-4 < abs(result["without_cache"]["nll"] / expected - 1) < 0.05

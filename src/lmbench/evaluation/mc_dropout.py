@@ -31,7 +31,8 @@ class MCDropout(RepeatingMode):
     readings' outputs.
 
     Args:
-        multiplier: Factor on the probabilities that the dropouts were trained with.
+        multiplier: Factor on the dropouts' probabilities in the config; with growing dropout, the
+            best epoch may have been trained with lower ones.
         samples: Number of readings.
         grid: What tuning tries.
 

@@ -85,5 +85,7 @@ def tell_edges(mode: Any) -> None:
         if len(values) > 2 and not is_inside and best != 0:  # 0 is the least
             setting = f"{mode.name}.{name}"
             log.warning(
-                "the best %s, %g, is at or beyond the edge of its grid: try a wider one", setting, best
+                "the best %s, %g, is at or beyond the edge of its grid: try a wider one",
+                setting,
+                best,
             )

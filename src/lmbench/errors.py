@@ -9,11 +9,11 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A loss, a weight or all validations were not finite; the run would end so once more."""
+    """A loss, a weight or all validations were not finite; the run would end so again."""
 
 
 class Interrupted(Exception):
-    """A run was told to stop; what it could save, it has.
+    """A run was told to stop, and has saved what it could.
 
     Attributes:
         signum: Number of the signal.

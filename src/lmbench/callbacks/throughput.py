@@ -1,4 +1,4 @@
-"""Training speed and peak memory, measured on the training steps alone."""
+"""Training speed, measured on the training steps alone; peak memory; wall-clock time."""
 
 import ctypes
 import resource

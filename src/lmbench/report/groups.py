@@ -176,7 +176,7 @@ def _origin(lineage: Sequence[Run]) -> Hashable:
 
 
 def _first_weights(lineage: Sequence[Run]) -> Hashable:
-    """What tells the weights from which all began: a folder, or a config and its seed."""
+    """What identifies the weights from which all began: a folder, or a config and its seed."""
     is_folder = lineage[-1].config.get("init_from") is not None
     return (None if is_folder else _kind(lineage[-1:]), _origin(lineage))
 

@@ -53,7 +53,7 @@ class SLSTM(ResidualStack):
         return SLSTMLayer(input_size, self._num_heads)
 
     def make_feedforward(self, size: int) -> nn.Module:
-        """A GEGLU 4/3 as wide."""
+        """A GEGLU, 4/3 times as wide."""
         return GatedFeedForward(size, 4 * size // 3, functional.gelu)
 
 

@@ -93,6 +93,49 @@ def test_seeds_are_compared_by_welch(three_models: Path, section_of: Read):
     assert len(comparisons) == 3
 
 
+def test_evaluations_are_compared_over_seeds_too(
+    tmp_path: Path, write_run: Write, write_evaluation: Write, section_of: Read
+):
+    """Worse without the cache and better with it; `standard` would repeat the runs' own scores."""
+    cached = {"a": [90.0, 91.5, 92.0], "b": [85.0, 85.5, 84.0], "c": [99.0]}
+    for model, ppls in cached.items():
+        for seed, ppl in enumerate(ppls, start=1):
+            valid = 100.0 + seed + 10 * (model == "b")
+            run_dir = tmp_path / f"{model}{seed}"
+            write_run(run_dir, model=model, seed=seed, valid=valid, test=valid)
+            write_evaluation(run_dir, "cache", ppl=ppl)
+            write_evaluation(run_dir, "standard", ppl=valid)
+    comparisons = compare_over_seeds(section_of(tmp_path), "test")
+    assert [one.evaluation for one in comparisons] == [None, "cache"]
+    own, cache = (one.test for one in comparisons)
+    assert pairs(comparisons) == ["ab", "ab"]
+    assert own.difference > 0
+    expected = stats.ttest_ind(np.log(cached["b"]), np.log(cached["a"]), equal_var=False)
+    assert cache.p == pytest.approx(expected.pvalue, rel=1e-6)
+    low, high = expected.confidence_interval()
+    assert (cache.low, cache.high) == pytest.approx((low, high), rel=1e-6)
+    assert comparisons[1].adjusted_p == cache.p  # adjusted for the pairs with a cache alone
+
+
+@pytest.mark.parametrize(
+    ("of_b", "num_compared"), [({}, 1), ({"columns": 1}, 0)], ids=["alike", "columns"]
+)
+def test_over_seeds_too_only_what_was_read_alike_is_compared(
+    tmp_path: Path,
+    write_run: Write,
+    write_evaluation: Write,
+    section_of: Read,
+    of_b: dict,
+    num_compared: int,
+):
+    for model, options in (("a", {}), ("b", of_b)):
+        for seed in (1, 2):
+            run_dir = write_run(tmp_path / f"{model}{seed}", model=model, seed=seed)
+            write_evaluation(run_dir, "cache", ppl=90.0 + seed, **options)
+    comparisons = compare_over_seeds(section_of(tmp_path), "test")
+    assert sum(one.evaluation == "cache" for one in comparisons) == num_compared
+
+
 def test_finetuned_runs_are_paired_with_those_they_started_from(
     tmp_path: Path, write_run: Write, section_of: Read
 ):

@@ -56,12 +56,9 @@ class Group:
         Returns:
             None if no run was evaluated that way, or not all in the same way.
         """
-        if evaluation is None:
-            values = [run.scores[split].ppl for run in self.runs if split in run.scores]
-        else:
-            found = self.evaluations(evaluation, split)
-            alike = len({one.protocol for one in found}) == 1
-            values = [one.score.ppl for one in found] if alike else []
+        if self.protocol_of(split, evaluation) is None:
+            return None
+        values = [score.ppl for run in self.runs if (score := run.score(split, evaluation))]
         return estimate(values) if values else None
 
     def evaluations(self, name: str, split: str) -> list[Evaluation]:
@@ -73,6 +70,16 @@ class Group:
     def protocol(self) -> str:
         """How valid and test were read, the same for all of its runs."""
         return self.runs[0].protocol
+
+    def protocol_of(self, split: str, evaluation: str | None = None) -> str | None:
+        """How an evaluation read a split; None if no run has it, or not all read in the same way.
+
+        For the evaluation of the training run, which is called None, it is :attr:`protocol`.
+        """
+        if evaluation is None:
+            return self.protocol
+        found = {one.protocol for one in self.evaluations(evaluation, split)}
+        return found.pop() if len(found) == 1 else None
 
     @property
     def best_run(self) -> Run:

@@ -111,8 +111,8 @@ def render_page(report: Report, plots: Mapping[str, Sequence[Plot]]) -> str:
 
 def _chapter(chapter: Chapter, plots: Sequence[Plot], split: str) -> dict[str, Any]:
     section = chapter.section
-    over_seeds = [one for one in chapter.comparisons if one.evaluation is None]
-    over_text = [one for one in chapter.comparisons if one.evaluation is not None]
+    over_seeds = [one for one in chapter.comparisons if one.unit == "seed"]
+    over_text = [one for one in chapter.comparisons if one.unit != "seed"]
     unit = section.groups[0].unit
     pairs = (("other text of this kind", over_text), (f"other {unit}s", over_seeds))
     return {
@@ -137,8 +137,9 @@ def difference_matrix(chapter: Chapter) -> list[tuple[str, list[dict[str, str]]]
         untested) and ``title``, what the tests say. Empty if nothing was tested.
     """
     tests: dict[tuple[Group, Group], list[Comparison]] = {}
-    for one in sorted(chapter.comparisons, key=lambda one: one.evaluation is not None):
-        if one.evaluation in (None, *OWN_PREDICTIONS):
+    for one in sorted(chapter.comparisons, key=lambda one: one.unit != "seed"):
+        # Over seeds, what the runs themselves found; over the text, which takes records, the same.
+        if one.evaluation in ((None,) if one.unit == "seed" else OWN_PREDICTIONS):
             tests.setdefault((one.first, one.second), []).append(one)
     named = {group for pair in tests for group in pair}
     groups = [group for group in chapter.section.groups if group in named][:MOST_COMPARED]

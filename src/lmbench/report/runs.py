@@ -96,6 +96,13 @@ class Run:
         """Whether it is a mixture of other runs, not trained itself."""
         return "ensemble" in self.config
 
+    def score(self, split: str, evaluation: str | None = None) -> SplitScore | None:
+        """What the training run found on a split, or the evaluation of that name."""
+        if evaluation is None:
+            return self.scores.get(split)
+        found = self.evaluations.get((evaluation, split))
+        return found and found.score
+
     def number(self, *keys: str) -> float | None:
         """A number in ``results.json``, by its keys; None if it is missing or not a number."""
         value: Any = self.results

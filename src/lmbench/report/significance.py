@@ -23,7 +23,8 @@ from lmbench.report.statistics import (
 LEVEL = 0.05
 
 OWN_PREDICTIONS = ("standard", "awd_lstm_lm")
-"""Evaluations without cache or learning: their records are about the models themselves."""
+"""Evaluations without cache or learning: they are about the models themselves, as the scores are
+that the training runs end with."""
 
 MOST_COMPARED = 20
 """The most groups of which all pairs are tested: those of a thousand would take minutes, and p
@@ -45,8 +46,9 @@ class Comparison:
         test_name: "Welch", "paired t" or "bootstrap".
         num_seeds: Numbers of seeds of the first group and of the second.
         unit: What is drawn: "seed", "article" or "block"; of minimal pairs, "pair" or "paradigm".
-        num_units: How many units there were to draw from; None for the test over seeds.
-        evaluation: The evaluation whose records were compared; None for the test over seeds.
+        num_units: How many units there were to draw from; None for a test over seeds.
+        evaluation: Name of the evaluation whose results were compared; None for the scores that
+            the training runs ended with, and for minimal pairs.
         adjusted_p: p, adjusted for all pairs together (Holm).
     """
 
@@ -79,30 +81,40 @@ class Comparison:
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     """A t-test for each pair of groups with at least two seeds each, on nats per token.
 
-    Of more than :data:`MOST_COMPARED` that were read in the same way, the best ones are compared.
+    What is compared are the scores that the runs ended with, and those of each evaluation that is
+    not one of :data:`OWN_PREDICTIONS`, where they were read in the same way. Of more than
+    :data:`MOST_COMPARED` groups, those of the best ones are. p is adjusted for the pairs of one
+    evaluation.
 
     The test is Welch's, or the paired one if runs of both groups go back to the same weights, or to
     those of runs with the same config and seed, as finetuned runs and those they started from do;
     runs without a partner are then left out.
     """
-    read_alike: dict[str, list[Group]] = {}
-    for group in section.groups:
-        if len(_nats(group, split)) > 1:
-            read_alike.setdefault(group.protocol, []).append(group)
-    comparisons = []
-    for groups in read_alike.values():
-        for first, second in combinations(groups[:MOST_COMPARED], 2):
-            sides = _nats(first, split), _nats(second, split)
-            if found := compare_runs(first, second, sides):
-                comparisons.append(found)
-    comparisons.sort(key=lambda one: (one.first.number, one.second.number))
-    return adjusted(comparisons)
+    comparisons: list[Comparison] = []
+    names = [name for name in section.evaluation_names if name not in OWN_PREDICTIONS]
+    for evaluation in (None, *names):
+        read_alike: dict[str, list[tuple[Group, Mapping[Hashable, float]]]] = {}
+        for group in section.groups:
+            protocol, nats = group.protocol_of(split, evaluation), _nats(group, split, evaluation)
+            if protocol is not None and len(nats) > 1:
+                read_alike.setdefault(protocol, []).append((group, nats))
+        found = [
+            replace(one, evaluation=evaluation)
+            for members in read_alike.values()
+            for (first, of_first), (second, of_second) in combinations(members[:MOST_COMPARED], 2)
+            if (one := compare_runs(first, second, (of_first, of_second)))
+        ]
+        found.sort(key=lambda one: (one.first.number, one.second.number))
+        comparisons += adjusted(found)
+    return comparisons
 
 
-def _nats(group: Group, split: str) -> dict[Hashable, float]:
-    return means_by_origin(
-        group, lambda run: run.scores[split].nll if split in run.scores else None
-    )
+def _nats(group: Group, split: str, evaluation: str | None) -> dict[Hashable, float]:
+    def nats_of(run: Run) -> float | None:
+        score = run.score(split, evaluation)
+        return score and score.nll
+
+    return means_by_origin(group, nats_of)
 
 
 def means_by_origin(group: Group, value_of: Callable[[Run], float | None]) -> dict[Hashable, float]:
@@ -145,8 +157,10 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
     for name in section.evaluation_names:
         texts: dict[tuple[str, str], list[tuple[Group, list[Records]]]] = {}
         for group in section.groups:
+            protocol = group.protocol_of(split, name)
+            if protocol is None:
+                continue  # the table of perplexities says so
             if records := list(_records(group, name, split, skipped)):
-                protocol = group.evaluations(name, split)[0].protocol
                 texts.setdefault((protocol, records[0].text), []).append((group, records))
         found = [one for members in texts.values() for one in _compare(name, members)]
         comparisons += adjusted(found)
@@ -154,12 +168,9 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
 
 
 def _records(group: Group, name: str, split: str, skipped: list[Skipped]) -> Iterator[Records]:
-    """The records of the runs, if all were read alike; the first run's say which tokens count."""
-    evaluations = group.evaluations(name, split)
-    if len({evaluation.protocol for evaluation in evaluations}) > 1:
-        return  # the table of perplexities says so
+    """The records of the runs; the first run's say which tokens count."""
     text = None
-    for evaluation in evaluations:
+    for evaluation in group.evaluations(name, split):
         path = evaluation.records
         if path is None:
             continue

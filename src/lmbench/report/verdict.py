@@ -48,13 +48,17 @@ def verdict(section: Section, comparisons: Sequence[Comparison], split: str) -> 
 def _about_pair(
     best: Group, other: Group, comparisons: Sequence[Comparison], split: str
 ) -> Iterator[Sentence]:
-    tests = {one.evaluation: one for one in comparisons if (one.first, one.second) == (best, other)}
-    seeds = tests.get(None)
+    tests = {
+        (one.unit == "seed", one.evaluation): one
+        for one in comparisons
+        if (one.first, one.second) == (best, other)
+    }
+    seeds = tests.get((True, None))
     # By the models' own predictions, without cache or learning; beside a test over all seeds, not
     # one over the records of a few.
     numbers = len(best.runs), len(other.runs)
-    texts = (tests[name] for name in OWN_PREDICTIONS if name in tests)
-    text = next((one for one in texts if seeds is None or one.num_seeds == numbers), None)
+    texts = (tests.get((False, name)) for name in OWN_PREDICTIONS)
+    text = next((one for one in texts if one and (not seeds or one.num_seeds == numbers)), None)
     known = seeds or text
     unclear = f"It is unclear whether {best.name} or {other.name} is better"
     if known is None:

@@ -80,7 +80,8 @@ def test_nothing_of_an_earlier_comparison_stays(
         write_pairs(run_dir, np.arange(600) % (1 + seed), corpus_sha256="f" * 64)
     first = write_report(compare([(None, three_models), (None, more)]), output)
     assert {"significance.csv", "minimal_pairs.csv"} <= {path.name for path in first}
-    kept = {output / name for name in ("mine.png", "minimal_pairs-set.json", "curves.md")}
+    names = ("mine.png", "curves.md", "test_perplexity_paper.svg", "minimal_pairs_mine.png")
+    kept = {output / name for name in names}
     for path in kept:  # not the comparison's
         path.touch()
     second = write_report(compare([(None, more / "c1")]), output)

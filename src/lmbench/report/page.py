@@ -2,7 +2,8 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import unescape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ _NOT_ALWAYS = re.compile(
 )
 """Files that not every comparison has; an earlier one's would not belong to the page."""
 
+_FILES = re.compile(r'<meta name="lmbench-files" content="([^"]*)">')
+"""Where a page names the files that were written with it."""
+
 
 def write_report(report: Report, folder: Path) -> list[Path]:
     """Writes page, tables and plots, once all of them have been made.
@@ -51,7 +55,6 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     skipped = [skipped_table(report.skipped)] if report.skipped else []
     pairs = (pair_table("", chapter.comparisons, report.split) for chapter in chapters)
     texts = {
-        "index.html": render_page(report, plots),
         "table.md": "\n".join(markdown(table) for table in [*tables, *skipped]),
         "table.tex": "\n".join(latex(table) for table in tables),
         "table.csv": csv_text(group_table(chapter.section) for chapter in chapters),
@@ -64,15 +67,20 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         if any(tests for _, tests in sets):
             tests = csv_text(accuracy_difference_table(tests, pairs) for pairs, tests in sets)
             texts["minimal_pairs_significance.csv"] = tests
+    images = {
+        f"{plot.name}{suffix}.{ending}": image
+        for suffix, drawn in plots.items()
+        for plot in drawn
+        for ending, image in (("png", plot.png), ("svg", plot.svg))
+    }
+    texts = {"index.html": render_page(report, plots, [*texts, *images])} | texts
     contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
-    for suffix, drawn in plots.items():
-        for plot in drawn:
-            contents[f"{plot.name}{suffix}.png"] = plot.png
-            contents[f"{plot.name}{suffix}.svg"] = plot.svg
+    contents |= images
     page, earlier = folder / "index.html", []
-    if page.is_file() and b"Made by lmbench-compare" in page.read_bytes():
-        found = (path for path in folder.iterdir() if _NOT_ALWAYS.fullmatch(path.name))
-        earlier = [path for path in found if path.name not in contents]
+    if page.is_file() and b"Made by lmbench-compare" in (found := page.read_bytes()):
+        listed = _FILES.search(found.decode("utf-8", "replace"))
+        names = unescape(listed[1]).split("/") if listed else []
+        earlier = [x for x in names if _NOT_ALWAYS.fullmatch(x) and x not in contents]
     else:
         for name in contents:
             if (folder / name).exists():
@@ -84,8 +92,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         for name, content in contents.items():
             with replacing(folder / name) as temporary:
                 temporary.write_bytes(content)
-        for path in earlier:
-            path.unlink()
+        for name in earlier:
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{error.filename or folder} cannot be written: {error.strerror}. Make room, or name "
@@ -94,8 +102,16 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def render_page(report: Report, plots: Mapping[str, Sequence[Plot]]) -> str:
-    """The comparison as HTML."""
+def render_page(
+    report: Report, plots: Mapping[str, Sequence[Plot]], files: Iterable[str] = ()
+) -> str:
+    """The comparison as HTML.
+
+    Args:
+        report: The comparison.
+        plots: For each chapter's suffix, its plots.
+        files: Names of the other files that are written with the page.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -106,6 +122,7 @@ def render_page(report: Report, plots: Mapping[str, Sequence[Plot]]) -> str:
         split=report.split,
         skipped=skipped_table(report.skipped),
         version=version("lmbench"),
+        files="/".join(files),
     )
 
 

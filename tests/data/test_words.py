@@ -138,6 +138,21 @@ def test_a_vocabulary_shows_how_words_are_separated(
     assert WordSplitter.of(vocabulary) == WordSplitter(vocabulary, tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("context", "text", "words"),
+    [
+        ("About 1", ",000 dogs", "@,@ 000 dogs"),  # alone, it would be ",000 dogs"
+        ("", "It isn't", "It isn 't"),
+        ("The red dog", " ran.", "ran ."),
+        ("The red do", "g ran.", "g ran ."),  # "dog" spans the place where they meet
+    ],
+)
+def test_a_text_that_continues_another(context: str, text: str, words: str):
+    splitter = WordSplitter(Vocabulary(()), "moses")
+    assert splitter.continued(context, text) == (context.split(), words.split())
+    assert splitter.words(",000 dogs") == [",000", "dogs"]
+
+
 def test_raw_text_becomes_like_the_penn_treebank():
     """Words as in ptb.train.txt, which has no punctuation except what stands for words."""
     known = (

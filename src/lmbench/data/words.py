@@ -161,6 +161,17 @@ class WordSplitter:
         ids = self.vocabulary.ids
         return [word for word in words if word in ids or not _PUNCTUATION.fullmatch(word)]
 
+    def continued(self, context: str, text: str) -> tuple[list[str], list[str]]:
+        """The words of a context, and those with which a text continues it.
+
+        They are split together, as they would be in one text, unless a word spans the place where
+        they meet: then each is split alone.
+        """
+        before, words = self.words(context), self.words(context + text)
+        if words[: len(before)] == before:
+            return before, words[len(before) :]
+        return before, self.words(text)
+
 
 @cache
 def _moses(language: str) -> Any:

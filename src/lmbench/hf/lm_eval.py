@@ -61,13 +61,9 @@ class LMBench(LM):
         """Natural log-probability of each continuation, and whether each word is the likeliest."""
         sentences, lengths = [], []
         for request in requests:
-            context, continuation = request.args
-            before = self.splitter.words(context)
-            words = self.splitter.words(context + continuation)
-            if words[: len(before)] != before:  # a word spans the end of the context
-                words = before + self.splitter.words(continuation)
-            sentences.append(self.vocabulary.encode([EOS, *words]))
-            lengths.append(len(words) - len(before))
+            context, words = self.splitter.continued(*request.args)
+            sentences.append(self.vocabulary.encode([EOS, *context, *words]))
+            lengths.append(len(words))
         return self._scores(sentences, lengths)
 
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:

@@ -45,9 +45,15 @@ def build(output: Path) -> list[str]:
     for name in ["lmbench", *names]:
         source = Path(sys.modules[name].__file__ or "").read_text("utf-8")
         page = output.joinpath(*name.split(".")).with_suffix(".html").read_text("utf-8")
-        targets = sorted(set(REFERENCE.findall(source)))
-        broken += [f"{name}: {target}" for target in targets if f"<code>{target}" in page]
+        broken += [f"{name}: {target}" for target in broken_references(source, page)]
     return broken
+
+
+def broken_references(source: str, page: str) -> list[str]:
+    """The references in a module's source that did not become links on its page."""
+    targets = sorted(set(REFERENCE.findall(source)))
+    # pdoc appends () to functions and methods.
+    return [x for x in targets if re.search(rf"<code>{re.escape(x)}(\(\))?</code>", page)]
 
 
 def main() -> None:

@@ -5,7 +5,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pdoc
 import pytest
+from build_docs import broken_references
 
 import lmbench
 
@@ -23,3 +25,14 @@ def test_it_builds_without_a_warning(tmp_path: Path):
         name = name.parent if name.name == "__init__" else name
         if name.name != "lm_eval" or find_spec("lm_eval"):  # which only `make extras` installs
             assert (tmp_path / name).with_suffix(".html").exists(), module
+
+
+def test_references_that_lead_nowhere_are_found(tmp_path: Path):
+    links = [":func:`there`", ":class:`Here`", ":attr:`Here.x`"]
+    broken = [":class:`Her`", ":meth:`Here.gone`", ":func:`nowhere`", ":mod:`json.not`"]
+    module = tmp_path / "one_module.py"
+    lines = [f'"""{", ".join(links + broken)}."""', "def there(): ...", "class Here:", "    x = 1"]
+    module.write_text("\n".join(lines))
+    pdoc.render.configure(docformat="google")
+    found = broken_references(module.read_text(), pdoc.pdoc(module))
+    assert found == ["Her", "Here.gone", "json.not", "nowhere"]

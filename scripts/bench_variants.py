@@ -498,6 +498,6 @@ def same_loss(
         "lmbench": float(nll + penalties(config, output, raw_output)),
         "baseline": float(baseline.eval().loss(batch, None)[0]),
     }
-    if abs(losses["lmbench"] / losses["baseline"] - 1.0) > 1e-5:
+    if not abs(losses["lmbench"] / losses["baseline"] - 1.0) <= 1e-5:  # NaN is not equal either
         raise UserError(f"lmbench and the baseline compute different losses: {losses}")
     return losses

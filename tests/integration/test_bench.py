@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench
+import bench_variants as variants
 import pytest
+import torch
+
+from lmbench.errors import UserError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -27,6 +32,19 @@ def test_the_bench_measures_each_variant(tmp_path: Path):
     assert losses["lmbench"] == pytest.approx(losses["baseline"], rel=1e-5)
     assert len(training["seconds"]["step"]) == 4  # two rounds of two steps
     assert all(seconds > 0 for seconds in training["seconds"]["step"])
+
+
+@pytest.mark.parametrize("shift", [0.1, float("nan")])
+def test_speeds_of_unequal_work_are_not_compared(shift: float):
+    overrides = ["model=lstm", *bench.TINY]
+    config, model, data = variants.set_up(overrides, bench.TINY_VOCABULARY_SIZE, num_windows=1)
+    batch = next(variants.windows(data, "train"))
+    baseline = variants.baseline_of(config, model)
+    variants.same_loss(config, model, baseline, batch)
+    with torch.no_grad():
+        baseline.decoder.bias[3] += shift
+    with pytest.raises(UserError, match="compute different losses"):
+        variants.same_loss(config, model, baseline, batch)
 
 
 @pytest.mark.slow

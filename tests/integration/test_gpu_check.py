@@ -1,11 +1,14 @@
 """``scripts/gpu_check.py`` without a GPU: the part that a CPU can do works."""
 
+import contextlib
 import json
 import math
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+import gpu_check
 import pytest
 import torch
 
@@ -41,6 +44,25 @@ def test_all_checks_on_the_cpu(tmp_path: Path):
     ]
     assert all(math.isfinite(row["test ppl"]) for row in report["training"])
     assert "CUDA device only" in report["copies"][0]["left out"]
+
+
+@pytest.mark.parametrize(("error", "is_right"), [(5e-6, True), (2e-5, False), (math.nan, False)])
+def test_results_that_differ_from_the_cpus_fail(
+    monkeypatch: pytest.MonkeyPatch, error: float, is_right: bool
+):
+    for name in ("parity", "copies", "speed", "cuda_graph", "training"):
+
+        def check(*_: object) -> list[dict]:
+            return [
+                {"part": "forward", "relative error": 1e-7},
+                {"part": "", "relative error": error},
+            ]
+
+        check.__name__ = check.__doc__ = name
+        monkeypatch.setattr(gpu_check, name, check)
+    refused = pytest.raises(SystemExit, match="differ from the CPU's")
+    with contextlib.nullcontext() if is_right else refused:
+        gpu_check.main(Namespace(device="cpu", output=None))
 
 
 @pytest.mark.slow

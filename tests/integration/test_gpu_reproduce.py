@@ -55,10 +55,11 @@ def test_pieces_give_what_an_unbroken_run_gives(tmp_path: Path):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     begin = time.monotonic()
     assert call(whole, 10) == 0
-    statuses, minutes = [], (time.monotonic() - begin) / 120  # half of what it took
+    # A quarter of what it took, perhaps with files that the system had to read from the disk first.
+    statuses, minutes = [], (time.monotonic() - begin) / 240
     while (not statuses or statuses[-1] == 75) and minutes < 10:
         statuses.append(call(pieces, minutes))
-        minutes *= 1.2  # on a busier machine than before, starting Python may take all of it
+        minutes *= 1.5  # starting Python may take all of it
     assert statuses == [75] * (len(statuses) - 1) + [0]
     assert len(statuses) > 1
     assert (pieces / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()

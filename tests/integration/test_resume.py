@@ -131,7 +131,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_the_same(whole: Path, tmp_pa
 def test_a_run_without_a_checkpoint_starts_over_and_overrides_are_kept(whole: Path, tmp_path: Path):
     run_dir = tmp_path / "run"
     process = start(tmp_path, *ARGUMENTS, "hydra.run.dir=run")
-    wait_until(lambda: num_rows(run_dir) > 3, process)
+    wait_until(lambda: num_rows(run_dir) > 0, process)
     process.kill()
     end(process)
     assert process.returncode == -signal.SIGKILL

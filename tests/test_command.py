@@ -79,7 +79,7 @@ def test_a_search_without_a_successful_trial_is_shown_as_a_message(
     with pytest.raises(SystemExit) as ended:
         run_hydra(main, "train")
     assert ended.value.code == 1
-    assert "No trial of the search has succeeded." in capsys.readouterr().err
+    assert "No trial of the search succeeded." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

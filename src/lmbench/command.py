@@ -20,7 +20,7 @@ VERSION = f"lmbench {version('lmbench')}"
 _FULL_ERROR, _CAUGHT = "HYDRA_FULL_ERROR", "LMBENCH_CATCHES_ERRORS"
 OPTIONS_WITH_A_VALUE = ("-c", "--cfg", "-i", "--info", "-p", "--package", "-cp", "--config-path")
 OPTIONS_WITH_A_VALUE += ("-cn", "--config-name", "-cd", "--config-dir", "--experimental-rerun")
-"""Hydra's."""
+"""Those of Hydra's options."""
 _OPTIONS_THAT_PRINT = {"--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help"}
 
 
@@ -110,7 +110,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
 
     try:
         main()
-    except BrokenPipeError:  # a training may have other pipes
+    except BrokenPipeError:  # a training run may have other pipes
         if not any(text.partition("=")[0] in _OPTIONS_THAT_PRINT for text in sys.argv[1:]):
             raise
         end_unread()
@@ -121,7 +121,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
         sys.exit(1)
     except ValueError as error:
         if str(error).startswith("No trials are completed"):  # Optuna's
-            tell("No trial of the search has succeeded. The log above says why.")
+            tell("No trial of the search succeeded. The log above says why.")
         elif str(error).startswith("Config group override must be"):
             tell(_printable(explain_null(sys.argv[1:])))
         else:

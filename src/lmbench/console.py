@@ -28,5 +28,5 @@ class ConsoleHandler(logging.Handler):
         try:
             stream.write(logging.Formatter(style, f"{day}%H:%M:%S").format(record) + "\n")
             stream.flush()
-        except Exception:  # as logging does: a full disk must not end a training
+        except Exception:  # as logging does: a full disk must not end a training run
             self.handleError(record)

@@ -50,7 +50,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     if not splits or set(splits) - {"valid", "test"}:
         given = ",".join(map(str, splits))
         raise UserError(f"split={given} must be valid, test or valid,test.")
-    run_dir = Path(str(config.run))  # the folder of a sweep's job may be named by a number
+    run_dir = Path(str(config.run))  # a sweep's job has a number for a name
     run_config = read_run_config(run_dir, (*MODEL_PLACES, "data"))
     if not os.access(run_dir, os.W_OK):
         raise UserError(
@@ -150,7 +150,7 @@ def _main(config: DictConfig) -> float:
 
 
 def _name(overrides: Sequence[str]) -> str:
-    """Name of an evaluation: what the command line chose; of a list all, in alphabetical order.
+    """Name of an evaluation: what the command line chose, of a list in alphabetical order.
 
     ``dynamic_cache`` is the same as ``[dynamic,cache]``.
 

@@ -80,7 +80,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, of plain values and without aliases, which could blow it up.
+    """The mapping in a YAML file, of plain values.
+
+    Aliases are refused, as with them a small file can hold a huge value.
 
     Raises:
         UserError: See :func:`read_text`; or it is not such a file.
@@ -103,12 +105,12 @@ def file_stem(name: str) -> str:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether the path is a folder; False, too, if it is too long or may not be looked at."""
+    """Whether the path is a folder; False if it is too long or access is denied."""
     return os.path.isdir(path)  # noqa: PTH112 - Path's raises for these
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is something; False, too, if the path is too long or may not be looked at."""
+    """Whether the path exists; False if it is too long or access is denied."""
     return os.path.exists(path)  # noqa: PTH110 - Path's raises for these
 
 

@@ -78,7 +78,7 @@ def set_matmul_precision(precision: str, accelerator: str) -> None:
     choices = ("auto", "highest", "high", "medium")
     if precision not in choices:
         raise UserError(
-            f"float32_matmul_precision={precision!r} is none of {', '.join(choices)} (see "
+            f"float32_matmul_precision={precision!r} must be one of {', '.join(choices)} (see "
             "torch.set_float32_matmul_precision)."
         )
     if precision == "auto":

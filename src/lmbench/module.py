@@ -165,7 +165,7 @@ class LanguageModelModule(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
-        """Makes a run validate at its end, be it within an epoch or in one without validation."""
+        """Makes a run validate at its end, even within an epoch or in one without validation."""
         trainer: Any = self.trainer
         is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
         ends = self.global_step == trainer.max_steps or (is_last_epoch and trainer.is_last_batch)
@@ -239,7 +239,7 @@ class LanguageModelModule(L.LightningModule):
     ) -> None:
         """Clips for a fused optimizer too, unless its step undoes a scaler's scaling.
 
-        Lightning refuses that for every mixed precision, but only float16 has a scaler.
+        Lightning refuses to do so in every mixed precision, but only float16 has a scaler.
 
         Raises:
             UserError: There is a scaler, and the optimizer is fused.

@@ -49,7 +49,7 @@ class OutputFolder(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Checks the folder of the one run, before Hydra writes over what it noted of another."""
+        """Checks the folder of a single run, before Hydra overwrites its notes on another run."""
         _require_usable(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

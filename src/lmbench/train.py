@@ -155,11 +155,11 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
                 "No validation gave a finite perplexity, so there is no best checkpoint to "
                 "test. Lower optimizer.lr or trainer.gradient_clip_val."
             )
-        # Not with test(ckpt_path=…), which would put the callbacks back to where they were then.
+        # Not with test(ckpt_path=…), which would put the callbacks back to their state then.
         best = Path(trainer.default_root_dir, "checkpoints/best.ckpt")
         checkpoint = read_checkpoint(best)
         load_weights(module, checkpoint["state_dict"], best)
-        # A run that continued from before its best epoch may not have reached that again.
+        # A run resumed from before its best epoch may not have reached that epoch again.
         module.on_load_checkpoint(checkpoint)
         trainer.test(module, datamodule=datamodule, verbose=False)
     except MisconfigurationException as error:  # what it refuses only now
@@ -182,7 +182,7 @@ def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
 
 @contextmanager
 def _divergence_noted(run_dir: Path) -> Iterator[None]:
-    """Leaves a note of it, for those who look at many runs: a resume would diverge again."""
+    """Notes in the run's folder that it diverged, as a resume would diverge again."""
     try:
         yield
     except Diverged as error:

@@ -160,9 +160,9 @@ def test_each_ensemble_has_its_own_name_and_files(members: list[Path], tmp_path:
     for labels in (("a b", "a_b"), ("a", None)):
         named = [[(label, members[0]), (None, members[1])] for label in labels]
         named[1][1] = ("a", members[1])
-        with pytest.raises(UserError, match="Give each ensemble one name"):
+        with pytest.raises(UserError, match="Each ensemble needs one name"):
             compare(runs, ensembles=named)
-    with pytest.raises(UserError, match="unlike all others: lstm"):
+    with pytest.raises(UserError, match="different from all others: lstm"):
         compare(runs, ensembles=[[("lstm", members[0]), (None, members[1])]])
 
 

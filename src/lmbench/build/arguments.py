@@ -170,7 +170,7 @@ def _require_known(target: Callable[..., Any], node: str, given: Iterable[str]) 
 
 
 def _unknown(target: Callable[..., Any], names: Iterable[str]) -> list[str]:
-    """Those of these arguments that the target does not take."""
+    """The names that are not parameters of the target."""
     parameters = parameters_of(target)
     if inspect.Parameter.VAR_KEYWORD in {one.kind for one in parameters.values()}:
         return []

@@ -1,4 +1,4 @@
-"""The loggers of a run, and the beginning and the end of what they record elsewhere."""
+"""The loggers of a run, and when they begin and end recording elsewhere."""
 
 import os
 import re
@@ -77,7 +77,7 @@ def build_loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
 
 @contextmanager
 def recording(trainer: L.Trainer, config: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
-    """Begins what loggers record elsewhere, with the run's config, and ends it.
+    """Begins recording by W&B or MLflow, with the run's config, and ends it.
 
     Without an end, W&B would record the next job of a sweep as the same run.
 

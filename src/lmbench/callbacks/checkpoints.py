@@ -25,7 +25,7 @@ from lmbench.lightning_internals import (
 from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY
 
 STEPS_BETWEEN_AGREEMENTS = 10
-"""Steps between agreements among several processes, which make them, and a GPU, wait."""
+"""Steps between agreements among several processes: for each, they wait, and so does a GPU."""
 
 
 class CheckpointIO(TorchCheckpointIO):

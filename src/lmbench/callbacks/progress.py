@@ -36,7 +36,7 @@ class Progress(L.Callback):
         self._limit: TimeLimit | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Reads how long the training may be, before Checkpoints hides that in a resume."""
+        """Reads how long the run may be, before Checkpoints hides that in a resume."""
         self._num_steps = pl_module.num_steps
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -49,7 +49,7 @@ class Progress(L.Callback):
         self._start_share = self._share_of_training(trainer) or 0.0
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs, batch, batch_idx) -> None:
-        """Notes how far the training is."""
+        """Notes how far the run is."""
         if time.monotonic() < self._next_look:  # gathering the figures takes time
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_REFRESHES

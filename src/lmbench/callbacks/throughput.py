@@ -27,7 +27,7 @@ class Throughput(L.Callback):
     of the fit up to its end.
 
     Attributes:
-        num_tokens: Trained tokens, over all devices.
+        num_tokens: Tokens trained on, over all devices.
         seconds: Wall-clock time of the fit, validation and saving included.
     """
 

@@ -1,4 +1,4 @@
-"""The end of a training when its time is up, with the learning rate at its end too."""
+"""Ends training when its time is up, with the learning rate at its end too."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lmbench.optim.phased_lr import PhasedLR
 
 
 class TimeLimit(Timer):
-    """Ends the training after ``trainer.max_time``, within an epoch if need be.
+    """Ends training after ``trainer.max_time``, within an epoch if need be.
 
     A schedule in phases (:class:`lmbench.optim.PhasedLR`) goes through them as the time passes.
     What counts is the wall-clock time of the fit, validation and saving included, over all parts of

@@ -49,7 +49,7 @@ class Columns:
 
     @property
     def num_columns(self) -> int:
-        """B."""
+        """The number of columns, B."""
         return len(self.starts)
 
     def read(

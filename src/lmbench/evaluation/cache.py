@@ -68,7 +68,7 @@ class Cache(RescoringMode):
         """Refuses ``warmup`` where a split is read in several columns."""
         if self.warmup and num_columns > 1:
             raise UserError(
-                "evaluation.cache.warmup=true does as the published script, which reads a split "
+                "evaluation.cache.warmup=true reproduces the published script, which reads a split "
                 f"in one column, not in {num_columns}, and in windows of 2,000: set "
                 "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
             )

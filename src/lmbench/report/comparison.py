@@ -91,7 +91,9 @@ def compare(
         named = [printable(name) for name, _ in members if name] or [f"ensemble {number}"]
         taken = [*built, *(file_stem(run.name) for run in runs)]
         if len(named) > 1 or file_stem(named[0]) in taken:
-            raise UserError(f"Give each ensemble one name, unlike all others: {named[-1]}.")
+            raise UserError(
+                f"Each ensemble needs one name, different from all others: {named[-1]}."
+            )
         built[file_stem(named[0])] = build_ensemble([x for _, x in members], named[0], output)
     runs += [run for run, _ in built.values()]
     sections, repeated = group_runs(runs, group_by)

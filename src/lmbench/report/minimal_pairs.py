@@ -140,7 +140,7 @@ def accuracy_difference_table(comparisons: Sequence[Comparison], pairs: PairResu
             "high": Cell(one.test.high, "95% CI, high", _points_text),
             "p": Cell(one.test.p, "p", p_text),
             "p_holm": Cell(one.adjusted_p, "p, all groups (Holm)", p_text),
-            "verdict": Cell(one.verdict, "verdict"),
+            "verdict": Cell(one.significance_text, "verdict"),
         }
         for one in comparisons
     ]

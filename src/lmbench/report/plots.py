@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST_DRAWN = 14
 MOST_PHENOMENA = 40
-AXES = {"epochs": "epochs", "minutes": "wall-clock time of the training (minutes)"}
+AXES = {"epochs": "epochs", "minutes": "wall-clock time of training (minutes)"}
 """What perplexity is drawn against, as fields of a curve, and the axis label."""
 
 GREY = "#666666"

@@ -148,7 +148,7 @@ def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list
 
 
 def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
-    """The run directories at or under a folder, jobs of a sweep in the order of their numbers.
+    """The run directories at or under a folder, in natural order: seed-2 before seed-10.
 
     A run directory holds ``config.yaml`` or ``results.json`` or, if the run failed before it began,
     only Hydra's own ``.hydra``.

@@ -73,18 +73,18 @@ class Comparison:
         return self.adjusted_p < LEVEL
 
     @property
-    def verdict(self) -> str:
-        """The same in words."""
+    def significance_text(self) -> str:
+        """Whether it is significant, in words."""
         return "significant" if self.is_significant else "not significant"
 
 
 def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
     """A t-test for each pair of groups with at least two seeds each, on nats per token.
 
-    What is compared are the scores that the runs ended with, and those of each evaluation that is
-    not one of :data:`OWN_PREDICTIONS`, where they were read in the same way. Of more than
-    :data:`MOST_COMPARED` groups, those of the best ones are. p is adjusted for the pairs of one
-    evaluation.
+    The scores that the runs ended with are compared, and those of each evaluation that is not one
+    of :data:`OWN_PREDICTIONS`, between groups that read the split in the same way. If there are
+    more than :data:`MOST_COMPARED` of these, only the best are compared. p is adjusted for the
+    pairs of one evaluation.
 
     The test is Welch's, or the paired one if runs of both groups go back to the same weights, or to
     those of runs with the same config and seed, as finetuned runs and those they started from do;

@@ -124,7 +124,7 @@ def _pair_row(one: Comparison, split: str) -> Row:
         "perplexity_ratio": Cell(one.ratio, "perplexity ratio", "{:.4f}".format),
         "p": Cell(test.p, "p", p_text),
         "p_holm": Cell(one.adjusted_p, "p, all pairs (Holm)", p_text),
-        "verdict": Cell(one.verdict, "verdict"),
+        "verdict": Cell(one.significance_text, "verdict"),
     }
 
 

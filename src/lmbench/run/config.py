@@ -43,7 +43,7 @@ def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict
             raise UserError(f"{path} is not the config of a run: it has no {node}.")
     for key, value in flatten(config).items():
         if "${" in str(value):  # lmbench never writes one there; it could read anything
-            raise UserError(f"{path}: {key} is an interpolation. Replace it by its value.")
+            raise UserError(f"{path}: {key} is an interpolation. Replace it with its value.")
     require_known_targets(config, places, str(path))
     if "cache_dir" in config["data"]:
         config["data"]["cache_dir"] = None

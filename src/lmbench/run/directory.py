@@ -1,4 +1,4 @@
-"""The directory of a run as a place: whether it is one, who works in it, what leads out of it."""
+"""The directory of a run: whether it is one, who works in it, and which links leave it."""
 
 import re
 import shlex

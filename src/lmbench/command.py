@@ -39,7 +39,7 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
 
     # A line that stdout or train.log does not accept is lost; that needs no traceback.
     logging.raiseExceptions = False
-    threading.excepthook = _say_of_thread
+    threading.excepthook = _thread_excepthook
     try:
         yield
         return
@@ -181,7 +181,7 @@ def _printable(message: str) -> str:
     return "\n".join(map(printable, message.split("\n")))
 
 
-def _say_of_thread(args: threading.ExceptHookArgs) -> None:
+def _thread_excepthook(args: threading.ExceptHookArgs) -> None:
     """Prints a thread's traceback, as Python does.
 
     Not that of an OSError such as a full disk: TensorBoard raises it in the main thread, too.

@@ -11,8 +11,8 @@ from torch import Tensor
 from lmbench.data.vocabulary import EOS, Vocabulary
 from lmbench.data.words import WordSplitter, num_characters
 from lmbench.evaluation.progress import progress_of
+from lmbench.evaluation.surprisal import score_sentences, score_stream
 from lmbench.evaluation.text import encode_text, pieces, sample_words
-from lmbench.evaluation.words import score_sentences, score_stream
 from lmbench.model import LanguageModel
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from lmbench.run.directory import (
 if TYPE_CHECKING:
     from lightning import Trainer
 
-    from lmbench.callbacks.resumed import Resumed
+    from lmbench.callbacks.run_start import RunStart
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -65,7 +65,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     from lmbench.build.loggers import recording
     from lmbench.build.model import build_model
     from lmbench.callbacks.checkpoints import CheckpointIO
-    from lmbench.callbacks.resumed import Resumed
+    from lmbench.callbacks.run_start import RunStart
     from lmbench.callbacks.stop_on_signal import StopOnSignal
     from lmbench.lightning_internals import processes_ending_together
     from lmbench.saved.checkpoint import DATA, load_weights, read_checkpoint
@@ -74,11 +74,11 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     build.seed_everything(config)
     set_matmul_precision(config["float32_matmul_precision"], config["trainer"]["accelerator"])
     checkpoint_io, stop = CheckpointIO(), StopOnSignal()
-    resumed = Resumed(run_dir, run.changed)
-    trainer = build.trainer(config, run_dir, more=[resumed, stop], checkpoint_io=checkpoint_io)
+    run_start = RunStart(run_dir, run.changed)
+    trainer = build.trainer(config, run_dir, more=[run_start, stop], checkpoint_io=checkpoint_io)
     is_first = trainer.is_global_zero
     with alone_in(run_dir) if is_first else nullcontext():
-        last = _last_checkpoint(run_dir) if run.resumes else None
+        last = _checkpoint_to_resume(run_dir) if run.resumes else None
         start = config["init_from"]
         first = last or (start and Path(start, "checkpoints/best.ckpt"))
         checkpoint = None if first is None else read_checkpoint(first)
@@ -99,23 +99,23 @@ def train(run: ChosenRun, run_dir: Path) -> float:
                 log.info("%s: %s", printable(corpus.name), printable(note))
         is_new = is_first and not run.resumes
         with (
-            _refused_start_undone(resumed, run_dir) if is_new else nullcontext(),
+            _refused_start_undone(run_start, run_dir) if is_new else nullcontext(),
             stop,
             processes_ending_together(trainer),
-            _damage_named(resumed, last),
+            _resume_errors_named(run_start, last),
             _divergence_noted(run_dir),
         ):
             if last is not None and checkpoint is not None:
                 checkpoint_io.checkpoint = checkpoint  # Lightning drops it once it has been read
-                resumed.first_step = checkpoint["global_step"]
+                run_start.first_step = checkpoint["global_step"]
                 if is_first:
-                    log.info("continuing after step %s", f"{resumed.first_step:,}")
+                    log.info("continuing after step %s", f"{run_start.first_step:,}")
             del checkpoint
             with recording(trainer, config, run_dir):
                 return _fit_and_test(trainer, module, datamodule, last)
 
 
-def _last_checkpoint(run_dir: Path) -> Path | None:
+def _checkpoint_to_resume(run_dir: Path) -> Path | None:
     """Where a resume continues; None if the run was stopped before it saved.
 
     Raises:
@@ -168,13 +168,13 @@ def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path |
 
 
 @contextmanager
-def _damage_named(resumed: "Resumed", last: Path | None) -> Iterator[None]:
+def _resume_errors_named(run_start: "RunStart", last: Path | None) -> Iterator[None]:
     """Names the checkpoint in an error raised while it is loaded."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         is_of_network = type(error).__name__.startswith("Dist")  # torch's: a port in use, say
-        if last is None or resumed.has_begun or is_of_network or is_out_of_memory(error):
+        if last is None or run_start.has_begun or is_of_network or is_out_of_memory(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{last} cannot be resumed ({reason}).") from error
@@ -192,12 +192,12 @@ def _divergence_noted(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _refused_start_undone(resumed: "Resumed", run_dir: Path) -> Iterator[None]:
+def _refused_start_undone(run_start: "RunStart", run_dir: Path) -> Iterator[None]:
     """Removes a new run that is refused before its first step: it could not be resumed either."""
     try:
         yield
     except UserError:
-        if not resumed.has_begun:
+        if not run_start.has_begun:
             clear_run(run_dir)
             (run_dir / "config.yaml").unlink(missing_ok=True)
         raise

@@ -16,7 +16,7 @@ from lmbench.data.vocabulary import Vocabulary
 from lmbench.data.words import WordSplitter
 from lmbench.errors import UserError
 from lmbench.evaluation.minimal_pairs import evaluate_pairs, show_pairs, write_pairs
-from lmbench.evaluation.words import sentence_surprisals
+from lmbench.evaluation.surprisal import sentence_surprisals
 from lmbench.loaded import Loaded
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 

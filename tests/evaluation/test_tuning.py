@@ -15,7 +15,7 @@ from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.mc_dropout import MCDropout
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.temperature import Temperature
-from lmbench.evaluation.tuning import tell_edges, tune_in_turn
+from lmbench.evaluation.tuning import tune_in_turn, warn_of_edges
 from lmbench.perplexity import Score
 
 
@@ -52,7 +52,7 @@ def of_parabola(grid: dict[str, Any]) -> tuple[Dynamic, list]:
 
     tried = tune_in_turn(dynamic, score)
     assert len(calls) == len(set(calls)) == len(tried)
-    tell_edges(dynamic)
+    warn_of_edges(dynamic)
     return dynamic, tried
 
 

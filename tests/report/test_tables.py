@@ -23,7 +23,7 @@ from lmbench.report.formats import (
 from lmbench.report.groups import Section
 from lmbench.report.significance import compare_over_seeds
 from lmbench.report.statistics import Estimate
-from lmbench.report.tables import difference_table, group_table, pair_table, run_table
+from lmbench.report.tables import config_difference_table, group_table, pair_table, run_table
 
 Write = Callable[..., Path]
 HOSTILE = "a_b & 5% #1 {x} ~ ^ \\ <b> | `c` [d](e) *f*"
@@ -214,7 +214,7 @@ def test_differences_have_a_column_for_each_group(
 ):
     for number, lr in enumerate((30, 20)):
         write_run(tmp_path / str(number), valid=100 + number, config={"optimizer.lr": lr})
-    titles, rows, _ = difference_table(section_of(tmp_path)).shown()
+    titles, rows, _ = config_difference_table(section_of(tmp_path)).shown()
     assert titles == ["key", "lstm, lr=30", "lstm, lr=20"]
     assert rows == [["optimizer.lr", "30", "20"]]
 
@@ -224,5 +224,5 @@ def test_a_group_called_key_hides_no_key(
 ):
     for model, lr in (("key", 30), ("other", 20)):
         write_run(tmp_path / model, model=model, config={"optimizer.lr": lr})
-    _, rows, _ = difference_table(section_of(tmp_path)).shown()
+    _, rows, _ = config_difference_table(section_of(tmp_path)).shown()
     assert ["optimizer.lr", "30", "20"] in rows

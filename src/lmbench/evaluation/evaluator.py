@@ -16,7 +16,7 @@ from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 from lmbench.evaluation.progress import OnWindow, progress_of
 from lmbench.evaluation.reading import Learn, Reading, read_stream
-from lmbench.evaluation.tuning import Grid, tell_edges, tune_in_turn
+from lmbench.evaluation.tuning import Grid, tune_in_turn, warn_of_edges
 from lmbench.model.language_model import LanguageModel
 
 
@@ -207,7 +207,7 @@ class Evaluator:
                 if mode is not self.rescoring_modes[-1]:
                     reading = mode.rescored(reading, self)
         for mode in self.modes:
-            tell_edges(mode)
+            warn_of_edges(mode)
         return {"num_tokens": num_tokens, **tried}
 
     def _columns_of(self, split: str, num_tokens: int | None = None) -> Columns:

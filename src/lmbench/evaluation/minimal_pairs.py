@@ -21,7 +21,7 @@ from lmbench.data.words import WordSplitter
 from lmbench.errors import UserError
 from lmbench.evaluation.outcome import write_results
 from lmbench.evaluation.progress import progress_of
-from lmbench.evaluation.words import sentence_surprisals
+from lmbench.evaluation.surprisal import sentence_surprisals
 from lmbench.files import file_stem, replacing
 from lmbench.model import LanguageModel
 from lmbench.printing import printable

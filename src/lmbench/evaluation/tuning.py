@@ -77,7 +77,7 @@ def take_best(mode: Any, tried: Iterable[Mapping[str, Any]]) -> None:
         setattr(mode, name, best[name])
 
 
-def tell_edges(mode: Any) -> None:
+def warn_of_edges(mode: Any) -> None:
     """Warns if a tuned setting is not between values that were tried."""
     for name, values in values_to_try(mode).items():
         best = getattr(mode, name)

@@ -20,7 +20,7 @@ from lm_eval.api.registry import register_model  # pyright: ignore[reportMissing
 import lmbench
 from lmbench.data.vocabulary import EOS
 from lmbench.data.words import WordSplitter
-from lmbench.evaluation.words import read_sentences, rows_at_once
+from lmbench.evaluation.surprisal import read_sentences, rows_at_once
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from lmbench.report.minimal_pairs import accuracy_difference_table, part_table
 from lmbench.report.plots import Plot, draw_plots
 from lmbench.report.significance import MOST_COMPARED, OWN_PREDICTIONS, Comparison
 from lmbench.report.tables import (
-    difference_table,
+    config_difference_table,
     group_table,
     pair_table,
     run_table,
@@ -142,7 +142,7 @@ def _chapter(chapter: Chapter, plots: Sequence[Plot], split: str) -> dict[str, A
             pair_table(f"Would they differ on {what}?", of, split) for what, of in pairs if of
         ],
         "runs": run_table(section),
-        "differences": difference_table(section),
+        "differences": config_difference_table(section),
     }
 
 

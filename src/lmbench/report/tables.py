@@ -137,7 +137,7 @@ def skipped_table(skipped: Sequence[Skipped]) -> Table:
     return Table("Left out", rows)
 
 
-def difference_table(section: Section) -> Table:
+def config_difference_table(section: Section) -> Table:
     """The config keys in which the groups differ."""
     names = [group.name for group in section.groups]
     rows = [

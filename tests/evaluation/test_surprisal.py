@@ -5,8 +5,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from lmbench.evaluation import words
-from lmbench.evaluation.words import score_sentences, score_stream
+from lmbench.evaluation import surprisal
+from lmbench.evaluation.surprisal import score_sentences, score_stream
 from lmbench.model import LSTM, AdaptiveSoftmax, Embedding, LanguageModel, Softmax
 from lmbench.model.head import MixtureOfSoftmaxes
 
@@ -45,8 +45,8 @@ def by_hand(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize("batch_tokens", [1, 5, 30, 4096])
 @pytest.mark.parametrize("rows", [1, 7, 10**6])
 def test_each_sentence_by_itself(model, batch_tokens: int, rows: int, monkeypatch) -> None:
-    monkeypatch.setattr(words, "BATCH_TOKENS", batch_tokens)
-    monkeypatch.setattr(words, "LOG_PROBS_BYTES", rows * 4 * V)
+    monkeypatch.setattr(surprisal, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(surprisal, "LOG_PROBS_BYTES", rows * 4 * V)
     generator = np.random.default_rng(0)
     lengths = [6, 2, 1, 9, 2, 13, 1]  # a single token holds no word
     sentences = [generator.integers(0, V, length, np.int32) for length in lengths]

@@ -14,7 +14,7 @@ from lmbench.run.directory import DIVERGED
 log = logging.getLogger(__name__)
 
 
-class Resumed(L.Callback):
+class RunStart(L.Callback):
     """Updates the directory of a resumed run when its first step or its test begins.
 
     It writes the changed config, removes the results, which are those of older weights, and makes

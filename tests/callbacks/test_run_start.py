@@ -8,12 +8,12 @@ import pytest
 import torch
 from small import SMALL, config_of
 
-from lmbench.callbacks import resumed
-from lmbench.callbacks.resumed import Resumed
+from lmbench.callbacks import run_start
+from lmbench.callbacks.run_start import RunStart
 from lmbench.errors import UserError
 from lmbench.perplexity import Score
 from lmbench.run.config import read_run_config, write_run_config
-from lmbench.train import _damage_named, _fit_and_test
+from lmbench.train import _fit_and_test, _resume_errors_named
 
 CONFIG, CHANGED = config_of(*SMALL), config_of(*SMALL, "trainer.max_epochs=9")
 
@@ -39,7 +39,7 @@ def is_as_it_was(run_dir: Path) -> bool:
 
 
 def test_a_resume_that_is_refused_before_its_first_step_changes_nothing(run_dir: Path):
-    callback, module = Resumed(run_dir, CHANGED), SimpleNamespace()
+    callback, module = RunStart(run_dir, CHANGED), SimpleNamespace()
     for hook in ("setup", "on_fit_start", "on_train_start", "on_train_epoch_start"):
         getattr(callback, hook)(trainer(), module, *(["fit"] if hook == "setup" else []))
     assert is_as_it_was(run_dir)
@@ -47,7 +47,7 @@ def test_a_resume_that_is_refused_before_its_first_step_changes_nothing(run_dir:
 
 
 def test_the_first_step_removes_old_results_and_writes_the_config_once(run_dir: Path):
-    callback, module = Resumed(run_dir, CHANGED), SimpleNamespace()
+    callback, module = RunStart(run_dir, CHANGED), SimpleNamespace()
     callback.on_train_batch_start(trainer(), module, None, 0)
     assert not is_as_it_was(run_dir)
     assert callback.has_begun
@@ -60,12 +60,12 @@ def test_the_first_step_removes_old_results_and_writes_the_config_once(run_dir: 
 def test_testing_does_the_same_if_nothing_is_left_to_train(
     run_dir: Path, caplog: pytest.LogCaptureFixture
 ):
-    Resumed(run_dir, CHANGED).on_test_start(trainer(), SimpleNamespace())
+    RunStart(run_dir, CHANGED).on_test_start(trainer(), SimpleNamespace())
     assert not is_as_it_was(run_dir)
     caplog.set_level(logging.INFO)
     for first_step, trains in ((0, False), (3, True), (3, False)):
         assert caplog.messages == []
-        callback, module = Resumed(run_dir, None), SimpleNamespace()
+        callback, module = RunStart(run_dir, None), SimpleNamespace()
         callback.first_step = first_step
         if trains:
             callback.on_train_batch_start(trainer(), module, None, 0)
@@ -74,13 +74,13 @@ def test_testing_does_the_same_if_nothing_is_left_to_train(
 
 
 def test_a_resume_that_changes_no_value_leaves_the_config(run_dir: Path):
-    Resumed(run_dir, None).on_test_start(trainer(), SimpleNamespace())
+    RunStart(run_dir, None).on_test_start(trainer(), SimpleNamespace())
     assert read_run_config(run_dir) == CONFIG
     assert not (run_dir / "results.json").exists()
 
 
 def test_only_one_process_writes(run_dir: Path):
-    callback = Resumed(run_dir, CHANGED)
+    callback = RunStart(run_dir, CHANGED)
     callback.on_train_batch_start(trainer(is_global_zero=False), SimpleNamespace(), None, 0)
     assert is_as_it_was(run_dir)
 
@@ -90,8 +90,8 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(
     run_dir: Path, first_step: int, monkeypatch: pytest.MonkeyPatch
 ):
     purged: list[int] = []
-    monkeypatch.setattr(resumed, "purge_tensorboard", lambda _, step: purged.append(step))
-    callback = Resumed(run_dir, None)
+    monkeypatch.setattr(run_start, "purge_tensorboard", lambda _, step: purged.append(step))
+    callback = RunStart(run_dir, None)
     callback.first_step = first_step
     for index in range(2):
         callback.on_train_batch_start(trainer(), SimpleNamespace(), None, index)
@@ -111,7 +111,7 @@ def test_only_damage_is_blamed_on_the_checkpoint(
 ):
     path = run_dir / "last.ckpt"
     expected, part = (UserError, str(path)) if is_of_checkpoint else (type(error), str(error))
-    with pytest.raises(expected, match=part), _damage_named(Resumed(run_dir, None), path):
+    with pytest.raises(expected, match=part), _resume_errors_named(RunStart(run_dir, None), path):
         raise error
 
 

@@ -109,6 +109,19 @@ def test_dropouts_follow_the_phases_and_stay_where_a_phase_has_none() -> None:
     assert PhasedLR(adam(), 20, [PHASE]).dropout_factor == 1.0
 
 
+@pytest.mark.parametrize("shares", [(0.2, 0.5, 0.3), (57, 42, 1)])
+def test_rounding_at_a_border_gives_no_negative_factor(shares: tuple[float, ...]) -> None:
+    """Dropout does not take a p of -1e-17."""
+    phases = [{"share": n, "lr_factor": [0, 1], "dropout_factor": [0, 1]} for n in shares]
+    optimizer = adam()
+    scheduler = PhasedLR(optimizer, 100, phases)
+    for _ in range(100):
+        assert scheduler.dropout_factor >= 0
+        assert optimizer.param_groups[0]["lr"] >= 0
+        optimizer.step()
+        scheduler.step()
+
+
 def test_each_group_of_any_optimizer_keeps_its_own_base_rate() -> None:
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (30.0, 8.0)]
     optimizer = SGD(groups, momentum=0.5)

@@ -97,7 +97,7 @@ class PhasedLR(LRScheduler):
         at = min(max(of_steps, self.progress), 1.0) * ends[-1]
         for index, end in enumerate(ends):
             if end - at > 1e-9 * ends[-1]:  # a border belongs to the next phase, even if rounded
-                return index, 1.0 - (end - at) / self.phases[index]["share"]
+                return index, max(1.0 - (end - at) / self.phases[index]["share"], 0.0)
         return len(ends) - 1, 1.0
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from chaos import unequal
@@ -597,6 +598,16 @@ def content(seed: int = 0) -> dict[str, Any]:
 def save(path: Path, checkpoint: dict[str, Any]) -> bytes:
     CheckpointIO().save_checkpoint(checkpoint, path)
     return path.read_bytes()
+
+
+def test_a_state_that_could_not_be_read_is_refused_when_it_is_first_saved(tmp_path: Path):
+    path, plugin = tmp_path / "last.ckpt", CheckpointIO()
+    checkpoint = content() | {"callbacks": {"Mine": {"best": np.float64(3)}}}
+    with pytest.raises(UserError, match=r"state with a numpy\S+ in it, but .* only tensors and"):
+        plugin.save_checkpoint(checkpoint, path)
+    assert not list(tmp_path.iterdir())
+    plugin.save_checkpoint(content(), path)
+    assert read_checkpoint(path)["loops"]["step"] == 7
 
 
 def test_the_file_is_on_the_disk_before_it_has_its_name(

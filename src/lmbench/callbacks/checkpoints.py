@@ -1,6 +1,7 @@
 """Checkpoints from which a run continues exactly as if it had never stopped."""
 
 import os
+import pickle
 import re
 import shutil
 import time
@@ -34,17 +35,27 @@ class CheckpointIO(TorchCheckpointIO):
     checkpoint: dict[str, Any] | None = None
     """Content of the checkpoint that a run continues from; None for a new run."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_readable = False
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         """Writes the file; it is on disk when this returns.
 
         Raises:
             OSError: The disk is full or the folder cannot be written; what was there stays.
+            UserError: An own callback, scheduler or core has a state that is not plain, with which
+                the file could be written but not read.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                torch.save({FORMAT_KEY: FORMAT, **checkpoint}, file)
+            with replacing(path) as temporary:
+                with temporary.open("wb") as file:
+                    torch.save({FORMAT_KEY: FORMAT, **checkpoint}, file)
+                if not self._is_readable:  # found out at the run's end, its weights would be lost
+                    _require_plain(temporary)
+                    self._is_readable = True
         except RuntimeError as error:
             # torch's writer raises an error of its own while it handles the system's.
             raise error.__context__ or error from None
@@ -55,6 +66,17 @@ class CheckpointIO(TorchCheckpointIO):
         checkpoint, self.checkpoint = self.checkpoint, None
         assert checkpoint is not None
         return checkpoint
+
+
+def _require_plain(path: Path) -> None:
+    try:
+        torch.load(path, weights_only=True, map_location="meta")
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        raise UserError(
+            f"A callback, scheduler or core has a state with a {found[1] if found else 'value'} in "
+            "it, but checkpoints hold only tensors and plain values. Convert it in its state_dict."
+        ) from None
 
 
 class Checkpoints(Checkpoint):

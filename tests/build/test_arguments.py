@@ -88,6 +88,31 @@ def test_a_target_that_does_not_fit_into_memory_is_named():
         call(fill, "a.b")
 
 
+class OfAUser:
+    def __init__(self, anything: Any = None, folder: Path = Path()) -> None:
+        self.anything, self.folder = anything, folder
+
+
+@pytest.mark.parametrize("value", [3, True, None, "text", [1, "a"], {"a": 1}])
+def test_any_value_fits_any(value: Any):
+    assert call(OfAUser, "a", anything=value).anything == value
+
+
+def test_a_path_can_be_given_as_text():
+    assert call(OfAUser, "a", folder="plots").folder == Path("plots")
+    with pytest.raises(UserError, match=r"a\.folder=3 has the wrong type: int instead of Path"):
+        call(OfAUser, "a", folder=3)
+
+
+@pytest.mark.parametrize("betas", [[0.9], [0.9, 0.99, 0.5], [0.9, "0.99"]])
+def test_a_tuple_has_its_length_and_types(betas: list[Any]):
+    hint = tuple[float, float]
+    require_type("optimizer.betas", [0.9, 1], hint)
+    require_type("a", [0.9] * 5, tuple[float, ...])
+    with pytest.raises(UserError, match=r"optimizer\.betas=.* has the wrong type"):
+        require_type("optimizer.betas", betas, hint)
+
+
 def test_a_text_that_was_read_as_a_number_is_to_be_quoted():
     with pytest.raises(UserError, match=r"data\.path=1984 .* In quotes it is text: \"data\.path='"):
         require_type("data.path", 1984, str | Path)

@@ -115,10 +115,11 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
     keys = {name: _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
     hints = _hints(target)
     for name, value in kwargs.items():
-        if name in hints:
+        if name in hints and not (hints[name] is Path and isinstance(value, str)):
             require_type(keys[name], value, hints[name])
+    paths = {name: Path(x) for name, x in kwargs.items() if hints.get(name) is Path}
     try:
-        return target(*args, **kwargs)
+        return target(*args, **kwargs | paths)
     except ZeroDivisionError as error:  # OneCycleLR's, if the first phase is a single step
         raise UserError(
             f"{node}: {target.__name__} divides by zero with these values and a run of this "
@@ -219,13 +220,13 @@ def _fits(value: Any, hint: Any) -> bool:
     if _is_union(hint):
         return any(_fits(value, option) for option in typing.get_args(hint))
     kind = typing.get_origin(hint) or hint
-    if not inspect.isclass(kind):
+    if not inspect.isclass(kind) or kind is Any:  # from Python 3.11 on, Any is a class
         return True
     if isinstance(value, bool):
         return kind in (bool, object)
-    if kind is float:
-        return isinstance(value, (int, float))
     if isinstance(value, list) and kind in (list, tuple):  # YAML has no tuples
-        items = typing.get_args(hint) if kind is list else ()
-        return all(_fits(item, one) for one in items for item in value)
-    return isinstance(value, kind)
+        items = typing.get_args(hint)
+        if kind is tuple and items and items[-1] is not Ellipsis:
+            return len(value) == len(items) and all(map(_fits, value, items))
+        return all(_fits(item, one) for one in items[:1] for item in value)
+    return isinstance(value, (int, float) if kind is float else kind)

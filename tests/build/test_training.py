@@ -52,6 +52,7 @@ def test_a_schedule_over_the_run_needs_its_end(limits: dict[str, Any], part: str
         ({"trainer__precision": 16}, r"^trainer\.precision=16-mixed needs a GPU; .*bf16"),
         ({"trainer__strategy": "ddp_spawn"}, r"^trainer\.strategy=ddp_spawn: the results .*=ddp"),
         ({"trainer__limit_val_batches": 0}, r"^trainer\.limit_val_batches=0 would leave the run"),
+        ({"trainer__sync_batchnorm": True}, r"^trainer\.sync_batchnorm has no effect on lmbench"),
         ({"callbacks__checkpoints": None}, r"^callbacks\.checkpoints is missing"),
     ],
 )

@@ -24,7 +24,8 @@ from lmbench.errors import Interrupted, UserError
 from lmbench.files import read_text
 from lmbench.run.directory import last_checkpoint
 
-# The other options of these lead out of the run's folder, or are not used.
+# The other options of these lead out of the run's folder, are set here, or have no effect.
+_TENSORBOARD_OPTIONS = ("prefix", "default_hp_metric", "max_queue", "flush_secs")
 _WANDB_OPTIONS = (
     "project",
     "name",
@@ -59,7 +60,7 @@ def build_loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
         called = re.sub(r"[^\w.+-]+", "-", f"{config.get('name')}_seed_{config['seed']}")
         if kind is TensorBoardLogger:
             own = {"save_dir": run_dir, "name": called, "version": "", "sub_dir": None}
-            require_unset(key, node, ("log_dir", "filename_suffix"))
+            _require_options(node, key, _TENSORBOARD_OPTIONS)
         elif kind is WandbLogger:
             make = _of_tool("wandb", node, key, _WANDB_OPTIONS, ("name", called))
             own = {"save_dir": run_dir, "id": _wandb_id(run_dir)}
@@ -70,6 +71,7 @@ def build_loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
         else:
             if kind is CSVLogger:
                 require_inside_run(node, key)
+                require_unset(key, node, ("version",))  # with one, a resume begins its file anew
             own = {"save_dir": run_dir} if takes(node, "save_dir") else {}
         made.append(make(**own))
     return made
@@ -131,13 +133,17 @@ def _begin(logger: Any, config: Mapping[str, Any], run_dir: Path) -> None:
             link.unlink()
 
 
+def _require_options(node: Mapping[str, Any], key: str, names: Sequence[str]) -> None:
+    for name in node:
+        if name not in ("_target_", *names):
+            raise UserError(f"{key}.{name} cannot be set. Choose from {', '.join(names)}.")
+
+
 def _of_tool(
     package: str, node: Mapping[str, Any], key: str, names: Sequence[str], called: tuple[str, str]
 ) -> Callable[..., Any]:
     """Makes a logger of a package that may be missing; ``called`` is its name for the run."""
-    for name in node:
-        if name not in ("_target_", *names):
-            raise UserError(f"{key}.{name} cannot be set. Choose from {', '.join(names)}.")
+    _require_options(node, key, names)
     if find_spec(package) is None:
         raise UserError(
             f"{key} needs {package}: pip install {package}, or in the checkout "

@@ -32,6 +32,13 @@ _MOST_EPOCHS = 10_000
 """The windows of all epochs are counted before the first step, in some milliseconds per
 epoch."""
 
+_WITHOUT_EFFECT = (
+    "enable_autolog_hparams",
+    "limit_predict_batches",
+    "model_registry",
+    "sync_batchnorm",
+)
+
 _PROFILERS = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
@@ -165,6 +172,9 @@ def _require_training(options: Mapping[str, Any]) -> None:
             "trainer.check_val_every_n_epoch=null would validate within epochs, but the best "
             "checkpoint is that of an epoch's end. Set it to 1 or more."
         )
+    for name in _WITHOUT_EFFECT:
+        if name in options:
+            raise UserError(f"trainer.{name} has no effect on lmbench. Leave it out.")
     max_epochs = options.get("max_epochs")
     if isinstance(max_epochs, int) and max_epochs > _MOST_EPOCHS:
         raise UserError(

@@ -82,6 +82,23 @@ def test_a_search_without_a_successful_trial_is_shown_as_a_message(
     assert "No trial of the search succeeded." in capsys.readouterr().err
 
 
+def test_an_interruption_outside_a_run_ends_silently(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """While Hydra composes, or between two jobs of a sweep."""
+
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    for name in ("HYDRA_FULL_ERROR", _CAUGHT):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "argv", ["lmbench-train"])
+    with pytest.raises(SystemExit) as ended:
+        run_hydra(main, "train")
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -51,11 +51,13 @@ def test_forget_logged():
     class Module(LanguageModelModule):
         def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
             self.log("of_this_step", float(batch_idx))
+            self.log("of_epoch", float(batch_idx), on_step=False, on_epoch=True, batch_size=1)
             if batch_idx > 0:
                 internals.forget_logged(self.trainer)
 
     trainer = fit(module=small_module(WORDS, kind=Module), max_steps=3, log_every_n_steps=1)
     assert trainer.logged_metrics["of_this_step"] == 0.0
+    assert trainer.logged_metrics["of_epoch"] == 1.0  # the mean of 0, 1 and 2
 
 
 @pytest.mark.parametrize(("max_steps", "expected"), [(-1, 2 * NUM_WINDOWS), (7, 7)])

@@ -110,6 +110,8 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
 
     try:
         main()
+    except KeyboardInterrupt:  # while Hydra composes, or between two jobs of a sweep
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # a training run may have other pipes
         if not any(text.partition("=")[0] in _OPTIONS_THAT_PRINT for text in sys.argv[1:]):
             raise

@@ -19,6 +19,9 @@ def quieten_lightning() -> None:
     """Silences what Lightning says about devices and itself, and warnings that help nobody."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning").handlers.clear()  # the log has its own
+    # What a user's EarlyStopping or ModelSummary says is wanted.
+    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     # At every epoch, Lightning 2.6 calls what torch 2.13 has deprecated.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="GPU available but not used")  # also about Apple's
@@ -29,11 +32,12 @@ def quieten_lightning() -> None:
 
 
 def forget_logged(trainer: L.Trainer) -> None:
-    """Drops what has been logged in this step.
+    """Drops the values that steps have logged; means over the epoch stay.
 
     Lightning logs at the last step of a run, and would log what an earlier step has left.
     """
-    trainer.fit_loop._results.reset()
+    for metric in trainer.fit_loop._results.values():
+        metric._forward_cache = None
 
 
 def set_max_steps(trainer: L.Trainer, max_steps: int) -> None:

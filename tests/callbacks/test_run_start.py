@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from small import SMALL, config_of
+from trainings import quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks import run_start
 from lmbench.callbacks.run_start import RunStart
 from lmbench.errors import UserError
+from lmbench.lightning_internals import quieten_lightning
 from lmbench.perplexity import Score
 from lmbench.run.config import read_run_config, write_run_config
 from lmbench.train import _fit_and_test, _resume_errors_named
@@ -53,14 +56,14 @@ def test_the_first_step_removes_old_results_and_writes_the_config_once(run_dir: 
     assert callback.has_begun
     (run_dir / "results.json").write_text("{}")  # the new ones, written at the end
     callback.on_train_batch_start(trainer(), module, None, 1)
-    callback.on_test_start(trainer(), module)
+    callback.setup(trainer(), module, "test")
     assert (run_dir / "results.json").exists()
 
 
 def test_testing_does_the_same_if_nothing_is_left_to_train(
     run_dir: Path, caplog: pytest.LogCaptureFixture
 ):
-    RunStart(run_dir, CHANGED).on_test_start(trainer(), SimpleNamespace())
+    RunStart(run_dir, CHANGED).setup(trainer(), SimpleNamespace(), "test")
     assert not is_as_it_was(run_dir)
     caplog.set_level(logging.INFO)
     for first_step, trains in ((0, False), (3, True), (3, False)):
@@ -69,12 +72,26 @@ def test_testing_does_the_same_if_nothing_is_left_to_train(
         callback.first_step = first_step
         if trains:
             callback.on_train_batch_start(trainer(), module, None, 0)
-        callback.on_test_start(trainer(), module)
+        callback.setup(trainer(), module, "test")
     assert caplog.messages == ["nothing was left to train; testing again"]
 
 
+@pytest.mark.parametrize("verbose", [True, False])
+def test_why_early_stopping_ended_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, verbose: bool
+):
+    """Once, whether Lightning's callback says so itself or not."""
+    early = EarlyStopping("val/ppl", patience=1, min_delta=1e9, verbose=verbose)
+    caplog.set_level(logging.INFO)
+    quieten_lightning()
+    more = (early, RunStart(tmp_path, None))
+    quiet_trainer(*more, max_epochs=9).fit(small_module(9), datamodule=random_windows(9, 162))
+    found = [message for message in caplog.messages if "did not improve" in message]
+    assert len(found) == 1
+
+
 def test_a_resume_that_changes_no_value_leaves_the_config(run_dir: Path):
-    RunStart(run_dir, None).on_test_start(trainer(), SimpleNamespace())
+    RunStart(run_dir, None).setup(trainer(), SimpleNamespace(), "test")
     assert read_run_config(run_dir) == CONFIG
     assert not (run_dir / "results.json").exists()
 

@@ -41,8 +41,16 @@ class RunStart(L.Callback):
         if _was_stopped_early(trainer):
             trainer.should_stop = True
 
-    def on_test_start(self, trainer, pl_module) -> None:
-        """Says so and updates the directory if nothing was left to train."""
+    def on_train_end(self, trainer, pl_module) -> None:
+        """Says why early stopping ended the run, if the callback does not."""
+        for callback in trainer.early_stopping_callbacks:
+            if callback.stopping_reason_message and not callback.verbose:
+                log.info("%s", callback.stopping_reason_message)
+
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        """Before the test, says so and updates the directory if nothing was left to train."""
+        if stage != "test":
+            return
         if trainer.is_global_zero and self.first_step and not self.has_begun:
             reason = ": early stopping has ended the run" if _was_stopped_early(trainer) else ""
             log.info("nothing was left to train%s; testing again", reason)

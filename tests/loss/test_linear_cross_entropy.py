@@ -247,6 +247,19 @@ def test_value_and_gradients_of_a_mixture_at_every_chunk_border(
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_mixture_of_strided_rows(reduction: str) -> None:
+    """As from a head whose components come first."""
+    rows, *leaves, targets = mixture()
+    strided = rows.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    assert not strided.is_contiguous()
+    found, expected = (
+        gradients(mixture_cross_entropy(x, *leaves, targets, reduction=reduction).sum(), x, *leaves)
+        for x in (strided, rows)
+    )
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_component_that_makes_the_target_impossible_takes_no_part(reduction: str) -> None:
     """exp(-200) is 0 in float32; even if both components have it, nothing is lost."""
     input = torch.tensor([[[1.0], [0.0]], [[1.0], [1.0]]], requires_grad=True)

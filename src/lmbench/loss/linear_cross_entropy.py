@@ -222,7 +222,7 @@ def _walk(
     chunk = max(1, CHUNK_BYTES // (num_components * weight.shape[0] * input.element_size()))
     nats = weight.new_empty(num_tokens)
     buffer = input.new_empty(min(chunk, num_tokens) * num_components, weight.shape[0])
-    grad_input = torch.empty_like(input) if wanted[0] else None
+    grad_input = input.new_empty(input.shape) if wanted[0] else None  # rows one after the other
     grad_log_priors = torch.empty_like(log_priors) if wanted[1] else None
     grad_weight = torch.zeros_like(weight) if wanted[2] else None
     grad_bias = torch.zeros_like(bias) if bias is not None and wanted[3] else None

@@ -23,8 +23,8 @@ class MLSTM(ResidualStack):
     Source: Beck et al. 2024 (arXiv 2405.04517), forget gates with a sigmoid, and the pre
     up-projection block: twice as wide inside, a convolution over four steps, and queries, keys and
     values made in blocks of four features. As in the package xlstm, the gates read queries, keys
-    and values, linear layers have no biases, and all but the up- and down-projection have that
-    package's initial values. There are no sLSTM blocks.
+    and values, the other linear layers have no biases, and all but the up- and down-projection have
+    that package's initial values. There are no sLSTM blocks.
 
     Args:
         num_heads: Number of memories, N.

@@ -106,6 +106,33 @@ def test_articles_of_one_file(tmp_path: Path, before: str):
     assert_near(texts, 0.5, 1.5)
 
 
+def test_titles_are_still_titles_where_the_ends_are_cut_off(tmp_path: Path):
+    articles = []
+    for number in range(60):
+        lines = paragraphs(12, f"a{number}")
+        articles.append(f" \n = Title {number} = \n \n" + "".join(f" {line} \n" for line in lines))
+    (path,) = write(tmp_path / "one", ["".join(articles)])
+    corpus = load_text(path, cache_dir=tmp_path / "cache", tokenizer="none")
+    assert "end of each of its 60" in corpus.notes[0]
+    starts = article_starts(corpus.train, corpus.vocabulary)
+    assert starts is not None
+    assert len(starts) == 60
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_documents_of_the_same_text_are_cut_alike(tmp_path: Path, seed: int):
+    """Or what is read in training would be scored in validation."""
+    draw = random.Random(seed)
+    lengths = [draw.randint(20, 60) for _ in range(6)]
+    documents = ["\n".join(paragraphs(n, f"d{i}")) + "\n" for i, n in enumerate(lengths)]
+    texts, how = split(write(tmp_path / "files", [*documents, documents[draw.randrange(6)]]))
+    assert "end of each" in how
+    words = [set(text.split()) for text in texts.values()]
+    assert not words[0] & words[1]
+    assert not words[0] & words[2]
+    assert not words[1] & words[2]
+
+
 @pytest.mark.parametrize("variant", range(3))  # its hash decides when its turn comes
 def test_one_giant_among_many_is_cut(tmp_path: Path, variant: int):
     giant = "".join(f"{variant} line {n}\n" for n in range(30_000))

@@ -20,7 +20,7 @@ from lmbench.errors import UserError
 SHARE = 0.05
 """Default fraction of a text without splits that becomes ``valid``, and ``test``."""
 
-FORMAT = 10  # part of every cache key: raise it when the files of a cached corpus change
+FORMAT = 11  # part of every cache key: raise it when the files of a cached corpus change
 
 
 @dataclass(frozen=True, eq=False)

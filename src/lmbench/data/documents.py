@@ -85,7 +85,7 @@ def split_documents(
     if split is not None:
         counts = ", ".join(f"{name} {len(those):,}" for name, those in split.items())
         return split, f"split by documents: {counts}"
-    split = _ends(documents, shares)
+    split = _ends(documents, hashes, shares)
     if empty := [name for name, pieces in split.items() if not pieces]:
         raise UserError(
             f"{source} is too small to be split: nothing is left for {' and '.join(empty)}. Give "
@@ -98,7 +98,8 @@ def split_documents(
 def _documents(path: Path) -> Iterator[tuple[Document, str]]:
     """The documents of a file, each with a hash of its text."""
     with _mapped(path) as text:
-        starts = [match.end() for match in _BEFORE_TITLE.finditer(text)]
+        # The empty line belongs to its title: cut off with the text before, there would be none.
+        starts = [match.start() for match in _BEFORE_TITLE.finditer(text)]
         for start, stop in pairwise([0, *starts[1:], len(text)]):
             with memoryview(text) as view, view[start:stop] as content:
                 if content:
@@ -127,16 +128,22 @@ def _whole(
     return split if is_near and all(len(those) >= 5 for those in split.values()) else None
 
 
-def _ends(documents: Sequence[Document], shares: Mapping[str, float]) -> dict[str, list[Document]]:
-    """Cuts each document, at line ends where there are some."""
+def _ends(
+    documents: Sequence[Document], hashes: Mapping[Document, str], shares: Mapping[str, float]
+) -> dict[str, list[Document]]:
+    """Cuts each document, at line ends where there are some; those of the same text alike."""
+    cuts: dict[str, dict[str, int]] = {}  # hash of a text → split → where its piece begins
     split: dict[str, list[Document]] = {name: [] for name in shares}
     owed = {"test": 0.0, "valid": 0.0}  # bytes still due after earlier cuts; may be negative
-    for path, start, stop in documents:
-        end = stop
+    for document in documents:
+        path, start, stop = document
+        end, of_text = stop, cuts.setdefault(hashes[document], {})
         with _mapped(path) as text:
             for name, due in owed.items():
                 wanted = shares[name] * (stop - start) + due
-                cut = _cut(text, start, end, wanted)
+                if name not in of_text:
+                    of_text[name] = _cut(text, start, end, wanted) - start
+                cut = start + of_text[name]
                 owed[name] = wanted - (end - cut)
                 split[name].append(Document(path, cut, end))
                 end = cut

@@ -2,6 +2,8 @@
 
 import math
 import os
+import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from commands import runner
 from small import change_words, exact_log_probs
 
 import lmbench
-from lmbench import score
+from lmbench import generate, score
 from lmbench.data.columns import EvaluationSettings
+from lmbench.errors import UserError
 from lmbench.evaluation.reading import read_stream
 
 pytestmark = pytest.mark.usefixtures("matmul_precision")
@@ -35,6 +38,13 @@ def run_dirs(untrained_runs: Callable[..., Path]) -> list[Path]:
 def text(run_dirs: list[Path]) -> str:
     words = lmbench.load(run_dirs[0]).vocabulary.words
     return f"{words[3]} {words[5]} {words[9]}\n\n{words[7]} {words[5]}\n"
+
+
+def test_a_closed_stdin_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python does
+    with pytest.raises(UserError, match=r"^stdin is closed"):
+        score._text("-")
+    assert generate._prompt(Namespace(prompt=None)) == ""
 
 
 COLUMNS = ["word", "sentid", "sentpos", "wlen", "surp", "entropy", "entred", "unknown"]

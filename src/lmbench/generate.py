@@ -57,7 +57,7 @@ def _prompt(options: Namespace) -> str:
     """The prompt from the options, else the content of stdin if that is not a terminal."""
     if options.prompt is not None:
         return options.prompt
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():  # None: closed
         return ""
     from lmbench.data.tokenization import read_blocks
 

@@ -72,6 +72,8 @@ def score(options: Namespace) -> None:
 def _text(name: str) -> str:
     from lmbench.data.tokenization import read_blocks
 
+    if name == "-" and sys.stdin is None:
+        raise UserError("stdin is closed: there is nothing to score.")
     file = sys.stdin.buffer if name == "-" else Path(name)
     name = "stdin" if name == "-" else name
     text = b"".join(read_blocks(file, name)).decode()

@@ -124,15 +124,15 @@ def columns_for_training(ids: np.ndarray, batch_size: int) -> Columns:
 def columns_for_evaluation(ids: np.ndarray, columns: int, burn_in: int) -> Columns:
     """Arranges a stream so that each of its N − 1 targets is scored exactly once.
 
-    The first column starts at the first token and scores from there. Each other column starts
-    ``burn_in`` tokens before the first target it scores, so that its state has seen context. All
+    The first column starts at the first token and scores from there. Each other column begins with
+    ``burn_in`` targets that it does not score, so that its state has seen context. All
     columns have the same length; room left over is filled with unscored positions. A stream of at
     most ``burn_in`` targets is read in one column.
 
     Args:
         ids: (N,) token ids.
         columns: Largest B. One column is the exact evaluation of the whole stream.
-        burn_in: Tokens that each column but the first reads before it scores.
+        burn_in: Targets that each column but the first leaves unscored at its start.
 
     Raises:
         UserError: Fewer than two tokens, so nothing to score.

@@ -136,8 +136,9 @@ class WordSplitter:
             tokenizer: A tokenizer; None for that of the training text, which is ``none`` if
                 that came separated, as WikiText-2 does. ``auto`` is for raw text, whatever the
                 training text was: the vocabulary shows how its words were separated. If it has no
-                capital letters, text is read in lower case; if it has no full stop, punctuation
-                that it lacks is left out (both as in the Penn Treebank of Mikolov et al. 2010).
+                capital letters, text is read in lower case; if its words were separated and there
+                is no full stop, punctuation that it lacks is left out (both as in the Penn Treebank
+                of Mikolov et al. 2010).
 
         Raises:
             ValueError: The tokenizer is unknown.
@@ -154,11 +155,11 @@ class WordSplitter:
     def words(self, text: str) -> list[str]:
         """The words of a text, ``<eos>`` at its line ends."""
         words = words_of(text, self.tokenizer)
+        ids = self.vocabulary.ids
         if self.is_lowercase:  # only now: what begins with a capital tells where a sentence ends
-            words = [word.lower() for word in words]
+            words = [word if word in ids else word.lower() for word in words]
         if not self.drops_punctuation:
             return words
-        ids = self.vocabulary.ids
         return [word for word in words if word in ids or not _PUNCTUATION.fullmatch(word)]
 
     def continued(self, context: str, text: str) -> tuple[list[str], list[str]]:

@@ -180,7 +180,8 @@ class Evaluator:
     def tune(self) -> dict[str, Any]:
         """Gives each mode that has a grid its best settings, on valid alone.
 
-        All are tuned on the same tokens, each on top of the modes tuned before it.
+        All are tuned on the same tokens, one after the other. Other modes that read, tuned already
+        or not, act meanwhile with the settings that they have; those that rescore come after.
 
         Returns:
             ``num_tokens`` (None for all of valid), and everything that was tried, by mode name.

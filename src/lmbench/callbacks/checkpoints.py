@@ -44,8 +44,8 @@ class CheckpointIO(TorchCheckpointIO):
 
         Raises:
             OSError: The disk is full or the folder cannot be written; what was there stays.
-            UserError: An own callback, scheduler or core has a state that is not plain, with which
-                the file could be written but not read.
+            UserError: A callback, scheduler or core of the user's has a state that is not plain,
+                with which the file could be written but not read.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """Checkpoints from which a run continues exactly as if it had never stopped."""
 
 import os
-import pickle
 import re
 import shutil
 import time
@@ -23,7 +22,7 @@ from lmbench.lightning_internals import (
     set_max_steps,
     uncount_window,
 )
-from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY
+from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY, require_plain
 
 STEPS_BETWEEN_AGREEMENTS = 10
 """Steps between agreements among several processes: for each, they wait, and so does a GPU."""
@@ -54,7 +53,7 @@ class CheckpointIO(TorchCheckpointIO):
                 with temporary.open("wb") as file:
                     torch.save({FORMAT_KEY: FORMAT, **checkpoint}, file)
                 if not self._is_readable:  # found out at the run's end, its weights would be lost
-                    _require_plain(temporary)
+                    require_plain(temporary)
                     self._is_readable = True
         except RuntimeError as error:
             # torch's writer raises an error of its own while it handles the system's.
@@ -66,17 +65,6 @@ class CheckpointIO(TorchCheckpointIO):
         checkpoint, self.checkpoint = self.checkpoint, None
         assert checkpoint is not None
         return checkpoint
-
-
-def _require_plain(path: Path) -> None:
-    try:
-        torch.load(path, weights_only=True, map_location="meta")
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        raise UserError(
-            f"A callback, scheduler or core has a state with a {found[1] if found else 'value'} in "
-            "it, but checkpoints hold only tensors and plain values. Convert it in its state_dict."
-        ) from None
 
 
 class Checkpoints(Checkpoint):

@@ -1,6 +1,7 @@
 """What a checkpoint holds, and the model in it, read without running any code."""
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,6 +79,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{FORMAT}. Use the version that wrote it."
         )
     return checkpoint
+
+
+def require_plain(path: Path) -> None:
+    """Refuses a checkpoint that :func:`read_checkpoint` would not read, since it holds more.
+
+    Raises:
+        UserError: Naming what it holds.
+    """
+    try:
+        torch.load(path, weights_only=True, map_location="meta")
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        raise UserError(
+            f"A callback, scheduler or core has a state with a {found[1] if found else 'value'} in "
+            "it, but checkpoints hold only tensors and plain values. Convert it in its state_dict."
+        ) from None
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

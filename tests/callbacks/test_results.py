@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import logging
 import math
 import os
 from importlib.metadata import version
@@ -8,12 +9,21 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
-from trainings import Scripted, quiet_trainer, random_corpus, small_module, windows_of
+from trainings import (
+    Scripted,
+    quiet_trainer,
+    random_corpus,
+    random_windows,
+    small_module,
+    windows_of,
+)
 
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
+from lmbench.lightning_internals import quieten_lightning
 from lmbench.optim import ASGD
 
 WORDS = 9
@@ -206,3 +216,17 @@ def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(tmp_path: Pat
     (entry,) = [entry for entry in logged if entry[1]]
     assert entry == (hyperparameters, expected)
     assert list(entry[0]) == list(hyperparameters)  # what the command set comes first
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_why_early_stopping_ended_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, verbose: bool
+):
+    """Once, whether Lightning's callback says so itself or not."""
+    early = EarlyStopping("val/ppl", patience=1, min_delta=1e9, verbose=verbose)
+    caplog.set_level(logging.INFO)
+    quieten_lightning()
+    more = (early, Results(tmp_path, {}))
+    quiet_trainer(*more, max_epochs=9).fit(small_module(9), datamodule=random_windows(9, 162))
+    found = [message for message in caplog.messages if "did not improve" in message]
+    assert len(found) == 1

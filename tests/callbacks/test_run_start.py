@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from small import SMALL, config_of
-from trainings import quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks import run_start
 from lmbench.callbacks.run_start import RunStart
 from lmbench.errors import UserError
-from lmbench.lightning_internals import quieten_lightning
 from lmbench.perplexity import Score
 from lmbench.run.config import read_run_config, write_run_config
 from lmbench.train import _fit_and_test, _resume_errors_named
@@ -74,20 +71,6 @@ def test_testing_does_the_same_if_nothing_is_left_to_train(
             callback.on_train_batch_start(trainer(), module, None, 0)
         callback.setup(trainer(), module, "test")
     assert caplog.messages == ["nothing was left to train; testing again"]
-
-
-@pytest.mark.parametrize("verbose", [True, False])
-def test_why_early_stopping_ended_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, verbose: bool
-):
-    """Once, whether Lightning's callback says so itself or not."""
-    early = EarlyStopping("val/ppl", patience=1, min_delta=1e9, verbose=verbose)
-    caplog.set_level(logging.INFO)
-    quieten_lightning()
-    more = (early, RunStart(tmp_path, None))
-    quiet_trainer(*more, max_epochs=9).fit(small_module(9), datamodule=random_windows(9, 162))
-    found = [message for message in caplog.messages if "did not improve" in message]
-    assert len(found) == 1
 
 
 def test_a_resume_that_changes_no_value_leaves_the_config(run_dir: Path):

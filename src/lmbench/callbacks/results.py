@@ -50,6 +50,13 @@ class Results(L.Callback):
         self._num_steps = trainer.global_step
         self._num_epochs += num_windows_done(trainer) / trainer.num_training_batches
 
+    def on_train_end(self, trainer: Any, pl_module) -> None:
+        """Says why early stopping ended the run, if the callback does not."""
+        for callback in trainer.early_stopping_callbacks:
+            is_told = callback.verbose or not trainer.is_global_zero
+            if callback.stopping_reason_message and not is_told:
+                log.info("%s", callback.stopping_reason_message)
+
     def state_dict(self) -> dict[str, Any]:
         """How far the training went."""
         return {"num_epochs": self._num_epochs, "num_steps": self._num_steps}

@@ -41,12 +41,6 @@ class RunStart(L.Callback):
         if _was_stopped_early(trainer):
             trainer.should_stop = True
 
-    def on_train_end(self, trainer, pl_module) -> None:
-        """Says why early stopping ended the run, if the callback does not."""
-        for callback in trainer.early_stopping_callbacks:
-            if callback.stopping_reason_message and not callback.verbose:
-                log.info("%s", callback.stopping_reason_message)
-
     def setup(self, trainer, pl_module, stage: str) -> None:
         """Before the test, says so and updates the directory if nothing was left to train."""
         if stage != "test":

@@ -115,11 +115,12 @@ def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) ->
     keys = {name: _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
     hints = _hints(target)
     for name, value in kwargs.items():
-        if name in hints and not (hints[name] is Path and isinstance(value, str)):
+        if hints.get(name) is Path and isinstance(value, str):
+            kwargs[name] = Path(value)
+        elif name in hints:
             require_type(keys[name], value, hints[name])
-    paths = {name: Path(x) for name, x in kwargs.items() if hints.get(name) is Path}
     try:
-        return target(*args, **kwargs | paths)
+        return target(*args, **kwargs)
     except ZeroDivisionError as error:  # OneCycleLR's, if the first phase is a single step
         raise UserError(
             f"{node}: {target.__name__} divides by zero with these values and a run of this "

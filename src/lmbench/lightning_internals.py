@@ -19,7 +19,7 @@ def quieten_lightning() -> None:
     """Silences what Lightning says about devices and itself, and warnings that help nobody."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning").handlers.clear()  # the log has its own
+    logging.getLogger("lightning").handlers.clear()  # the root's print the same lines
     # What a user's EarlyStopping or ModelSummary says is wanted.
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     # At every epoch, Lightning 2.6 calls what torch 2.13 has deprecated.

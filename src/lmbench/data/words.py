@@ -136,9 +136,9 @@ class WordSplitter:
             tokenizer: A tokenizer; None for that of the training text, which is ``none`` if
                 that came separated, as WikiText-2 does. ``auto`` is for raw text, whatever the
                 training text was: the vocabulary shows how its words were separated. If it has no
-                capital letters, text is read in lower case; if its words were separated and there
-                is no full stop, punctuation that it lacks is left out (both as in the Penn Treebank
-                of Mikolov et al. 2010).
+                capital letters, text is read in lower case; if its words were separated and it has
+                no full stop, punctuation that it lacks is left out (both as in the Penn Treebank of
+                Mikolov et al. 2010).
 
         Raises:
             ValueError: The tokenizer is unknown.

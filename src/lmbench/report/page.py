@@ -29,7 +29,7 @@ _NOT_ALWAYS = re.compile(
     r"(test_perplexity|curves_(epochs|minutes)|minimal_pairs_).*\.(png|svg)"
     r"|(significance|minimal_pairs|minimal_pairs_significance)\.csv"
 )
-"""Files that not every comparison has; an earlier one's would not belong to the page."""
+"""Files that not every comparison has: nothing else is deleted, whatever an earlier page names."""
 
 _FILES = re.compile(r'<meta name="lmbench-files" content="([^"]*)">')
 """Where a page names the files that were written with it."""
@@ -155,8 +155,9 @@ def difference_matrix(chapter: Chapter) -> list[tuple[str, list[dict[str, str]]]
     """
     tests: dict[tuple[Group, Group], list[Comparison]] = {}
     for one in sorted(chapter.comparisons, key=lambda one: one.unit != "seed"):
-        # Over seeds, what the runs themselves found; over the text, which takes records, the same.
-        if one.evaluation in ((None,) if one.unit == "seed" else OWN_PREDICTIONS):
+        # The models themselves: over seeds the runs' own scores, over the text their records.
+        own = (None,) if one.unit == "seed" else OWN_PREDICTIONS
+        if one.evaluation in own:
             tests.setdefault((one.first, one.second), []).append(one)
     named = {group for pair in tests for group in pair}
     groups = [group for group in chapter.section.groups if group in named][:MOST_COMPARED]

@@ -117,6 +117,14 @@ def test_a_first_epoch_that_is_far_off_does_not_flatten_the_rest(section: Sectio
     assert end.get_xlim()[0] == 3
 
 
+def test_a_short_training_has_no_panel_for_its_end(tmp_path: Path, write_run: Write):
+    for length, panels, words in ((4, 2, ", the whole and its end:"), (3, 1, "(minutes):")):
+        write_run(tmp_path / f"{length}/run", model="a", valid=150.0, curve=CURVE[:length])
+        section = read(tmp_path / str(length))
+        assert len(curves(section).axes) == panels
+        assert words in draw_plots(section, [])[-1].caption
+
+
 def test_the_floor_is_a_grey_line(section: Section):
     axes = curves(section).axes[0]
     (floor,) = [line for line in axes.lines if list(line.get_ydata()) == [100.5, 100.5]]

@@ -82,9 +82,10 @@ def draw_plots(
                 continue
             figure = _draw_curves(curves, quantity, _references(section, published, "valid"))
             said = ", ".join(group.name for group in curves)
+            what = f"{words}, the whole and its end" if _has_end(curves) else words
             caption = (
-                f"Valid perplexity against {words}, the whole and its end: mean over {unit}s, "
-                f"and from the lowest {unit} to the highest. What is far above the rest is cut off."
+                f"Valid perplexity against {what}: mean over {unit}s, and from the lowest {unit} "
+                "to the highest. What is far above the rest is cut off."
             )
             alt = f"Valid perplexity on {corpus} against {words}: {said}"
             plots.append(_plot(figure, f"curves_{quantity}", alt, caption + more))
@@ -108,6 +109,11 @@ def curves_of(group: Group, quantity: str) -> list[Curve]:
     """Curves of those runs that have recorded the quantity."""
     curves = [run.curve for run in group.runs if run.curve]
     return [curve for curve in curves if getattr(curve, quantity) is not None]
+
+
+def _has_end(curves: Mapping[Group, Sequence[Curve]]) -> bool:
+    """Whether the last third of some group's curves is a line, not a dot."""
+    return max(min(len(one.perplexities) for one in found) for found in curves.values()) > 3
 
 
 def _plot(figure: "Figure", name: str, alt: str, caption: str) -> Plot:
@@ -217,18 +223,21 @@ def _draw_curves(
     quantity: str,
     references: Sequence[tuple[str, str, float]],
 ) -> "Figure":
-    """Two panels: the whole training and its end, each with its own limits."""
+    """The whole training and, unless it is short, its end, each with its own limits."""
     from matplotlib.figure import Figure
 
-    height = 3.9 + 0.19 * (len(curves) + len(references) + 1)
+    heights = (1.86, 2.04) if _has_end(curves) else (2.6,)
+    height = sum(heights) + 0.19 * (len(curves) + len(references) + 1)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    whole, end = figure.subplots(2, 1, height_ratios=(1, 1.1))
+    grid = figure.subplots(len(heights), height_ratios=heights, squeeze=False)
+    whole, *ends = grid[:, 0]
     tails: list[float] = []
     starts: list[float] = []
     highest = 1.0
     for group, of_group in curves.items():
-        _draw_group(whole, group, of_group, quantity)
-        xs, ys = _draw_group(end, group, of_group, quantity)
+        xs, ys = _draw_group(whole, group, of_group, quantity)
+        for end in ends:
+            _draw_group(end, group, of_group, quantity)
         begin = xs.shape[1] * 2 // 3
         starts.append(float(xs[:, begin].mean()))
         highest = max([highest, *(ppl for ppl in ys.flat if math.isfinite(ppl))])
@@ -242,8 +251,10 @@ def _draw_curves(
     top_of_whole = min(1.1 * highest, 6 * lowest)
     scale = "log" if top_of_whole > 4 * bottom else "linear"  # which has more ticks
     whole.set(yscale=scale, ylim=(bottom, top_of_whole))
-    end.set(xlim=(min(starts), None), ylim=(low - margin, top + 2 * margin), xlabel=AXES[quantity])
-    for axes in (whole, end):
+    for end in ends:
+        end.set(xlim=(min(starts), None), ylim=(low - margin, top + 2 * margin))
+    grid[-1, 0].set_xlabel(AXES[quantity])
+    for axes in (whole, *ends):
         first, last = axes.get_ylim()
         for index, (mark, text, ppl) in enumerate(references):
             style = "-" if mark == "floor" else ":"

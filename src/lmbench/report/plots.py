@@ -226,10 +226,10 @@ def _draw_curves(
     """The whole training and, unless it is short, its end, each with its own limits."""
     from matplotlib.figure import Figure
 
-    heights = (1.86, 2.04) if _has_end(curves) else (2.6,)
-    height = sum(heights) + 0.19 * (len(curves) + len(references) + 1)
+    height_ratios, height = ((1, 1.1), 3.9) if _has_end(curves) else ((1,), 2.6)
+    height += 0.19 * (len(curves) + len(references) + 1)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    grid = figure.subplots(len(heights), height_ratios=heights, squeeze=False)
+    grid = figure.subplots(len(height_ratios), height_ratios=height_ratios, squeeze=False)
     whole, *ends = grid[:, 0]
     tails: list[float] = []
     starts: list[float] = []

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_REFRESHES = 0.5
 SECONDS_BETWEEN_LINES = 60
-"""Between the lines that a log gets where there is no terminal to redraw one in."""
+"""Between the log lines that replace the live line where there is no terminal."""
 
 
 class LiveLine:

@@ -224,3 +224,14 @@ def test_a_device_that_is_not_there_is_refused():
             machine.device_of(name)
         assert str(error.value).endswith(". cpu always works.")
         assert len(str(error.value)) < 300
+
+
+def test_the_processor_is_described_by_its_name_and_instructions(monkeypatch):
+    described = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: Some CPU\n"
+    described += "flags\t\t: fpu avx2 avx512f avx512_bf16\nbugs\t\t:\n"
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: described)
+    features = ["avx2", "avx512f", "avx512_bf16"]
+    expected = {"name": "Some CPU", "family": "25", "model": "17", "features": features}
+    assert machine.processor() == expected
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: "")  # not Linux
+    assert machine.processor()["name"]

@@ -9,7 +9,7 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmbench.errors import UserError
 
@@ -94,11 +94,28 @@ def set_matmul_precision(precision: str, accelerator: str) -> None:
 
 def mkl_is_fast() -> bool:
     """Whether this processor is Intel's, which MKL is made for."""
+    return "GenuineIntel" in (_cpuinfo() or platform.processor())
+
+
+def processor() -> dict[str, Any]:
+    """The processor, as its maker calls it, and the instructions that a speed depends on."""
+    values = dict(re.findall(r"^(.+?)\s*: (.*)$", _cpuinfo(), re.MULTILINE))
+    flags = values.get("flags", "").split()
+    return {
+        "name": values.get("model name") or platform.processor() or platform.machine(),
+        "family": values.get("cpu family"),
+        "model": values.get("model"),
+        "features": [
+            name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags
+        ],
+    }
+
+
+def _cpuinfo() -> str:
     try:
-        described = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        return Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:  # not Linux
-        described = platform.processor()
-    return "GenuineIntel" in described
+        return ""
 
 
 def device_of(name: "str | torch.device") -> "torch.device":

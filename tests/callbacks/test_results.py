@@ -24,6 +24,7 @@ from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
 from lmbench.lightning_internals import quieten_lightning
+from lmbench.machine import processor
 from lmbench.optim import ASGD
 
 WORDS = 9
@@ -90,6 +91,9 @@ def test_the_file_is_as_specified(tmp_path: Path):
     peak_memory = results["train"].pop("peak_memory_bytes")
     assert isinstance(peak_memory, int)
     assert peak_memory > 0
+    assert {"commit", "clean", "date"} <= results.keys()  # tests/run/test_provenance.py
+    results = {k: v for k, v in results.items() if k not in ("commit", "clean", "date")}
+    assert results["environment"].pop("processor") == processor()
     device = results["environment"].pop("device")
     assert device == f"cpu ({os.cpu_count()} cores)"
     assert results == {

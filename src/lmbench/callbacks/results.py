@@ -23,9 +23,11 @@ from lmbench.conf import flatten
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.files import replace_text
 from lmbench.lightning_internals import num_windows_done
+from lmbench.machine import processor
 from lmbench.module import LanguageModelModule
 from lmbench.printing import printable
 from lmbench.run.directory import key_of, noted_overrides
+from lmbench.run.provenance import provenance
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class Results(L.Callback):
         floor = corpus.perplexity_floor if evaluation["protocol"] == "standard" else None
         return {
             "lmbench_version": version("lmbench"),
+            **provenance(),
             "name": self._config.get("name"),
             "model": self._config["model"]["name"],
             "num_parameters": module.model.num_parameters,
@@ -126,6 +129,7 @@ class Results(L.Callback):
                 "torch": torch.__version__,
                 "lightning": L.__version__,
                 "device": torch.cuda.get_device_name(device) if is_gpu else cpu,
+                "processor": processor(),
                 "num_threads": torch.get_num_threads(),
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },

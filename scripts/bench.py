@@ -165,7 +165,7 @@ def take_turns(measured: dict[str, Variant], args: argparse.Namespace, name: str
     # that has already imported Lightning, which saves three seconds each.
     context: Any = get_context("forkserver" if args.quick else "spawn")
     if args.quick:
-        context.set_forkserver_preload(["lmbench.build"])
+        context.set_forkserver_preload(["lmbench.instantiate"])
     connections, processes = {}, {}
     try:
         for key, variant in measured.items():

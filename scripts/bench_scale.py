@@ -174,8 +174,8 @@ def head_step(name: str, vocabulary_size: int) -> dict[str, Any]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from lmbench.conf import conf_dir
     from lmbench.machine import set_matmul_precision
+    from lmbench.run.targets import conf_dir
 
     set_matmul_precision("auto", "cpu")
     torch.manual_seed(0)

@@ -24,16 +24,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from lmbench.build import training as build
-from lmbench.build.model import build_model
 from lmbench.callbacks.throughput import peak_memory_bytes
-from lmbench.conf import conf_dir
 from lmbench.data.batching import Batch
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.lightning_internals import quieten_lightning
+from lmbench.instantiate import training as build
+from lmbench.instantiate.model import build_model
 from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
@@ -43,6 +41,8 @@ from lmbench.model import LanguageModel
 from lmbench.model.contracts import detach_state
 from lmbench.optim import ASGD
 from lmbench.run.config import plain_config
+from lmbench.run.targets import conf_dir
+from lmbench.training.lightning_internals import quieten_lightning
 
 WARM_UP_STEPS = 2
 FIXED_OVERRIDES = (

@@ -50,7 +50,7 @@ OF_MODEL = {
     "awd_lstm": ("model=awd_lstm", "callbacks.nt_asgd.non_monotone_interval=1", "optimizer.lr=40"),
 }
 PHASES = ("start", "window", "validation", "checkpoint", "switch", "test", "end")
-NOT_COMPARED = ("seconds", "_per_second", "_bytes", "environment")
+NOT_COMPARED = ("seconds", "_per_second", "_bytes", "environment", "date")
 SECONDS_TO_LIVE = 120
 SECONDS_UNTIL_KILL = (0.002, 0.02)  # at most: the middle of a checkpoint, or some windows
 MOST_MOMENTS = 60  # that a process passes before it is killed; the rest comes after the resume
@@ -121,7 +121,7 @@ def run(run_dir: Path, model: str, kill: Kill | None) -> tuple[str, dict[str, in
         The last phase, the number of moments of each phase, and the process's exit code.
     """
     context: Any = get_context("forkserver")
-    context.set_forkserver_preload(["lmbench.build.training"])
+    context.set_forkserver_preload(["lmbench.instantiate.training"])
     # No locks: a killed process would keep one. Only it writes these; they are read afterwards.
     phase = context.Value("i", 0, lock=False)
     moments = context.Array("i", len(PHASES), lock=False)
@@ -147,14 +147,14 @@ def work(
     import torch
     from hydra import compose, initialize_config_dir
 
-    from lmbench.build import training as build
     from lmbench.callbacks.checkpoints import CheckpointIO
     from lmbench.callbacks.nt_asgd import NTASGD
-    from lmbench.conf import conf_dir
+    from lmbench.cli.train import train
+    from lmbench.instantiate import training as build
     from lmbench.run.changes import resumed_config
     from lmbench.run.choice import ChosenRun
     from lmbench.run.config import plain_config
-    from lmbench.train import train
+    from lmbench.run.targets import conf_dir
 
     torch.set_num_threads(1)
     logging.getLogger("lmbench").setLevel(logging.ERROR)

@@ -78,5 +78,5 @@ again submitit_local "${submitit[@]}"
 sweep ray "${ray[@]}"
 again ray "${ray[@]}"
 (cd "$root" && "$bin/python" -m pytest \
-  tests/test_hf_lm_eval.py tests/build/test_loggers.py tests/model/core/test_references.py)
+  tests/test_hf_lm_eval.py tests/instantiate/test_loggers.py tests/model/core/test_references.py)
 printf '\n=== all passed in %d s\n' "$SECONDS"

@@ -246,7 +246,7 @@ def training(device: torch.device, args: argparse.Namespace) -> Rows:
     rows = []
     for model in ("lstm", "awd_lstm"):
         with tempfile.TemporaryDirectory() as run_dir:
-            command = [sys.executable, "-m", "lmbench.train"]
+            command = [sys.executable, "-m", "lmbench.cli.train"]
             overrides = [f"model={model}", *settings, f"hydra.run.dir={run_dir}"]
             subprocess.run([*command, *overrides], check=True)
             results = json.loads(Path(run_dir, "results.json").read_text("utf-8"))

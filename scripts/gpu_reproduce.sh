@@ -34,7 +34,7 @@ status=0
 # here: of two signals, the second ends a run unsaved. A signal ends only the first wait.
 set -m
 timeout --foreground --preserve-status "${minutes}m" \
-  "${PYTHON:-python3}" -m lmbench.train "${arguments[@]}" &
+  "${PYTHON:-python3}" -m lmbench.cli.train "${arguments[@]}" &
 trap 'kill -TERM $!' INT TERM HUP
 wait $! || status=$?
 while kill -0 $! 2>/dev/null; do wait $! && status=0 || status=$?; done

@@ -79,7 +79,7 @@ class Runner:
             overrides = [f"{key}={value}" for key, value in job.overrides.items()]
             arguments = [*overrides, *self.extra, f"hydra.run.dir={quoted(str(job.folder))}"]
         if valid_perplexity(job) is None:
-            self._run("lmbench.train", arguments, job.folder)
+            self._run("lmbench.cli.train", arguments, job.folder)
         if not job.keeps_weights:
             shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 
@@ -88,7 +88,7 @@ class Runner:
         is_done = (job.folder / "evaluation-cache-test.json").exists()
         if is_done or valid_perplexity(job) in (None, math.inf):
             return
-        self._run("lmbench.evaluate", [str(job.folder), *CACHE, *self.places], job.folder)
+        self._run("lmbench.cli.evaluate", [str(job.folder), *CACHE, *self.places], job.folder)
 
     def stop(self) -> None:
         """Makes everything that runs save and end; a second call does nothing.

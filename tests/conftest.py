@@ -72,10 +72,10 @@ def untrained_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         import torch
         from small import SMALL, config_of
 
-        from lmbench.build import training as build
-        from lmbench.build.arguments import factory
-        from lmbench.build.model import build_model
         from lmbench.callbacks.checkpoints import CheckpointIO
+        from lmbench.instantiate import training as build
+        from lmbench.instantiate.arguments import factory
+        from lmbench.instantiate.model import build_model
         from lmbench.run.config import write_run_config
 
         sizes = [f"data.num_{split}_tokens=200" for split in ("train", "valid", "test")]

@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lmbench.conf import conf_dir
 from lmbench.model import LanguageModel
 from lmbench.run.config import plain_config
+from lmbench.run.targets import conf_dir
 from lmbench.saved.checkpoint import DATA
 
 SMALL = (

@@ -13,7 +13,6 @@ import yaml
 from build_results import RESULTS, main, page, read_rows
 from small import composed
 
-from lmbench.conf import flatten
 from lmbench.errors import UserError
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import PUBLISHED, Published
@@ -21,6 +20,7 @@ from lmbench.report.plots import Plot, draw_plots
 from lmbench.report.runs import read_runs
 from lmbench.report.tables import group_table
 from lmbench.run.config import plain_config
+from lmbench.run.targets import flatten
 
 FIGURE = r"\d+\.\d+(?: ± \d+\.\d+)?"
 RECIPES = """

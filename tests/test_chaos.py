@@ -11,8 +11,8 @@ from chaos import compare, unequal
 from small import small_config
 from torch.utils.tensorboard import SummaryWriter
 
+from lmbench.cli.train import train
 from lmbench.run.choice import ChosenRun
-from lmbench.train import train
 
 
 def content() -> dict:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from small import SMALL, composed, config_of
 
-from lmbench.build import training as build
-from lmbench.conf import PLACES, conf_dir, require_known_targets
+from lmbench.cli.train import train
 from lmbench.files import read_json
+from lmbench.instantiate import training as build
 from lmbench.run.choice import ChosenRun
-from lmbench.train import train
+from lmbench.run.targets import PLACES, conf_dir, require_known_targets
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 TINY = (*SMALL, "data.num_train_tokens=4000")

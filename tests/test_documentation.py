@@ -12,8 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from small import composed
 from torch.testing import assert_close
 
-from lmbench import compare, export, generate, score
-from lmbench.evaluate import with_run
+from lmbench.cli import compare, export, generate, score
+from lmbench.cli.evaluate import with_run
 from lmbench.run.changes import RESUMABLE
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,6 +1,6 @@
 import pytest
 
-from lmbench.generate import parse_options
+from lmbench.cli.generate import parse_options
 
 
 def test_the_default_seed_differs_each_time():

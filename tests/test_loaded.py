@@ -12,7 +12,8 @@ import pytest
 import torch
 from small import exact_log_probs
 
-from lmbench import generate, load, score
+from lmbench import load
+from lmbench.cli import generate, score
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.loaded import Loaded

@@ -141,7 +141,7 @@ print(torch.set_flush_denormal(False), torch.count_nonzero(product).item())
 @pytest.mark.parametrize("module", ["train", "evaluate", "generate", "score"])
 def test_no_command_imports_torch_before_its_threads_are_set_up(module: str) -> None:
     """OpenMP reads its settings only once."""
-    code = f"import sys, lmbench.{module}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, lmbench.cli.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

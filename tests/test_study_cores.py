@@ -30,11 +30,11 @@ from study_cores_plan import (
 )
 from study_cores_tables import against_awd_lstm, tables
 
-from lmbench.build import training as build
-from lmbench.build.model import build_model
-from lmbench.conf import conf_dir, flatten
 from lmbench.errors import UserError
+from lmbench.instantiate import training as build
+from lmbench.instantiate.model import build_model
 from lmbench.run.directory import DIVERGED
+from lmbench.run.targets import conf_dir, flatten
 
 
 def config_of_job(job: Job) -> dict:
@@ -262,7 +262,7 @@ def test_a_run_that_fails_keeps_no_other_from_running(
     runner, evaluated = Runner(1, ()), []
 
     def run(module: str, arguments: list[str], folder: Path) -> None:
-        if module == "lmbench.evaluate":
+        if module == "lmbench.cli.evaluate":
             evaluated.append(folder)
         if "lr_0.003_dropout_0.5" in folder.name and "tuning/gru" in str(folder):
             raise UserError(f"{folder}: full disk")
@@ -310,7 +310,7 @@ def test_a_setting_at_the_edge_of_its_grid_is_told(
     text = "the best cache.theta, 1, is at or beyond the edge of its grid: try a wider one"
     script.write_text(
         "import logging\n"
-        "from lmbench.console import ConsoleHandler\n"
+        "from lmbench.terminal.console import ConsoleHandler\n"
         "logging.getLogger().addHandler(ConsoleHandler())\n"
         f"logging.getLogger().warning({text!r})\n"
     )

@@ -21,8 +21,8 @@ from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.module import TRAINER_OPTIONS, LanguageModelModule
 from lmbench.perplexity import Score
+from lmbench.training.module import TRAINER_OPTIONS, LanguageModelModule
 
 
 class Clock:

@@ -26,8 +26,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
         lmbench.errors.UserError: The folder holds no model, or one that is damaged; or there is no
             such device, or no room on it.
     """
-    from lmbench.build.model import build_saved  # torch is slow to import
     from lmbench.errors import UserError
+    from lmbench.instantiate.model import build_saved  # torch is slow to import
     from lmbench.loaded import Loaded
     from lmbench.machine import device_of
     from lmbench.saved.export import read_saved

@@ -11,8 +11,8 @@ from trainings import quiet_trainer, random_windows, small_module
 from lmbench.callbacks.checkpoints import CheckpointIO, Checkpoints
 from lmbench.callbacks.finite_loss import FiniteLoss
 from lmbench.errors import UserError
-from lmbench.module import LanguageModelModule
 from lmbench.saved.checkpoint import read_checkpoint
+from lmbench.training.module import LanguageModelModule
 
 WORDS, NUM_WINDOWS = 9, 8
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from small import small_config
 
-from lmbench.build import training as build
-from lmbench.build.model import build_model
 from lmbench.callbacks.no_dropout import NoDropout
+from lmbench.instantiate import training as build
+from lmbench.instantiate.model import build_model
 
 
 @pytest.mark.parametrize("model", ["lstm", "awd_lstm"])

@@ -20,9 +20,9 @@ from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.module import LanguageModelModule
 from lmbench.optim import ASGD
 from lmbench.perplexity import Score
+from lmbench.training.module import LanguageModelModule
 
 WORDS, COLUMNS, BPTT, SEED = 11, 2, 8, 5
 LR, DECAY = 0.5, 0.01

@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from trainings import Scripted, quiet_trainer, random_windows, small_module
 
-from lmbench import live_line
 from lmbench.callbacks import progress
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.progress import Progress
 from lmbench.callbacks.time_limit import TimeLimit
+from lmbench.terminal import live_line
 
 
 @pytest.fixture

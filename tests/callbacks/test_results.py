@@ -23,9 +23,9 @@ from trainings import (
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
-from lmbench.lightning_internals import quieten_lightning
 from lmbench.machine import processor
 from lmbench.optim import ASGD
+from lmbench.training.lightning_internals import quieten_lightning
 
 WORDS = 9
 CONFIG = {

@@ -10,10 +10,10 @@ from small import SMALL, config_of
 
 from lmbench.callbacks import run_start
 from lmbench.callbacks.run_start import RunStart
+from lmbench.cli.train import _fit_and_test, _resume_errors_named
 from lmbench.errors import UserError
 from lmbench.perplexity import Score
 from lmbench.run.config import read_run_config, write_run_config
-from lmbench.train import _fit_and_test, _resume_errors_named
 
 CONFIG, CHANGED = config_of(*SMALL), config_of(*SMALL, "trainer.max_epochs=9")
 

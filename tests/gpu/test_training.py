@@ -52,7 +52,7 @@ def test_bfloat16_leaves_the_lstm_in_float32() -> None:
 def test_one_process_trains_with_nccl_and_its_checkpoint_opens_no_gpu(tmp_path: Path) -> None:
     """With the strategy ddp, all that is logged goes through NCCL, even with one GPU."""
     environment = {key: value for key, value in os.environ.items() if "HYDRA" not in key}
-    command = [sys.executable, "-m", "lmbench.train", *ARGUMENTS, "trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "lmbench.cli.train", *ARGUMENTS, "trainer.strategy=ddp"]
     trained = subprocess.run(
         [*command, "hydra.run.dir=run"],
         cwd=tmp_path,

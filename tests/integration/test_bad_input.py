@@ -187,7 +187,7 @@ def test_a_disk_that_is_full_as_tensorboard_starts(tmp_path: Path, environment: 
     """Its writer, in a thread of its own, is the first to notice."""
     script = """
 from tensorboard.summary.writer.record_writer import RecordWriter
-from lmbench.train import main
+from lmbench.cli.train import main
 def write(self, data):
     raise OSError(28, "No space left on device")
 RecordWriter.write = write

@@ -8,12 +8,12 @@ import torch
 from small import composed
 
 import lmbench
-from lmbench.build.model import build_saved
-from lmbench.conf import conf_dir
+from lmbench.cli.evaluate import evaluate
 from lmbench.data.synthetic import make_corpus
 from lmbench.errors import UserError
-from lmbench.evaluate import evaluate
 from lmbench.files import read_json
+from lmbench.instantiate.model import build_saved
+from lmbench.run.targets import conf_dir
 from lmbench.saved.checkpoint import read_run_model
 from lmbench.saved.export import write_export
 

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 from trainings import weights_of
 
-from lmbench.build import training as build
-from lmbench.build.model import build_model
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import Vocabulary
+from lmbench.instantiate import training as build
+from lmbench.instantiate.model import build_model
 from lmbench.model.dropout import WeightDropout
 
 WORDS, EMBEDDING, HIDDEN, LAYERS = 11, 5, 7, 3

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from small import composed, config_of, small_config
 
-from lmbench.evaluate import evaluate
+from lmbench.cli.evaluate import evaluate
+from lmbench.cli.train import train
 from lmbench.run.choice import ChosenRun
-from lmbench.train import train
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from chaos import compare, unequal
 from small import SMALL
 from trainings import command, refusal, start
 
-from lmbench.output_folder import PROBE_BYTES
+from lmbench.cli.output_folder import PROBE_BYTES
 
 CHAOS = Path(__file__).parents[2] / "scripts/chaos.py"
 NUM_EPOCHS = 10

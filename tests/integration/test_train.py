@@ -16,14 +16,14 @@ from torch.testing import assert_close
 from trainings import command, refusal
 
 import lmbench
-from lmbench.build import training as build
-from lmbench.build.arguments import factory
-from lmbench.build.model import build_model
+from lmbench.cli.train import train
 from lmbench.errors import UserError
 from lmbench.evaluation.text import encode_text
+from lmbench.instantiate import training as build
+from lmbench.instantiate.arguments import factory
+from lmbench.instantiate.model import build_model
 from lmbench.run.choice import ChosenRun
 from lmbench.run.config import read_run_config
-from lmbench.train import train
 
 NUM_STEPS = 12
 LENGTH = (f"trainer.max_steps={NUM_STEPS}", "trainer.log_every_n_steps=2")

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
-from lmbench.conf import conf_dir
 from lmbench.optim import PhasedLR
+from lmbench.run.targets import conf_dir
 
 PHASE = {"share": 1, "lr_factor": [1.0, 0.5]}
 

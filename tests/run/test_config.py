@@ -9,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from small import SMALL, composed, config_of, set_value
 
-from lmbench.conf import MODEL_PLACES, flatten
+from lmbench.cli.train import train
 from lmbench.errors import UserError
 from lmbench.run.changes import RESUMABLE, apply_init_from, resumed_config
 from lmbench.run.choice import ChosenRun
@@ -22,7 +22,7 @@ from lmbench.run.config import (
     set_value as set_in_run,
 )
 from lmbench.run.directory import alone_in, is_run
-from lmbench.train import train
+from lmbench.run.targets import MODEL_PLACES, flatten
 
 
 def write_run(folder: Path, *overrides: str) -> Path:

@@ -11,8 +11,8 @@ import torch
 from safetensors.numpy import load_file
 
 import lmbench
-from lmbench.build.model import build_saved
 from lmbench.errors import UserError
+from lmbench.instantiate.model import build_saved
 from lmbench.saved.checkpoint import DATA, read_run_model
 from lmbench.saved.export import read_export, require_free, write_export
 

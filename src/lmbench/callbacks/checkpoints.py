@@ -17,12 +17,12 @@ from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.errors import UserError
 from lmbench.files import flush_to_disk, replacing
-from lmbench.lightning_internals import (
+from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY, require_plain
+from lmbench.training.lightning_internals import (
     resumes_within_epoch,
     set_max_steps,
     uncount_window,
 )
-from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY, require_plain
 
 STEPS_BETWEEN_AGREEMENTS = 10
 """Steps between agreements among several processes: for each, they wait, and so does a GPU."""

@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 
 from lmbench.errors import Diverged
-from lmbench.module import logs_at
+from lmbench.training.module import logs_at
 
 
 class FiniteLoss(L.Callback):

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lmbench.errors import UserError
-from lmbench.lightning_internals import replace_optimizer
 from lmbench.optim.asgd import ASGD, swap_averages
+from lmbench.training.lightning_internals import replace_optimizer
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lmbench.callbacks.time_limit import TimeLimit
-from lmbench.live_line import SECONDS_BETWEEN_REFRESHES, LiveLine, duration
-from lmbench.printing import printable
+from lmbench.terminal.live_line import SECONDS_BETWEEN_REFRESHES, LiveLine, duration
+from lmbench.terminal.printing import printable
 
 log = logging.getLogger(__name__)
 

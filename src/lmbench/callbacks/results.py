@@ -19,15 +19,15 @@ from rich.text import Text
 from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.throughput import Throughput, peak_memory_bytes
-from lmbench.conf import flatten
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.files import replace_text
-from lmbench.lightning_internals import num_windows_done
 from lmbench.machine import processor
-from lmbench.module import LanguageModelModule
-from lmbench.printing import printable
 from lmbench.run.directory import key_of, noted_overrides
 from lmbench.run.provenance import provenance
+from lmbench.run.targets import flatten
+from lmbench.terminal.printing import printable
+from lmbench.training.lightning_internals import num_windows_done
+from lmbench.training.module import LanguageModelModule
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,13 @@ class Results(L.Callback):
         self._config = config
         self._num_epochs: float = 0
         self._num_steps = 0
+        self._provenance: dict[str, Any] | None = None
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         """Notes how far training went; the test resets the trainer's own counters."""
         self._num_steps = trainer.global_step
         self._num_epochs += num_windows_done(trainer) / trainer.num_training_batches
+        self._provenance = provenance()
 
     def on_train_end(self, trainer: Any, pl_module) -> None:
         """Says why early stopping ended the run, if the callback does not."""
@@ -61,11 +63,13 @@ class Results(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """How far the training went."""
-        return {"num_epochs": self._num_epochs, "num_steps": self._num_steps}
+        progress = {"num_epochs": self._num_epochs, "num_steps": self._num_steps}
+        return progress | {"provenance": self._provenance}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores how far an earlier part of the run went."""
         self._num_epochs, self._num_steps = state_dict["num_epochs"], state_dict["num_steps"]
+        self._provenance = state_dict.get("provenance")  # earlier versions had none
 
     def teardown(self, trainer, pl_module: Any, stage) -> None:
         """Writes and shows the results after the test, even if it had no batches."""
@@ -96,7 +100,7 @@ class Results(L.Callback):
         floor = corpus.perplexity_floor if evaluation["protocol"] == "standard" else None
         return {
             "lmbench_version": version("lmbench"),
-            **provenance(),
+            **(self._provenance or provenance()),
             "name": self._config.get("name"),
             "model": self._config["model"]["name"],
             "num_parameters": module.model.num_parameters,

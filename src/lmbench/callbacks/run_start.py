@@ -7,9 +7,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from lmbench.lightning_internals import purge_tensorboard
 from lmbench.run.config import write_run_config
 from lmbench.run.directory import DIVERGED
+from lmbench.training.lightning_internals import purge_tensorboard
 
 log = logging.getLogger(__name__)
 

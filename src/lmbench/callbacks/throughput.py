@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lmbench.module import logs_at
+from lmbench.training.module import logs_at
 
 _STEPS_OF_WARM_UP = 2
 

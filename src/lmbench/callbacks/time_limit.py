@@ -6,8 +6,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lmbench.lightning_internals import resumes_within_epoch
 from lmbench.optim.phased_lr import PhasedLR
+from lmbench.training.lightning_internals import resumes_within_epoch
 
 
 class TimeLimit(Timer):

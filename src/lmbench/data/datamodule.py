@@ -16,7 +16,8 @@ class LanguageModelDataModule(L.LightningDataModule):
     """Streams BPTT windows of a corpus; one "batch" of a loader is one window.
 
     Training windows are drawn anew for each epoch from ``(seed, epoch)``, so the trainer must be
-    built with ``reload_dataloaders_every_n_epochs=1``, as lmbench.module.TRAINER_OPTIONS says.
+    built with ``reload_dataloaders_every_n_epochs=1``, as lmbench.training.module.TRAINER_OPTIONS
+    says.
 
     Args:
         corpus: The token streams.

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from lmbench.errors import UserError
-from lmbench.printing import printable
+from lmbench.terminal.printing import printable
 
 EOS = "<eos>"
 UNK = "<unk>"

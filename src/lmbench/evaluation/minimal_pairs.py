@@ -24,7 +24,7 @@ from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.surprisal import sentence_surprisals
 from lmbench.files import file_stem, replacing
 from lmbench.model import LanguageModel
-from lmbench.printing import printable
+from lmbench.terminal.printing import printable
 
 LEVELS = ("field", "phenomenon", "paradigm")
 

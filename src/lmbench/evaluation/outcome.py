@@ -20,8 +20,8 @@ from lmbench.evaluation.evaluator import Evaluator, describe
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.summary import articles, summarize
 from lmbench.files import replace_text
-from lmbench.printing import printable
 from lmbench.report.records import write_columns
+from lmbench.terminal.printing import printable
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lmbench.live_line import LiveLine, duration
 from lmbench.perplexity import Score
+from lmbench.terminal.live_line import LiveLine, duration
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from lmbench.data.words import words_of
 from lmbench.errors import UserError
 from lmbench.evaluation.sampling import sample
 from lmbench.model import LanguageModel
-from lmbench.printing import printable
+from lmbench.terminal.printing import printable
 
 
 def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " T"], Counter[str]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lmbench.errors import UserError
 from lmbench.files import file_stem
-from lmbench.printing import printable
 from lmbench.report.ensemble import build_ensemble
 from lmbench.report.formats import Table
 from lmbench.report.groups import Section, group_runs
@@ -22,6 +21,7 @@ from lmbench.report.runs import Run, Skipped, read_runs
 from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
 from lmbench.report.tables import group_table
 from lmbench.report.verdict import Sentence, verdict
+from lmbench.terminal.printing import printable
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lmbench.errors import UserError
 from lmbench.files import read_json
-from lmbench.printing import printable
+from lmbench.terminal.printing import printable
 
 LARGEST_PERPLEXITY = 1e100
 """A run whose perplexity is above this has diverged; the perplexity's square may be infinite."""

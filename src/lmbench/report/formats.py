@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from lmbench.printing import printable
 from lmbench.report.statistics import Estimate
+from lmbench.terminal.printing import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

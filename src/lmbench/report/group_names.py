@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmbench.printing import printable
+from lmbench.terminal.printing import printable
 
 LONGEST_NAME = 48
 NOT_SET = "(not set)"

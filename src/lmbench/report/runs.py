@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmbench.conf import flatten
 from lmbench.errors import UserError
 from lmbench.files import is_folder, read_json, read_text, read_yaml
-from lmbench.printing import printable
 from lmbench.report.curves import Curve, read_curve
 from lmbench.report.evaluations import (
     LARGEST_PERPLEXITY,
@@ -24,6 +22,8 @@ from lmbench.report.evaluations import (
     score_of,
 )
 from lmbench.run.directory import DIVERGED, as_override, is_run
+from lmbench.run.targets import flatten
+from lmbench.terminal.printing import printable
 
 SPLITS = {"valid": "val", "test": "test"}
 """The splits that are scored, and what ``results.json`` calls them."""

@@ -9,10 +9,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.conf import takes
 from lmbench.errors import UserError
 from lmbench.run.config import INHERITED_NODES, MACHINE_KEYS, read_run_config, set_value
 from lmbench.run.directory import key_of
+from lmbench.run.targets import takes
 
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.conf import PLACES, flatten, require_known_targets
 from lmbench.errors import UserError
 from lmbench.files import read_yaml, replace_text
 from lmbench.run.directory import is_run, require_no_run
+from lmbench.run.targets import PLACES, flatten, require_known_targets
 
 INHERITED_NODES = ("data", "model", "batching", "loss", "evaluation")
 """Nodes that belong to a run's weights, wherever these are taken."""
@@ -28,7 +28,7 @@ def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict
 
     Args:
         run_dir: The run's directory.
-        places: What is going to be built from it; see :data:`lmbench.conf.PLACES`.
+        places: What is going to be built from it; see :data:`lmbench.run.targets.PLACES`.
 
     Raises:
         UserError: The folder holds no run; or its config holds an interpolation, or names a class

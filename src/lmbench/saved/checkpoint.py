@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmbench.conf import MODEL_PLACES
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.files import require_file
 from lmbench.run.config import read_run_config
+from lmbench.run.targets import MODEL_PLACES
 
 DATA = "LanguageModelDataModule"
 """Where Lightning keeps the state of the data module: the name of its class."""
@@ -30,7 +30,7 @@ class SavedModel:
 
     Attributes:
         config_path: The file that describes the model.
-        model_config: Its node ``model``, as :func:`lmbench.build.model.build_model` takes it.
+        model_config: Its node ``model``, as :func:`lmbench.instantiate.model.build_model` takes it.
         weights_path: The file of the weights.
         weights: Weights to evaluate, by the names of ``LanguageModel.state_dict``; one of a tied
             weight's names is enough.

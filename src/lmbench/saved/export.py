@@ -14,12 +14,12 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from lmbench.conf import MODEL_PLACES, require_known_targets
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.files import read_json, replacing_folder, require_file
 from lmbench.model import LanguageModel
 from lmbench.run.directory import is_run
+from lmbench.run.targets import MODEL_PLACES, require_known_targets
 from lmbench.saved.checkpoint import SavedModel, read_run_model
 
 FORMAT_VERSION = 1

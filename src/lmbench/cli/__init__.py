@@ -1,0 +1,1 @@
+"""The commands, and what Hydra and the shell need of them."""

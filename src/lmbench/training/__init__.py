@@ -1,0 +1,1 @@
+"""The LightningModule, and what touches Lightning's private state."""

@@ -129,13 +129,13 @@ def device_of(name: "str | torch.device") -> "torch.device":
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(name)
-        torch.zeros(1, device=found).cpu()
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen).cpu()
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         # What comes after the first sentence is a list of all that PyTorch was built with.
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".!")
         raise UserError(f"device={name} cannot be used: {reason}. cpu always works.") from error
-    return found
+    return chosen
 
 
 def require_devices(accelerator: str, devices: int | str | list[int], num_nodes: int) -> str:

@@ -18,8 +18,8 @@ class FiniteLoss(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs: Any, batch, batch_idx) -> None:
         """Checks the loss."""
         loss = outputs["loss"].detach()
-        is_looked_at = loss.device.type == "cpu" or logs_at(trainer, trainer.global_step)
-        if is_looked_at and not loss.isfinite():
+        is_checked = loss.device.type == "cpu" or logs_at(trainer, trainer.global_step)
+        if is_checked and not loss.isfinite():
             self._stop(trainer, f"The loss of step {trainer.global_step:,} is {loss.item()}")
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:

@@ -93,8 +93,8 @@ class PhasedLR(LRScheduler):
     def _position(self) -> tuple[int, float]:
         """Index of the phase, and how much of it is over."""
         ends = list(accumulate(phase["share"] for phase in self.phases))
-        of_steps = 0.0 if self.total_steps is None else self.last_epoch / self.total_steps
-        at = min(max(of_steps, self.progress), 1.0) * ends[-1]
+        share_of_steps = 0.0 if self.total_steps is None else self.last_epoch / self.total_steps
+        at = min(max(share_of_steps, self.progress), 1.0) * ends[-1]
         for index, end in enumerate(ends):
             if end - at > 1e-9 * ends[-1]:  # a border belongs to the next phase, even if rounded
                 return index, max(1.0 - (end - at) / self.phases[index]["share"], 0.0)

@@ -40,7 +40,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
         )
     name, results = run.corpus.name, run.results
     scores = [(split, "", score) for split, score in run.scores.items()]
-    scores += [(split, of, one.score) for (of, split), one in run.evaluations.items()]
+    scores += [(split, of, evaluation.score) for (of, split), evaluation in run.evaluations.items()]
     title = f"{run.model} on {name}"
     on_hub = {
         "wikitext2": ("Salesforce/wikitext", "wikitext-2-v1"),

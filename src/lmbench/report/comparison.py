@@ -106,18 +106,18 @@ def compare(
         skipped += unusable
         comparisons = [*over_text, *compare_over_seeds(section, split)]
         corpus = f"{section.corpus.name[:30]}_{section.corpus.sha256[:8]}"
-        of_corpus = published if section.corpus.name == CORPUS else ()
+        published_here = published if section.corpus.name == CORPUS else ()
         tables = [group_table(section)]
         tables += [members for run, members in built.values() if run.corpus == section.corpus]
-        tables += [published_table(of_corpus)] if of_corpus else []
+        tables += [published_table(published_here)] if published_here else []
         pairs = []
-        for of_set in pair_results(section):
-            tests, unusable = compare_accuracies(of_set)
+        for results in pair_results(section):
+            tests, unusable = compare_accuracies(results)
             skipped += unusable
-            tables.append(accuracy_table(of_set))
-            tables += [accuracy_difference_table(tests, of_set)] if tests else []
-            pairs.append((of_set, tests))
+            tables.append(accuracy_table(results))
+            tables += [accuracy_difference_table(tests, results)] if tests else []
+            pairs.append((results, tests))
         said = verdict(section, comparisons, split)
         suffix = f"_{file_stem(corpus)}" if len(sections) > 1 else ""
-        chapters.append(Chapter(section, comparisons, said, tables, of_corpus, pairs, suffix))
+        chapters.append(Chapter(section, comparisons, said, tables, published_here, pairs, suffix))
     return Report(chapters, skipped, split)

@@ -57,10 +57,10 @@ def build_ensemble(folders: Sequence[Path], name: str, output: Path | None) -> t
     """
     # By where they are, or one that is named twice would count twice.
     folders = list({folder.resolve(): folder for folder in folders}.values())
-    found = {folder: find_run_dirs(folder, []) for folder in folders}
-    run_dirs = {run_dir.resolve(): run_dir for of in found.values() for run_dir in of}
+    run_dirs_by_folder = {folder: find_run_dirs(folder, []) for folder in folders}
+    run_dirs = {run_dir.resolve(): run_dir for of in run_dirs_by_folder.values() for run_dir in of}
     runs = [_read_run(run_dir) for run_dir in run_dirs.values()]
-    others = [folder for folder, of in found.items() if not of]
+    others = [folder for folder, of in run_dirs_by_folder.items() if not of]
     num_members = len(runs) + len(others)
     if not runs or num_members < 2:
         raise UserError("An ensemble needs at least two members, at least one of them a run.")

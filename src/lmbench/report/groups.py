@@ -63,8 +63,8 @@ class Group:
 
     def evaluations(self, name: str, split: str) -> list[Evaluation]:
         """The evaluations of that name, from those of its runs that have one."""
-        found = (run.evaluations.get((name, split)) for run in self.runs)
-        return [evaluation for evaluation in found if evaluation]
+        evaluations = (run.evaluations.get((name, split)) for run in self.runs)
+        return [evaluation for evaluation in evaluations if evaluation]
 
     @property
     def protocol(self) -> str:
@@ -78,8 +78,8 @@ class Group:
         """
         if evaluation is None:
             return self.protocol
-        found = {one.protocol for one in self.evaluations(evaluation, split)}
-        return found.pop() if len(found) == 1 else None
+        protocols = {run.protocol for run in self.evaluations(evaluation, split)}
+        return protocols.pop() if len(protocols) == 1 else None
 
     @property
     def best_run(self) -> Run:
@@ -131,7 +131,9 @@ def group_runs(
     """
     for key in group_by:
         if all(_value(run, key) == NOT_SET for run in runs):
-            inner = sorted({one for run in runs for one in run.config if one.startswith(f"{key}.")})
+            inner = sorted(
+                {name for run in runs for name in run.config if name.startswith(f"{key}.")}
+            )
             hint = f" It has {inner[0]}, for example." if inner else ""
             raise UserError(f"--group-by {key}: no run's config.yaml has a value there.{hint}")
     places = {run.run_dir.resolve().parts: run for run in runs}
@@ -159,10 +161,10 @@ def group_runs(
 
 def _lineage(run: Run, places: Mapping[tuple[str, ...], Run]) -> list[Run]:
     """The run, and those it goes back to through ``init_from``, if they are among the runs."""
-    found = [run]
-    while len(found) < 9 and (parent := _parent(found[-1], places)):
-        found.append(parent)
-    return found
+    lineage = [run]
+    while len(lineage) < 9 and (parent := _parent(lineage[-1], places)):
+        lineage.append(parent)
+    return lineage
 
 
 def _kind(lineage: Sequence[Run]) -> Hashable:

@@ -64,11 +64,13 @@ def published_table(results: Sequence[Published]) -> Table:
     }
     rows = [
         {
-            "model": Cell(one.model, "model"),
-            **{k: Cell(" / ".join(getattr(one, k)) or None, title) for k, title in kinds.items()},
-            "parameters": Cell(one.parameters, "parameters", "{:g}M".format),
-            "source": Cell(one.source, "published in"),
+            "model": Cell(result.model, "model"),
+            **{
+                k: Cell(" / ".join(getattr(result, k)) or None, title) for k, title in kinds.items()
+            },
+            "parameters": Cell(result.parameters, "parameters", "{:g}M".format),
+            "source": Cell(result.source, "published in"),
         }
-        for one in results
+        for result in results
     ]
     return Table("Published results on WikiText-2, not measured here", rows)

@@ -47,7 +47,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     chapters = report.chapters
     plots = {
         chapter.suffix: draw_plots(
-            chapter.section, chapter.published, [of_set for of_set, _ in chapter.pairs]
+            chapter.section, chapter.published, [results for results, _ in chapter.pairs]
         )
         for chapter in chapters
     }
@@ -62,7 +62,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     }
     if any(chapter.comparisons for chapter in chapters):
         texts["significance.csv"] = csv_text(pairs)
-    if sets := [of_set for chapter in chapters for of_set in chapter.pairs]:
+    if sets := [results for chapter in chapters for results in chapter.pairs]:
         texts["minimal_pairs.csv"] = csv_text(part_table(pairs) for pairs, _ in sets)
         if any(tests for _, tests in sets):
             tests = csv_text(accuracy_difference_table(tests, pairs) for pairs, tests in sets)
@@ -77,8 +77,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     contents |= images
     page, earlier = folder / "index.html", []
-    if page.is_file() and b"Made by lmbench-compare" in (found := page.read_bytes()):
-        listed = _FILES.search(found.decode("utf-8", "replace"))
+    if page.is_file() and b"Made by lmbench-compare" in (content := page.read_bytes()):
+        listed = _FILES.search(content.decode("utf-8", "replace"))
         names = unescape(listed[1]).split("/") if listed else []
         earlier = [x for x in names if _NOT_ALWAYS.fullmatch(x) and x not in contents]
     else:
@@ -128,8 +128,8 @@ def render_page(
 
 def _chapter(chapter: Chapter, plots: Sequence[Plot], split: str) -> dict[str, Any]:
     section = chapter.section
-    over_seeds = [one for one in chapter.comparisons if one.unit == "seed"]
-    over_text = [one for one in chapter.comparisons if one.unit != "seed"]
+    over_seeds = [pair for pair in chapter.comparisons if pair.unit == "seed"]
+    over_text = [pair for pair in chapter.comparisons if pair.unit != "seed"]
     unit = section.groups[0].unit
     pairs = (("other text of this kind", over_text), (f"other {unit}s", over_seeds))
     return {
@@ -154,23 +154,23 @@ def difference_matrix(chapter: Chapter) -> list[tuple[str, list[dict[str, str]]]
         untested) and ``title``, what the tests say. Empty if nothing was tested.
     """
     tests: dict[tuple[Group, Group], list[Comparison]] = {}
-    for one in sorted(chapter.comparisons, key=lambda one: one.unit != "seed"):
+    for pair in sorted(chapter.comparisons, key=lambda pair: pair.unit != "seed"):
         # The models themselves: over seeds the runs' own scores, over the text their records.
-        own = (None,) if one.unit == "seed" else OWN_PREDICTIONS
-        if one.evaluation in own:
-            tests.setdefault((one.first, one.second), []).append(one)
+        own = (None,) if pair.unit == "seed" else OWN_PREDICTIONS
+        if pair.evaluation in own:
+            tests.setdefault((pair.first, pair.second), []).append(pair)
     named = {group for pair in tests for group in pair}
     groups = [group for group in chapter.section.groups if group in named][:MOST_COMPARED]
 
     def cell(row: Group, column: Group) -> dict[str, str]:
-        found = tests.get((row, column)) or tests.get((column, row))
-        if not found:
+        pairs = tests.get((row, column)) or tests.get((column, row))
+        if not pairs:
             return {"text": "", "kind": "untested", "title": ""}
-        ratio = 1 / found[0].ratio if found[0].first == row else found[0].ratio
-        signs = {one.test.difference > 0 for one in found}
-        is_significant = all(one.is_significant for one in found) and len(signs) == 1
+        ratio = 1 / pairs[0].ratio if pairs[0].first == row else pairs[0].ratio
+        signs = {pair.test.difference > 0 for pair in pairs}
+        is_significant = all(pair.is_significant for pair in pairs) and len(signs) == 1
         kind = ("worse" if ratio > 1 else "better") if is_significant else "open"
-        title = "; ".join(f"{one.test_name}: p {p_text(one.adjusted_p)}" for one in found)
+        title = "; ".join(f"{pair.test_name}: p {p_text(pair.adjusted_p)}" for pair in pairs)
         text = f"{100 * (ratio - 1):+.1f}%".replace("-", "\N{MINUS SIGN}")
         return {"text": text, "kind": kind, "title": title}
 

@@ -77,7 +77,7 @@ def draw_plots(
             alt = f"Test perplexity on {corpus}: {said}"
             plots.append(_plot(figure, "test_perplexity", alt, caption + more))
         for quantity, words in AXES.items():
-            curves = {group: found for group in groups if (found := curves_of(group, quantity))}
+            curves = {group: drawn for group in groups if (drawn := curves_of(group, quantity))}
             if not curves:
                 continue
             figure = _draw_curves(curves, quantity, _references(section, published, "valid"))
@@ -90,17 +90,17 @@ def draw_plots(
             alt = f"Valid perplexity on {corpus} against {words}: {said}"
             plots.append(_plot(figure, f"curves_{quantity}", alt, caption + more))
         for pairs in pair_results:
-            of_set = list(pairs.accuracies)[:MOST_DRAWN]
-            figure = _draw_accuracies(pairs, of_set)
+            drawn = list(pairs.accuracies)[:MOST_DRAWN]
+            figure = _draw_accuracies(pairs, drawn)
             said = "; ".join(
                 f"{group.name}: {percent_text(value)}"
-                for group in of_set
+                for group in drawn
                 if (value := pairs.accuracy(group, ("", "all")))
             )
             alt = f"Accuracy on minimal pairs of {pairs.name} in %: {said}"
             caption = f"Minimal pairs of {pairs.name}: mean over {unit}s with 95% interval."
             name = f"minimal_pairs_{file_stem(pairs.name)}"
-            is_cut = len(of_set) < len(pairs.accuracies)
+            is_cut = len(drawn) < len(pairs.accuracies)
             plots.append(_plot(figure, name, alt, caption + more * is_cut))
     return plots
 
@@ -113,7 +113,7 @@ def curves_of(group: Group, quantity: str) -> list[Curve]:
 
 def _has_end(curves: Mapping[Group, Sequence[Curve]]) -> bool:
     """Whether the last third of some group's curves is a line, not a dot."""
-    return max(min(len(one.perplexities) for one in found) for found in curves.values()) > 3
+    return any(all(len(curve.perplexities) > 3 for curve in group) for group in curves.values())
 
 
 def _plot(figure: "Figure", name: str, alt: str, caption: str) -> Plot:
@@ -131,7 +131,7 @@ def _references(
     section: Section, published: Sequence[Published], split: str
 ) -> list[tuple[str, str, float]]:
     """What is drawn as lines, the lowest first: a mark, what it stands for, and a perplexity."""
-    lines = [(one.model, float(one.standard[split == "test"])) for one in published]
+    lines = [(result.model, float(result.standard[split == "test"])) for result in published]
     lines.sort(key=lambda line: line[1])
     marked = [
         (letter, f"{letter}  {name} {ppl:g}", ppl)
@@ -199,11 +199,11 @@ def _draw_accuracies(pairs: PairResults, groups: Sequence[Group]) -> "Figure":
     for index, group in enumerate(groups):
         shift = 0.7 * ((index + 0.5) / len(groups) - 0.5)
         values = [pairs.accuracy(group, place) for place in places]
-        found = [(place + shift, value) for place, value in enumerate(values) if value]
+        points = [(place + shift, value) for place, value in enumerate(values) if value]
         axes.errorbar(
-            [100 * value.mean for _, value in found],
-            [place for place, _ in found],
-            xerr=[100 * (value.half_width or 0) for _, value in found],
+            [100 * value.mean for _, value in points],
+            [place for place, _ in points],
+            xerr=[100 * (value.half_width or 0) for _, value in points],
             fmt="o",
             markersize=4,
             capsize=2,

@@ -115,9 +115,9 @@ def _read(path: Path, types: Mapping[str, str], num_rows: int) -> "pa.Table":
     with pq.ParquetFile(path) as file:
         if file.metadata.num_rows != num_rows or not num_rows:
             raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {num_rows:,}")
-        found = {name: str(file.schema_arrow.field(name).type) for name in types}
-        if found != types:
-            raise ValueError(f"its columns are {found}, not {types}")
+        types_in_file = {name: str(file.schema_arrow.field(name).type) for name in types}
+        if types_in_file != types:
+            raise ValueError(f"its columns are {types_in_file}, not {types}")
         return file.read(list(types))
 
 
@@ -138,10 +138,10 @@ def read_records(path: Path, score: SplitScore) -> Records:
     """The columns of a file as sums over articles."""
     columns = read_columns(path, score)
     unit = "article" if "article" in columns else "block"
-    of_token = columns.get("article", (columns["position"] - 1) // BLOCK)
+    unit_of_token = columns.get("article", (columns["position"] - 1) // BLOCK)
     digest = hashlib.sha256(unit.encode())
-    for values in (columns["position"], columns["target"], of_token):
+    for values in (columns["position"], columns["target"], unit_of_token):
         digest.update(values.tobytes())
-    _, place = np.unique(of_token, return_inverse=True)
+    _, place = np.unique(unit_of_token, return_inverse=True)
     sums = np.bincount(place, weights=columns["log_probability"])
     return Records(text=digest.hexdigest(), unit=unit, sums=sums, num_tokens=np.bincount(place))

@@ -100,8 +100,8 @@ class Run:
         """What the training run found on a split, or the evaluation of that name."""
         if evaluation is None:
             return self.scores.get(split)
-        found = self.evaluations.get((evaluation, split))
-        return found and found.score
+        kept = self.evaluations.get((evaluation, split))
+        return kept and kept.score
 
     def number(self, *keys: str) -> float | None:
         """A number in ``results.json``, by its keys; None if it is missing or not a number."""
@@ -166,19 +166,19 @@ def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
 
     if not is_folder(folder):
         raise UserError(f"{folder} is not a folder. Name run directories, or folders of them.")
-    found = []
+    run_dirs = []
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         if "config.yaml" in files or "results.json" in files or ".hydra" in folders:
-            found.append(Path(parent))
+            run_dirs.append(Path(parent))
             # The rest may hold runs too, such as a sweep that was put into the folder of a run.
             folders[:] = [name for name in folders if name not in ("checkpoints", "wandb")]
         folders[:] = [name for name in folders if not name.startswith(".")]
         for link in (path for name in folders if (path := Path(parent, name)).is_symlink()):
             if not link.resolve().is_relative_to(folder.resolve()):  # "latest" is
                 skipped.append(Skipped(link, "Is a link, which is not followed: name its target."))
-    if not found:
+    if not run_dirs:
         skipped.append(Skipped(folder, "Holds no run."))
-    return sorted(found, key=_by_number)
+    return sorted(run_dirs, key=_by_number)
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:
@@ -255,7 +255,7 @@ def read_run(run_dir: Path, name: str | None = None) -> Run:
             protocol=", ".join([protocol_text(results), *parts]),
             scores=scores,
             curve=unless_damaged(read_curve, run_dir / "metrics.csv", results),
-            evaluations={key: found for key, found in evaluations.items() if found},
-            minimal_pairs={name: found for name, found in pairs.items() if found},
+            evaluations={key: kept for key, kept in evaluations.items() if kept},
+            minimal_pairs={name: kept for name, kept in pairs.items() if kept},
             skipped=skipped,
         )

@@ -98,14 +98,16 @@ def compare_over_seeds(section: Section, split: str) -> list[Comparison]:
             protocol, nats = group.protocol_of(split, evaluation), _nats(group, split, evaluation)
             if protocol is not None and len(nats) > 1:
                 read_alike.setdefault(protocol, []).append((group, nats))
-        found = [
-            replace(one, evaluation=evaluation)
+        tested = [
+            replace(comparison, evaluation=evaluation)
             for members in read_alike.values()
-            for (first, of_first), (second, of_second) in combinations(members[:MOST_COMPARED], 2)
-            if (one := compare_runs(first, second, (of_first, of_second)))
+            for (first, first_nats), (second, second_nats) in combinations(
+                members[:MOST_COMPARED], 2
+            )
+            if (comparison := compare_runs(first, second, (first_nats, second_nats)))
         ]
-        found.sort(key=lambda one: (one.first.number, one.second.number))
-        comparisons += adjusted(found)
+        tested.sort(key=lambda comparison: (comparison.first.number, comparison.second.number))
+        comparisons += adjusted(tested)
     return comparisons
 
 
@@ -119,11 +121,11 @@ def _nats(group: Group, split: str, evaluation: str | None) -> dict[Hashable, fl
 
 def means_by_origin(group: Group, value_of: Callable[[Run], float | None]) -> dict[Hashable, float]:
     """Means of a value over the runs whose weights go back to the same ones, by origin."""
-    found: dict[Hashable, list[float]] = {}
+    values: dict[Hashable, list[float]] = {}
     for origin, run in zip(group.origins, group.runs, strict=True):
         if (value := value_of(run)) is not None:
-            found.setdefault(origin, []).append(value)
-    return {origin: fmean(values) for origin, values in found.items()}
+            values.setdefault(origin, []).append(value)
+    return {origin: fmean(values) for origin, values in values.items()}
 
 
 def compare_runs(
@@ -162,8 +164,10 @@ def compare_over_text(section: Section, split: str) -> tuple[list[Comparison], l
                 continue  # the table of perplexities says so
             if records := list(_records(group, name, split, skipped)):
                 texts.setdefault((protocol, records[0].text), []).append((group, records))
-        found = [one for members in texts.values() for one in _compare(name, members)]
-        comparisons += adjusted(found)
+        tested = [
+            comparison for members in texts.values() for comparison in _compare(name, members)
+        ]
+        comparisons += adjusted(tested)
     return comparisons, skipped
 
 
@@ -195,13 +199,15 @@ def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Itera
         return
     any_records = members[0][1][0]
     num_tokens, num_units = any_records.num_tokens, len(any_records.num_tokens)
-    sums = np.stack([np.mean([one.sums for one in records], axis=0) for _, records in members])
+    sums = np.stack(
+        [np.mean([record.sums for record in records], axis=0) for _, records in members]
+    )
     means = sums.sum(axis=1) / num_tokens.sum()
     resampled = bootstrap_means(sums, num_tokens)
-    for (i, (first, of_first)), (j, (second, of_second)) in combinations(enumerate(members), 2):
+    for (i, (first, own)), (j, (second, others)) in combinations(enumerate(members), 2):
         difference = float(means[i] - means[j])
         test = bootstrap_test(difference, resampled[i] - resampled[j], num_units)
-        num_seeds = len(of_first), len(of_second)
+        num_seeds = len(own), len(others)
         yield Comparison(
             first, second, test, "bootstrap", num_seeds, any_records.unit, num_units, name
         )
@@ -209,5 +215,5 @@ def _compare(name: str, members: Sequence[tuple[Group, list[Records]]]) -> Itera
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons, with p adjusted for all of them together (Holm 1979)."""
-    p_values = holm([comparison.test.p for comparison in comparisons])
-    return [replace(one, adjusted_p=p) for one, p in zip(comparisons, p_values, strict=True)]
+    p_values = holm([pair.test.p for pair in comparisons])
+    return [replace(pair, adjusted_p=p) for pair, p in zip(comparisons, p_values, strict=True)]

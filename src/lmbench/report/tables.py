@@ -24,8 +24,8 @@ def group_table(section: Section) -> Table:
 
 def _group_row(group: Group, section: Section) -> Row:
     def over_runs(how: Callable[[list[float]], float], *keys: str) -> float | None:
-        known = [x for run in group.runs if (x := run.number(*keys)) is not None]
-        return how(known) if known else None
+        values = [x for run in group.runs if (x := run.number(*keys)) is not None]
+        return how(values) if values else None
 
     def evaluated(name: str, split: str) -> Cell:
         is_wide = split == "valid" or name in OWN_PREDICTIONS
@@ -91,9 +91,9 @@ def _run_row(group: Group, run: Run, section: Section) -> Row:
     }
     for name in section.evaluation_names:
         for split in SPLITS:
-            found = run.evaluations.get((name, split))
-            row[f"{name}_{split}_ppl"] = Cell(found and found.score.ppl)
-            row[f"{name}_{split}_protocol"] = Cell(found and found.protocol)
+            evaluation = run.evaluations.get((name, split))
+            row[f"{name}_{split}_ppl"] = Cell(evaluation and evaluation.score.ppl)
+            row[f"{name}_{split}_protocol"] = Cell(evaluation and evaluation.protocol)
     return row
 
 
@@ -102,29 +102,29 @@ def pair_table(title: str, comparisons: Sequence[Comparison], split: str) -> Tab
     return Table(title, [_pair_row(comparison, split) for comparison in comparisons])
 
 
-def _pair_row(one: Comparison, split: str) -> Row:
-    corpus, test, num_seeds = one.first.runs[0].corpus, one.test, one.num_seeds
+def _pair_row(pair: Comparison, split: str) -> Row:
+    corpus, test, num_seeds = pair.first.runs[0].corpus, pair.test, pair.num_seeds
     return {
         "corpus": Cell(corpus.name),
         "corpus_sha256": Cell(corpus.sha256),
         "split": Cell(split),
-        "test": Cell(one.test_name),
-        "first_label": Cell(one.first.name, "first"),
-        "second_label": Cell(one.second.name, "second"),
-        "first_group": Cell(one.first.number),
-        "second_group": Cell(one.second.number),
-        "evaluation": Cell(one.evaluation, "evaluation"),
-        "first_num_seeds": Cell(num_seeds[0], f"{one.first.unit}s of the first"),
-        "second_num_seeds": Cell(num_seeds[1], f"{one.second.unit}s of the second"),
-        "drawn": Cell(one.unit),
-        "num_drawn": Cell(one.num_units, "articles or blocks"),
+        "test": Cell(pair.test_name),
+        "first_label": Cell(pair.first.name, "first"),
+        "second_label": Cell(pair.second.name, "second"),
+        "first_group": Cell(pair.first.number),
+        "second_group": Cell(pair.second.number),
+        "evaluation": Cell(pair.evaluation, "evaluation"),
+        "first_num_seeds": Cell(num_seeds[0], f"{pair.first.unit}s of the first"),
+        "second_num_seeds": Cell(num_seeds[1], f"{pair.second.unit}s of the second"),
+        "drawn": Cell(pair.unit),
+        "num_drawn": Cell(pair.num_units, "articles or blocks"),
         "difference_nats_per_token": Cell(test.difference, "difference, nats/token", _nats_text),
         "low": Cell(test.low, "95% CI, low", _nats_text),
         "high": Cell(test.high, "95% CI, high", _nats_text),
-        "perplexity_ratio": Cell(one.ratio, "perplexity ratio", "{:.4f}".format),
+        "perplexity_ratio": Cell(pair.ratio, "perplexity ratio", "{:.4f}".format),
         "p": Cell(test.p, "p", p_text),
-        "p_holm": Cell(one.adjusted_p, "p, all pairs (Holm)", p_text),
-        "verdict": Cell(one.significance_text, "verdict"),
+        "p_holm": Cell(pair.adjusted_p, "p, all pairs (Holm)", p_text),
+        "verdict": Cell(pair.significance_text, "verdict"),
     }
 
 
@@ -175,13 +175,15 @@ def _notes(section: Section) -> Iterator[str]:
             yield f"{split}: {number} of {len(group.runs)} {group.unit}s of {group.name}."
     for name in section.evaluation_names:
         for split in SPLITS:
-            found = {group: group.evaluations(name, split) for group in groups}
-            ways = sorted({one.protocol for of in found.values() for one in of})
+            evaluated = {group: group.evaluations(name, split) for group in groups}
+            ways = sorted({run.protocol for seeds in evaluated.values() for run in seeds})
             if len(ways) > 1:
                 yield f"{name}, {split}: not all were read alike ({'; '.join(ways[:6])})."
-            if split == "valid" and any(one.is_tuned for of in found.values() for one in of):
+            if split == "valid" and any(
+                run.is_tuned for seeds in evaluated.values() for run in seeds
+            ):
                 yield f"{name} was tuned on valid: only its test figures are fair."
-            for group, of in found.items():
-                if 0 < len(of) < len(group.runs):
-                    which = f"{len(of)} of {len(group.runs)} {group.unit}s of {group.name}"
+            for group, seeds in evaluated.items():
+                if 0 < len(seeds) < len(group.runs):
+                    which = f"{len(seeds)} of {len(group.runs)} {group.unit}s of {group.name}"
                     yield f"{name}, {split}: {which}."

@@ -40,8 +40,8 @@ def verdict(section: Section, comparisons: Sequence[Comparison], split: str) -> 
     ((usual, _),) = Counter(group.protocol for group in groups).most_common(1)
     best, *others = [group for group in groups if group.protocol == usual]
     if not others:
-        of_best = f"a perplexity of {_scores([best], split)}"
-        return [Sentence(f"{best.name} has {of_best}. There is nothing to compare it with.")]
+        perplexity = f"a perplexity of {_scores([best], split)}"
+        return [Sentence(f"{best.name} has {perplexity}. There is nothing to compare it with.")]
     return list(_about_pair(best, others[0], comparisons, split))
 
 
@@ -49,16 +49,16 @@ def _about_pair(
     best: Group, other: Group, comparisons: Sequence[Comparison], split: str
 ) -> Iterator[Sentence]:
     tests = {
-        (one.unit == "seed", one.evaluation): one
-        for one in comparisons
-        if (one.first, one.second) == (best, other)
+        (pair.unit == "seed", pair.evaluation): pair
+        for pair in comparisons
+        if (pair.first, pair.second) == (best, other)
     }
     seeds = tests.get((True, None))
     # By the models' own predictions, without cache or learning; beside a test over all seeds, not
     # one over the records of a few.
     numbers = len(best.runs), len(other.runs)
     texts = (tests.get((False, name)) for name in OWN_PREDICTIONS)
-    text = next((one for one in texts if one and (not seeds or one.num_seeds == numbers)), None)
+    text = next((pair for pair in texts if pair and (not seeds or pair.num_seeds == numbers)), None)
     known = seeds or text
     unclear = f"It is unclear whether {best.name} or {other.name} is better"
     if known is None:
@@ -94,7 +94,9 @@ def _about_pair(
         folders = [run.run_dir for group in without for run in group.runs]
         about = f"This is about other {best.unit}s on this text."
         if all((folder / "checkpoints/best.ckpt").exists() for folder in folders):
-            option = printable(shlex.quote(f"run={','.join(quoted(str(one)) for one in folders)}"))
+            option = printable(
+                shlex.quote(f"run={','.join(quoted(str(pair)) for pair in folders)}")
+            )
             yield Sentence(
                 f"{about} To test it for other text of this kind too, if {split} has "
                 f"{LEAST_UNITS} articles or, without titles, {LEAST_UNITS * BLOCK:,} tokens:",
@@ -105,8 +107,10 @@ def _about_pair(
 
 
 def _has_records(group: Group, split: str) -> bool:
-    found = (group.evaluations(name, split) for name in OWN_PREDICTIONS)
-    return any(len(of) == len(group.runs) and all(one.records for one in of) for of in found)
+    evaluations = (group.evaluations(name, split) for name in OWN_PREDICTIONS)
+    return any(
+        len(seeds) == len(group.runs) and all(run.records for run in seeds) for seeds in evaluations
+    )
 
 
 def _scores(groups: Sequence[Group], split: str) -> str:
@@ -128,10 +132,10 @@ def _more_seeds(group: Group) -> str | None:
     """The command that trains a group's config with two seeds it does not have; None if unknown."""
     used = {run.seed for run in group.runs}
     free = [str(seed) for seed in range(1, len(used) + 3) if seed not in used]
-    noted = noted_overrides(group.best_run.run_dir)
-    if noted is None:
+    recorded = noted_overrides(group.best_run.run_dir)
+    if recorded is None:
         return None
-    overrides = list(map(printable, noted))
+    overrides = list(map(printable, recorded))
     keys = set(map(key_of, overrides))
     # Not what it began with; or other weights are needed; or it would be one more search.
     if keys & {"resume", "init_from", "hparams_search"}:
@@ -139,5 +143,5 @@ def _more_seeds(group: Group) -> str | None:
     devices = group.best_run.config.get("trainer.devices", 1)
     if devices not in (1, "1") or "trainer.devices[1]" in group.best_run.config:
         return None  # -m has one device for each job
-    kept = [one for one in overrides if key_of(one) not in ("seed", "sweep_resume")]
+    kept = [override for override in overrides if key_of(override) not in ("seed", "sweep_resume")]
     return f"lmbench-train -m {shlex.join([*kept, 'seed=' + ','.join(free[:2])])}"

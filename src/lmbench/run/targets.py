@@ -80,14 +80,14 @@ def require_known_targets(config: Mapping[str, Any], places: Iterable[str], wher
     Raises:
         UserError: Naming the key.
     """
-    of_user = {name.strip() for name in os.environ.get(ALLOWED_TARGETS_VARIABLE, "").split(",")}
+    allowed = {name.strip() for name in os.environ.get(ALLOWED_TARGETS_VARIABLE, "").split(",")}
     for place in places:
         node: Any = config
         for name in place.split("."):
             node = node.get(name) if isinstance(node, Mapping) else None
         for key, inner in _objects(place, node):
             target = str(inner.get("_target_", ""))
-            if target in {"", *known_targets(place), *of_user}:
+            if target in {"", *known_targets(place), *allowed}:
                 continue
             package, _, name = target.rpartition(".")
             if package == "lightning.pytorch.callbacks" and name in INSTEAD:

@@ -106,11 +106,11 @@ class MLSTMLayer(nn.Module):
         makes_query, makes_key, makes_value = map(to_float32, (self.query, self.key, self.value))
         query = multiply_blocks(convolved, makes_key.mT @ makes_query)
         value = multiply_blocks(inner, makes_value)
-        of_query, of_key, of_value = to_float32(self.gates.weight).chunk(3, 1)
-        of_convolved = multiply_blocks(of_query, makes_query.mT)
-        of_convolved = of_convolved + multiply_blocks(of_key, makes_key.mT)
-        gates = functional.linear(convolved, of_convolved, to_float32(self.gates.bias))
-        gates = gates + functional.linear(value, of_value)
+        query_weight, key_weight, value_weight = to_float32(self.gates.weight).chunk(3, 1)
+        convolved_weight = multiply_blocks(query_weight, makes_query.mT)
+        convolved_weight = convolved_weight + multiply_blocks(key_weight, makes_key.mT)
+        gates = functional.linear(convolved, convolved_weight, to_float32(self.gates.bias))
+        gates = gates + functional.linear(value, value_weight)
 
         num_steps, num_columns, inner_size = inner.shape
         heads = (num_columns, self.num_heads)

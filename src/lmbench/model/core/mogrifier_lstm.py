@@ -137,7 +137,7 @@ class _Window(Function):
         steps = chunks(chunks(others[3 * num_rounds :], 4), num_rounds + 1)
         in_gates, in_rounds = [], [[] for _ in rounds]
         grad_input = []
-        for grad_output, (*of_rounds, (both, gates, last, squashed)) in zip(
+        for grad_output, (*saved_rounds, (both, gates, last, squashed)) in zip(
             reversed(grad_outputs.unbind()), reversed(steps), strict=True
         ):
             i, f, g, o = gates.chunk(4, -1)
@@ -157,7 +157,7 @@ class _Window(Function):
             size = both.shape[-1] - last.shape[-1], last.shape[-1]
             pair = list(multiply(grad_gates, weight.mT).split(size, -1))
             for k in reversed(range(num_rounds)):
-                (narrow, wide, _), (read, low, scale, gated) = rounds[k], of_rounds[k]
+                (narrow, wide, _), (read, low, scale, gated) = rounds[k], saved_rounds[k]
                 grad_wide = pair[k % 2] * gated * (1.0 - 0.5 * scale)
                 grad_low = multiply(grad_wide, wide.mT)
                 pair[k % 2] = pair[k % 2] * scale
@@ -165,13 +165,13 @@ class _Window(Function):
                 in_rounds[k].append((grad_low, read, grad_wide, low))
             grad_x, grad_hidden = pair
             grad_input.append(grad_x)
-        of_gates, read = zip(*in_gates, strict=True)
-        gradients = [weight_gradient(of_gates, read, weight.dtype), torch.cat(of_gates).sum(0)]
-        for (narrow, wide, _), found in zip(rounds, in_rounds, strict=True):
-            of_low, read, of_wide, low = zip(*found, strict=True)
+        gate_grads, read = zip(*in_gates, strict=True)
+        gradients = [weight_gradient(gate_grads, read, weight.dtype), torch.cat(gate_grads).sum(0)]
+        for (narrow, wide, _), in_round in zip(rounds, in_rounds, strict=True):
+            low_grads, read, wide_grads, low = zip(*in_round, strict=True)
             gradients += [
-                weight_gradient(of_low, read, narrow.dtype),
-                weight_gradient(of_wide, low, wide.dtype),
-                torch.cat(of_wide).sum(0),
+                weight_gradient(low_grads, read, narrow.dtype),
+                weight_gradient(wide_grads, low, wide.dtype),
+                torch.cat(wide_grads).sum(0),
             ]
         return None, torch.stack(grad_input[::-1]), grad_hidden, grad_cell, *gradients

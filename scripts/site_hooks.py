@@ -4,17 +4,22 @@
 the docstrings.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Extension, Module, Object
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("*.md", "LICENSE", "CITATION.cff", "docs/*", "examples/*", "results/*.*", "results/*/**/*.md")
+PAGES = ("*.md", "LICENSE", "CITATION.cff", "docs/*", "examples/*", "results/**/*.md", "results/*.png")
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`([\w.]+)`")
+EXAMPLE = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+
+logging.getLogger("mkdocs.plugins.api-autonav").setLevel("WARNING")  # else a line for each module
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -27,10 +32,28 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-class Roles(Extension):
-    """Turns ``:class:`Core``` into a link; MkDocs fails where nothing has that name."""
+def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> None:
+    """Lists pages that were written for readers before the API when searching."""
+    if page.file.src_uri.startswith("api/"):
+        page.meta["search"] = {"boost": 0.2}
+
+
+class Docstrings(Extension):
+    """Turns ``:class:`Core``` into a link, and examples (``>>>``) into code.
+
+    MkDocs warns of a link whose target does not exist, and with ``--strict`` fails.
+    """
 
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
-        """Griffe calls it for each module, class, function and attribute."""
+        """Griffe calls it for each module, class, function and attribute in the package."""
         if obj.docstring:
-            obj.docstring.value = ROLE.sub(r"[`\1`][\1]", obj.docstring.value)
+            obj.docstring.value = to_markdown(obj.docstring.value)
+
+    def on_package(self, *, pkg: Module, **kwargs: Any) -> None:
+        """Griffe calls it for the package itself."""
+        self.on_object(obj=pkg)
+
+
+def to_markdown(docstring: str) -> str:
+    """The docstring with links and code as MkDocs knows them."""
+    return EXAMPLE.sub(r"```pycon\n\g<0>\n```", ROLE.sub(r"[`\1`][\1]", docstring))

@@ -15,7 +15,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("*.md", "LICENSE", "CITATION.cff", "docs/*", "examples/*", "results/**/*.md", "results/*.png")
+PAGES = ("*.md", "CITATION.cff", "docs/*", "examples/*", "results/**/*.md", "results/*.png")
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`([\w.]+)`")
 EXAMPLE = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 

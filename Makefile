@@ -46,8 +46,9 @@ check: $(DEV) ## run every linter and type checker, and fail if any of them does
 	done; \
 	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
 
-docs: $(DEV) ## build the API reference from the docstrings into build/docs
-	$(BIN)/python scripts/build_docs.py
+docs: $(DEV) ## build the site of pages and API into build/docs; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'To read and search: python3 -m http.server --directory build/docs'
 
 bench: $(DEV) ## measure speed and memory of training and evaluation on this machine
 	$(BIN)/python scripts/bench.py $(ARGS)

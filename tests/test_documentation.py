@@ -47,16 +47,18 @@ def test_links_lead_to_files_and_headings(page: Path):
 
 
 def commands(text: str, name: str = "lmbench-train") -> Iterator[list[str]]:
-    """The arguments of each such command that stands in a block of commands."""
+    """The arguments of each such command in a block of commands or in a table."""
     text = text.replace("\\\n", " ")
-    for line in re.findall(rf"^ {{4}}(?:.* )?{name} (.*)", text, flags=re.MULTILINE):
+    in_blocks = re.findall(rf"^ {{4}}(?:.* )?{name} (.*)", text, flags=re.MULTILINE)
+    in_tables = re.findall(rf"^\|.*`{name} ([^`]+)`", text, flags=re.MULTILINE)
+    for line in in_blocks + in_tables:
         yield shlex.split(line, comments=True)
 
 
 def is_of_a_start(argument: str) -> bool:
     """Whether an argument says something of the run itself, not of where and how it is started."""
     return "=" in argument and not re.match(
-        r"\+?hydra|hparams_search|resume|sweep_resume", argument
+        r"\+?hydra|hparams_search|resume|sweep_resume|experiment=NAME", argument
     )
 
 

@@ -28,7 +28,6 @@ def set_up_threads() -> None:
     take precedence.
 
     Numbers between 0 and 1e-38, such as products of closed gates, are slow on many processors.
-    docs/measurements.md has figures for both.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -61,7 +61,7 @@ def evaluate(config: DictConfig, name: str) -> float:
         if place is not None:
             set_value(run_config, f"data.{key}={place}", f"data.{key}", place)
     set_up_threads()
-    # Sentences differ in length: for them it costs memory and time (docs/measurements.md).
+    # Sentences differ in length: for them it costs memory and time.
     set_up_allocator(keep_large="pairs" not in config.evaluation)
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.evaluation import outcome

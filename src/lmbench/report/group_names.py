@@ -8,6 +8,8 @@ from lmbench.terminal.printing import printable
 
 LONGEST_NAME = 48
 NOT_SET = "(not set)"
+"""Stands for a value of a key that a config lacks."""
+
 CLASS = "._target_"
 """End of the keys whose value is the dotted name of a class."""
 

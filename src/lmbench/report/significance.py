@@ -21,6 +21,7 @@ from lmbench.report.statistics import (
 )
 
 LEVEL = 0.05
+"""Adjusted p-values below it count as significant."""
 
 OWN_PREDICTIONS = ("standard", "awd_lstm_lm")
 """Evaluations without cache or learning: they are about the models themselves, as the scores are

@@ -11,9 +11,10 @@ import torch
 from safetensors.numpy import load_file
 
 import lmbench
+from lmbench.data.tokenizer.choice import make_tokenizer, plain_tokenizer
 from lmbench.errors import UserError
 from lmbench.instantiate.model import build_saved
-from lmbench.saved.checkpoint import DATA, read_run_model
+from lmbench.saved.checkpoint import DATA, FORMAT, FORMAT_KEY, read_run_model
 from lmbench.saved.export import read_export, require_free, write_export
 
 MODELS = (
@@ -81,7 +82,7 @@ def test_what_is_in_the_folder(folder: Path):
     assert len(words) == 41
     assert "<eos>" in words
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    assert config["format_version"] == 1
+    assert config["format_version"] == 2
     assert config["model"]["core"]["_target_"] == "lmbench.model.core.LSTM"
     assert config["corpus"]["name"] == "synthetic"
     assert len(config["corpus"]["sha256"]) == 64
@@ -91,12 +92,19 @@ def test_the_tokenizer_is_exported_with_the_words(make_run: Callable[..., Path],
     run_dir = make_run()
     path = run_dir / "checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    for tokenizer in ("moses", "moses-de", "none"):
-        checkpoint[DATA]["tokenizer"] = tokenizer
-        torch.save(checkpoint, path)
-        output = write(run_dir, tmp_path / f"export {tokenizer}")
-        loaded = [lmbench.load(folder) for folder in (run_dir, output)]
-        assert [one.vocabulary.tokenizer for one in loaded] == [tokenizer] * 2
+    for name in ("moses", "moses-de", "none"):
+        tokenizer = make_tokenizer(name)
+        for plain in (plain_tokenizer(tokenizer), name):  # the name alone in format 1
+            checkpoint |= {FORMAT_KEY: 1 if plain == name else FORMAT}
+            checkpoint[DATA]["tokenizer"] = plain
+            torch.save(checkpoint, path)
+            output = write(run_dir, tmp_path / f"export {plain}")
+            loaded = [lmbench.load(folder) for folder in (run_dir, output)]
+            assert [one.vocabulary.tokenizer for one in loaded] == [tokenizer] * 2
+            config = json.loads((output / "config.json").read_text("utf-8"))
+            config["format_version"], config["corpus"]["tokenizer"] = 1, name
+            (output / "config.json").write_text(json.dumps(config))
+            assert lmbench.load(output).vocabulary.tokenizer == tokenizer
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.json", "config.json"])
@@ -121,7 +129,7 @@ def test_a_file_that_is_cut_off_changed_or_missing(folder: Path, name: str):
 @pytest.mark.parametrize(
     ("key", "value", "part"),
     [
-        ("format_version", 2, "format 2"),
+        ("format_version", 3, "format 3"),
         ("corpus", {}, "config.json is damaged"),
         ("sha256", {}, "config.json is damaged"),
     ],

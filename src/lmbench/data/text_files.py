@@ -1,10 +1,16 @@
-"""Which files a text consists of."""
+"""Files of text: which ones there are, and what they hold."""
 
 import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+from io import BufferedIOBase
 from pathlib import Path
+from typing import BinaryIO
 
-from lmbench.data.tokenization import SPLITS
 from lmbench.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+BLOCK_BYTES = 16 * 2**20
 
 FILE_NAMES = ("{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt")
 _SPLIT_WORDS = ("train(ing)?", "valid(ation)?|dev", "test")
@@ -61,3 +67,38 @@ def find_files(path: Path) -> dict[str, Path] | list[Path]:
                 "another folder. A folder with none of these names is split automatically."
             )
     return {split: path / found[split][0] for split in SPLITS}
+
+
+def read_blocks(
+    file: Path | BinaryIO | BufferedIOBase, name: str = "", block_bytes: int = BLOCK_BYTES
+) -> Iterator[bytes]:
+    """Reads UTF-8 text in blocks of whole lines, without a byte order mark at its start.
+
+    Args:
+        file: A path, or an open file.
+        name: What error messages call it; a path by default.
+        block_bytes: Least size of a block, which is extended to the end of its last line.
+
+    Raises:
+        UserError: The file cannot be read, or is not UTF-8.
+    """
+    name = name or str(file)
+    offset, line = 0, 1
+    try:
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened:
+            while block := opened.read(block_bytes):
+                block += opened.readline()
+                block.decode()
+                yield block if offset else block.removeprefix(b"\xef\xbb\xbf")
+                offset, line = offset + len(block), line + block.count(b"\n")
+    except UnicodeDecodeError as error:
+        line += error.object.count(b"\n", 0, error.start)
+        is_utf16 = offset == 0 and error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+        kind, encoding = ("UTF-16", "utf-16") if is_utf16 else ("from Windows", "windows-1252")
+        raise UserError(
+            f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at byte offset "
+            f"{offset + error.start:,}, in line {line:,} ({error.reason}). If it is {kind}, "
+            f"this converts it: iconv -f {encoding} -t utf-8 OLD > NEW."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}.") from error

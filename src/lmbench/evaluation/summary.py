@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.data.vocabulary import UNK, Vocabulary
 from lmbench.evaluation.reading import Reading
 from lmbench.perplexity import Score
 
@@ -47,7 +47,7 @@ def summarize(
         characters of ``<unk> ``, however long it was. That is how WikiText-2 is written; your own
         text, whose rare words became ``<unk>``, had other characters there.
     """
-    lengths = np.array([1 if word == EOS else len(word) + 1 for word in vocabulary.words])
+    lengths = np.array([vocabulary.tokenizer.num_written(word) for word in vocabulary.words])
     num_characters = int(lengths[reading.targets].sum())
     nats = -reading.log_probs.numpy()
     groups = {"training_count": _buckets(counts[reading.targets], COUNT_BORDERS)}

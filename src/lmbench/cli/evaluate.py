@@ -65,8 +65,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     set_up_allocator(keep_large="pairs" not in config.evaluation)
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.evaluation import outcome
-    from lmbench.instantiate.arguments import require_type
-    from lmbench.instantiate.corpus import build_corpus
+    from lmbench.instantiate.arguments import factory, require_type
     from lmbench.instantiate.evaluator import build_evaluator
     from lmbench.instantiate.model import build_saved
     from lmbench.saved.checkpoint import read_run_model
@@ -89,7 +88,7 @@ def evaluate(config: DictConfig, name: str) -> float:
     if "pairs" in node:
         of_run["corpus_sha256"] = saved.corpus_sha256
         return _evaluate_pairs(node, model, saved.vocabulary, of_run, run_dir)
-    corpus = build_corpus(run_config["data"])
+    corpus = factory(run_config["data"], "data")()
     corpus.require_sha256(saved.corpus_sha256)
     evaluator = build_evaluator(node, model, corpus, folder=run_dir / "checkpoints")
     tune, save_tokens = config.evaluation.tune, config.evaluation.save_tokens

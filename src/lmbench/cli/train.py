@@ -64,7 +64,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     from lmbench.callbacks.run_start import RunStart
     from lmbench.callbacks.stop_on_signal import StopOnSignal
     from lmbench.instantiate import training as build
-    from lmbench.instantiate.corpus import build_corpus
+    from lmbench.instantiate.arguments import factory
     from lmbench.instantiate.loggers import recording
     from lmbench.instantiate.model import build_model
     from lmbench.saved.checkpoint import DATA, load_weights, read_checkpoint
@@ -82,7 +82,7 @@ def train(run: ChosenRun, run_dir: Path) -> float:
         start = config["init_from"]
         first = last or (start and Path(start, "checkpoints/best.ckpt"))
         checkpoint = None if first is None else read_checkpoint(first)
-        corpus = build_corpus(config["data"])
+        corpus = factory(config["data"], "data")()
         datamodule = build.datamodule(config, corpus)
         model = build_model(config["model"], len(corpus.vocabulary), corpus.train)
         module = build.module(config, model)

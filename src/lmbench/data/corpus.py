@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from lmbench.data.encoding import write_ids
 from lmbench.data.text_files import SPLITS, find_files, read_blocks
 from lmbench.data.tokenizer.choice import make_tokenizer, plain_tokenizer
 from lmbench.data.tokenizer.contract import Tokenizer
-from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
@@ -82,7 +82,7 @@ def load_text(
     *,
     name: str = "text",
     cache_dir: str | Path | None = None,
-    tokenizer: Tokenizer = WhiteSpace(),  # noqa: B008 - it is frozen
+    tokenizer: Tokenizer | Mapping[str, Any] | str = "none",
     min_count: int | None = None,
     max_size: int | None = None,
     valid_share: float = SHARE,
@@ -101,7 +101,8 @@ def load_text(
             these.
         name: Name of the corpus in results.
         cache_dir: Where the ids are cached, by content; see ``load_or_build``.
-        tokenizer: What cuts the text: :mod:`lmbench.data.tokenizer` has some.
+        tokenizer: What cuts the text; or its name or config node, see
+            :func:`lmbench.data.tokenizer.choice.make_tokenizer`.
         min_count: Words rarer than this in the training split become ``<unk>``. None for 1 if that
             split already has ``<unk>``, else 2.
         max_size: Largest vocabulary; see ``limit_vocabulary``.
@@ -120,6 +121,8 @@ def load_text(
     for option, share in (("valid_share", valid_share), ("test_share", test_share)):
         if not 0 < share < 0.5:
             raise ValueError(f"{option} must be more than 0 and less than 0.5, not {share}")
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = make_tokenizer(tokenizer)
     files = find_files(Path(path).expanduser())
     paths = list(files.values()) if isinstance(files, dict) else files
     hashes = list(map(_hash, paths))
@@ -140,10 +143,8 @@ def load_text(
             notes.append(how)
         fitted = tokenizer.fit(read["train"]())
         if fitted.name != tokenizer.name:
-            notes.append(
-                f"data.tokenizer={tokenizer.name} chose {fitted.name}; data.tokenizer=none leaves "
-                "words as they are"
-            )
+            chosen = f"data.tokenizer={tokenizer.name} chose {fitted.name}"
+            notes.append(f"{chosen}; data.tokenizer=none leaves words as they are")
         blocks = {split: read[split]() for split in SPLITS}
         vocabulary, of_words = write_ids(folder, blocks, fitted, source=str(path), **limits)
         write_words(folder, vocabulary, [*notes, *of_words])

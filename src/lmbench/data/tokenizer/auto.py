@@ -16,10 +16,7 @@ _PUNCTUATION = re.compile(r"[^\w<>]+")
 class Auto(WhiteSpace):
     """For text of any kind: cuts at white space until it has seen a corpus or a vocabulary."""
 
-    @property
-    def name(self) -> str:
-        """What results call it."""
-        return "auto"
+    name = "auto"
 
     def fit(self, blocks: Iterable[bytes]) -> Tokenizer:
         """White space if the training text has ``<unk>``, as prepared corpora do, else Moses."""
@@ -56,8 +53,8 @@ class _LikeVocabulary(WhiteSpace):
     drops_punctuation: bool
 
     @property
-    def name(self) -> str:
-        """What results call it."""
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The other's name, and what is done besides."""
         name = f"{self.tokenizer.name}{', lower case' if self.lowercase else ''}"
         return name + (", without unknown punctuation" if self.drops_punctuation else "")
 

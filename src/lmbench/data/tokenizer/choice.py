@@ -2,51 +2,36 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from lmbench.data.tokenizer.contract import Tokenizer
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.files import read_yaml
 from lmbench.run.targets import conf_dir, import_target, require_known_targets
 
-PLACE = "data.tokenizer"
-"""Where a config has it; see :data:`lmbench.run.targets.PLACES`."""
 
-
-def tokenizer_node(choice: object) -> dict[str, Any]:
-    """The config node of a tokenizer.
+def make_tokenizer(choice: object, where: str = "tokenizer") -> Tokenizer:
+    """A tokenizer from plain values.
 
     Args:
-        choice: A node, or the name of a file in ``conf/data/tokenizer``. ``moses-de`` is ``moses``
-            with ``language: de``. Command lines give names, and so do old runs and exports.
+        choice: A config node; or the name of a file in ``conf/data/tokenizer``, as command lines,
+            old runs and old exports have it. ``moses-de`` is ``moses`` with ``language: de``.
+        where: The file that the node comes from, for errors.
 
     Raises:
-        ValueError: There is no such file.
+        ValueError: There is no such tokenizer, or it refuses a value.
+        UserError: The class is not known.
     """
     if isinstance(choice, Mapping):
-        return dict(choice)
+        require_known_targets({"data": {"tokenizer": choice}}, ["data.tokenizer"], where)
+        arguments = {key: value for key, value in choice.items() if key != "_target_"}
+        return import_target(choice["_target_"])(**arguments)
     known = {path.stem: path for path in sorted((conf_dir() / "data/tokenizer").glob("*.yaml"))}
     name, hyphen, language = str(choice).partition("-")
     node = read_yaml(known[name]) if name in known else {}
     if not node or (hyphen and "language" not in node):
         raise ValueError(f"tokenizer must be one of {', '.join(known)}, not {choice!r}")
-    return node | ({"language": language} if hyphen else {})
-
-
-def make_tokenizer(choice: object, where: str = "tokenizer") -> Tokenizer:
-    """The tokenizer of a choice as :func:`tokenizer_node` takes it.
-
-    Args:
-        choice: The choice.
-        where: The file that it comes from, for errors.
-
-    Raises:
-        ValueError: There is no such tokenizer, or it does not take a value.
-        UserError: The class is not known.
-    """
-    node = tokenizer_node(choice)
-    require_known_targets({"data": {"tokenizer": node}}, [PLACE], where)
-    return import_target(node.pop("_target_"))(**node)
+    return make_tokenizer(node | ({"language": language} if hyphen else {}))
 
 
 def plain_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -56,19 +41,18 @@ def plain_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     >>> plain_tokenizer(Moses("de"))
     {'_target_': 'lmbench.data.tokenizer.moses.Moses', 'language': 'de'}
     """
-    kind: Any = type(tokenizer)
-    instance: Any = tokenizer
-    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **asdict(instance)}
+    kind, fields = type(tokenizer), asdict(cast(Any, tokenizer))
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **fields}
 
 
 def tokenizer_for(vocabulary: Vocabulary, choice: str | None = None) -> Tokenizer:
-    """The tokenizer of texts that a model reads.
+    """The tokenizer of texts that a model with a vocabulary reads.
 
     Args:
-        vocabulary: The model's vocabulary.
-        choice: A tokenizer's name; None for that of the training text, which cuts at white space if
-            that came with its words separated, as WikiText-2 does. ``auto`` is for raw text: see
-            :meth:`lmbench.data.tokenizer.auto.Auto.fit_vocabulary`.
+        vocabulary: The vocabulary.
+        choice: A name, such as ``auto``, which is for raw text: see
+            :meth:`lmbench.data.tokenizer.auto.Auto.fit_vocabulary`. None for the tokenizer of the
+            training text; if that came with its words separated, it cuts at white space.
 
     Raises:
         ValueError: There is no such tokenizer.

@@ -31,13 +31,11 @@ class Tokenizer(Protocol):
         unk: The piece that stands for pieces that the vocabulary lacks; None if it lacks none.
     """
 
+    name: str
     unit: ClassVar[Unit]
     version: ClassVar[str] = ""
     eos: ClassVar[str] = EOS
     unk: ClassVar[str | None] = UNK
-
-    @property
-    def name(self) -> str: ...  # noqa: D102 - described above
 
     def cut(self, text: str) -> list[str]:
         """The pieces of a text, ``eos`` at its line ends; only a line feed ends a line."""

@@ -46,8 +46,8 @@ class Moses(Words):
             raise ValueError(f"language must be one of {', '.join(known)}, not {self.language!r}")
 
     @property
-    def name(self) -> str:
-        """What results call it."""
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """``moses``, or ``moses-de``."""
         return "moses" if self.language == "en" else f"moses-{self.language}"
 
     def separate(self, text: str) -> str:
@@ -60,12 +60,8 @@ class Moses(Words):
 class Penn(Words):
     """Separates words as the Penn Treebank does: ``is n't``, ``red-hot``, ``1,000``."""
 
+    name = "penn"
     version: ClassVar[str] = Moses.version
-
-    @property
-    def name(self) -> str:
-        """What results call it."""
-        return "penn"
 
     def separate(self, text: str) -> str:
         """The text with white space between its words, line by line."""

@@ -74,10 +74,7 @@ class WhiteSpace(Words):
     (1, 4)
     """
 
-    @property
-    def name(self) -> str:
-        """What results call it."""
-        return "none"
+    name = "none"
 
     def separate(self, text: str) -> str:
         """The text as it is."""

@@ -282,9 +282,9 @@ def test_the_error_says_what_is_wrong_with_a_text(tmp_path, cache_dir):
     refuse(r"text\.txt is not UTF-8: byte 0xe9 at byte offset 3, .* iconv ", file)
     folder = tmp_path / "folder"
     folder.mkdir()
-    refuse("folder has no text: .* It contains no file", folder)
+    refuse("folder must have one file for the train split: .* It has no file", folder)
     (folder / "thesis.docx").write_bytes(b"PK\x03\x04")
-    refuse(r"folder has no text: .* It contains thesis\.docx\. Save .* \.txt", folder)
+    refuse(r"folder must have .* It has thesis\.docx\. .* \.txt files", folder)
     assert entries(cache_dir) == []
 
 

@@ -92,10 +92,6 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--allow-unk", action="store_true", help="let <unk> be drawn")
     add("--device", default="auto", help="cpu, cuda, … (default: auto, cuda if there is one)")
     options = parser.parse_args(arguments)
-    if options.temperature == 0:
-        for name in ("top_k", "top_p", "seed", "num_samples"):
-            if getattr(options, name) != parser.get_default(name):
-                parser.error(f"--{name.replace('_', '-')} does nothing with --temperature 0")
     if options.seed is None:
         options.seed = secrets.randbelow(2**32)
     return options

@@ -18,7 +18,9 @@ from lmbench.errors import UserError
 from lmbench.run.targets import conf_dir
 
 NAMES = sorted(path.stem for path in (conf_dir() / "data/tokenizer").glob("*.yaml"))
-TEXT = "Mr. Ray isn't there.\n\n\"It's\t1,000 red-hot dogs,\" he said  \r\nnaïve 日本 <unk> ..."
+TEXT = (
+    "\x85a\u2028b. Mr. Ray isn't there.\n\n\"It's\t1,000 red-hot,\" he said  \r\nna日本 <unk> ..."
+)
 
 
 @pytest.fixture(params=[*NAMES, "moses-de"])

@@ -67,11 +67,6 @@ def test_a_line_has_the_same_words_wherever_it_stands():
             assert tokenizer.separate("\n".join([text] * 3)).split("\n") == [alone] * 3
 
 
-def test_lines_stay_lines():
-    assert Moses().cut("a.\n\nb,") == ["a", ".", "<eos>", "<eos>", "b", ","]
-    assert Moses().separate("a.\r\n\x85b\u2028c\n\n").count("\n") == 3
-
-
 def test_languages():
     assert Moses("fr").cut("l'homme d'État") == ["l'", "homme", "d'", "État"]
     assert Moses("de").cut("z.B. Nr. 5 ist da.") == ["z.B.", "Nr.", "5", "ist", "da", "."]

@@ -20,12 +20,3 @@ def test_every_length_of_text():
             for _ in range(5):
                 types, places = WhiteSpace().cut_block(block.encode())
                 assert [types[place] for place in places] == expected
-
-
-def test_text_from_words_is_the_inverse_of_cutting():
-    tokenizer = WhiteSpace()
-    for words, text in (("", ""), ("a b", "a b\n"), ("<eos> a <eos> <eos> b", "\na\n\nb\n")):
-        assert "".join(tokenizer.join(words.split())) == text
-        assert tokenizer.cut(text.removesuffix("\n")) == words.split()
-    parts = tokenizer.join(iter(["a", "b"]))
-    assert next(parts) == "a"  # as soon as it is drawn

@@ -51,6 +51,7 @@ class _LikeVocabulary(WhiteSpace):
     vocabulary: Vocabulary
     lowercase: bool
     drops_punctuation: bool
+    cut_block = Tokenizer.cut_block  # by its own method cut
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

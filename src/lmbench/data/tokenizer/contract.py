@@ -64,10 +64,6 @@ class Tokenizer(Protocol):
         """Length of a piece in the text that it was cut from, without white space."""
         return len(piece)
 
-    def num_written(self, piece: str) -> int:
-        """Characters of a piece in the tokenized text, with the white space that follows it."""
-        return len(piece)
-
     def fit(self, blocks: Iterable[bytes]) -> "Tokenizer":
         """The tokenizer of a corpus, which may learn from its training text, in blocks of UTF-8."""
         return self

@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Any, ClassVar
 from unicodedata import category, normalize
 
-from lmbench.data.tokenizer.words import Words
+from lmbench.data.tokenizer.words import WhiteSpace
 
 _CHINESE = "[\u3400-\u9fff\uf900-\ufaff]"
 _CURLY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
@@ -21,7 +21,7 @@ _NOT = re.compile(r" ?(n) '(t)(?!\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Moses(Words):
+class Moses(WhiteSpace):
     r"""Separates punctuation from words, with the conventions of WikiText.
 
     These are ``isn 't``, ``red @-@ tipped`` and ``1 @,@ 000``. Curly quotes become straight ones,
@@ -57,7 +57,7 @@ class Moses(Words):
 
 
 @dataclass(frozen=True)
-class Penn(Words):
+class Penn(WhiteSpace):
     """Separates words as the Penn Treebank does: ``is n't``, ``red-hot``, ``1,000``."""
 
     name = "penn"

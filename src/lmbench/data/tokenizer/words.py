@@ -13,14 +13,27 @@ from lmbench.data.tokenizer.contract import Tokenizer, Unit
 _JOINING = re.compile(r"@[-.,]@")
 
 
-class Words(Tokenizer):
-    """Separates the words of a text by white space, and cuts there as ``str.split`` does."""
+@dataclass(frozen=True)
+class WhiteSpace(Tokenizer):
+    r"""Words are what ``str.split`` gives: for text whose punctuation is separated.
 
+    Other tokenizers of words inherit from this one, and separate them first.
+
+    >>> tokenizer = WhiteSpace()
+    >>> tokenizer.cut("red @-@ hot .\n")
+    ['red', '@-@', 'hot', '.', '<eos>']
+    >>> list(tokenizer.join(["a", "b", "<eos>", "c"]))
+    ['a', ' b', '\n', 'c', '\n']
+    >>> tokenizer.num_characters("@-@")
+    1
+    """
+
+    name = "none"
     unit: ClassVar[Unit] = "word"
 
     def separate(self, text: str) -> str:
         """The text with white space between its words; its lines stay lines."""
-        raise NotImplementedError
+        return text
 
     def cut(self, text: str) -> list[str]:
         """The words of a text, ``<eos>`` at its line ends."""
@@ -55,27 +68,3 @@ class Words(Tokenizer):
     def num_characters(self, piece: str) -> int:
         """The length of a word in the text: that of WikiText's ``@-@`` is 1."""
         return 1 if _JOINING.fullmatch(piece) else len(piece)
-
-    def num_written(self, piece: str) -> int:
-        """The length of a word and of the space behind it; a line end is one line feed."""
-        return 1 if piece == self.eos else len(piece) + 1
-
-
-@dataclass(frozen=True)
-class WhiteSpace(Words):
-    r"""Words are what stands between white space: for text whose punctuation is separated.
-
-    >>> tokenizer = WhiteSpace()
-    >>> tokenizer.cut("red @-@ hot .\n")
-    ['red', '@-@', 'hot', '.', '<eos>']
-    >>> list(tokenizer.join(["a", "b", "<eos>", "c"]))
-    ['a', ' b', '\n', 'c', '\n']
-    >>> tokenizer.num_characters("@-@"), tokenizer.num_written("@-@")
-    (1, 4)
-    """
-
-    name = "none"
-
-    def separate(self, text: str) -> str:
-        """The text as it is."""
-        return text

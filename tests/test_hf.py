@@ -94,7 +94,7 @@ def test_words_are_those_of_the_vocabulary(hf: ModuleType):
     assert like_words.decode([4, 2, 3]) == "it isn 't"
     assert (raw.vocab_size, len(raw), raw.pad_token_id) == (6, 7, 6)
     assert raw.get_vocab() == {**vocabulary.ids, "<pad>": 6}
-    with pytest.raises(ValueError, match="tokenizer must be none"):
+    with pytest.raises(ValueError, match="tokenizer must be one of"):
         hf.WordTokenizer(vocabulary, "bert")
     without = hf.WordTokenizer(Vocabulary(("<eos>", "it")))
     with pytest.raises(UserError, match="'dog': not among the 2 words"):

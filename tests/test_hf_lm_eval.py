@@ -11,7 +11,7 @@ import torch
 
 import lmbench
 from lmbench.data.minimal_pairs import read_pairs
-from lmbench.data.words import WordSplitter
+from lmbench.data.tokenizer.choice import tokenizer_for
 from lmbench.evaluation.minimal_pairs import evaluate_pairs
 
 pytest.importorskip("lm_eval")
@@ -72,6 +72,6 @@ def test_a_task_of_minimal_pairs_has_the_accuracy_of_evaluate(run_dir: Path, tmp
         "metric_list": [{"metric": "acc"}],
     }
     found = lm_eval.simple_evaluate(LMBench(run_dir, device="cpu"), tasks=[task])
-    splitter = WordSplitter.of(loaded.vocabulary, "auto")
-    expected, _ = evaluate_pairs(loaded.model, splitter, read_pairs(path), of_run={})
+    tokenizer = tokenizer_for(loaded.vocabulary, "auto")
+    expected, _ = evaluate_pairs(*loaded, tokenizer, read_pairs(path), of_run={})
     assert found["results"]["pairs"]["acc,none"] == expected["accuracy"]

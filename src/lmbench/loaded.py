@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from lmbench.data.vocabulary import EOS, Vocabulary
-from lmbench.data.words import WordSplitter, num_characters
+from lmbench.data.tokenizer.choice import tokenizer_for
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.surprisal import score_sentences, score_stream
-from lmbench.evaluation.text import encode_text, pieces, sample_words
+from lmbench.evaluation.text import encode_text, sample_words
 from lmbench.model import LanguageModel
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Loaded(NamedTuple):
             text: One sentence per line; a last line without a line end is given one.
             stream: Whether the text is read in one stream, as the standard evaluation reads a
                 split. Otherwise each sentence is read by itself, after an ``<eos>``.
-            tokenizer: How the text is split into words, see
-                :meth:`lmbench.data.words.WordSplitter.of`.
+            tokenizer: Name of what cuts the text, see
+                :func:`lmbench.data.tokenizer.choice.tokenizer_for`.
 
         Returns:
             One row per word, in the order of the text: ``word``, as the tokenizer leaves it;
@@ -72,9 +72,10 @@ class Loaded(NamedTuple):
 
         if text and not text.endswith("\n"):
             text += "\n"
-        words = WordSplitter.of(self.vocabulary, tokenizer).words(text)
-        ids = self.vocabulary.encode([EOS, *words])
-        is_end = np.array([word == EOS for word in words], bool)
+        cutter = tokenizer_for(self.vocabulary, tokenizer)
+        words = cutter.cut(text)
+        ids = self.vocabulary.encode([cutter.eos, *words])
+        is_end = np.array([word == cutter.eos for word in words], bool)
         ends = np.flatnonzero(is_end) + 1
         starts = np.append(0, ends[:-1])[: len(ends)]
         with progress_of("scoring", len(words)) as on_window:
@@ -91,7 +92,7 @@ class Loaded(NamedTuple):
                 "word": pd.array(words, "str"),
                 "sentid": sentence,
                 "sentpos": position,
-                "wlen": [num_characters(word) for word in words],
+                "wlen": [cutter.num_characters(word) for word in words],
                 "surp": scores.surprisal,
                 "entropy": scores.entropy,
                 "entred": np.where(position == 0, 0.0, reduction),
@@ -143,5 +144,6 @@ class Loaded(NamedTuple):
             allow_unk=allow_unk,
         )
         words = list(islice(drawn, num_tokens))
-        text = "".join(pieces(words))  # which ends with a line end for the terminal
-        return text if words[-1:] == [EOS] else text.removesuffix("\n")
+        tokenizer = self.vocabulary.tokenizer
+        text = "".join(tokenizer.join(words))  # which ends its last line
+        return text if words[-1:] == [tokenizer.eos] else text.removesuffix("\n")

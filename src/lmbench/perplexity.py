@@ -3,6 +3,9 @@
 import math
 from typing import NamedTuple
 
+IGNORE_INDEX = -100
+"""Target of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
+
 
 class Score(NamedTuple):
     """What a model scored on a text, or on some of its targets."""

@@ -17,6 +17,7 @@ from small import change_words, exact_log_probs
 import lmbench
 from lmbench.cli import generate, score
 from lmbench.data.columns import EvaluationSettings
+from lmbench.data.tokenizer.moses import Moses
 from lmbench.errors import UserError
 from lmbench.evaluation.reading import read_stream
 
@@ -42,7 +43,7 @@ def text(run_dirs: list[Path]) -> str:
 
 def test_a_closed_stdin_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdin", None)  # as Python does
-    with pytest.raises(UserError, match=r"^stdin is closed"):
+    with pytest.raises(UserError, match=r"^stdin is empty"):
         score._text("-")
     assert generate._prompt(Namespace(prompt=None)) == ""
 
@@ -226,7 +227,7 @@ def test_models_that_split_a_text_differently_are_refused(
         model, vocabulary = load(folder, **options)
         if folder == run_dirs[1]:
             words = (*vocabulary.words[:-2], "a", ".")
-            vocabulary = type(vocabulary)(words, "moses")
+            vocabulary = type(vocabulary)(words, Moses())
         else:
             vocabulary = type(vocabulary)((*vocabulary.words[:-1], "a."))
         return type(load(folder))(model, vocabulary)
@@ -264,7 +265,10 @@ def test_options_may_stand_anywhere():
         ([".", "-", f"--output={os.devnull}"], f"--output {os.devnull} is not a file; leave it"),
         ([".", "a.txt", "--output=./a.txt"], "--output a.txt is what is to be scored"),
         ([".", "-", f"--output={'x' * 300}/a"], "there is no folder xxx"),
-        ([".", "-", "--tokenizer=bert"], "--tokenizer must be none, penn, moses, or moses-"),
+        (
+            [".", "-", "--tokenizer=bert"],
+            "--tokenizer: tokenizer must be one of auto, moses, none, penn",
+        ),
         ([".", "-", "--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )

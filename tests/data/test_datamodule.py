@@ -9,6 +9,8 @@ from trainings import windows_of
 from lmbench.data.batching import TrainingWindows
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
+from lmbench.data.tokenizer.choice import plain_tokenizer
+from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
@@ -134,7 +136,8 @@ def test_a_checkpoint_knows_its_corpus():
     datamodule = make_datamodule()
     state = datamodule.state_dict()
     sha256 = datamodule.corpus.sha256
-    assert state == {"sha256": sha256, "words": ["a", "b"], "tokenizer": "none"}
+    tokenizer = plain_tokenizer(WhiteSpace())
+    assert state == {"sha256": sha256, "words": ["a", "b"], "tokenizer": tokenizer}
 
 
 @pytest.mark.parametrize("other", [{"num_train": 399}, {"first_word": "c"}])

@@ -84,7 +84,7 @@ def test_the_split_depends_on_the_content_alone(tmp_path: Path):
 def test_articles_in_files_of_their_own_keep_their_borders(tmp_path: Path, before: str):
     files = [f"{before}= Title {n} =\n\n{'text ' * (1 + n % 7)}\n" for n in range(120)]
     write(tmp_path / "files", files)
-    corpus = load_text(tmp_path / "files", cache_dir=tmp_path / "cache", tokenizer="none")
+    corpus = load_text(tmp_path / "files", cache_dir=tmp_path / "cache")
     starts = [article_starts(getattr(corpus, name), corpus.vocabulary) for name in SHARES]
     assert sum(len(those) for those in starts if those is not None) == 120
     num_tokens = sum(len(text.strip("\ufeff").split()) + text.count("\n") for text in files)
@@ -112,7 +112,7 @@ def test_titles_are_still_titles_where_the_ends_are_cut_off(tmp_path: Path):
         lines = paragraphs(12, f"a{number}")
         articles.append(f" \n = Title {number} = \n \n" + "".join(f" {line} \n" for line in lines))
     (path,) = write(tmp_path / "one", ["".join(articles)])
-    corpus = load_text(path, cache_dir=tmp_path / "cache", tokenizer="none")
+    corpus = load_text(path, cache_dir=tmp_path / "cache")
     assert "end of each of its 60" in corpus.notes[0]
     starts = article_starts(corpus.train, corpus.vocabulary)
     assert starts is not None

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from trainings import windows_of
 
 from lmbench.data.batching import TrainingWindows
-from lmbench.data.columns import AWD_LSTM_LM_COLUMNS, IGNORE_INDEX, columns_for_training
+from lmbench.data.columns import AWD_LSTM_LM_COLUMNS, columns_for_training
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
+from lmbench.perplexity import IGNORE_INDEX
 
 STARTS = {"train": 0, "valid": 10_000, "test": 20_000}  # of ids that are positions
 

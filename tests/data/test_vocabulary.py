@@ -5,6 +5,7 @@ import pytest
 from texts import limited
 
 from lmbench.data import vocabulary
+from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary, limit_vocabulary
 from lmbench.errors import UserError
 
@@ -71,7 +72,7 @@ def test_limit_against_counting(with_unk, min_count, max_size):
         tokens[100] = UNK
     counts = Counter(tokens)
     vocabulary, new_ids = limit_vocabulary(
-        list(counts), np.array(list(counts.values())), min_count, max_size
+        list(counts), np.array(list(counts.values())), min_count, max_size, WhiteSpace()
     )
     expected = limited(tokens, min_count, max_size)
     assert vocabulary.words == tuple(dict.fromkeys(expected))
@@ -81,6 +82,6 @@ def test_limit_against_counting(with_unk, min_count, max_size):
 
 def test_among_equally_frequent_words_the_first_to_appear_stay():
     words = ["c", "b", EOS, "a"]
-    vocabulary, new_ids = limit_vocabulary(words, np.array([1, 1, 5, 1]), 1, 3)
+    vocabulary, new_ids = limit_vocabulary(words, np.array([1, 1, 5, 1]), 1, 3, WhiteSpace())
     assert vocabulary.words == ("c", UNK, EOS)
     assert new_ids.tolist() == [0, 1, 2, 1]

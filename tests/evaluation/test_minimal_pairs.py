@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from lmbench.data.minimal_pairs import Pair, PairSet
+from lmbench.data.tokenizer.auto import Auto
+from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.data.words import WordSplitter
 from lmbench.errors import UserError
 from lmbench.evaluation.minimal_pairs import evaluate_pairs, show_pairs, write_pairs
 from lmbench.evaluation.surprisal import sentence_surprisals
@@ -55,12 +56,13 @@ PAIRS = pairs_of(
 
 
 def evaluate(model: LanguageModel, vocabulary: Vocabulary, pairs: PairSet):
-    return evaluate_pairs(model, WordSplitter.of(vocabulary, "auto"), pairs, of_run=OF_RUN)
+    tokenizer = Auto().fit_vocabulary(vocabulary)
+    return evaluate_pairs(model, vocabulary, tokenizer, pairs, of_run=OF_RUN)
 
 
 def test_counts(vocabulary: Vocabulary):
     results, scores = evaluate_pairs(
-        unigram_model(vocabulary), WordSplitter.of(vocabulary, "none"), PAIRS, of_run=OF_RUN
+        unigram_model(vocabulary), vocabulary, WhiteSpace(), PAIRS, of_run=OF_RUN
     )
     assert results["accuracy"] == 0.5
     counts = {"num_pairs": 6, "num_correct": 3, "num_ties": 2}
@@ -88,11 +90,11 @@ def test_counts(vocabulary: Vocabulary):
 def test_sentences_are_tokenized_and_lowercased_like_the_vocabulary(vocabulary: Vocabulary):
     pairs = pairs_of(("a isn't b", "a isn't a", "p"))
     results, scores = evaluate(unigram_model(vocabulary), vocabulary, pairs)
-    assert results["pairs"]["tokenizer"] == "penn"
+    assert results["pairs"]["tokenizer"] == "penn, without unknown punctuation"
     assert scores.good[0] == pytest.approx(-math.log2(0.4 * 0.03 * 0.02 * 0.3), rel=1e-6)
     lower = Vocabulary(tuple(word.lower() for word in PROBABILITIES))
     results, scores = evaluate(unigram_model(lower), lower, pairs_of(("A b", "A A", "p")))
-    assert results["pairs"]["lowercase"]
+    assert results["pairs"]["tokenizer"].startswith("penn, lower case")
     assert scores.good[0] == pytest.approx(-math.log2(0.4 * 0.3), rel=1e-6)
     assert not scores.has_unknown.any()
 
@@ -114,11 +116,11 @@ def test_probabilities_are_those_of_sentences_without_their_end():
 
 def test_a_sentence_of_which_no_word_is_left_is_refused(vocabulary: Vocabulary):
     """It would be certain, and so correct."""
-    splitter = WordSplitter(vocabulary, "penn", drops_punctuation=True)
+    tokenizer = Auto().fit_vocabulary(vocabulary)
     pairs = pairs_of(("a", "b", "p"), ("!", "a b", "p"))
     message = "No word is left to read in one of '!' and 'a b'"
     with pytest.raises(UserError, match=re.escape(message)):
-        evaluate_pairs(unigram_model(vocabulary), splitter, pairs, of_run=OF_RUN)
+        evaluate_pairs(unigram_model(vocabulary), vocabulary, tokenizer, pairs, of_run=OF_RUN)
 
 
 def test_sentences_without_words_have_no_surprisal(vocabulary: Vocabulary):
@@ -130,7 +132,7 @@ def test_sentences_without_words_have_no_surprisal(vocabulary: Vocabulary):
 
 def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFixture):
     results, scores = evaluate_pairs(
-        unigram_model(vocabulary), WordSplitter.of(vocabulary, "none"), PAIRS, of_run=OF_RUN
+        unigram_model(vocabulary), vocabulary, WhiteSpace(), PAIRS, of_run=OF_RUN
     )
     write_pairs(results, scores, PAIRS, tmp_path)
     names = {f"minimal_pairs-my_pairs.{end}" for end in ("json", "parquet")}

@@ -258,7 +258,7 @@ def test_a_novel(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for part in ("split: the end of the text", "data.tokenizer=none", "270 words"):
         assert part in caplog.text
     _, vocabulary = lmbench.load(tmp_path / "run")
-    assert vocabulary.tokenizer == "moses"
+    assert vocabulary.tokenizer.name == "moses"
     ids, unknown = encode_text("It wasn't red-hot.", vocabulary)
     assert len(ids) == 8
     assert not unknown

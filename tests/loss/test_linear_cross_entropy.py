@@ -7,13 +7,13 @@ from torch.nn import functional
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmbench.data.columns import IGNORE_INDEX
 from lmbench.loss import linear_cross_entropy as module
 from lmbench.loss.linear_cross_entropy import (
     autocast_dtype,
     linear_cross_entropy,
     mixture_cross_entropy,
 )
+from lmbench.perplexity import IGNORE_INDEX
 
 N, H, V = 12, 5, 11
 ROW = V * 8  # bytes of one token's logits in float64

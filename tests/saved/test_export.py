@@ -11,9 +11,11 @@ import torch
 from safetensors.numpy import load_file
 
 import lmbench
+from lmbench.data.tokenizer.choice import plain_tokenizer
+from lmbench.data.tokenizer.moses import Moses
 from lmbench.errors import UserError
 from lmbench.instantiate.model import build_saved
-from lmbench.saved.checkpoint import DATA, read_run_model
+from lmbench.saved.checkpoint import DATA, FORMAT, FORMAT_KEY, read_run_model
 from lmbench.saved.export import read_export, require_free, write_export
 
 MODELS = (
@@ -81,7 +83,7 @@ def test_what_is_in_the_folder(folder: Path):
     assert len(words) == 41
     assert "<eos>" in words
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    assert config["format_version"] == 1
+    assert config["format_version"] == 2
     assert config["model"]["core"]["_target_"] == "lmbench.model.core.LSTM"
     assert config["corpus"]["name"] == "synthetic"
     assert len(config["corpus"]["sha256"]) == 64
@@ -91,12 +93,15 @@ def test_the_tokenizer_is_exported_with_the_words(make_run: Callable[..., Path],
     run_dir = make_run()
     path = run_dir / "checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    for tokenizer in ("moses", "moses-de", "none"):
-        checkpoint[DATA]["tokenizer"] = tokenizer
+    for number, choice in ((FORMAT, plain_tokenizer(Moses("de"))), (1, "moses-de")):
+        checkpoint[FORMAT_KEY], checkpoint[DATA]["tokenizer"] = number, choice
         torch.save(checkpoint, path)
-        output = write(run_dir, tmp_path / f"export {tokenizer}")
-        loaded = [lmbench.load(folder) for folder in (run_dir, output)]
-        assert [one.vocabulary.tokenizer for one in loaded] == [tokenizer] * 2
+        output = write(run_dir, tmp_path / f"export {number}")
+        config = json.loads((output / "config.json").read_text("utf-8"))
+        config["format_version"], config["corpus"]["tokenizer"] = number, choice
+        (output / "config.json").write_text(json.dumps(config))
+        for folder in (run_dir, output):
+            assert lmbench.load(folder).vocabulary.tokenizer == Moses("de")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.json", "config.json"])
@@ -121,7 +126,7 @@ def test_a_file_that_is_cut_off_changed_or_missing(folder: Path, name: str):
 @pytest.mark.parametrize(
     ("key", "value", "part"),
     [
-        ("format_version", 2, "format 2"),
+        ("format_version", 3, "format 3"),
         ("corpus", {}, "config.json is damaged"),
         ("sha256", {}, "config.json is damaged"),
     ],

@@ -19,7 +19,7 @@ from lmbench.files import is_folder
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.run.config import read_run_config, set_value
 from lmbench.run.directory import quoted
-from lmbench.run.targets import MODEL_PLACES, conf_dir
+from lmbench.run.targets import DATA_PLACES, MODEL_PLACES, conf_dir
 from lmbench.terminal.printing import printable, printing
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def evaluate(config: DictConfig, name: str) -> float:
         given = ",".join(map(str, splits))
         raise UserError(f"split={given} must be valid, test or valid,test.")
     run_dir = Path(str(config.run))  # a sweep's job has a number for a name
-    run_config = read_run_config(run_dir, (*MODEL_PLACES, "data"))
+    run_config = read_run_config(run_dir, (*MODEL_PLACES, *DATA_PLACES))
     if not os.access(run_dir, os.W_OK):
         raise UserError(
             f"{run_dir} cannot be written to, and results belong there. Copy the run to a folder "
@@ -111,7 +111,7 @@ def _evaluate_pairs(
     run_dir: Path,
 ) -> float:
     from lmbench.data.minimal_pairs import read_pairs
-    from lmbench.data.words import WordSplitter
+    from lmbench.data.tokenizer.choice import tokenizer_for
     from lmbench.evaluation import minimal_pairs
     from lmbench.instantiate.arguments import require_type
 
@@ -124,11 +124,11 @@ def _evaluate_pairs(
     tokenizer = node.get("tokenizer")
     require_type("evaluation.tokenizer", tokenizer, str | None)
     try:
-        splitter = WordSplitter.of(vocabulary, tokenizer)
+        cutter = tokenizer_for(vocabulary, tokenizer)
     except ValueError as error:
         raise UserError(f"evaluation.{error}.") from error
     pairs = read_pairs(Path(str(node["pairs"])))
-    results, scores = minimal_pairs.evaluate_pairs(model, splitter, pairs, of_run=of_run)
+    results, scores = minimal_pairs.evaluate_pairs(model, vocabulary, cutter, pairs, of_run=of_run)
     try:
         with printing(f" The results are in {run_dir}."):
             minimal_pairs.show_pairs(results)

@@ -21,8 +21,8 @@ def export(run_dir: Path, output: Path, *, overwrite: bool) -> None:
     """
     # Slow imports stay out of ``--help``.
     from lmbench.instantiate.model import build_saved
-    from lmbench.report.card import model_card
     from lmbench.run.config import read_run_config
+    from lmbench.saved.card import model_card
     from lmbench.saved.checkpoint import read_run_model
     from lmbench.saved.export import write_export
 

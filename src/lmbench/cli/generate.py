@@ -11,7 +11,7 @@ from pathlib import Path
 import lmbench
 from lmbench.cli.command import VERSION, run_command
 from lmbench.machine import device_of, set_matmul_precision, set_up_threads
-from lmbench.terminal.printing import printing, tell
+from lmbench.terminal.printing import printable, printing, tell
 
 
 def generate(options: Namespace) -> None:
@@ -24,7 +24,6 @@ def generate(options: Namespace) -> None:
     set_up_threads()
     import torch
 
-    from lmbench.data.vocabulary import UNK
     from lmbench.evaluation import text
 
     device = device_of(options.device)
@@ -37,7 +36,7 @@ def generate(options: Namespace) -> None:
         names = ", ".join(map(text.shown, islice(unknown, 20)))
         most = 2 * unknown.total() >= len(ids)
         known = f". Words that it knows: {vocabulary.examples}" if most else ""
-        tell(f"Read as {UNK}: {names}{more}{known}")
+        tell(f"Read as {vocabulary.tokenizer.unk}: {names}{more}{known}")
     generator = torch.Generator().manual_seed(options.seed)
     if options.temperature > 0:
         tell(f"--seed {options.seed}")
@@ -49,8 +48,8 @@ def generate(options: Namespace) -> None:
                 print(f"--- {number} of {options.num_samples}")
             words = text.sample_words(model, vocabulary, prompt, generator, **choices)
             new = islice(words, options.num_tokens)
-            for piece in text.pieces(chain(vocabulary.decode(ids[1:]), new)):
-                print(piece, end="", flush=True)
+            for part in vocabulary.tokenizer.join(chain(vocabulary.decode(ids[1:]), new)):
+                print("\n".join(map(printable, part.split("\n"))), end="", flush=True)
 
 
 def _prompt(options: Namespace) -> str:
@@ -59,7 +58,7 @@ def _prompt(options: Namespace) -> str:
         return options.prompt
     if sys.stdin is None or sys.stdin.isatty():  # None: closed
         return ""
-    from lmbench.data.tokenization import read_blocks
+    from lmbench.data.text_files import read_blocks
 
     return b"".join(read_blocks(sys.stdin.buffer, "stdin")).decode()
 
@@ -93,10 +92,6 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("--allow-unk", action="store_true", help="let <unk> be drawn")
     add("--device", default="auto", help="cpu, cuda, … (default: auto, cuda if there is one)")
     options = parser.parse_args(arguments)
-    if options.temperature == 0:
-        for name in ("top_k", "top_p", "seed", "num_samples"):
-            if getattr(options, name) != parser.get_default(name):
-                parser.error(f"--{name.replace('_', '-')} does nothing with --temperature 0")
     if options.seed is None:
         options.seed = secrets.randbelow(2**32)
     return options

@@ -2,17 +2,17 @@
 
 import argparse
 import csv
+import io
 import math
 import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lmbench
 from lmbench.cli.command import VERSION, run_command
-from lmbench.data.words import require_tokenizer
 from lmbench.errors import UserError
 from lmbench.files import exists, is_folder, replacing
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
@@ -70,12 +70,11 @@ def score(options: Namespace) -> None:
 
 
 def _text(name: str) -> str:
-    from lmbench.data.tokenization import read_blocks
+    from lmbench.data.text_files import read_blocks
 
-    if name == "-" and sys.stdin is None:
-        raise UserError("stdin is closed: there is nothing to score.")
-    file = sys.stdin.buffer if name == "-" else Path(name)
-    name = "stdin" if name == "-" else name
+    file: Any = Path(name)
+    if name == "-":
+        file, name = (sys.stdin.buffer if sys.stdin else io.BytesIO()), "stdin"  # None: closed
     text = b"".join(read_blocks(file, name)).decode()
     if not text:
         raise UserError(f"{name} is empty: there is nothing to score.")
@@ -144,7 +143,7 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
     add("paths", metavar="DIR … FILE …", nargs="+", help="runs or exports, then texts; - for stdin")
     add("--stream", action="store_true", help="read each text as one stream, like a split")
     help_tokenizer = (
-        "how words are separated: none, moses, moses-de, penn; auto: for raw text, as the "
+        "how words are separated: none, moses, moses-de, penn, …; auto: for raw text, as the "
         "vocabulary suggests (default: as lmbench separated the training text, if it did)"
     )
     add("--tokenizer", metavar="NAME", help=help_tokenizer)
@@ -164,11 +163,13 @@ def parse_options(arguments: Sequence[str]) -> Namespace:
         parser.error(f"{options.paths[0]} is not a folder: name a run or an export first")
     if not options.files:
         parser.error("name a text to score after the runs, or - for stdin")
-    if options.tokenizer not in (None, "auto"):
+    if options.tokenizer is not None:
+        from lmbench.data.tokenizer.choice import make_tokenizer
+
         try:
-            require_tokenizer(options.tokenizer)
+            make_tokenizer(options.tokenizer)
         except ValueError as error:
-            parser.error(f"--{error}; or auto, for raw text")
+            parser.error(f"--tokenizer: {error}")
     if (output := options.output) is not None:
         if output.suffix == ".csv":
             parser.error(f"--output {output}: the table is separated by tabs; name it .tsv")

@@ -46,9 +46,11 @@ def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
     inner = {re.split(r"[.\[]", x[len(key) + 1 :])[0] for x in keys if x.startswith(f"{key}.")}
     if inner := sorted(inner - {"_target_"}):  # its value has a key that it lacks
         return f"{key} has the keys {', '.join(inner)}. Set one: {key}.{inner[0]}=…"
-    group = key.partition(".")[0]
+    dotted = key.replace("/", ".")
+    group = dotted.partition(".")[0]
     for path in sorted((conf_dir() / group).glob("*.yaml")):
-        if key in _keys([f"{group}={path.stem}"], config_name):
+        keys_there = _keys([f"{group}={path.stem}"], config_name)
+        if any(f"{other}.".startswith(f"{dotted}.") for other in keys_there):
             there_is = f"There is no key {key} here, but there is with {group}={path.stem}."
             return f"{there_is}{_plus_signs(key, arguments)}"
     meant = [] if key.endswith("._target_") else similar(key, keys)  # a callback of one's own

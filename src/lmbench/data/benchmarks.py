@@ -10,8 +10,9 @@ from typing import Any
 
 from lmbench.data.corpus import FORMAT, Corpus, load_text, open_corpus, write_words
 from lmbench.data.disk_cache import load_or_build
+from lmbench.data.encoding import write_ids
 from lmbench.data.text_files import FILE_NAMES
-from lmbench.data.tokenization import write_ids
+from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.errors import UserError
 
 
@@ -23,6 +24,8 @@ class Benchmark:
         title: What error messages call it.
         folder: Its folder in ``$LMBENCH_DATA_DIR``.
         counts: Tokens of ``train``, ``valid`` and ``test``, ``<eos>`` included, and ``types``.
+        about: What model cards say about it: source, content and licence.
+        language: Code of its language.
         hub: Its repository and configuration on the Hugging Face hub, with a line of text in each
             row; None if it is not there.
     """
@@ -30,6 +33,8 @@ class Benchmark:
     title: str
     folder: str
     counts: Mapping[str, int]
+    about: str
+    language: str = "en"
     hub: tuple[str, str] | None = None
 
     @property
@@ -43,12 +48,17 @@ class Benchmark:
         )
 
 
+_WIKIPEDIA = (
+    "(Merity et al. 2016, arXiv 1609.07843): good and featured articles of the English Wikipedia, "
+    "under the Creative Commons licence with share-alike (CC BY-SA)."
+)
+
 BENCHMARKS = {
-    # Merity et al. 2016 (arXiv 1609.07843).
     "wikitext2": Benchmark(
         "WikiText-2",
         folder="wikitext-2",
         counts={"train": 2_088_628, "valid": 217_646, "test": 245_569, "types": 33_278},
+        about=f"WikiText-2 {_WIKIPEDIA}",
         hub=("Salesforce/wikitext", "wikitext-2-v1"),
     ),
     # Its valid and test are those of WikiText-2.
@@ -56,13 +66,16 @@ BENCHMARKS = {
         "WikiText-103",
         folder="wikitext-103",
         counts={"train": 103_227_021, "valid": 217_646, "test": 245_569, "types": 267_735},
+        about=f"WikiText-103 {_WIKIPEDIA}",
         hub=("Salesforce/wikitext", "wikitext-103-v1"),
     ),
-    # As Mikolov et al. 2010 prepared it: 10,000 types, no case, no digits.
     "penn_treebank": Benchmark(
         "the Penn Treebank",
         folder="penn-treebank",
         counts={"train": 929_589, "valid": 73_760, "test": 82_430, "types": 10_000},
+        about="The Penn Treebank as Mikolov et al. 2010 prepared it, without case and digits: Wall "
+        "Street Journal text of 1989. Its text is licensed by the Linguistic Data Consortium, and "
+        "not free.",
     ),
 }
 """The corpora that :func:`load_benchmark` knows, by name."""
@@ -81,9 +94,8 @@ def load_benchmark(
 
     Raises:
         ValueError: ``name`` is not one of :data:`BENCHMARKS`.
-        UserError: As for ``load_text``; without a path, ``$LMBENCH_DATA_DIR`` is not a folder, or
-            the hub lacks the corpus or cannot be reached; the corpus does not have the published
-            numbers of tokens and types.
+        UserError: As for ``load_text``; without a path, the hub lacks the corpus or cannot be
+            reached; the corpus does not have the published numbers of tokens and types.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"name must be one of {', '.join(BENCHMARKS)}, not {name!r}")
@@ -91,9 +103,9 @@ def load_benchmark(
     data_dir = os.environ.get("LMBENCH_DATA_DIR")
     if path is None and data_dir:
         root = Path(data_dir).expanduser()
-        if not root.is_dir():
-            raise UserError(f"LMBENCH_DATA_DIR={data_dir} is not a folder. Change or unset it.")
-        path = root / benchmark.folder if (root / benchmark.folder).is_dir() else None
+        folder = root / benchmark.folder
+        # If the variable names no folder, load_text says so.
+        path = folder if folder.is_dir() or not root.is_dir() else None
     if path is not None:
         corpus = load_text(path, name=name, cache_dir=cache_dir, min_count=1)
         _check_counts(corpus, benchmark, str(path))
@@ -107,13 +119,13 @@ def load_benchmark(
 
     def build(folder: Path) -> None:
         text = _text_from_hub(benchmark, repository, configuration)
-        vocabulary, _ = write_ids(folder, text, source=source, min_count=1)
+        vocabulary, _ = write_ids(folder, text, WhiteSpace(), source=source, min_count=1)
         corpus = write_words(folder, vocabulary)
         _check_counts(corpus, benchmark, source)
 
     # By name, not content: the counts have been checked, and the hub is not asked a second time.
     key = hashlib.sha256(f"{FORMAT} {source}".encode()).hexdigest()
-    load = partial(open_corpus, name=name)
+    load = partial(open_corpus, name=name, tokenizer=WhiteSpace())
     return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
 
 

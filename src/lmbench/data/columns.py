@@ -13,9 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lmbench.errors import UserError
-
-IGNORE_INDEX = -100
-"""Target of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
+from lmbench.perplexity import IGNORE_INDEX
 
 PROTOCOLS = ("standard", "awd_lstm_lm")
 """Ways of reading valid and test: see :class:`EvaluationSettings`."""

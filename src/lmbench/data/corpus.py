@@ -2,25 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lmbench.data.disk_cache import load_or_build
 from lmbench.data.documents import joined, split_documents
-from lmbench.data.text_files import find_files
-from lmbench.data.tokenization import SPLITS, read_blocks, write_ids
-from lmbench.data.vocabulary import UNK, Vocabulary
-from lmbench.data.words import NONE, require_tokenizer, separate, version_of
+from lmbench.data.encoding import write_ids
+from lmbench.data.text_files import SPLITS, find_files, read_blocks
+from lmbench.data.tokenizer.choice import make_tokenizer, plain_tokenizer
+from lmbench.data.tokenizer.contract import Tokenizer
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 
 SHARE = 0.05
 """Default fraction of a text without splits that becomes ``valid``, and ``test``."""
 
-FORMAT = 11  # part of every cache key: raise it when the files of a cached corpus change
+FORMAT = 12  # part of every cache key: raise it when the files of a cached corpus change
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ def load_text(
     *,
     name: str = "text",
     cache_dir: str | Path | None = None,
-    tokenizer: str = NONE,
+    tokenizer: Tokenizer | Mapping[str, Any] | str = "none",
     min_count: int | None = None,
     max_size: int | None = None,
     valid_share: float = SHARE,
@@ -99,9 +101,8 @@ def load_text(
             these.
         name: Name of the corpus in results.
         cache_dir: Where the ids are cached, by content; see ``load_or_build``.
-        tokenizer: What splits a line into words: ``none`` for ``str.split``, ``moses`` for running
-            text (:mod:`lmbench.data.words`); ``auto`` for ``none`` if the training text has
-            ``<unk>``, as prepared corpora do, else ``moses``.
+        tokenizer: What cuts the text; or its name or config node, see
+            :func:`lmbench.data.tokenizer.choice.make_tokenizer`.
         min_count: Words rarer than this in the training split become ``<unk>``. None for 1 if that
             split already has ``<unk>``, else 2.
         max_size: Largest vocabulary; see ``limit_vocabulary``.
@@ -111,8 +112,7 @@ def load_text(
     Raises:
         ValueError: An argument is not an allowed value, or is out of range.
         UserError: A file is missing, ambiguous, empty, not UTF-8, too small to be split, or changes
-            while it is read; a split text is to be split otherwise; there are unknown words and no
-            ``<unk>``; the cache cannot be written.
+            while it is read; there are unknown words and no ``<unk>``; the cache cannot be written.
     """
     if min_count is not None and min_count < 1:
         raise ValueError(f"min_count must be 1 or more, not {min_count}")
@@ -121,77 +121,75 @@ def load_text(
     for option, share in (("valid_share", valid_share), ("test_share", test_share)):
         if not 0 < share < 0.5:
             raise ValueError(f"{option} must be more than 0 and less than 0.5, not {share}")
-    if tokenizer != "auto":
-        require_tokenizer(tokenizer)
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = make_tokenizer(tokenizer)
     files = find_files(Path(path).expanduser())
-    is_split = isinstance(files, dict)
-    if is_split and (valid_share, test_share) != (SHARE, SHARE):
-        raise UserError(
-            f"{path} is split already, so data.valid_share and data.test_share have no effect. "
-            "Leave them out."
-        )
     paths = list(files.values()) if isinstance(files, dict) else files
-    hashes, with_unk = _read_through(paths)
-    if tokenizer == "auto":
-        tokenizer = NONE if (with_unk[0] if is_split else any(with_unk)) else "moses"
+    hashes = list(map(_hash, paths))
     limits = {"min_count": min_count, "max_size": max_size}
     shares = {"train": 1 - valid_share - test_share, "valid": valid_share, "test": test_share}
-    options = (limits, tokenizer, version_of(tokenizer), None if is_split else shares)
+    options = (limits, plain_tokenizer(tokenizer), tokenizer.version, shares)
     key = hashlib.sha256(repr((FORMAT, options, hashes)).encode()).hexdigest()
 
     def build(folder: Path) -> None:
         notes = []
         if isinstance(files, dict):
-            blocks = {split: read_blocks(file) for split, file in files.items()}
+            read = {split: partial(read_blocks, file) for split, file in files.items()}
+            if (valid_share, test_share) != (SHARE, SHARE):
+                notes.append(f"{path} is split already: valid_share and test_share do nothing")
         else:
             pieces, how = split_documents(files, shares, source=str(path))
-            blocks = {split: joined(pieces[split]) for split in SPLITS}
+            read = {split: partial(joined, pieces[split]) for split in SPLITS}
             notes.append(how)
-        if tokenizer != NONE:
-            blocks = {split: _separated(blocks[split], tokenizer) for split in SPLITS}
-            notes.append(
-                f"punctuation is separated (data.tokenizer={tokenizer}); use data.tokenizer=none "
-                "for text in which it already is"
-            )
-        vocabulary, of_words = write_ids(folder, blocks, source=str(path), **limits)
+        fitted = tokenizer.fit(read["train"]())
+        if fitted.name != tokenizer.name:
+            chosen = f"data.tokenizer={tokenizer.name} chose {fitted.name}"
+            notes.append(f"{chosen}; data.tokenizer=none leaves words as they are")
+        blocks = {split: read[split]() for split in SPLITS}
+        vocabulary, of_words = write_ids(folder, blocks, fitted, source=str(path), **limits)
         write_words(folder, vocabulary, [*notes, *of_words])
-        if _read_through(paths)[0] != hashes:  # the cache would keep it under the wrong key
+        if list(map(_hash, paths)) != hashes:  # the cache would keep it under the wrong key
             raise UserError(f"{path} changed while it was read. Start again when it is complete.")
 
     load = partial(open_corpus, name=name, tokenizer=tokenizer)
     return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
 
 
-def _read_through(files: Iterable[Path]) -> tuple[list[str], list[bool]]:
-    """The hash of each file's text, and whether it has ``<unk>``."""
-    hashes, with_unk = [], []
-    for file in files:
-        content, has_unk = hashlib.sha256(), False
-        for block in read_blocks(file):
-            content.update(block)
-            has_unk = has_unk or UNK.encode() in block
-        hashes.append(content.hexdigest())
-        with_unk.append(has_unk)
-    return hashes, with_unk
-
-
-def _separated(blocks: Iterable[bytes], tokenizer: str) -> Iterator[bytes]:
-    return (separate(block.decode(), tokenizer).encode() for block in blocks)
+def _hash(file: Path) -> str:
+    """The hash of a file's text."""
+    content = hashlib.sha256()
+    for block in read_blocks(file):
+        content.update(block)
+    return content.hexdigest()
 
 
 def write_words(folder: Path, vocabulary: Vocabulary, notes: Iterable[str] = ()) -> Corpus:
-    """Adds the words and the hash to a folder of ids, which makes it a corpus."""
+    """Adds words, tokenizer and hash to a folder of ids, which makes it a corpus."""
     corpus = _map_ids(folder, "", vocabulary)
-    summary = {"sha256": corpus.sha256, "words": vocabulary.words, "notes": list(notes)}
+    summary = {
+        "sha256": corpus.sha256,
+        "words": vocabulary.words,
+        "tokenizer": plain_tokenizer(vocabulary.tokenizer),
+        "notes": list(notes),
+    }
     (folder / "corpus.json").write_text(json.dumps(summary), encoding="utf-8")
     return corpus
 
 
-def open_corpus(folder: Path, name: str, tokenizer: str = NONE) -> Corpus | None:
-    """The corpus in a folder of the cache; None if anything in it is not as it was written."""
+def open_corpus(folder: Path, name: str, tokenizer: Tokenizer) -> Corpus | None:
+    """The corpus in a folder of the cache; None if anything in it is not as it was written.
+
+    Args:
+        folder: The folder.
+        name: The name that the corpus gets.
+        tokenizer: What has cut the text, unless it has learned from the text or chosen another.
+    """
     try:
         summary = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        corpus = _map_ids(folder, name, Vocabulary(tuple(summary["words"]), tokenizer))
+        if summary["tokenizer"] != plain_tokenizer(tokenizer):
+            tokenizer = make_tokenizer(summary["tokenizer"])
+        vocabulary = Vocabulary(tuple(summary["words"]), tokenizer)
+        corpus = _map_ids(folder, name, vocabulary)
         corpus = replace(corpus, notes=tuple(map(str, summary["notes"])))
         return corpus if corpus.sha256 == summary["sha256"] else None
     except Exception:  # damaged files make NumPy and json raise almost anything

@@ -9,6 +9,7 @@ from lmbench.data.articles import article_starts, shuffled_articles
 from lmbench.data.batching import EvaluationWindows, TrainingWindows
 from lmbench.data.columns import Columns, EvaluationSettings, columns_for_training
 from lmbench.data.corpus import Corpus
+from lmbench.data.tokenizer.choice import plain_tokenizer
 from lmbench.errors import UserError
 
 
@@ -132,12 +133,12 @@ class LanguageModelDataModule(L.LightningDataModule):
         return self._evaluation_windows("test")
 
     def state_dict(self) -> dict[str, object]:
-        """What makes a checkpoint readable on its own: the words and the corpus's hash."""
+        """What makes a checkpoint readable on its own: words, tokenizer, and the corpus's hash."""
         vocabulary = self.corpus.vocabulary
         return {
             "sha256": self.corpus.sha256,
             "words": list(vocabulary.words),
-            "tokenizer": vocabulary.tokenizer,
+            "tokenizer": plain_tokenizer(vocabulary.tokenizer),
         }
 
     def _evaluation_windows(self, split: str) -> EvaluationWindows:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from lmbench.data.tokenization import BLOCK_BYTES
+from lmbench.data.text_files import BLOCK_BYTES
 from lmbench.errors import UserError
 
 # The empty line before a title as lmbench.data.articles defines it, or the beginning of a file.
@@ -79,8 +79,6 @@ def split_documents(
     """
     hashes = {document: sha256 for file in files for document, sha256 in _documents(file)}
     documents = list(hashes)
-    if not documents:
-        raise UserError(f"{source} is empty. Set data.path=… to text.")
     split = _whole(documents, hashes, shares)
     if split is not None:
         counts = ", ".join(f"{name} {len(those):,}" for name, those in split.items())

@@ -17,6 +17,12 @@ from jaxtyping import Float64, Int, Int32
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, Vocabulary
 
+ABOUT = (
+    "lmbench's synthetic corpus: text drawn from a hidden Markov grammar. Its words are invented; "
+    "it serves to calibrate models."
+)
+"""What model cards say about it."""
+
 # Class 0 is the end of a sentence: the only class that emits `<eos>`, and it emits nothing else.
 _END_CLASS = 0
 _EOS_ID = 0

@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import SupportsIndex
@@ -10,11 +10,11 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import Int, Int32
 
+from lmbench.data.tokenizer.contract import EOS, UNK, Tokenizer
+from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.errors import UserError
 from lmbench.terminal.printing import printable
 
-EOS = "<eos>"
-UNK = "<unk>"
 COUNTED_TOGETHER = 2**24  # tokens
 
 
@@ -24,14 +24,14 @@ class Vocabulary:
 
     Args:
         words: The words in id order, each once.
-        tokenizer: Name of what splits running text into words; see :mod:`lmbench.data.words`.
+        tokenizer: What cuts a text into them.
 
     Raises:
         ValueError: A word occurs twice.
     """
 
     words: tuple[str, ...]
-    tokenizer: str = "none"
+    tokenizer: Tokenizer = field(default_factory=WhiteSpace)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.words):
@@ -45,7 +45,7 @@ class Vocabulary:
     @property
     def unk_id(self) -> int | None:
         """Id of ``<unk>``, or None where unknown words have no id."""
-        return self.ids.get(UNK)
+        return None if self.tokenizer.unk is None else self.ids.get(self.tokenizer.unk)
 
     @property
     def examples(self) -> str:
@@ -57,7 +57,7 @@ class Vocabulary:
         return len(self.words)
 
     def __repr__(self) -> str:
-        return f"Vocabulary({len(self)} words)"
+        return f"Vocabulary({len(self)} {self.tokenizer.unit}s)"
 
     def encode(self, words: Sequence[str]) -> Int32[np.ndarray, " N"]:
         """Ids of ``words``; those that are not in the vocabulary become ``<unk>``.
@@ -92,7 +92,11 @@ def count_words(ids: Int[np.ndarray, " N"], vocabulary_size: int) -> Int[np.ndar
 
 
 def limit_vocabulary(
-    words: Sequence[str], counts: Int[np.ndarray, " V"], min_count: int, max_size: int | None
+    words: Sequence[str],
+    counts: Int[np.ndarray, " V"],
+    min_count: int,
+    max_size: int | None,
+    tokenizer: Tokenizer,
 ) -> tuple[Vocabulary, Int32[np.ndarray, " V"]]:
     """Turns rare words into ``<unk>``.
 
@@ -102,6 +106,7 @@ def limit_vocabulary(
         min_count: Rarer words become ``<unk>``.
         max_size: Largest vocabulary, ``<eos>`` and ``<unk>`` included; the most frequent words
             stay, and of equally frequent ones those that appear first. None for no limit.
+        tokenizer: What has cut the text into these words.
 
     Returns:
         The vocabulary in order of first appearance in the resulting text (which has an ``<unk>``
@@ -120,4 +125,4 @@ def limit_vocabulary(
         ids.setdefault(word if keep else UNK, len(ids))
         for word, keep in zip(words, kept, strict=True)
     ]
-    return Vocabulary(tuple(ids)), np.array(new_ids, dtype=np.int32)
+    return Vocabulary(tuple(ids), tokenizer), np.array(new_ids, dtype=np.int32)

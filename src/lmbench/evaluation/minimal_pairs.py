@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from lmbench.data.minimal_pairs import PairSet
-from lmbench.data.vocabulary import EOS, UNK
-from lmbench.data.words import WordSplitter
+from lmbench.data.tokenizer.contract import Tokenizer
+from lmbench.data.vocabulary import UNK, Vocabulary
 from lmbench.errors import UserError
 from lmbench.evaluation.outcome import write_results
 from lmbench.evaluation.progress import progress_of
@@ -62,7 +62,12 @@ class PairScores:
 
 
 def evaluate_pairs(
-    model: LanguageModel, splitter: WordSplitter, pairs: PairSet, *, of_run: Mapping[str, Any]
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    tokenizer: Tokenizer,
+    pairs: PairSet,
+    *,
+    of_run: Mapping[str, Any],
 ) -> tuple[dict[str, Any], PairScores]:
     """Accuracy on minimal pairs: the share whose good sentence is more probable.
 
@@ -72,7 +77,8 @@ def evaluate_pairs(
 
     Args:
         model: The model, in evaluation mode.
-        splitter: Splits the sentences into words; has the model's vocabulary.
+        vocabulary: The model's vocabulary.
+        tokenizer: What cuts the sentences.
         pairs: The pairs.
         of_run: What else the results say about the run.
 
@@ -87,16 +93,15 @@ def evaluate_pairs(
             left of a sentence.
     """
     start = time.perf_counter()
-    vocabulary = splitter.vocabulary
     words = [
-        splitter.words(text.replace("\n", " "))
+        tokenizer.cut(text.replace("\n", " "))
         for pair in pairs.pairs
         for text in (pair.good, pair.bad)
     ]
     if [] in words:  # all of it was punctuation that the vocabulary lacks
         pair = pairs.pairs[words.index([]) // 2]
         raise UserError(f"No word is left to read in one of {pair.good!r} and {pair.bad!r}.")
-    sentences = [vocabulary.encode([EOS, *of_sentence]) for of_sentence in words]
+    sentences = [vocabulary.encode([tokenizer.eos, *of_sentence]) for of_sentence in words]
     unknown = [sum(word not in vocabulary.ids for word in of_sentence) for of_sentence in words]
     num_words = sum(map(len, words))
     with progress_of(f"reading {pairs.name}", num_words) as on_window:
@@ -115,13 +120,7 @@ def evaluate_pairs(
     results = {
         "lmbench_version": version("lmbench"),
         **of_run,
-        "pairs": {
-            "name": pairs.name,
-            "sha256": pairs.sha256,
-            "tokenizer": splitter.tokenizer,
-            "lowercase": splitter.is_lowercase,
-            "drops_punctuation": splitter.drops_punctuation,
-        },
+        "pairs": {"name": pairs.name, "sha256": pairs.sha256, "tokenizer": tokenizer.name},
         **_counts(scores, np.ones(len(pairs.pairs), bool)),
         "unknown_word_share": sum(unknown) / num_words,
         "parts": {

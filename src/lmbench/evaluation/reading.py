@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmbench.data.columns import IGNORE_INDEX, Columns
+from lmbench.data.columns import Columns
 from lmbench.evaluation.progress import OnWindow
 from lmbench.model.contracts import detach_state
 from lmbench.model.dropout import Dropouts
 from lmbench.model.language_model import LanguageModel
-from lmbench.perplexity import Score
+from lmbench.perplexity import IGNORE_INDEX, Score
 
 Learn = Callable[[Float[Tensor, ""]], object]
 """Takes the mean nats of a window, with their graph, and may use them to change the model."""

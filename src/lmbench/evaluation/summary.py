@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.data.tokenizer.contract import Tokenizer
+from lmbench.data.vocabulary import UNK, Vocabulary
 from lmbench.evaluation.reading import Reading
 from lmbench.perplexity import Score
 
@@ -47,7 +48,7 @@ def summarize(
         characters of ``<unk> ``, however long it was. That is how WikiText-2 is written; your own
         text, whose rare words became ``<unk>``, had other characters there.
     """
-    lengths = np.array([1 if word == EOS else len(word) + 1 for word in vocabulary.words])
+    lengths = np.array([_length(word, vocabulary.tokenizer) for word in vocabulary.words])
     num_characters = int(lengths[reading.targets].sum())
     nats = -reading.log_probs.numpy()
     groups = {"training_count": _buckets(counts[reading.targets], COUNT_BORDERS)}
@@ -72,6 +73,12 @@ def summarize(
             for name, buckets in groups.items()
         },
     }
+
+
+def _length(piece: str, tokenizer: Tokenizer) -> int:
+    """Characters that a piece adds to a text: those of a word and a space, or one line feed."""
+    once, twice = ("".join(tokenizer.join([piece] * count)) for count in (1, 2))
+    return len(twice) - len(once)
 
 
 def articles(reading: Reading, article_starts: Int[np.ndarray, " A"]) -> Int[np.ndarray, " N"]:

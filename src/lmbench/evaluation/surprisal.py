@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
-from lmbench.data.columns import IGNORE_INDEX, EvaluationSettings
+from lmbench.data.columns import EvaluationSettings
 from lmbench.evaluation.progress import OnWindow
 from lmbench.model import LanguageModel
 from lmbench.model.contracts import Head
 from lmbench.model.head import AdaptiveSoftmax
+from lmbench.perplexity import IGNORE_INDEX
 
 LOG_PROBS_BYTES = 32 * 2**20
 """Size of the log-probabilities that are held at a time."""

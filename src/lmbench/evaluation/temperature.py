@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from lmbench.data.columns import IGNORE_INDEX
 from lmbench.evaluation.evaluator import Evaluator, ReadingMode
 from lmbench.evaluation.tuning import Grid, require_grid
 from lmbench.loss.linear_cross_entropy import CHUNK_BYTES
+from lmbench.perplexity import IGNORE_INDEX
 
 
 @dataclass

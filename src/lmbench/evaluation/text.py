@@ -1,7 +1,7 @@
 """Text as people write it: turned into words of a vocabulary, and continued by a model."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Int, Int32
 from torch import Tensor
 
-from lmbench.data.vocabulary import EOS, UNK, Vocabulary
-from lmbench.data.words import words_of
-from lmbench.errors import UserError
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.evaluation.sampling import sample
 from lmbench.model import LanguageModel
 from lmbench.terminal.printing import printable
@@ -20,7 +18,7 @@ from lmbench.terminal.printing import printable
 def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " T"], Counter[str]]:
     r"""Ids of an ``<eos>``, as before any line, then of the text, with ``<eos>`` at its line ends.
 
-    The text is split into words as the training text was, by the vocabulary's tokenizer.
+    The text is cut as the training text was, by the vocabulary's tokenizer.
 
     Returns:
         The ids, and how often each word that is not in the vocabulary occurs.
@@ -31,23 +29,10 @@ def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " 
     >>> encode_text("b a\n", Vocabulary(("<eos>", "a", "b")))
     (array([0, 2, 1, 0], dtype=int32), Counter())
     """
-    words = [EOS, *words_of(text, vocabulary.tokenizer)]
+    tokenizer = vocabulary.tokenizer
+    words = [tokenizer.eos, *tokenizer.cut(text)]
     unknown = Counter(word for word in words if word not in vocabulary.ids)
     return vocabulary.encode(words), unknown
-
-
-def pieces(words: Iterable[str]) -> Iterator[str]:
-    r"""Text to print, word by word: spaces between words, line feeds for ``<eos>`` and at the end.
-
-    >>> list(pieces(["a", "b", "<eos>", "c"]))
-    ['a', ' b', '\n', 'c', '\n']
-    """
-    at_start = True
-    for word in words:
-        yield "\n" if word == EOS else printable(word) if at_start else f" {printable(word)}"
-        at_start = word == EOS
-    if not at_start:
-        yield "\n"
 
 
 def shown(word: str) -> str:
@@ -72,17 +57,11 @@ def sample_words(
         vocabulary: Its words.
         prompt: Ids of at least one word, ``(T,)``, on the model's device.
         generator: The random generator, on the CPU.
-        allow_unk: Whether ``<unk>`` may be drawn.
+        allow_unk: Whether ``<unk>`` may be drawn; it always may if it is the only word.
         filters: ``temperature``, ``top_k`` and ``top_p`` of
             :func:`lmbench.evaluation.sampling.filter_log_probs`.
-
-    Raises:
-        UserError: ``<unk>`` is the only word, and may not be drawn.
     """
-    suppressed = [] if allow_unk or vocabulary.unk_id is None else [vocabulary.unk_id]
-    if len(vocabulary) <= len(suppressed):
-        raise UserError(
-            f"The vocabulary has no word but {UNK}: allow it to be drawn (--allow-unk)."
-        )
+    unk_id = None if allow_unk or len(vocabulary) == 1 else vocabulary.unk_id
+    suppressed = [] if unk_id is None else [unk_id]
     drawn = sample(model, prompt, generator, suppressed=suppressed, **filters)
     return (vocabulary.words[word] for word in drawn)

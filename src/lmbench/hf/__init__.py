@@ -26,8 +26,8 @@ except ImportError as error:
     ) from error
 
 import lmbench
-from lmbench.data.vocabulary import EOS, UNK, Vocabulary
-from lmbench.data.words import WordSplitter
+from lmbench.data.tokenizer.choice import tokenizer_for
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.model import LanguageModel
 
 __all__ = ["CausalLM", "WordTokenizer", "load"]  # hf.lm_eval is for another tool
@@ -43,7 +43,8 @@ def load(
 
     Args:
         path: See :func:`lmbench.load`.
-        tokenizer: How texts are split into words, see :meth:`lmbench.data.words.WordSplitter.of`.
+        tokenizer: Name of what cuts texts; see
+            :func:`lmbench.data.tokenizer.choice.tokenizer_for`.
         device: See :func:`lmbench.load`.
 
     Raises:
@@ -125,13 +126,12 @@ class WordTokenizer(PreTrainedTokenizer):
     """
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: str | None = None) -> None:
-        self.splitter = WordSplitter.of(vocabulary, tokenizer)
+        self.cutter = tokenizer_for(vocabulary, tokenizer)
         self.vocabulary = vocabulary
-        unk_token = None if vocabulary.unk_id is None else UNK
         super().__init__(
-            bos_token=EOS,
-            eos_token=EOS,
-            unk_token=unk_token,
+            bos_token=self.cutter.eos,
+            eos_token=self.cutter.eos,
+            unk_token=None if vocabulary.unk_id is None else self.cutter.unk,
             pad_token=PAD,
             model_input_names=["input_ids", "attention_mask"],
         )
@@ -146,7 +146,7 @@ class WordTokenizer(PreTrainedTokenizer):
         return {**self.vocabulary.ids, **self.added_tokens_encoder}
 
     def _tokenize(self, text: str, **unused: Any) -> list[str]:
-        return self.splitter.words(text)
+        return self.cutter.cut(text)
 
     def _convert_token_to_id(self, token: str) -> int:
         return int(self.vocabulary.encode([token])[0])

@@ -18,8 +18,7 @@ from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 
 import lmbench
-from lmbench.data.vocabulary import EOS
-from lmbench.data.words import WordSplitter
+from lmbench.data.tokenizer.choice import cut_continuation, tokenizer_for
 from lmbench.evaluation.surprisal import read_sentences, rows_at_once
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,8 @@ class LMBench(LM):
 
     Args:
         path: See :func:`lmbench.load`.
-        tokenizer: How texts are split into words, see :meth:`lmbench.data.words.WordSplitter.of`.
+        tokenizer: Name of what cuts texts; see
+            :func:`lmbench.data.tokenizer.choice.tokenizer_for`.
         device: See :func:`lmbench.load`; None for a CUDA device if there is one.
         batch_size: Does nothing: texts of similar length are read side by side.
         max_batch_size: Does nothing either.
@@ -55,21 +55,21 @@ class LMBench(LM):
             device = "cpu"
         self.model, self.vocabulary = lmbench.load(path, device=device or "auto")
         self.model.float()
-        self.splitter = WordSplitter.of(self.vocabulary, tokenizer)
+        self.cutter = tokenizer_for(self.vocabulary, tokenizer)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Natural log-probability of each continuation, and whether each word is the likeliest."""
         sentences, lengths = [], []
         for request in requests:
-            context, words = self.splitter.continued(*request.args)
-            sentences.append(self.vocabulary.encode([EOS, *context, *words]))
+            context, words = cut_continuation(self.cutter, *request.args)
+            sentences.append(self.vocabulary.encode([self.cutter.eos, *context, *words]))
             lengths.append(len(words))
         return self._scores(sentences, lengths)
 
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
         """Natural log-probability of each text."""
-        words = [self.splitter.words(request.args[0]) for request in requests]
-        sentences = [self.vocabulary.encode([EOS, *of_text]) for of_text in words]
+        words = [self.cutter.cut(request.args[0]) for request in requests]
+        sentences = [self.vocabulary.encode([self.cutter.eos, *text]) for text in words]
         return [log_prob for log_prob, _ in self._scores(sentences, list(map(len, words)))]
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmbench.data.columns import IGNORE_INDEX
 from lmbench.errors import UserError
+from lmbench.perplexity import IGNORE_INDEX
 
 
 def liger_cross_entropy(

@@ -17,8 +17,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from lmbench.data.columns import IGNORE_INDEX
 from lmbench.machine import multiplies_bfloat16
+from lmbench.perplexity import IGNORE_INDEX
 
 # oneDNN generates code for every new shape of a bfloat16 product: with the matrix units of a
 # Xeon that took 60 ms, ten times the product itself, and a tail cluster has a new number of rows at

@@ -96,8 +96,8 @@ def read_pair_accuracies(path: Path, results: Mapping[str, Any]) -> PairAccuraci
         }
         if not all(0 <= share <= 1 for share in accuracies.values()):
             raise ValueError("an accuracy is not between 0 and 1")
-        how = f"tokenizer {of['tokenizer']}{', lower case' if of['lowercase'] else ''}"
-        how += ", without unknown punctuation" if of["drops_punctuation"] else ""
+        how = f"tokenizer {of['tokenizer']}{', lower case' if of.get('lowercase') else ''}"
+        how += ", without unknown punctuation" if of.get("drops_punctuation") else ""
         records = path.with_suffix(".parquet")
         return PairAccuracies(
             protocol=printable(f"{num_pairs:,} pairs {of['sha256'][:12]}, {how}"),

@@ -18,7 +18,8 @@ from lmbench.errors import UserError
 from lmbench.files import read_yaml
 
 MODEL_PLACES = ("model.core", "model.head")
-PLACES = (*MODEL_PLACES, "data", "optimizer", "scheduler", "callbacks", "logger")
+DATA_PLACES = ("data", "data.tokenizer")
+PLACES = (*MODEL_PLACES, *DATA_PLACES, "optimizer", "scheduler", "callbacks", "logger")
 """Groups of ``conf/`` that name classes; ``callbacks`` and ``logger`` hold several objects each."""
 
 ALSO_KNOWN = {

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmbench.data.tokenizer.choice import make_tokenizer
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.files import require_file
@@ -20,8 +21,9 @@ from lmbench.run.targets import MODEL_PLACES
 DATA = "LanguageModelDataModule"
 """Where Lightning keeps the state of the data module: the name of its class."""
 
-FORMAT, FORMAT_KEY = 1, "lmbench_format"
-"""Version of the checkpoint format: raise it when what checkpoints hold changes."""
+FORMAT, FORMAT_KEY = 2, "lmbench_format"
+"""Version of the checkpoint format: raise it when what checkpoints hold changes. Format 1, with the
+tokenizer's name in place of its node, is read as well."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is damaged: {reason}.{_offer(path)}") from error
     found = checkpoint.get(FORMAT_KEY) if isinstance(checkpoint, dict) else None
-    if found != FORMAT:
+    if found not in (1, FORMAT):
         raise UserError(
             f"{path} is a checkpoint of format {found}, but this version of lmbench reads format "
             f"{FORMAT}. Use the version that wrote it."
@@ -157,7 +159,8 @@ def read_run_model(run_dir: Path) -> SavedModel:
             name.removeprefix("model."): tensor  # its name in the LightningModule
             for name, tensor in checkpoint["state_dict"].items()
         }
-        vocabulary = Vocabulary(tuple(corpus["words"]), corpus["tokenizer"])
+        tokenizer = make_tokenizer(corpus["tokenizer"], str(path))
+        vocabulary = Vocabulary(tuple(corpus["words"]), tokenizer)
         return SavedModel(config_path, model_config, path, weights, vocabulary, corpus["sha256"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}). Copy it again.") from error

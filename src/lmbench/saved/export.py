@@ -14,6 +14,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from lmbench.data.tokenizer.choice import make_tokenizer, plain_tokenizer
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.files import read_json, replacing_folder, require_file
@@ -22,7 +23,7 @@ from lmbench.run.directory import is_run
 from lmbench.run.targets import MODEL_PLACES, require_known_targets
 from lmbench.saved.checkpoint import SavedModel, read_run_model
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had the tokenizer's name in place of its node, and is read as well
 CONFIG, WEIGHTS, WORDS = "config.json", "model.safetensors", "vocabulary.json"
 CARD = "README.md"
 
@@ -83,10 +84,9 @@ def require_free(output: Path, *, overwrite: bool) -> None:
         is_ours = found <= {CONFIG, WEIGHTS, WORDS, CARD} and is_export(output)
     except OSError as error:  # a name that is too long, or a folder that may not be read
         raise UserError(f"{output} cannot be written: {error.strerror}.") from error
-    if is_ours and not overwrite:
-        raise UserError(f"{output} holds an export already. Replace it with --overwrite.")
-    if found and not is_ours:
-        raise UserError(f"{output} already exists and would be lost. Choose another --output.")
+    if found and not (is_ours and overwrite):
+        what_to_do = "Replace it with --overwrite" if is_ours else "Choose another --output"
+        raise UserError(f"{output} exists already and would be lost. {what_to_do}.")
 
 
 def _model_files(saved: SavedModel, model: LanguageModel, corpus_name: str) -> dict[str, bytes]:
@@ -106,7 +106,7 @@ def _model_files(saved: SavedModel, model: LanguageModel, corpus_name: str) -> d
         "corpus": {
             "name": corpus_name,
             "sha256": saved.corpus_sha256,
-            "tokenizer": saved.vocabulary.tokenizer,
+            "tokenizer": plain_tokenizer(saved.vocabulary.tokenizer),
         },
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
@@ -139,7 +139,7 @@ def read_export(folder: Path) -> SavedModel:
     path = folder / CONFIG
     config = read_json(path)
     found = config.get("format_version")
-    if found != FORMAT_VERSION:
+    if found not in (1, FORMAT_VERSION):
         raise UserError(
             f"{path} is of format {found}, but this version of lmbench reads {FORMAT_VERSION}. "
             f"Install the version that wrote it ({config.get('lmbench_version')}), or export again."
@@ -155,8 +155,9 @@ def read_export(folder: Path) -> SavedModel:
                 )
         weights, words = safetensors.torch.load(data[WEIGHTS]), json.loads(data[WORDS])
         model_config, corpus = dict(config["model"]), config["corpus"]
-        vocabulary, sha256 = Vocabulary(tuple(words), corpus["tokenizer"]), corpus["sha256"]
-        return SavedModel(path, model_config, folder / WEIGHTS, weights, vocabulary, sha256)
+        vocabulary = Vocabulary(tuple(words), make_tokenizer(corpus["tokenizer"], str(path)))
+        weights_path, sha256 = folder / WEIGHTS, corpus["sha256"]
+        return SavedModel(path, model_config, weights_path, weights, vocabulary, sha256)
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error!r}). Copy the whole folder again.") from error
 

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmbench.data.columns import IGNORE_INDEX
 from lmbench.loss.linear_cross_entropy import autocast_dtype, linear_cross_entropy
+from lmbench.perplexity import IGNORE_INDEX
 
 
 class AdaptiveSoftmax(nn.Module):

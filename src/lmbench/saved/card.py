@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lmbench.data import synthetic
+from lmbench.data.benchmarks import BENCHMARKS
 from lmbench.errors import UserError
 from lmbench.report.runs import read_run
 from lmbench.run.config import MACHINE_KEYS
@@ -42,17 +44,16 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
     scores = [(split, "", score) for split, score in run.scores.items()]
     scores += [(split, of, evaluation.score) for (of, split), evaluation in run.evaluations.items()]
     title = f"{run.model} on {name}"
-    on_hub = {
-        "wikitext2": ("Salesforce/wikitext", "wikitext-2-v1"),
-        "wikitext103": ("Salesforce/wikitext", "wikitext-103-v1"),
-    }.get(name, (name, None))
+    about = {"synthetic": synthetic.ABOUT} | {key: one.about for key, one in BENCHMARKS.items()}
+    benchmark = BENCHMARKS.get(name)
+    repository, configuration = benchmark.hub if benchmark and benchmark.hub else (name, None)
     evaluated = [
         EvalResult(
             task_type="text-generation",
             task_name="Language modelling",
-            dataset_type=on_hub[0],
+            dataset_type=repository,
             dataset_name=name,
-            dataset_config=on_hub[1],
+            dataset_config=configuration,
             dataset_split={"valid": "validation"}.get(split, split),
             metric_type="perplexity",
             metric_name=f"{split} word-level perplexity{f' ({of})' if of else ''}",
@@ -67,8 +68,8 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
         pipeline_tag="text-generation",
         tags=["language-modeling", "recurrent", "word-level"],
         metrics=["perplexity"],
-        language=["en"] if name in ("wikitext2", "wikitext103", "penn_treebank") else None,
-        datasets=[on_hub[0]] if on_hub[1] else None,
+        language=[benchmark.language] if benchmark else None,
+        datasets=[repository] if configuration else None,
     )
     recipe = {key: config[key] for key in RECIPE if key in config}
     # Where the data was on the run's machine is nobody's business.
@@ -85,6 +86,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
             scores=scores,
             run=run,
             targets=targets,
+            about=about.get(name, "Text supplied by the user, under its own licence."),
             foreign=[target for target in targets if not target.startswith("lmbench.")],
             recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         )

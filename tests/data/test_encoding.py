@@ -1,13 +1,15 @@
-import io
+"""Texts as ids on disk."""
+
 import re
-import subprocess
 
 import numpy as np
 import pytest
 from texts import reference_tokens
 
-from lmbench.data import tokenization
-from lmbench.data.tokenization import read_blocks, tokenize, write_ids
+from lmbench.data import encoding
+from lmbench.data.encoding import write_ids
+from lmbench.data.text_files import SPLITS, read_blocks
+from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.errors import UserError
 
 ODD_TEXTS = {
@@ -27,7 +29,7 @@ def encode_file(path, folder, block_bytes: int):
     blocks = {
         split: read_blocks(path, block_bytes=block_bytes) for split in ("train", "valid", "test")
     }
-    vocabulary, _ = write_ids(folder, blocks, source="here", min_count=1)
+    vocabulary, _ = write_ids(folder, blocks, WhiteSpace(), source="here", min_count=1)
     return vocabulary, [np.fromfile(folder / f"{split}.bin", np.int32) for split in blocks]
 
 
@@ -44,77 +46,14 @@ def test_odd_texts_at_every_block_size(tmp_path, text):
 
 
 def test_a_long_text_is_renumbered_in_parts(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tokenization, "RENUMBERED_TOGETHER", 3)
+    monkeypatch.setattr(encoding, "RENUMBERED_TOGETHER", 3)
     text = "rare a b a c b\nonce b a twice c twice\n"
-    blocks = {split: [text.encode()] for split in tokenization.SPLITS}
-    vocabulary, _ = write_ids(tmp_path, blocks, source="here", min_count=2)
+    blocks = {split: [text.encode()] for split in SPLITS}
+    vocabulary, _ = write_ids(tmp_path, blocks, WhiteSpace(), source="here", min_count=2)
     expected = reference_tokens(text.replace("rare", "<unk>").replace("once", "<unk>"))
-    for split in tokenization.SPLITS:
+    for split in SPLITS:
         ids = np.fromfile(tmp_path / f"{split}.bin", np.int32)
         assert vocabulary.decode(ids) == expected
-
-
-def test_every_character_splits_as_in_python():
-    for first in range(1, 0x30000, 0x1000):
-        characters = [chr(c) for c in range(first, first + 0x1000) if not 0xD800 <= c < 0xE000]
-        text = "\n".join(f"x{c}y" for c in characters if c != "\n")
-        types, places = tokenize(text.encode())
-        assert [types[place] for place in places] == reference_tokens(text)
-
-
-def test_every_length_of_text():
-    """Arrow pads its buffers to 64 bytes, and must not read past a text that fills one."""
-    for length in range(1, 400):
-        text = ("wört " * length).encode()[:length].decode(errors="ignore")
-        expected = [*text.split(), "<eos>"]
-        for block in (text, text + "\n"):
-            for _ in range(5):
-                types, places = tokenize(block.encode())
-                assert [types[place] for place in places] == expected
-
-
-@pytest.mark.parametrize(
-    ("content", "place"),
-    [
-        (b"\xff", "byte 0xff at byte offset 0, in line 1 "),
-        (b"abc\nab\xff", "byte 0xff at byte offset 6, in line 2 "),
-        (b"\xef\xbb\xbfabc\n\x80", "byte 0x80 at byte offset 7, in line 2 "),
-        (b"a \n" * 500 + b"b \x80 c\n", "byte 0x80 at byte offset 1,502, in line 501 "),
-        (b"cut \xe2\x82", "byte 0xe2 at byte offset 4, in line 1 "),
-    ],
-)
-@pytest.mark.parametrize("block_bytes", [1, 4, 1000])
-def test_the_error_says_where_a_text_is_not_utf8(tmp_path, content, place, block_bytes):
-    path = tmp_path / "latin1.txt"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"latin1\.txt is not UTF-8: {place}"):
-        list(read_blocks(path, block_bytes=block_bytes))
-    with pytest.raises(UserError, match=rf"^stdin is not UTF-8: {place}"):
-        list(read_blocks(io.BytesIO(content), "stdin", block_bytes))
-
-
-def test_an_open_file_is_read_like_its_path(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_bytes("\ufeffa b\n\nc".encode())
-    with path.open("rb") as file:
-        assert list(read_blocks(file, "it", 2)) == list(read_blocks(path, block_bytes=2))
-        assert not file.closed
-
-
-def test_unreadable_file(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.txt cannot be read: No such file"):
-        list(read_blocks(tmp_path / "gone.txt"))
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "windows-1252"])
-def test_the_advice_for_another_encoding_works(tmp_path, encoding: str):
-    path, text = tmp_path / "text.txt", "“So,” he said. Café.\n"
-    path.write_bytes(text.encode(encoding))
-    with pytest.raises(UserError, match=r"text\.txt is not UTF-8: .* in line 1 ") as error:
-        list(read_blocks(path))
-    command = str(error.value).partition("converts it: ")[2].removesuffix(" OLD > NEW.")
-    done = subprocess.run([*command.split(), path], capture_output=True, check=True)
-    assert done.stdout.decode() == text
 
 
 def test_what_makes_a_perplexity_say_little_is_noted(tmp_path):
@@ -127,7 +66,7 @@ def test_what_makes_a_perplexity_say_little_is_noted(tmp_path):
         folder.mkdir()
         texts = {"train": "rare " + "a " * num_words, "valid": valid, "test": "a"}
         blocks = {split: [text.encode()] for split, text in texts.items()}
-        _, (of_unk, *notes) = write_ids(folder, blocks, source="here", min_count=2)
+        _, (of_unk, *notes) = write_ids(folder, blocks, WhiteSpace(), source="here", min_count=2)
         assert of_unk.startswith("<unk> stands for 1 words that are too rare")
         assert len(notes) == len(expected)
         assert all(map(str.startswith, notes, expected))
@@ -140,7 +79,7 @@ def test_unknown_words_without_unk(tmp_path):
         "test": [b"a b newer\n" + b"a\n" * 2],
     }
     with pytest.raises(UserError) as caught:
-        write_ids(tmp_path, blocks, source="here", min_count=1)
+        write_ids(tmp_path, blocks, WhiteSpace(), source="here", min_count=1)
     for part in ("here: ", "(2, such as 'new', 'newer')", "data=text", "data.min_count=5 "):
         assert part in str(caught.value)
 
@@ -155,7 +94,9 @@ def test_unknown_words_without_unk(tmp_path):
 )
 def test_what_becomes_unk_counted_by_hand(tmp_path, train, min_count, words, rare, share):
     blocks = {"train": [train.encode()], "valid": [b"e new e\n"], "test": [b"new\n"]}
-    vocabulary, (note, *_) = write_ids(tmp_path, blocks, source="here", min_count=min_count)
+    vocabulary, (note, *_) = write_ids(
+        tmp_path, blocks, WhiteSpace(), source="here", min_count=min_count
+    )
     assert vocabulary.words == tuple(words.split())
     assert re.search(f"{rare}.* 1 that .* {share} of train, 25.0% of valid, 50.0% of test$", note)
     valid = np.fromfile(tmp_path / "valid.bin", np.int32)
@@ -164,4 +105,4 @@ def test_what_becomes_unk_counted_by_hand(tmp_path, train, min_count, words, rar
 
 def test_nothing_is_noted_if_nothing_becomes_unk(tmp_path):
     blocks = {"train": [b"a a <unk>\n"], "valid": [b"a\n"], "test": [b"<unk>\n"]}
-    assert write_ids(tmp_path, blocks, source="here")[1] == []
+    assert write_ids(tmp_path, blocks, WhiteSpace(), source="here")[1] == []

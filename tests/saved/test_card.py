@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from lmbench.errors import UserError
-from lmbench.report.card import model_card
 from lmbench.run.config import read_run_config
+from lmbench.saved.card import model_card
 
 
 def values_of(run_dir: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Tokenizers: one class and one file of ``conf/data/tokenizer`` each."""

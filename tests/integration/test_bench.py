@@ -1,6 +1,5 @@
 """``scripts/bench.py`` at tiny sizes: it measures what it says, and compares equal work."""
 
-import sys
 from pathlib import Path
 
 import bench

@@ -256,8 +256,8 @@ def final_table(folder: Path, corpus: Mapping[str, Any]) -> list[dict[str, str]]
     """What the final runs of each core reached: a row of titles and texts."""
     groups: dict[str, Group] = {}
     for core in corpus["cores"]:
-        if run_dirs := list(folder.glob(f"{core}_lr_*")):
-            runs, _ = read_runs([(core, run_dir) for run_dir in run_dirs])
+        if finished := list(folder.glob(f"{core}_lr_*/*/results.json")):
+            runs, _ = read_runs([(core, path.parent) for path in finished])
             ((section,), _) = group_runs(runs)
             (groups[core],) = section.groups
     differences = against_awd_lstm(

@@ -44,7 +44,7 @@ OVERRIDES = (
     "trainer.log_every_n_steps=3",
     "callbacks.checkpoints.interval_minutes=0.0005",
 )
-OF_MODEL = {
+MODEL_OVERRIDES = {
     "lstm": ("model=lstm",),
     # A learning rate this high makes validation stall in the middle of the run.
     "awd_lstm": ("model=awd_lstm", "callbacks.nt_asgd.non_monotone_interval=1", "optimizer.lr=40"),
@@ -87,13 +87,12 @@ def main(args: argparse.Namespace) -> None:
                         sys.exit(f"Victim {num_victims} ended in phase {last}: {exit_code}.")
                     deaths[last] += 1
                     print(f"kill {deaths.total()}: victim {num_victims}, {last}", file=sys.stderr)
-            found = compare(alone, victim)
-            print(f"victim {num_victims}: {'DIFFERENT' if found else 'identical'}", file=sys.stderr)
-            differences += [f"victim {num_victims}: {difference}" for difference in found]
-    for phase, number in deaths.most_common():
-        print(f"{number:4} in phase {phase}")
-    for difference in differences:
-        print(difference)
+            differing = compare(alone, victim)
+            verdict = "DIFFERENT" if differing else "identical"
+            print(f"victim {num_victims}: {verdict}", file=sys.stderr)
+            differences += [f"victim {num_victims}: {difference}" for difference in differing]
+    print(*(f"{number:4} in phase {phase}" for phase, number in deaths.most_common()), sep="\n")
+    print(*differences, sep="\n")
     print(
         f"{deaths.total()} kills of {num_victims} runs, {num_resumes} resumes, end results "
         f"{'DIFFERENT' if differences else 'identical'}"
@@ -200,7 +199,7 @@ def work(
     else:
         run_dir.mkdir(exist_ok=True)
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = compose("train", [*OF_MODEL[model], *OVERRIDES])
+            config = compose("train", [*MODEL_OVERRIDES[model], *OVERRIDES])
         chosen = ChosenRun(plain_config(config))
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         train(chosen, run_dir)
@@ -263,6 +262,8 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=25, help="default %(default)s")
-    parser.add_argument("--model", choices=OF_MODEL, default="awd_lstm", help="default %(default)s")
+    parser.add_argument(
+        "--model", choices=MODEL_OVERRIDES, default="awd_lstm", help="default %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the kills; default %(default)s")
     main(parser.parse_args())

@@ -1,20 +1,27 @@
 """What only a GPU can show about training; each test runs in seconds."""
 
+import copy
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from lightning.pytorch.trainer.connectors.logger_connector import result
-from small import SMALL
+from small import SMALL, config_of
 from torch import nn
+from torch.nn import functional
 from torch.testing import assert_close
 from trainings import quiet_trainer, random_windows, small_module
 
 from lmbench.callbacks.throughput import Throughput
 from lmbench.callbacks.weight_average import WeightAverage
+from lmbench.instantiate.model import build_model
+from lmbench.machine import set_matmul_precision
+from lmbench.model import LanguageModel
+from lmbench.model.contracts import detach_state
 from lmbench.model.core.rnn import run_rnn
 from lmbench.model.dropout import WeightDropout
 
@@ -29,6 +36,43 @@ ARGUMENTS = (
     "trainer.max_steps=20",
     "trainer.log_every_n_steps=5",
 )
+
+
+def two_windows(model: LanguageModel, device: str) -> dict[str, torch.Tensor]:
+    """Outputs, losses, states and gradients of two windows, with the same masks on every device."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5000, (2, 21, 8), generator=generator)
+    results, state = {}, None
+
+    def dropout(input: torch.Tensor, p: float) -> torch.Tensor:
+        keep = torch.rand(input.shape, generator=generator) >= p
+        return input * keep.to(input) / (1 - p)
+
+    with (
+        mock.patch.object(functional, "dropout", dropout),
+        mock.patch.object(WeightDropout, "forward", lambda self, weight: dropout(weight, self.p)),
+    ):
+        for number, window in enumerate(tokens.to(device)):
+            output, _, state = model(window[:-1], state)
+            loss = model.head.loss(output, window[1:])
+            loss.backward()
+            state = detach_state(state)
+            results |= {f"output {number}": output, f"loss {number}": loss}
+            results[f"cell {number}"] = state[-1][1]
+    results |= {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: tensor.detach().double().cpu().clone() for name, tensor in results.items()}
+
+
+@pytest.mark.usefixtures("matmul_precision")
+def test_awd_lstm_in_float32_computes_what_the_cpu_does_in_float64() -> None:
+    """At the published size, with dropped weights in cuDNN and a state that is carried on."""
+    set_matmul_precision("highest", "cuda")  # for cuDNN too, whose default is TF32
+    torch.manual_seed(0)
+    model = build_model(config_of("model=awd_lstm")["model"], 5000).train()
+    found = two_windows(copy.deepcopy(model).to("cuda"), "cuda")
+    for name, right in two_windows(model.double(), "cpu").items():
+        error = (found[name] - right).norm() / right.norm()
+        assert error <= 1e-5, name
 
 
 def test_bfloat16_leaves_the_lstm_in_float32() -> None:

@@ -65,13 +65,13 @@ def evaluate(config: DictConfig, name: str) -> float:
     set_up_allocator(keep_large="pairs" not in config.evaluation)
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.evaluation import outcome
-    from lmbench.instantiate.arguments import factory, require_type
+    from lmbench.instantiate.arguments import convert, factory
     from lmbench.instantiate.evaluator import build_evaluator
     from lmbench.instantiate.model import build_saved
     from lmbench.saved.checkpoint import read_run_model
 
     for key in ("tune", "save_tokens"):
-        require_type(f"evaluation.{key}", config.evaluation.get(key), bool)
+        convert(f"evaluation.{key}", config.evaluation.get(key), bool)
     device = device_of(config.device)
     set_matmul_precision(config.float32_matmul_precision, device.type)
     saved = read_run_model(run_dir)
@@ -113,7 +113,7 @@ def _evaluate_pairs(
     from lmbench.data.minimal_pairs import read_pairs
     from lmbench.data.words import WordSplitter
     from lmbench.evaluation import minimal_pairs
-    from lmbench.instantiate.arguments import require_type
+    from lmbench.instantiate.arguments import convert
 
     if node["pairs"] is None:
         raise UserError("Set evaluation.pairs=…, a file, a folder or a zip archive of pairs.")
@@ -122,7 +122,7 @@ def _evaluate_pairs(
     if others:
         raise UserError(f"evaluation=minimal_pairs cannot be combined with {', '.join(others)}.")
     tokenizer = node.get("tokenizer")
-    require_type("evaluation.tokenizer", tokenizer, str | None)
+    convert("evaluation.tokenizer", tokenizer, str | None)
     try:
         splitter = WordSplitter.of(vocabulary, tokenizer)
     except ValueError as error:

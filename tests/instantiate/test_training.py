@@ -67,7 +67,7 @@ def test_what_lightning_does_anyway_may_be_said(tmp_path: Path):
 def test_a_first_phase_of_one_step_is_refused_with_its_reason():
     make = factory(small_config("scheduler=one_cycle")["scheduler"], "scheduler")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    with pytest.raises(UserError, match="^scheduler: ZeroDivisionError"):
+    with pytest.raises(UserError, match=r"^scheduler: ZeroDivisionError"):
         make(optimizer, total_steps=20)
     make(optimizer, total_steps=21)
 

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lmbench.cli.command import OPTIONS_WITH_A_VALUE, errors_for_users, run_hydra
-from lmbench.cli.suggestions import explain_dashes
+from lmbench.cli.suggestions import explain_arguments
 from lmbench.errors import UserError
 from lmbench.files import is_folder
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
@@ -209,7 +209,7 @@ def _are_runs(arguments: Sequence[str]) -> list[bool]:
 
 def _require_folders(arguments: Sequence[str]) -> None:
     """Ends the command if a run is not a folder, before the others are evaluated."""
-    if message := explain_dashes(arguments, "evaluate"):  # of --split valid, valid is not a run
+    if message := explain_arguments(arguments, "evaluate"):  # of --split valid, valid is not a run
         sys.exit(printable(message))
     for text, is_run in zip(arguments, _are_runs(arguments), strict=True):
         if is_run and not is_folder(text):

@@ -109,7 +109,6 @@ def trainer(
     run_dir: Path,
     *,
     more: Sequence[L.Callback] = (),
-    checkpoint_io: CheckpointIO | None = None,
 ) -> L.Trainer:
     """The trainer with its callbacks and loggers, writing into ``run_dir``.
 
@@ -117,7 +116,6 @@ def trainer(
         config: A run's config.
         run_dir: The folder that takes everything the run writes.
         more: Callbacks besides those of the config.
-        checkpoint_io: What writes checkpoints, and holds the one to continue from.
     """
     quieten_lightning()
     options = dict(config["trainer"])
@@ -138,7 +136,7 @@ def trainer(
         options,
         profiler=profiler,
         callbacks=[*callbacks, Results(run_dir, config), *more],
-        plugins=[checkpoint_io or CheckpointIO()],
+        plugins=[CheckpointIO()],
         logger=build_loggers(config, run_dir),
         default_root_dir=run_dir,
         # callbacks.progress has a better one

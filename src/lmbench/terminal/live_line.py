@@ -56,8 +56,9 @@ class LiveLine:
             get_time=time.monotonic,
             disable=not self.is_shown,
         )
-        task = self._progress.add_task(description, total=total, completed=done, figures="")
+        task = self._progress.add_task(description, total=total, figures="")
         self._task = self._progress.tasks[task]
+        self._task.completed = done
         self._next_look = 0.0
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
         self._progress.start()

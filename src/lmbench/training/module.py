@@ -137,10 +137,12 @@ class LanguageModelModule(L.LightningModule):
         """Adds the best validation."""
         checkpoint["best"] = self.best and (self.best.epoch, *self.best.score)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the best validation."""
+    def restore_best(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the best validation until a checkpoint was saved."""
         best = checkpoint["best"]
         self.best = best and Best(best[0], Score(*best[1:]))
+
+    on_load_checkpoint = restore_best
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Notes the window's length before the optimizer runs the step's closure; sets dropouts."""

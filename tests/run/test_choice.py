@@ -101,7 +101,7 @@ def test_a_later_process_of_a_job_may_find_what_the_first_has_written(
     ("choose", "overrides", "message"),
     [
         (choose_run, ["sweep_resume=true"], r"sweep_resume continues a sweep \(-m\)"),
-        (choose_run, ["resume="], "Set resume=RUN_DIR"),
+        (choose_run, ["resume="], "not the directory of a run"),
         (choose_run, ["resume=nowhere"], "nowhere is not the directory of a run"),
         (choose_job, ["sweep_resume=true"], r"needs hydra\.sweep\.dir=DIR"),
         (choose_job, ["resume=run"], "leave out -m"),

@@ -149,7 +149,6 @@ def run(
     torch.manual_seed(99 if resumes else 0)
     averaging = NTASGD(1, average_from_start=average_from_start)
     last, recorder, plugin = folder / "checkpoints/last.ckpt", Recorder(), CheckpointIO()
-    plugin.checkpoint = read_checkpoint(last) if resumes else None
     trainer = quiet_trainer(
         *(recorder, Throughput(), Progress(), FiniteLoss()),
         Checkpoints(folder / "checkpoints", interval_minutes=interval_minutes),

@@ -30,9 +30,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes each look at the clock take ten seconds."""
     now = iter(range(0, 10**6, 10))
-    for module in (progress, live_line):
-        clock = SimpleNamespace(monotonic=lambda: float(next(now)))
-        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(live_line, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
 
 
 def after_validation(*, is_global_zero: bool = True) -> Any:
@@ -69,24 +67,6 @@ def test_training_logs_what_begins_and_a_line_per_validation(lines: list[str]):
     assert f"valid {ppl:.2f} (best)" in epochs[2]
 
 
-@pytest.mark.parametrize(
-    ("start_share", "share", "left"),
-    [
-        (0.0, 0.25, "3 min left"),
-        (0.25, 0.5, "2 min left"),  # a resumed run's pace is that since the resume
-        (0.5, 0.5, ""),
-        (0.0, None, ""),
-    ],
-)
-def test_the_time_left_is_at_the_pace_so_far(
-    monkeypatch: pytest.MonkeyPatch, start_share: float, share: float | None, left: str
-):
-    shown = Progress()
-    shown._start, shown._start_share, shown._share = 100.0, start_share, share
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 160.0))
-    assert shown._left() == left
-
-
 def test_without_a_terminal_there_is_a_line_every_minute(
     lines: list[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -111,7 +91,6 @@ def test_a_resumed_run_with_a_limit_of_steps_says_what_is_left(
         trainer = quiet_trainer(Progress(), checkpoints, **limits)
         trainer.fit(small_module(9), datamodule=datamodule, ckpt_path=last)
         last = tmp_path / "last.ckpt"
-    assert trainer.callbacks[0]._start_share == 2 / 12  # the pace is that since the resume
     within = [line for line in lines if line.startswith("epoch 2, ")]
     assert len(within) >= 2
     assert all(" left" in line for line in within[:-1])

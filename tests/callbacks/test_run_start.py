@@ -1,5 +1,4 @@
 import logging
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +9,14 @@ from small import SMALL, config_of
 
 from lmbench.callbacks import run_start
 from lmbench.callbacks.run_start import RunStart
-from lmbench.cli.train import _fit_and_test, _resume_errors_named
-from lmbench.errors import UserError
-from lmbench.perplexity import Score
+from lmbench.cli.train import _fit_and_test
+from lmbench.errors import Diverged, UserError
+from lmbench.run.choice import ChosenRun
 from lmbench.run.config import read_run_config, write_run_config
 
 CONFIG, CHANGED = config_of(*SMALL), config_of(*SMALL, "trainer.max_epochs=9")
+NEW = ChosenRun(CONFIG)
+RESUMED, SAME = (ChosenRun(CONFIG, resumes=True, changed=changed) for changed in (CHANGED, None))
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def is_as_it_was(run_dir: Path) -> bool:
 
 
 def test_a_resume_that_is_refused_before_its_first_step_changes_nothing(run_dir: Path):
-    callback, module = RunStart(run_dir, CHANGED), SimpleNamespace()
+    callback, module = RunStart(RESUMED, run_dir), SimpleNamespace()
     for hook in ("setup", "on_fit_start", "on_train_start", "on_train_epoch_start"):
         getattr(callback, hook)(trainer(), module, *(["fit"] if hook == "setup" else []))
     assert is_as_it_was(run_dir)
@@ -47,7 +48,7 @@ def test_a_resume_that_is_refused_before_its_first_step_changes_nothing(run_dir:
 
 
 def test_the_first_step_removes_old_results_and_writes_the_config_once(run_dir: Path):
-    callback, module = RunStart(run_dir, CHANGED), SimpleNamespace()
+    callback, module = RunStart(RESUMED, run_dir), SimpleNamespace()
     callback.on_train_batch_start(trainer(), module, None, 0)
     assert not is_as_it_was(run_dir)
     assert callback.has_begun
@@ -60,12 +61,12 @@ def test_the_first_step_removes_old_results_and_writes_the_config_once(run_dir: 
 def test_testing_does_the_same_if_nothing_is_left_to_train(
     run_dir: Path, caplog: pytest.LogCaptureFixture
 ):
-    RunStart(run_dir, CHANGED).setup(trainer(), SimpleNamespace(), "test")
+    RunStart(RESUMED, run_dir).setup(trainer(), SimpleNamespace(), "test")
     assert not is_as_it_was(run_dir)
     caplog.set_level(logging.INFO)
     for first_step, trains in ((0, False), (3, True), (3, False)):
         assert caplog.messages == []
-        callback, module = RunStart(run_dir, None), SimpleNamespace()
+        callback, module = RunStart(SAME, run_dir), SimpleNamespace()
         callback.first_step = first_step
         if trains:
             callback.on_train_batch_start(trainer(), module, None, 0)
@@ -74,13 +75,13 @@ def test_testing_does_the_same_if_nothing_is_left_to_train(
 
 
 def test_a_resume_that_changes_no_value_leaves_the_config(run_dir: Path):
-    RunStart(run_dir, None).setup(trainer(), SimpleNamespace(), "test")
+    RunStart(SAME, run_dir).setup(trainer(), SimpleNamespace(), "test")
     assert read_run_config(run_dir) == CONFIG
     assert not (run_dir / "results.json").exists()
 
 
 def test_only_one_process_writes(run_dir: Path):
-    callback = RunStart(run_dir, CHANGED)
+    callback = RunStart(RESUMED, run_dir)
     callback.on_train_batch_start(trainer(is_global_zero=False), SimpleNamespace(), None, 0)
     assert is_as_it_was(run_dir)
 
@@ -91,11 +92,25 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(
 ):
     purged: list[int] = []
     monkeypatch.setattr(run_start, "purge_tensorboard", lambda _, step: purged.append(step))
-    callback = RunStart(run_dir, None)
+    callback = RunStart(SAME, run_dir)
     callback.first_step = first_step
     for index in range(2):
         callback.on_train_batch_start(trainer(), SimpleNamespace(), None, index)
     assert purged == ([first_step] if first_step else [])
+
+
+def fail_in(start: RunStart, error: Exception, *, has_begun: bool = False) -> None:
+    with start.in_directory(is_first=True):
+        start.has_begun = has_begun
+        raise error
+
+
+@pytest.fixture
+def checkpoint(run_dir: Path) -> Path:
+    path = run_dir / "checkpoints/last.ckpt"
+    path.parent.mkdir()
+    path.touch()
+    return path
 
 
 @pytest.mark.parametrize(
@@ -107,23 +122,46 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(
     ],
 )
 def test_only_damage_is_blamed_on_the_checkpoint(
-    run_dir: Path, error: Exception, is_of_checkpoint: bool
+    run_dir: Path, checkpoint: Path, error: Exception, is_of_checkpoint: bool
 ):
-    path = run_dir / "last.ckpt"
-    expected, part = (UserError, str(path)) if is_of_checkpoint else (type(error), str(error))
-    with pytest.raises(expected, match=part), _resume_errors_named(RunStart(run_dir, None), path):
-        raise error
+    expected, part = (UserError, str(checkpoint)) if is_of_checkpoint else (type(error), str(error))
+    with pytest.raises(expected, match=part):
+        fail_in(RunStart(SAME, run_dir), error)
 
 
-@pytest.mark.parametrize(
-    ("scores", "message"),
-    [
-        ({}, "^No epoch of this run has been validated.*Train one epoch more"),
-        ({"val": Score(math.inf, 1)}, "^No validation gave a finite.*Lower optimizer.lr"),
-    ],
-)
-def test_without_a_best_checkpoint_it_is_said_why(scores: dict[str, Score], message: str):
+def test_an_error_of_the_training_is_not_one_of_the_checkpoint(run_dir: Path, checkpoint: Path):
+    with pytest.raises(KeyError):
+        fail_in(RunStart(SAME, run_dir), KeyError("a defect"), has_begun=True)
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_new_run_that_is_refused_leaves_nothing(tmp_path: Path, has_begun: bool):
+    with pytest.raises(UserError, match="no"):
+        fail_in(RunStart(NEW, tmp_path), UserError("no"), has_begun=has_begun)
+    assert (tmp_path / "config.yaml").exists() == has_begun
+
+
+def test_a_resumed_run_that_has_not_saved_yet_begins_anew(run_dir: Path):
+    with (
+        pytest.raises(UserError, match="has ended"),
+        RunStart(SAME, run_dir).in_directory(is_first=True),
+    ):
+        pass
+    (run_dir / "results.json").unlink()
+    (run_dir / "metrics.csv").touch()
+    with RunStart(SAME, run_dir).in_directory(is_first=True) as last:
+        assert last is None
+        assert not (run_dir / "metrics.csv").exists()
+
+
+def test_a_divergence_is_noted(tmp_path: Path):
+    with pytest.raises(Diverged), RunStart(NEW, tmp_path).in_directory(is_first=True):
+        raise Diverged("too high")
+    assert (tmp_path / "diverged.txt").read_text() == "too high\n"
+
+
+def test_without_a_best_checkpoint_it_is_said_why():
     trainer: Any = SimpleNamespace(fit=lambda *args, **options: None)
-    module = SimpleNamespace(best=None, scores=scores)
-    with pytest.raises(UserError, match=message):
+    module: Any = SimpleNamespace(best=None)
+    with pytest.raises(Diverged, match=r"^No validation gave a finite.*Lower optimizer\.lr"):
         _fit_and_test(trainer, module, None, None)

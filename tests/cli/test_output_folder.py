@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.cli.output_folder import OutputFolder, as_typed, register_resolvers
+from lmbench.cli.output_folder import OutputFolder, register_resolvers, unresolved
 
 register_resolvers()
 
@@ -149,7 +149,7 @@ def test_a_resumed_run_is_written_into(tmp_path: Path, monkeypatch: pytest.Monke
 def test_overrides_are_not_resolved_against_the_composed_config():
     config = OmegaConf.create({"seed": 1, "overrides": ["data.seed=${seed}", "seed=2"]})
     assert list(config.overrides) == ["data.seed=1", "seed=2"]
-    assert as_typed(config.overrides) == ["data.seed=${seed}", "seed=2"]
+    assert unresolved(config.overrides) == ["data.seed=${seed}", "seed=2"]
 
 
 def test_a_jobs_folder_does_not_depend_on_the_order_of_its_overrides():

@@ -132,7 +132,7 @@ def test_a_hub_out_of_reach(
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("seed=abc", "seed='abc' has the wrong type: str instead of int"),
+        ("seed=abc", 'seed="abc" has the wrong type'),
         ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0"),
     ],
 )
@@ -206,6 +206,6 @@ def test_the_traceback_is_there_for_those_who_ask(failure: Callable):
 
 def test_a_failing_job_does_not_stop_the_others_of_a_sweep(failure: Callable, tmp_path: Path):
     said = failure("-m", *TINY_SYNTHETIC, "model.core.dropout=1.5,0.1")
-    assert "model.core.dropout must be" in said
+    assert "model.core: dropout must be" in said
     (results,) = tmp_path.glob("multirun/*/*/*/results.json")
     assert "dropout: 0.1" in (results.parent / "config.yaml").read_text("utf-8")

@@ -410,28 +410,39 @@ def test_a_model_that_has_diverged_is_scored_as_nan():
 def test_what_processes_reduce_is_on_their_device(monkeypatch: pytest.MonkeyPatch):
     """NCCL reduces only what is on a GPU."""
     logged = {}
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(extra_divisor={"val": 0}))
+
+    def reduce(sums: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        logged[reduce_op] = sums
+        return torch.tensor([6.0, 2.0])
+
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(extra_divisor={"val": 0}),
+        strategy=SimpleNamespace(reduce=reduce),
+    )
     monkeypatch.setattr(LanguageModelModule, "device", torch.device("meta"))
     monkeypatch.setattr(LanguageModelModule, "trainer", trainer)
     monkeypatch.setattr(
         LanguageModelModule, "log", lambda _, name, value, **options: logged.update({name: value})
     )
     module = make_module()
-    module._sums.update(torch.tensor(6.0), 2)
     module._log_scores("val")
     on = {name: value.device.type for name, value in logged.items()}
-    assert on == {"val/nll": "meta", "val/ppl": "meta"}
+    assert on == {"sum": "meta", "val/nll": "meta", "val/ppl": "meta"}
     assert module.scores["val"].nll == 3.0
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
-def test_the_nats_of_windows_are_added_up_in_float64(precision: torch.dtype):
+def test_the_nats_of_windows_are_added_up_in_float64(
+    precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
     """Whatever ``trainer.precision`` converts the module to."""
     module, nats = make_module().to(precision), torch.tensor(331.3, dtype=precision)
-    for _ in range(500):
-        module._sums.update(nats, 2)
-    total, num_tokens = module._sums.compute()
-    assert (float(total), int(num_tokens)) == (500 * float(nats), 1000)
+    monkeypatch.setattr(module, "_read", lambda *args: (None, None))
+    monkeypatch.setattr(module.model.head, "loss", lambda *args, **options: nats)
+    window = SimpleNamespace(targets=None, num_scored=2)
+    for index in range(500):
+        module._score(window, index, "val")  # pyright: ignore[reportArgumentType]
+    assert (float(module._nats), module._num_tokens) == (500 * float(nats), 1000)
 
 
 class DropoutRates(L.Callback):

@@ -17,7 +17,7 @@ from lmbench.callbacks.metrics_csv import MetricsCSV
 from lmbench.callbacks.time_limit import TimeLimit
 from lmbench.errors import UserError
 from lmbench.files import flush_to_disk, replacing
-from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY, require_plain
+from lmbench.saved.checkpoint import FORMAT, FORMAT_KEY, read_checkpoint, require_plain
 from lmbench.training.lightning_internals import (
     resumes_within_epoch,
     set_max_steps,
@@ -29,10 +29,7 @@ STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Writes checkpoint files whole or not at all, and passes on the one already read."""
-
-    checkpoint: dict[str, Any] | None = None
-    """Content of the checkpoint that a run continues from; None for a new run."""
+    """Writes checkpoint files whole or not at all, and reads them without running any code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,10 +58,12 @@ class CheckpointIO(TorchCheckpointIO):
         flush_to_disk(path.parent)
 
     def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict[str, Any]:
-        """What was read from this path before the training; Lightning may keep it."""
-        checkpoint, self.checkpoint = self.checkpoint, None
-        assert checkpoint is not None
-        return checkpoint
+        """The file's content.
+
+        Raises:
+            UserError: See :func:`lmbench.saved.checkpoint.read_checkpoint`.
+        """
+        return read_checkpoint(Path(path))
 
 
 class Checkpoints(Checkpoint):

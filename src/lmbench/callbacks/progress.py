@@ -1,7 +1,6 @@
 """How far a training is and how long it will take: a live line in a terminal, lines in the log."""
 
 import logging
-import time
 from typing import Any
 
 import lightning as L
@@ -9,13 +8,10 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lmbench.callbacks.time_limit import TimeLimit
-from lmbench.terminal.live_line import SECONDS_BETWEEN_REFRESHES, LiveLine, duration
+from lmbench.terminal.live_line import LiveLine, duration
 from lmbench.terminal.printing import printable
 
 log = logging.getLogger(__name__)
-
-SECONDS_OF_WARM_UP = 5
-"""Seconds of training before the time left is estimated."""
 
 
 class Progress(L.Callback):
@@ -26,11 +22,7 @@ class Progress(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._line = LiveLine()
-        self._share: float | None = None
-        self._start_share = 0.0
-        self._start = 0.0
-        self._next_look = 0.0
+        self._line: LiveLine | None = None  # in the first process, while it trains or tests
         self._has_said_how_long = False
         self._num_steps: int | None = None
         self._limit: TimeLimit | None = None
@@ -40,91 +32,77 @@ class Progress(L.Callback):
         self._num_steps = pl_module.num_steps
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Starts the clock and the live line."""
-        limits = [callback for callback in trainer.callbacks if isinstance(callback, TimeLimit)]
-        self._limit = limits[0] if limits else None
+        """Says what begins, and starts the live line."""
+        self._limit = next((x for x in trainer.callbacks if isinstance(x, TimeLimit)), None)
         if trainer.is_global_zero:
             _say_what_begins(trainer, pl_module)
-        self._begin(trainer, "training")
-        self._start_share = self._share_of_training(trainer) or 0.0
+            share = self._share_of_training(trainer)
+            total = None if share is None else 1.0
+            self._line = LiveLine("training", total, done=share or 0.0)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs, batch, batch_idx) -> None:
-        """Notes how far the run is."""
-        if time.monotonic() < self._next_look:  # gathering the figures takes time
+        """Shows how far the run is."""
+        if self._line is None:
             return
-        self._next_look = time.monotonic() + SECONDS_BETWEEN_REFRESHES
-        self._share = self._share_of_training(trainer)
-        if trainer.is_global_zero and self._limit is None and not self._has_said_how_long:
+
+        def figures() -> list[str]:
+            best = pl_module.best
+            shown = [f"best valid {best.score.ppl:.2f}"] if best is not None else []
+            return [*_train_ppl(trainer), *shown, *_speed(trainer)]
+
+        is_new = self._line.update(_epoch(trainer), self._share_of_training(trainer), figures)
+        if is_new and self._limit is None and not self._has_said_how_long:
             self._say_how_long(trainer)
-        of_how_many = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
-        metrics = trainer.callback_metrics
-        figures = [f"epoch {trainer.current_epoch + 1}{of_how_many}", self._left()]
-        if "train/ppl" in metrics:
-            figures.append(f"train ppl {metrics['train/ppl']:.1f}")
-        if pl_module.best is not None:
-            figures.append(f"best valid {pl_module.best.score.ppl:.2f}")
-        if "train/tokens_per_second" in metrics:
-            figures.append(f"{metrics['train/tokens_per_second']:,.0f} tokens/s")
-        self._line.show(figures, self._share)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
-        """Notes how far the validation is."""
-        num_batches = sum(trainer.num_val_batches)
-        figures = [f"validation {(batch_idx + 1) / num_batches:.0%}", self._left()]
-        self._line.show(figures, self._share)
+        """Shows how far the validation is."""
+        if self._line is not None:
+            share = (batch_idx + 1) / sum(trainer.num_val_batches)
+            self._line.update(f"validation {share:.0%}", None, list)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Logs the perplexities, the speed and the time left."""
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         is_best = pl_module.best is not None and pl_module.best.epoch == trainer.current_epoch
-        of_how_many = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
-        line = []
-        if "train/ppl" in metrics:
-            line.append(f"train ppl {metrics['train/ppl']:.1f}")
-        line.append(f"valid {metrics['val/ppl']:.2f}{' (best)' if is_best else ''}")
-        if "train/tokens_per_second" in metrics:
-            line.append(f"{metrics['train/tokens_per_second']:,.0f} tokens/s")
-        if not self._line.is_shown and self._left():
-            line.append(self._left())
-        log.info("epoch %d%s: %s", trainer.current_epoch + 1, of_how_many, ", ".join(line))
+        valid = f"valid {trainer.callback_metrics['val/ppl']:.2f}{' (best)' if is_best else ''}"
+        line = [*_train_ppl(trainer), valid, *_speed(trainer)]
+        if self._line is not None and not self._line.is_shown and self._line.left:
+            line.append(self._line.left)
+        log.info("%s: %s", _epoch(trainer), ", ".join(line))
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts over for the test."""
-        self._begin(trainer, "test")
-        self._start_share = 0.0
+        if trainer.is_global_zero:
+            self._line = LiveLine("test", 1.0)
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
-        """Notes how far the test is."""
-        self._share = (batch_idx + 1) / sum(trainer.num_test_batches)
-        figures = [f"test of the best epoch {self._share:.0%}", self._left()]
-        self._line.show(figures, self._share)
+        """Shows how far the test is."""
+        if self._line is not None:
+            share = (batch_idx + 1) / sum(trainer.num_test_batches)
+            self._line.update(f"test of the best epoch {share:.0%}", share, list)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Removes the live line."""
-        self._line.stop()
+        self._stop()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Removes the live line."""
-        self._line.stop()
+        self._stop()
 
     on_test_end = on_train_end
 
-    def _begin(self, trainer: Any, doing: str) -> None:
-        self._start = time.monotonic()
-        self._share = None
-        self._line = LiveLine()
-        self._line.figures = [doing]
-        if trainer.is_global_zero:
-            self._line.start()
+    def _stop(self) -> None:
+        if self._line is not None:
+            self._line.stop()
+            self._line = None
 
     def _say_how_long(self, trainer: Any) -> None:
-        seconds = self._seconds_left()
+        seconds = self._line.seconds_left if self._line is not None else None
         if seconds is None:
             return
         self._has_said_how_long = True
@@ -143,16 +121,20 @@ class Progress(L.Callback):
             shares.append(self._limit.share)
         return min(1.0, max(shares)) if shares else None
 
-    def _left(self) -> str:
-        seconds = self._seconds_left()
-        return f"{duration(seconds)} left" if seconds and seconds >= 1 else ""
 
-    def _seconds_left(self) -> float | None:
-        """Seconds until what has begun is done, at its pace so far; None while unknown."""
-        seconds = time.monotonic() - self._start
-        if self._share is None or seconds < SECONDS_OF_WARM_UP or self._share <= self._start_share:
-            return None
-        return seconds * (1 - self._share) / (self._share - self._start_share)
+def _epoch(trainer: Any) -> str:
+    last = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
+    return f"epoch {trainer.current_epoch + 1}{last}"
+
+
+def _train_ppl(trainer: Any) -> list[str]:
+    ppl = trainer.callback_metrics.get("train/ppl")
+    return [] if ppl is None else [f"train ppl {ppl:.1f}"]
+
+
+def _speed(trainer: Any) -> list[str]:
+    speed = trainer.callback_metrics.get("train/tokens_per_second")
+    return [] if speed is None else [f"{speed:,.0f} tokens/s"]
 
 
 def _say_what_begins(trainer: Any, module: Any) -> None:

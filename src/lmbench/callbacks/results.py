@@ -57,8 +57,8 @@ class Results(L.Callback):
     def on_train_end(self, trainer: Any, pl_module) -> None:
         """Says why early stopping ended the run, if the callback does not."""
         for callback in trainer.early_stopping_callbacks:
-            is_told = callback.verbose or not trainer.is_global_zero
-            if callback.stopping_reason_message and not is_told:
+            is_silent = trainer.is_global_zero and not callback.verbose
+            if is_silent and callback.stopping_reason_message:
                 log.info("%s", callback.stopping_reason_message)
 
     def state_dict(self) -> dict[str, Any]:

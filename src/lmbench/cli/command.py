@@ -24,6 +24,10 @@ OPTIONS_WITH_A_VALUE += ("-cn", "--config-name", "-cd", "--config-dir", "--exper
 _OPTIONS_THAT_PRINT = {"--help", "-h", "--cfg", "-c", "--info", "-i", "--hydra-help"}
 
 
+class JobFailed(Exception):
+    """A job of a sweep failed with an error that has been logged."""
+
+
 @contextmanager
 def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True) -> Iterator[None]:
     """Turns users' errors into messages without a traceback, and interruptions into exit codes.
@@ -34,8 +38,7 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
             job's error.
         is_training: Whether the run can be resumed.
     """
-    from hydra.errors import CompactHydraException  # plain commands do without
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import OmegaConfBaseException  # plain commands do without
 
     # A line that stdout or train.log does not accept is lost; that needs no traceback.
     logging.raiseExceptions = False
@@ -46,7 +49,7 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
     except UserError as error:
         message, cause = str(error), error
     except OmegaConfBaseException as error:  # a value that refers to a missing key
-        message, cause = " ".join(str(error).split()), None  # Hydra would print this cause too
+        message, cause = " ".join(str(error).split()), error
     except OSError as error:  # a full disk, or a folder where a file should be
         place = error.filename2 or error.filename or run_dir  # a rename's target comes first
         message, cause = f"{place}: {error.strerror or error}.", error
@@ -71,17 +74,14 @@ def errors_for_users(run_dir: Path, *, is_sweep: bool, is_training: bool = True)
         elif is_training and not is_sweep:
             remove_failed_start(run_dir)
         sys.exit(128 + signum)
-    message = _printable(message)
-    if not is_sweep and not _wants_traceback():
-        log.error(message)  # in train.log too
-        if is_training:
-            remove_failed_start(run_dir)
-        sys.exit(1)
-    if is_sweep:
-        log.error(message)
-    error = CompactHydraException(message)
-    error.has_been_told = is_sweep  # pyright: ignore[reportAttributeAccessIssue]
-    raise error from cause
+    if _wants_traceback() and not is_sweep:
+        raise cause
+    log.error(_printable(message))  # in train.log too
+    if is_sweep:  # which goes on, and ends with this error
+        raise JobFailed(message) from cause
+    if is_training:
+        remove_failed_start(run_dir)
+    sys.exit(1)
 
 
 def run_hydra(main: Callable[[], object], config_name: str) -> None:
@@ -98,9 +98,9 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     if _wants_traceback():
         main()
         return
-    from lmbench.cli.suggestions import explain, explain_dashes, explain_null  # reads YAML
+    from lmbench.cli.suggestions import explain, explain_arguments  # reads YAML
 
-    if message := explain_dashes(sys.argv[1:], config_name):
+    if message := explain_arguments(sys.argv[1:], config_name):
         tell(_printable(message))
         sys.exit(1)
     # Hydra then raises its errors instead of printing them in a frame.
@@ -116,18 +116,15 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
         if not any(text.partition("=")[0] in _OPTIONS_THAT_PRINT for text in sys.argv[1:]):
             raise
         end_unread()
+    except JobFailed:
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
-        if getattr(error, "has_been_told", False):  # a job of a sweep has logged it
-            sys.exit(1)
-        tell(_printable(explain(str(error), sys.argv[1:], config_name)))
+        tell(_printable(explain(error, sys.argv[1:], config_name)))
         sys.exit(1)
     except ValueError as error:
-        if str(error).startswith("No trials are completed"):  # Optuna's
-            tell("No trial of the search succeeded. The log above says why.")
-        elif str(error).startswith("Config group override must be"):
-            tell(_printable(explain_null(sys.argv[1:])))
-        else:
+        if not any(text.startswith("hparams_search=") for text in sys.argv[1:]):
             raise
+        tell(_printable(f"The search has failed, the log says why. ({error})"))
         sys.exit(1)
 
 

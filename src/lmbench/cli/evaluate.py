@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lmbench.cli.command import OPTIONS_WITH_A_VALUE, errors_for_users, run_hydra
-from lmbench.cli.suggestions import explain_dashes
+from lmbench.cli.suggestions import explain_arguments
 from lmbench.errors import UserError
 from lmbench.files import is_folder
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
@@ -65,13 +65,13 @@ def evaluate(config: DictConfig, name: str) -> float:
     set_up_allocator(keep_large="pairs" not in config.evaluation)
     # Slow imports stay out of ``--help`` and shell completion.
     from lmbench.evaluation import outcome
-    from lmbench.instantiate.arguments import factory, require_type
+    from lmbench.instantiate.arguments import convert, factory
     from lmbench.instantiate.evaluator import build_evaluator
     from lmbench.instantiate.model import build_saved
     from lmbench.saved.checkpoint import read_run_model
 
     for key in ("tune", "save_tokens"):
-        require_type(f"evaluation.{key}", config.evaluation.get(key), bool)
+        convert(f"evaluation.{key}", config.evaluation.get(key), bool)
     device = device_of(config.device)
     set_matmul_precision(config.float32_matmul_precision, device.type)
     saved = read_run_model(run_dir)
@@ -113,7 +113,7 @@ def _evaluate_pairs(
     from lmbench.data.minimal_pairs import read_pairs
     from lmbench.data.tokenizer.choice import tokenizer_for
     from lmbench.evaluation import minimal_pairs
-    from lmbench.instantiate.arguments import require_type
+    from lmbench.instantiate.arguments import convert
 
     if node["pairs"] is None:
         raise UserError("Set evaluation.pairs=…, a file, a folder or a zip archive of pairs.")
@@ -122,7 +122,7 @@ def _evaluate_pairs(
     if others:
         raise UserError(f"evaluation=minimal_pairs cannot be combined with {', '.join(others)}.")
     tokenizer = node.get("tokenizer")
-    require_type("evaluation.tokenizer", tokenizer, str | None)
+    convert("evaluation.tokenizer", tokenizer, str | None)
     try:
         cutter = tokenizer_for(vocabulary, tokenizer)
     except ValueError as error:
@@ -209,7 +209,7 @@ def _are_runs(arguments: Sequence[str]) -> list[bool]:
 
 def _require_folders(arguments: Sequence[str]) -> None:
     """Ends the command if a run is not a folder, before the others are evaluated."""
-    if message := explain_dashes(arguments, "evaluate"):  # of --split valid, valid is not a run
+    if message := explain_arguments(arguments, "evaluate"):  # of --split valid, valid is not a run
         sys.exit(printable(message))
     for text, is_run in zip(arguments, _are_runs(arguments), strict=True):
         if is_run and not is_folder(text):

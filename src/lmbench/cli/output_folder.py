@@ -29,14 +29,14 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("lmbench.run_dir", run_dir, replace=True)
     OmegaConf.register_new_resolver(
-        "lmbench.job_folder", lambda overrides: job_folder(as_typed(overrides)), replace=True
+        "lmbench.job_folder", lambda overrides: job_folder(unresolved(overrides)), replace=True
     )
 
 
-def as_typed(overrides: Any) -> list[str]:
-    """Hydra's overrides, a ``ListConfig``, without resolving what they interpolate.
+def unresolved(overrides: Any) -> list[str]:
+    """Hydra's overrides, a ``ListConfig``, with the interpolations that they were typed with.
 
-    Interpolations have a meaning only in the run's config, which may not be the composed one.
+    These have a meaning only in the run's config, which may not be the composed one.
     """
     return list(map(str, OmegaConf.to_container(overrides, resolve=False)))  # pyright: ignore
 

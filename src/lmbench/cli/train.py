@@ -2,8 +2,6 @@
 
 import logging
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,27 +11,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lmbench.cli.command import errors_for_users, run_hydra
-from lmbench.cli.output_folder import as_typed, register_resolvers
-from lmbench.errors import Diverged, UserError, is_out_of_memory
-from lmbench.files import replace_text
+from lmbench.cli.output_folder import register_resolvers, unresolved
+from lmbench.errors import Diverged, UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
-from lmbench.run.config import write_run_config
-from lmbench.run.directory import (
-    DIVERGED,
-    alone_in,
-    as_override,
-    clear_run,
-    last_checkpoint,
-    shown,
-)
+from lmbench.run.directory import shown
 from lmbench.run.targets import PLACES, conf_dir, require_known_targets
 from lmbench.terminal.printing import printable
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
-    from lmbench.callbacks.run_start import RunStart
+    from lmbench.data.corpus import Corpus
+    from lmbench.training.module import LanguageModelModule
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -60,158 +50,78 @@ def train(run: ChosenRun, run_dir: Path) -> float:
     set_up_threads()
     set_up_allocator()
     # Slow imports stay out of ``--help`` and shell completion.
-    from lmbench.callbacks.checkpoints import CheckpointIO
     from lmbench.callbacks.run_start import RunStart
     from lmbench.callbacks.stop_on_signal import StopOnSignal
     from lmbench.instantiate import training as build
     from lmbench.instantiate.arguments import factory
     from lmbench.instantiate.loggers import recording
     from lmbench.instantiate.model import build_model
-    from lmbench.saved.checkpoint import DATA, load_weights, read_checkpoint
     from lmbench.training.lightning_internals import processes_ending_together
 
     build.require_known_keys(config)
     build.seed_everything(config)
     set_matmul_precision(config["float32_matmul_precision"], config["trainer"]["accelerator"])
-    checkpoint_io, stop = CheckpointIO(), StopOnSignal()
-    run_start = RunStart(run_dir, run.changed)
-    trainer = build.trainer(config, run_dir, more=[run_start, stop], checkpoint_io=checkpoint_io)
+    start, stop = RunStart(run, run_dir), StopOnSignal()
+    trainer = build.trainer(config, run_dir, more=[start, stop])
+    corpus = factory(config["data"], "data")()
+    datamodule = build.datamodule(config, corpus)
+    model = build_model(config["model"], len(corpus.vocabulary), corpus.train)
+    module = build.module(config, model)
     is_first = trainer.is_global_zero
-    with alone_in(run_dir) if is_first else nullcontext():
-        last = _checkpoint_to_resume(run_dir) if run.resumes else None
-        start = config["init_from"]
-        first = last or (start and Path(start, "checkpoints/best.ckpt"))
-        checkpoint = None if first is None else read_checkpoint(first)
-        corpus = factory(config["data"], "data")()
-        datamodule = build.datamodule(config, corpus)
-        model = build_model(config["model"], len(corpus.vocabulary), corpus.train)
-        module = build.module(config, model)
-        if first is not None and checkpoint is not None:
-            corpus.require_sha256(checkpoint[DATA]["sha256"])
-            load_weights(module, checkpoint["state_dict"], first)
+    with start.in_directory(is_first=is_first) as last, stop, processes_ending_together(trainer):
+        best_of_other = config["init_from"] and Path(config["init_from"], "checkpoints/best.ckpt")
+        if source := last or best_of_other:
+            _load(module, corpus, source)
         if is_first:
-            if not run.resumes:
-                write_run_config(config, run_dir)
-            elif last is None:
-                clear_run(run_dir)
             log.info("%s: writing to %s", printable(str(config.get("name"))), shown(run_dir))
             for note in corpus.notes:
                 log.info("%s: %s", printable(corpus.name), printable(note))
-        is_new = is_first and not run.resumes
-        with (
-            _refused_start_undone(run_start, run_dir) if is_new else nullcontext(),
-            stop,
-            processes_ending_together(trainer),
-            _resume_errors_named(run_start, last),
-            _divergence_noted(run_dir),
-        ):
-            if last is not None and checkpoint is not None:
-                checkpoint_io.checkpoint = checkpoint  # Lightning drops it once it has been read
-                run_start.first_step = checkpoint["global_step"]
-                if is_first:
-                    log.info("continuing after step %s", f"{run_start.first_step:,}")
-            del checkpoint
-            with recording(trainer, config, run_dir):
-                return _fit_and_test(trainer, module, datamodule, last)
+        with recording(trainer, config, run_dir):
+            return _fit_and_test(trainer, module, datamodule, last)
 
 
-def _checkpoint_to_resume(run_dir: Path) -> Path | None:
-    """Where a resume continues; None if the run was stopped before it saved.
+def _load(module: "LanguageModelModule", corpus: "Corpus", path: Path) -> dict[str, Any]:
+    """Loads the weights of a checkpoint, whose corpus must be the same; returns the checkpoint."""
+    from lmbench.saved.checkpoint import DATA, load_weights, read_checkpoint
 
-    Raises:
-        UserError: The run has ended, and there is no checkpoint any more.
-    """
-    last = last_checkpoint(run_dir)
-    if last is None and (run_dir / "results.json").exists():
-        raise UserError(
-            f"{run_dir} has ended, and without last.ckpt it cannot be resumed. A new run can "
-            f"start from its weights: {as_override('init_from', run_dir)}."
-        )
-    return last
+    checkpoint = read_checkpoint(path)
+    corpus.require_sha256(checkpoint[DATA]["sha256"])
+    load_weights(module, checkpoint["state_dict"], path)
+    return checkpoint
 
 
-def _fit_and_test(trainer: "Trainer", module: Any, datamodule: Any, last: Path | None) -> float:
-    """Trains, from a checkpoint if there is one to continue from, and tests the best checkpoint.
-
-    Returns:
-        The best perplexity on valid.
-
-    Raises:
-        UserError: No perplexity was finite; or an option of the trainer does not fit the corpus.
-    """
+def _fit_and_test(
+    trainer: "Trainer", module: "LanguageModelModule", datamodule: Any, last: Path | None
+) -> float:
+    """Trains, from the last checkpoint if there is one; tests the best; returns its perplexity."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from lmbench.saved.checkpoint import load_weights, read_checkpoint
 
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=last)
-        if module.best is None and "val" not in module.scores:  # a resume may leave nothing to do
-            raise UserError(
-                "No epoch of this run has been validated, so there is no best checkpoint to test. "
-                "Train one epoch more (trainer.max_epochs); the last one is always validated."
-            )
         if module.best is None:
             raise Diverged(
-                "No validation gave a finite perplexity, so there is no best checkpoint to "
-                "test. Lower optimizer.lr or trainer.gradient_clip_val."
+                "No validation gave a finite perplexity, so there is no best checkpoint to test. "
+                "Lower optimizer.lr or trainer.gradient_clip_val, or train an epoch more."
             )
-        # Not with test(ckpt_path=…), which would put the callbacks back to their state then.
+        # Not with test(ckpt_path=…), which would put the callbacks back to their state then. A run
+        # resumed from before its best epoch may not have reached that epoch again.
         best = Path(trainer.default_root_dir, "checkpoints/best.ckpt")
-        checkpoint = read_checkpoint(best)
-        load_weights(module, checkpoint["state_dict"], best)
-        # A run resumed from before its best epoch may not have reached that epoch again.
-        module.on_load_checkpoint(checkpoint)
+        module.restore_best(_load(module, datamodule.corpus, best))
         trainer.test(module, datamodule=datamodule, verbose=False)
     except MisconfigurationException as error:  # what it refuses only now
         raise UserError(f"trainer: {error}") from error
     return module.best.score.ppl
 
 
-@contextmanager
-def _resume_errors_named(run_start: "RunStart", last: Path | None) -> Iterator[None]:
-    """Names the checkpoint in an error raised while it is loaded."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        is_of_network = type(error).__name__.startswith("Dist")  # torch's: a port in use, say
-        if last is None or run_start.has_begun or is_of_network or is_out_of_memory(error):
-            raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{last} cannot be resumed ({reason}).") from error
-
-
-@contextmanager
-def _divergence_noted(run_dir: Path) -> Iterator[None]:
-    """Notes in the run's folder that it diverged, as a resume would diverge again."""
-    try:
-        yield
-    except Diverged as error:
-        with suppress(OSError):  # the error itself is more important
-            replace_text(run_dir / DIVERGED, f"{error}\n")
-        raise
-
-
-@contextmanager
-def _refused_start_undone(run_start: "RunStart", run_dir: Path) -> Iterator[None]:
-    """Removes a new run that is refused before its first step: it could not be resumed either."""
-    try:
-        yield
-    except UserError:
-        if not run_start.has_begun:
-            clear_run(run_dir)
-            (run_dir / "config.yaml").unlink(missing_ok=True)
-        raise
-
-
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
 def _main(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
-    overrides, of_hydra = map(as_typed, (hydra_config.overrides.task, hydra_config.overrides.hydra))
+    overrides = unresolved(hydra_config.overrides.task)
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     with errors_for_users(run_dir, is_sweep=is_sweep):
         if is_sweep:
-            run = choose_job(config, run_dir, overrides, of_hydra)
+            run = choose_job(config, run_dir, overrides, unresolved(hydra_config.overrides.hydra))
         else:
             run = choose_run(config, run_dir, overrides)
         if run.perplexity is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lmbench.perplexity import Score
-from lmbench.terminal.live_line import LiveLine, duration
+from lmbench.terminal.live_line import LiveLine
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ def progress_of(phase: str, num_targets: int) -> Iterator[OnWindow]:
         What to call after each window.
     """
     start, nats_so_far, done = time.perf_counter(), 0.0, 0
-    line = LiveLine(stderr=True)
-    line.figures = [phase]
+    short = phase.partition(",")[0]  # the rest, its settings, is in the log
+    line = LiveLine(short, num_targets, stderr=True)
 
     def figures() -> list[str]:
         rate = f"{done / max(time.perf_counter() - start, 1e-9):,.0f} tokens/s"
@@ -37,12 +37,8 @@ def progress_of(phase: str, num_targets: int) -> Iterator[OnWindow]:
         nonlocal nats_so_far, done
         nats_so_far += nats
         done += num_scored
-        share = done / num_targets
-        left = (time.perf_counter() - start) * (num_targets - done) / done if done else 0.0
-        short = phase.partition(",")[0]  # the rest, its settings, is in the log
-        line.show([f"{short} {share:.0%}", f"{duration(left)} left", *reversed(figures())], share)
+        line.update(f"{short} {done / num_targets:.0%}", done, figures)
 
-    line.start()
     try:
         yield on_window
     finally:

@@ -1,22 +1,16 @@
-"""Values from a config as arguments: what they must be, and errors that name the config's key."""
+"""From a config node to the call of a class or function; errors name the config's key."""
 
 import inspect
+import json
 import re
-import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lmbench.errors import UserError, is_out_of_memory
 from lmbench.run.targets import flatten, import_target
-
-# Arguments that the config has under a key other than their node's.
-_KNOWN_AS = {
-    "batching.seed": "seed",
-    "model.dropout": "model.embedding_dropout",
-    "model.core.input_size": "model.embedding_size",
-}
 
 
 def factory(node: Any, key: str) -> Callable[..., Any]:
@@ -31,21 +25,10 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
             or there is one that the target does not take.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
-        group = key.replace(".", "/")
-        message = (
-            f"{key}={node} names no class to build. An option of a group is chosen with a slash: "
-            f"{group}=NAME; lmbench-train --help lists them."
+        raise UserError(
+            f"{key}={node} names no class to build. Choose one with {key.replace('.', '/')}=NAME "
+            f"(lmbench-train --help lists them), or leave it out with ~{key}."
         )
-        kind = key.partition(".")[0]
-        if kind in ("callbacks", "logger"):  # their options hold several objects
-            message = (
-                f"{key}={node} names no class to build. Leave it out with ~{key}, or choose an "
-                f"option of {kind}= that has it; lmbench-train --help lists them."
-            )
-        elif isinstance(node, Mapping) and node:  # as from an experiment made for another option
-            left = " ".join(f"~{key}.{name}" for name in node)
-            message += f" If you have done that, remove the values that it does not use: {left}."
-        raise UserError(message)
     for name, value in node.items():
         if value == "???":
             raise UserError(f"{key}.{name} has no default: set {key}.{name}=…")
@@ -55,19 +38,9 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
         raise UserError(
             f"{key}._target_: {node['_target_']} cannot be imported: {error}."
         ) from error
-    arguments = {name: value for name, value in node.items() if name != "_target_"}
-    _require_known(target, key, arguments)
-
-    def make(*args: Any, **own: Any) -> Any:
-        if unknown := _unknown(target, own):
-            raise UserError(
-                f"{key}: lmbench passes {target.__name__} an argument {unknown[0]}, which it does "
-                "not take."
-            )
-        require_unset(key, arguments, own)
-        return call(target, key, *args, **arguments, **own)
-
-    return make
+    values = {name: value for name, value in node.items() if name != "_target_"}
+    _require_known(target, key, values)
+    return lambda *args, **own: call(target, key, values, *args, **own)
 
 
 def require_unset(node: str, given: Iterable[str], names: Iterable[str]) -> None:
@@ -93,141 +66,109 @@ def require_inside_run(node: Mapping[str, Any], key: str) -> None:
             raise UserError(f"{name}={value} is outside the run's folder. Give a relative path.")
 
 
-def call(target: Callable[..., Any], node: str, /, *args: Any, **kwargs: Any) -> Any:
+def call(
+    target: Callable[..., Any], key: str, values: Mapping[str, Any], /, *args: Any, **own: Any
+) -> Any:
     """Calls a class or function with the values of a config node.
 
     Args:
         target: What to call.
-        node: Key of the config node, to which the arguments' names belong.
-        args: Arguments that come from no config.
-        kwargs: The node's values.
+        key: The node's key.
+        values: The node's plain values, by the names of the target's arguments.
+        args: Further arguments, which lmbench gives.
+        own: The same, by name.
 
     Raises:
-        UserError: A value has the wrong type, or the target refuses it or does not know it.
+        UserError: The target has no such argument, or lmbench gives it; a value has the wrong type,
+            or the target refuses it.
     """
-    _require_known(target, node, kwargs)
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    for name, parameter in [*parameters_of(target).items()][len(args) :]:
-        is_required = parameter.kind in named and parameter.default is inspect.Parameter.empty
-        if is_required and name not in kwargs:
-            key = _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}")
-            raise UserError(f"{key} is missing: set +{key}=…")
-    keys = {name: _KNOWN_AS.get(f"{node}.{name}", f"{node}.{name}") for name in kwargs}
+    _require_known(target, key, values)
+    require_unset(key, values, own)
     hints = _hints(target)
-    for name, value in kwargs.items():
-        if hints.get(name) is Path and isinstance(value, str):
-            kwargs[name] = Path(value)
-        elif name in hints:
-            require_type(keys[name], value, hints[name])
+    converted = {
+        name: convert(f"{key}.{name}", value, hints[name]) if name in hints else value
+        for name, value in values.items()
+    }
     try:
-        return target(*args, **kwargs)
-    except ZeroDivisionError as error:  # OneCycleLR's, if the first phase is a single step
-        raise UserError(
-            f"{node}: {target.__name__} divides by zero with these values and a run of this "
-            "length. Change one of them."
-        ) from error
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        IndexError,
-        ImportError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:
-        argument, _, rest = str(error).partition(" ")
-        message = f"{keys[argument]} {rest}" if argument in keys else f"{node}: {error}"
-        if is_out_of_memory(error) and argument not in keys:
-            reason = str(error).partition("\n")[0]
-            message = f"Out of memory: lower the sizes of {node}. ({reason})"
-        raise UserError(message) from error
+        inspect.signature(target).bind(*args, **converted, **own)  # its errors are clearer
+        return target(*args, **converted, **own)
+    except UserError:
+        raise
+    except Exception as error:  # classes of PyTorch, Lightning and users may raise anything
+        reason = str(error).partition("\n")[0]
+        if is_out_of_memory(error):
+            raise UserError(f"Out of memory: lower the sizes of {key}. ({reason})") from error
+        kind = "" if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: "
+        raise UserError(f"{key}: {kind}{reason}") from error
 
 
-def require_type(key: str, value: Any, hint: Any) -> None:
-    """Refuses a value that does not fit the type ``hint``.
+def convert(key: str, value: Any, hint: Any) -> Any:
+    """A plain value as an object of the type ``hint``, such as a list as a tuple.
+
+    Numbers are not read from texts, nor the other way round; whole numbers are numbers too.
 
     Raises:
-        UserError: Naming the key, the type and what it should be.
+        UserError: It does not fit the type.
     """
-    if not _fits(value, hint):
-        kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
-        names = [_name(kind) for kind in kinds]
-        shown = "null" if value is None else repr(value)
-        of_type, wanted = _name(type(value)), " or ".join(names)
-        message = f"{key}={shown} has the wrong type: {of_type} instead of {wanted}."
-        if set(names) <= {"str", "Path", "null"}:
-            message += f" In quotes it is text: \"{key}='…'\"."
-        raise UserError(message)
+    from pydantic import ValidationError
 
-
-def _require_known(target: Callable[..., Any], node: str, given: Iterable[str]) -> None:
-    """Refuses arguments that the target does not have."""
-    if unknown := _unknown(target, given):
-        it, arguments = ("it", "argument") if len(unknown) == 1 else ("them", "arguments")
-        raise UserError(
-            f"{', '.join(f'{node}.{name}' for name in unknown)}: {target.__name__} has no such "
-            f"{arguments}. Leave {it} out, or take {it} out of an experiment with "
-            f"{' '.join(f'~{node}.{name}' for name in unknown)}."
+    try:  # as JSON, in which a list may become a tuple, and a text a path
+        return _adapter(hint).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        reasons = dict.fromkeys(
+            detail["msg"].removeprefix("Input should be ")
+            for detail in error.errors()
+            if not detail["msg"].startswith("Cannot check")  # a class, which no value of YAML has
         )
+        expected = " or ".join(reasons)
+        quotes = f" In quotes it is text: \"{key}='…'\"." if "valid string" in expected else ""
+        raise UserError(
+            f"{key}={json.dumps(value)} has the wrong type. It should be {expected}.{quotes}"
+        ) from error
 
 
-def _unknown(target: Callable[..., Any], names: Iterable[str]) -> list[str]:
-    """The names that are not parameters of the target."""
+@cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter  # as slow to import as the rest of this package
+
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def _require_known(target: Callable[..., Any], key: str, names: Iterable[str]) -> None:
+    """Refuses arguments that the target does not have, as from an experiment with another class."""
     parameters = parameters_of(target)
-    if inspect.Parameter.VAR_KEYWORD in {one.kind for one in parameters.values()}:
-        return []
-    return [name for name in names if name not in parameters]
+    if any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values()):
+        return
+    if unknown := [f"{key}.{name}" for name in names if name not in parameters]:
+        removals = " ".join(f"~{name}" for name in unknown)
+        raise UserError(
+            f"{', '.join(unknown)}: {target.__name__} has no such argument. Leave it out, or take "
+            f"it out of an experiment with {removals}."
+        )
 
 
 def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Parameters by name; for lmbench's own classes, also those of the base given ``**options``."""
     parameters = inspect.signature(target).parameters
-    if base := _base_with_the_rest(target):
+    if base := _base_given_options(target):
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        own = {name: one for name, one in parameters.items() if one.kind not in kinds}
-        return {**parameters_of(base), **own}
+        named = {name: x for name, x in parameters.items() if x.kind not in kinds}
+        return {**parameters_of(base), **named}
     return parameters
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        own = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except NameError:  # names that only a type checker imports
         return {}
-    base = _base_with_the_rest(target)
-    return {**_hints(base), **own} if base else own
+    base = _base_given_options(target)
+    return {**_hints(base), **hints} if base else hints
 
 
-def _base_with_the_rest(target: Callable[..., Any]) -> Callable[..., Any] | None:
+def _base_given_options(target: Callable[..., Any]) -> Callable[..., Any] | None:
     """The base to which one of lmbench's classes passes ``**options`` on."""
     if not inspect.isclass(target) or not target.__module__.startswith("lmbench."):
         return None
-    kinds = {one.kind for one in inspect.signature(target).parameters.values()}
+    kinds = {x.kind for x in inspect.signature(target).parameters.values()}
     return target.__base__ if inspect.Parameter.VAR_KEYWORD in kinds else None
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
-def _name(hint: Any) -> str:
-    if hint is types.NoneType:
-        return "null"
-    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits the type ``hint``; any value fits a type not known here."""
-    if _is_union(hint):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    kind = typing.get_origin(hint) or hint
-    if not inspect.isclass(kind) or kind is Any:  # from Python 3.11 on, Any is a class
-        return True
-    if isinstance(value, bool):
-        return kind in (bool, object)
-    if isinstance(value, list) and kind in (list, tuple):  # YAML has no tuples
-        items = typing.get_args(hint)
-        if kind is tuple and items and items[-1] is not Ellipsis:
-            return len(value) == len(items) and all(map(_fits, value, items))
-        return all(_fits(item, one) for one in items[:1] for item in value)
-    return isinstance(value, (int, float) if kind is float else kind)

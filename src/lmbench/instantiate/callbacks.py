@@ -6,15 +6,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import (
-    ModelCheckpoint,
-    ProgressBar,
-    WeightAveraging,
-)
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from lmbench.callbacks.checkpoints import Checkpoints
 from lmbench.callbacks.nt_asgd import NTASGD
-from lmbench.callbacks.progress import Progress
 from lmbench.errors import UserError
 from lmbench.instantiate.arguments import factory, require_inside_run
 from lmbench.optim.asgd import ASGD
@@ -40,23 +35,11 @@ def build_callbacks(config: Mapping[str, Any], run_dir: Path) -> list[L.Callback
         monitor = node.get("monitor")
         if monitor is not None and monitor not in METRICS:
             raise UserError(f"{key}.monitor={monitor}: choose {' or '.join(METRICS)}.")
-        is_each = config["trainer"].get("check_val_every_n_epoch") == 1
-        if node.get("check_on_train_epoch_end") and not is_each:
-            raise UserError(
-                f"{key}.check_on_train_epoch_end=true needs trainer.check_val_every_n_epoch=1. "
-                "Leave it out."
-            )
         if kind is Checkpoints:
             made.append(make(dirpath=run_dir / "checkpoints"))
         elif kind is ModelCheckpoint:
-            folder = str(node.get("dirpath") or name)
-            require_inside_run({**node, "dirpath": folder}, key)
-            if Path(folder).parts[:1] in ((), ("checkpoints",)):
-                raise UserError(
-                    f"{key}.dirpath={folder}: lmbench keeps its own checkpoints there. "
-                    "Choose another name; the folder is made in the run's directory."
-                )
-            made.append(factory({**node, "dirpath": str(run_dir / folder)}, key)())
+            require_inside_run({**node, "dirpath": name}, key)
+            made.append(make(dirpath=run_dir / name))
         else:
             made.append(make())
     _require_fitting(config, made)
@@ -70,25 +53,12 @@ def _require_fitting(config: Mapping[str, Any], made: list[L.Callback]) -> None:
             "callbacks.checkpoints is missing. Without it, a run has nothing to test or to resume. "
             "To save less often: callbacks.checkpoints.interval_minutes=60."
         )
-    bars = [type(x).__name__ for x in made if isinstance(x, (Progress, ProgressBar))]
-    if len(bars) > 1:
-        raise UserError(
-            f"{' and '.join(bars)} would write over each other. To use a different bar: "
-            "callbacks.progress._target_=lightning.pytorch.callbacks.RichProgressBar."
-        )
     averages = [callback for callback in made if isinstance(callback, (WeightAveraging, NTASGD))]
     if len(averages) > 1:
         names = " and ".join(type(callback).__name__ for callback in averages)
         raise UserError(
             f"{names} would both put their averages in the model's place. Choose one: "
             "callbacks=default has none, nt_asgd and weight_average one each."
-        )
-    partial = [x for x in made if isinstance(x, ModelCheckpoint) and x.save_weights_only]
-    if averages and partial:
-        raise UserError(
-            f"{type(partial[0]).__name__} with save_weights_only would save the weights that "
-            f"training has reached, and not the averages of {type(averages[0]).__name__}. Set it "
-            "to false."
         )
     if averages and str(config["trainer"]["precision"]) == "bf16-true":
         raise UserError(

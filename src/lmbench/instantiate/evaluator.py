@@ -44,5 +44,5 @@ def build_evaluator(
                 f"evaluation.{name}={value}: evaluation has no such setting. If {name} is a mode, "
                 f"set one of its keys (evaluation.{name}.KEY=…), or null to leave it out."
             )
-    settings = call(EvaluationSettings, "evaluation", **others)
+    settings = call(EvaluationSettings, "evaluation", others)
     return Evaluator(model, corpus, folder, settings, modes)

@@ -62,10 +62,10 @@ def build_loggers(config: Mapping[str, Any], run_dir: Path) -> list[Logger]:
             own = {"save_dir": run_dir, "name": called, "version": "", "sub_dir": None}
             _require_options(node, key, _TENSORBOARD_OPTIONS)
         elif kind is WandbLogger:
-            make = _of_tool("wandb", node, key, _WANDB_OPTIONS, ("name", called))
+            make = _tool_logger("wandb", node, key, _WANDB_OPTIONS, ("name", called))
             own = {"save_dir": run_dir, "id": _wandb_id(run_dir)}
         elif kind is MLFlowLogger:
-            make = _of_tool("mlflow", node, key, _MLFLOW_OPTIONS, ("run_name", called))
+            make = _tool_logger("mlflow", node, key, _MLFLOW_OPTIONS, ("run_name", called))
             uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
             own = {"tracking_uri": uri, "run_id": _mlflow_id(run_dir)}
         else:
@@ -139,7 +139,7 @@ def _require_options(node: Mapping[str, Any], key: str, names: Sequence[str]) ->
             raise UserError(f"{key}.{name} cannot be set. Choose from {', '.join(names)}.")
 
 
-def _of_tool(
+def _tool_logger(
     package: str, node: Mapping[str, Any], key: str, names: Sequence[str], called: tuple[str, str]
 ) -> Callable[..., Any]:
     """Makes a logger of a package that may be missing; ``called`` is its name for the run."""
@@ -168,7 +168,4 @@ def _mlflow_id(run_dir: Path) -> str | None:
     path = run_dir / _MLFLOW_ID
     if last_checkpoint(run_dir) is None or not path.exists():
         return None
-    text = read_text(path).strip()
-    if not re.fullmatch("[0-9a-f]{32}", text):
-        raise UserError(f"{path} is damaged. Remove it to record a new run.")
-    return text
+    return read_text(path).strip()

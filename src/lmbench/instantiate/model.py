@@ -42,9 +42,8 @@ def build_model(
         embedding = call(
             Embedding,
             "model",
+            {"embedding_size": embedding_size, "dropout": embedding_dropout},
             vocabulary_size=vocabulary_size,
-            embedding_size=embedding_size,
-            dropout=embedding_dropout,
         )
         of_corpus = {}
         made_core = factory(core, "model.core")(input_size=embedding_size)
@@ -56,9 +55,9 @@ def build_model(
             input_size=made_core.output_size, vocabulary_size=vocabulary_size, **of_corpus
         )
         _require_members(made_head, Head, "model.head")
-        return call(LanguageModel, "model", embedding, made_core, made_head, tied=tied)
+        return call(LanguageModel, "model", {"tied": tied}, embedding, made_core, made_head)
 
-    return call(language_model, "model", **node)
+    return call(language_model, "model", node)
 
 
 def _require_members(part: object, contract: type, key: str) -> None:

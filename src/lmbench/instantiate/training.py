@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
@@ -16,12 +15,12 @@ from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
-from lmbench.instantiate.arguments import call, factory, require_type, require_unset
+from lmbench.instantiate.arguments import call, convert, factory
 from lmbench.instantiate.callbacks import build_callbacks
 from lmbench.instantiate.loggers import build_loggers
 from lmbench.machine import require_devices
 from lmbench.model import LanguageModel
-from lmbench.run.targets import takes
+from lmbench.run.targets import import_target, takes
 from lmbench.training.lightning_internals import quieten_lightning
 from lmbench.training.module import TRAINER_OPTIONS, LanguageModelModule
 
@@ -32,13 +31,6 @@ _MOST_EPOCHS = 10_000
 """The windows of all epochs are counted before the first step, in some milliseconds per
 epoch."""
 
-_WITHOUT_EFFECT = (
-    "enable_autolog_hparams",
-    "limit_predict_batches",
-    "model_registry",
-    "sync_batchnorm",
-)
-
 _PROFILERS = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
@@ -46,7 +38,9 @@ _PROFILERS = {
 }
 
 # Those that lmbench itself reads; the others have defaults in Lightning.
-_TRAINER_KEYS = ("accelerator", "devices", "precision", "max_epochs", "max_steps")
+_TRAINER_KEYS = tuple(
+    f"trainer.{name}" for name in ("accelerator", "devices", "precision", "max_epochs", "max_steps")
+)
 
 
 def require_known_keys(config: Mapping[str, Any]) -> None:
@@ -55,13 +49,10 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: Naming the key.
     """
-    for key in _KEYS:
-        is_node = isinstance(config.get(key), dict)
-        if key not in config or (key in _NODES and not is_node):
+    values = {**config, **{f"trainer.{name}": x for name, x in config["trainer"].items()}}
+    for key in (*_KEYS, *_TRAINER_KEYS):
+        if key not in values or (key in _NODES and not isinstance(values[key], dict)):
             raise UserError(f"{key} is missing or empty. Keep its default.")
-    for key in _TRAINER_KEYS:
-        if key not in config["trainer"]:
-            raise UserError(f"trainer.{key} is missing. Keep its default.")
     for key in (key for key in config if key not in ("name", "scheduler")):
         if key not in _KEYS:
             raise UserError(
@@ -72,11 +63,8 @@ def require_known_keys(config: Mapping[str, Any]) -> None:
 
 def seed_everything(config: Mapping[str, Any]) -> None:
     """Seeds every random generator with ``config.seed``."""
-    require_type("seed", config["seed"], int)
-    try:
-        L.seed_everything(config["seed"], verbose=False)
-    except ValueError as error:
-        raise UserError(f"seed: {error}") from error
+    seed = convert("seed", config["seed"], int)
+    call(L.seed_everything, "seed", {}, seed, verbose=False)
 
 
 def datamodule(config: Mapping[str, Any], corpus: Corpus) -> LanguageModelDataModule:
@@ -91,10 +79,14 @@ def datamodule(config: Mapping[str, Any], corpus: Corpus) -> LanguageModelDataMo
                 f"evaluation.{name} is not for training, which takes evaluation=standard or "
                 "awd_lstm_lm. Afterwards: lmbench-evaluate RUN_DIR evaluation=…"
             )
-    evaluation = call(EvaluationSettings, "evaluation", **config["evaluation"])
-    own = {"corpus": corpus, "evaluation": evaluation, "seed": config["seed"]}
-    require_unset("batching", config["batching"], own)
-    return call(LanguageModelDataModule, "batching", **config["batching"], **own)
+    return call(
+        LanguageModelDataModule,
+        "batching",
+        config["batching"],
+        corpus=corpus,
+        evaluation=call(EvaluationSettings, "evaluation", config["evaluation"]),
+        seed=config["seed"],
+    )
 
 
 def module(config: Mapping[str, Any], model: LanguageModel) -> LanguageModelModule:
@@ -102,10 +94,10 @@ def module(config: Mapping[str, Any], model: LanguageModel) -> LanguageModelModu
     module = call(
         LanguageModelModule,
         "loss",
+        config["loss"],
         model,
         factory(config["optimizer"], "optimizer"),
         _scheduler(config) if config.get("scheduler") else None,
-        **config["loss"],
     )
     if str(config["trainer"].get("precision")) in ("64", "64-true"):
         module.double()  # Lightning does so only after loading a checkpoint, which it would round
@@ -117,7 +109,6 @@ def trainer(
     run_dir: Path,
     *,
     more: Sequence[L.Callback] = (),
-    checkpoint_io: CheckpointIO | None = None,
 ) -> L.Trainer:
     """The trainer with its callbacks and loggers, writing into ``run_dir``.
 
@@ -125,7 +116,6 @@ def trainer(
         config: A run's config.
         run_dir: The folder that takes everything the run writes.
         more: Callbacks besides those of the config.
-        checkpoint_io: What writes checkpoints, and holds the one to continue from.
     """
     quieten_lightning()
     options = dict(config["trainer"])
@@ -134,27 +124,26 @@ def trainer(
         options["accelerator"], options["devices"], options.get("num_nodes", 1)
     )
     _require_training(options)
-    if str(options.get("profiler")) in _PROFILERS:  # given by name, it would write nowhere
-        profiler = _PROFILERS[options["profiler"]]
-        options["profiler"] = profiler(dirpath=run_dir, filename="profile")
-    try:
-        callbacks = build_callbacks(config, run_dir)
-        if max_time is not None:
-            callbacks.append(call(TimeLimit, "trainer", max_time=max_time))
-        own = {
-            "callbacks": [*callbacks, Results(run_dir, config), *more],
-            "plugins": [checkpoint_io or CheckpointIO()],
-            "logger": build_loggers(config, run_dir),
-            "default_root_dir": run_dir,
-            # callbacks.progress has a better one
-            "enable_progress_bar": any(isinstance(one, ProgressBar) for one in callbacks),
-            "enable_model_summary": False,
-            **TRAINER_OPTIONS,
-        }
-        require_unset("trainer", options, own)
-        return call(L.Trainer, "trainer", **options, **own)
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {error}") from error
+    profiler = options.pop("profiler", None)
+    if profiler in _PROFILERS:  # given by name, it would write nowhere
+        profiler = _PROFILERS[profiler](dirpath=run_dir, filename="profile")
+    callbacks = build_callbacks(config, run_dir)
+    if max_time is not None:
+        callbacks.append(call(TimeLimit, "trainer", {"max_time": max_time}))
+    return call(
+        L.Trainer,
+        "trainer",
+        options,
+        profiler=profiler,
+        callbacks=[*callbacks, Results(run_dir, config), *more],
+        plugins=[CheckpointIO()],
+        logger=build_loggers(config, run_dir),
+        default_root_dir=run_dir,
+        # callbacks.progress has a better one
+        enable_progress_bar=any(isinstance(x, ProgressBar) for x in callbacks),
+        enable_model_summary=False,
+        **TRAINER_OPTIONS,
+    )
 
 
 def _require_training(options: Mapping[str, Any]) -> None:
@@ -167,14 +156,6 @@ def _require_training(options: Mapping[str, Any]) -> None:
                 "per window, and its best checkpoint is that of an epoch's end. Set "
                 "batching.batch_size, or trainer.check_val_every_n_epoch."
             )
-    if options.get("check_val_every_n_epoch", 1) is None:
-        raise UserError(
-            "trainer.check_val_every_n_epoch=null would validate within epochs, but the best "
-            "checkpoint is that of an epoch's end. Set it to 1 or more."
-        )
-    for name in _WITHOUT_EFFECT:
-        if name in options:
-            raise UserError(f"trainer.{name} has no effect on lmbench. Leave it out.")
     max_epochs = options.get("max_epochs")
     if isinstance(max_epochs, int) and max_epochs > _MOST_EPOCHS:
         raise UserError(
@@ -186,23 +167,13 @@ def _require_training(options: Mapping[str, Any]) -> None:
             "trainer.precision=16-true: without scaling, small gradients and Adam's epsilon are 0 "
             "in float16. Set trainer.precision=bf16-true or, on a GPU, 16-mixed."
         )
-    if options["accelerator"] == "cpu" and str(options.get("precision")) in ("16", "16-mixed"):
-        raise UserError(
-            "trainer.precision=16-mixed needs a GPU; Lightning would train in bfloat16 here. Set "
-            "trainer.precision=bf16-mixed or 32-true."
-        )
-    strategy = str(options.get("strategy"))
-    if any(kind in strategy for kind in ("spawn", "fork", "notebook")):
-        raise UserError(
-            f"trainer.strategy={strategy}: the results of the training would be lost with the "
-            "processes that it ran in. Set trainer.strategy=ddp."
-        )
     lengths = ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches")
-    for name in (*lengths, "check_val_every_n_epoch"):
-        if options.get(name) == 0:
+    for name in ("check_val_every_n_epoch", *lengths):
+        value = options.get(name, 1)
+        if value == 0 or (value is None and name == "check_val_every_n_epoch"):
             raise UserError(
-                f"trainer.{name}=0 would leave the run without a validation, by which its best "
-                "checkpoint is chosen. Set it to 1 or more, or leave it out."
+                f"trainer.{name}={value}: the best checkpoint is chosen by validations at the end "
+                "of epochs. Set it to 1 or more, or leave it out."
             )
 
 
@@ -213,7 +184,7 @@ def _scheduler(config: Mapping[str, Any]) -> Callable[..., Any]:
     if not takes(node, "total_steps"):
         return lambda optimizer, total_steps: make(optimizer)
     if options.get("max_time") is not None:
-        if not node["_target_"].endswith(".PhasedLR"):
+        if not getattr(import_target(node["_target_"]), "follows_time", False):
             raise UserError(
                 f"scheduler: {node['_target_']} counts steps, and trainer.max_time would cut it "
                 "off. Use optimizer=adam scheduler=phases_awd_lstm, which follows the time, or "

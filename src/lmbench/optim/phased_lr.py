@@ -39,6 +39,7 @@ class PhasedLR(LRScheduler):
         phases: The phases, in order.
 
     Attributes:
+        follows_time: Whether it can be used in a run whose time is limited.
         progress: Share of the run's time that is over, from 0 to 1, set from outside. Dropouts
             follow it at once, learning rate and β1 with the next step of the schedule.
 
@@ -46,6 +47,8 @@ class PhasedLR(LRScheduler):
         ValueError: There are no phases or no steps; a phase lacks a key, has an unknown one, or a
             value out of range; the optimizer has no betas for a phase to set.
     """
+
+    follows_time = True
 
     def __init__(
         self, optimizer: Optimizer, total_steps: int | None, phases: Sequence[Mapping[str, Any]]

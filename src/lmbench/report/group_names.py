@@ -19,9 +19,9 @@ def unique_names(names: Sequence[str], differences: Mapping[str, Sequence[str]])
 
     Args:
         names: The groups' names.
-        differences: What :func:`differing_values` found for their configs.
+        differences: What :func:`differing_values` gives for their configs.
     """
-    found = list(names)
+    longer_names = list(names)
     for name in set(names):
         same = [index for index, other in enumerate(names) if other == name]
         columns = {key: [values[index] for index in same] for key, values in differences.items()}
@@ -31,14 +31,14 @@ def unique_names(names: Sequence[str], differences: Mapping[str, Sequence[str]])
             shorts = [short for short, _ in pairs]
             for key, (short, value) in zip(keys, pairs, strict=True):
                 unique = short if shorts.count(short) == 1 else key.removesuffix(CLASS)
-                longer = f"{found[index]}, {unique}={value}"
+                longer = f"{longer_names[index]}, {unique}={value}"
                 if len(longer) > LONGEST_NAME:  # then a number tells them apart
                     break
-                found[index] = longer
-    found = [n if len(n) <= LONGEST_NAME else f"{n[: LONGEST_NAME - 1]}…" for n in found]
+                longer_names[index] = longer
+    cut = [x if len(x) <= LONGEST_NAME else f"{x[: LONGEST_NAME - 1]}…" for x in longer_names]
     return [
-        name if found.count(name) == 1 else f"{name} ({found[: index + 1].count(name)})"
-        for index, name in enumerate(found)
+        name if cut.count(name) == 1 else f"{name} ({cut[: index + 1].count(name)})"
+        for index, name in enumerate(cut)
     ]
 
 
@@ -65,7 +65,7 @@ def telling_keys(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         columns: Dotted key → its value in each config.
 
     Returns:
-        What a greedy choice finds, a single key if one is enough; classes and readable keys are
+        A greedy choice, a single key if one is enough; classes and readable keys are
         preferred.
     """
 
@@ -76,10 +76,10 @@ def telling_keys(columns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         return len(set(zip(*(columns[key] for key in keys), strict=True)))
 
     candidates = sorted(columns, key=unreadable)
-    found: list[str] = []
-    while parts(found) < parts(candidates) > 1:
-        found.append(max(candidates, key=lambda key: parts([*found, key])))
-    return tuple(found)
+    chosen: list[str] = []
+    while parts(chosen) < parts(candidates) > 1:
+        chosen.append(max(candidates, key=lambda key: parts([*chosen, key])))
+    return tuple(chosen)
 
 
 def shortened(key: str, value: str) -> tuple[str, str]:

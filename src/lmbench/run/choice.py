@@ -46,14 +46,12 @@ def choose_run(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> C
         overrides: The command line's.
 
     Raises:
-        UserError: The command names no run, or two.
+        UserError: The command names two runs, or no run where it should.
     """
     if config.sweep_resume:
         raise UserError("sweep_resume continues a sweep (-m); for one run: resume=RUN_DIR.")
     if config.resume is None:
         return ChosenRun(plain_config(apply_init_from(config, overrides)))
-    if config.resume == "":
-        raise UserError("Set resume=RUN_DIR, the directory of the run to continue.")
     resumed = Path(str(config.resume))  # a folder's name may be a number
     new_config, changed = resumed_config(resumed, overrides)
     if not run_dir.samefile(resumed):
@@ -78,10 +76,10 @@ def choose_job(
     """
     if config.resume is not None:
         raise UserError("resume continues one run: leave out -m.")
-    of_hydra = set(map(key_of, hydra_overrides))
-    if config.sweep_resume and "hydra.sweep.dir" not in of_hydra:
+    hydra_keys = set(map(key_of, hydra_overrides))
+    if config.sweep_resume and "hydra.sweep.dir" not in hydra_keys:
         raise UserError("sweep_resume=true needs hydra.sweep.dir=DIR, the sweep to continue.")
-    if config.sweep_resume and "hydra.sweep.subdir" in of_hydra:
+    if config.sweep_resume and "hydra.sweep.subdir" in hydra_keys:
         raise UserError(
             "sweep_resume=true finds each job's folder by its overrides. Leave out "
             "hydra.sweep.subdir, or continue single jobs: lmbench-train resume=RUN_DIR."
@@ -98,18 +96,15 @@ def choose_job(
     is_first = os.environ.get("SLURM_PROCID", "0") == "0"
     is_taken = is_run(run_dir) and (is_first or (run_dir / "checkpoints").exists())
     # If the command has not named the folder, this same sweep has tried the same job before.
-    if is_taken and not config.sweep_resume and "hydra.sweep.dir" in of_hydra:
+    if is_taken and not config.sweep_resume and "hydra.sweep.dir" in hydra_keys:
         raise UserError(
             f"{run_dir} holds a run already. Name another directory with hydra.sweep.dir=DIR, or "
             "continue the sweep that is there: sweep_resume=true."
         )
-    if is_taken and (run_dir / "results.json").exists():
-        path = run_dir / "results.json"
-        val = read_json(path).get("val")
-        perplexity = val.get("ppl") if isinstance(val, dict) else None
-        if not isinstance(perplexity, float):
-            raise UserError(f"{path} is damaged: val.ppl is missing. Remove it to test again.")
-        return ChosenRun({}, perplexity=perplexity)
+    if is_taken and (results := run_dir / "results.json").exists():
+        val = read_json(results).get("val")
+        if isinstance(val, dict) and isinstance(val.get("ppl"), float):  # else it is tested again
+            return ChosenRun({}, perplexity=val["ppl"])
     if is_taken:
         places = [item for item in overrides if key_of(item) in MACHINE_KEYS]
         return ChosenRun(resumed_config(run_dir, places)[0], resumes=True)

@@ -67,12 +67,12 @@ def require_no_run(run_dir: Path) -> None:
     Raises:
         UserError: Naming what is there, and how the run is continued.
     """
-    found = [run_dir / "config.yaml"] if is_run(run_dir) else outputs_of(run_dir)
-    if not found:
+    outputs = [run_dir / "config.yaml"] if is_run(run_dir) else outputs_of(run_dir)
+    if not outputs:
         return
     resume = f" To continue it: lmbench-train {as_override('resume', Path(shown(run_dir)))}."
     raise UserError(
-        f"{shown(run_dir)} holds a run already ({found[0].name}), and a second one would mix with "
+        f"{shown(run_dir)} holds a run already ({outputs[0].name}), and a second run would mix with "
         f"it.{resume if is_run(run_dir) else ''}"
     )
 
@@ -81,8 +81,8 @@ def outputs_of(run_dir: Path) -> list[Path]:
     """What training has left in a run's directory, except for its config and its log."""
     files = ("metrics.csv", "timing.csv", "results.json", DIVERGED, "mlflow_run_id")
     paths = [run_dir / name for name in ("checkpoints", "wandb", "lightning_logs", *files)]
-    of_tensorboard = [path for path in run_dir.glob("*_seed_*") if path.is_dir()]
-    return [*(path for path in paths if path.exists()), *of_tensorboard]
+    tensorboard = [path for path in run_dir.glob("*_seed_*") if path.is_dir()]
+    return [*(path for path in paths if path.exists()), *tensorboard]
 
 
 def clear_run(run_dir: Path) -> None:
@@ -99,10 +99,10 @@ def remove_failed_start(run_dir: Path) -> None:
 
     One that the user has named stays, and so does one in which another process is at work.
     """
-    of_start = r"\.hydra|\.lock|train\.log|train_ddp_process_\d+\.log"
+    made_at_start = r"\.hydra|\.lock|train\.log|train_ddp_process_\d+\.log"
     is_by_date = re.fullmatch(r"outputs/\d+-\d+-\d+/\d+-\d+-\d+", shown(run_dir))
     with suppress(OSError, UserError), alone_in(run_dir):
-        if is_by_date and all(re.fullmatch(of_start, path.name) for path in run_dir.iterdir()):
+        if is_by_date and all(re.fullmatch(made_at_start, path.name) for path in run_dir.iterdir()):
             shutil.rmtree(run_dir)
             run_dir.parent.rmdir()  # unless there is something in it
 

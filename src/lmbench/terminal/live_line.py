@@ -1,16 +1,15 @@
-"""One live line in a terminal, below the lines of the log: figures, and a bar."""
+"""One live line in a terminal, below the lines of the log: a bar and figures."""
 
 import logging
 import math
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn
 
 log = logging.getLogger(__name__)
 
@@ -18,78 +17,96 @@ SECONDS_BETWEEN_REFRESHES = 0.5
 SECONDS_BETWEEN_LINES = 60
 """Between the log lines that replace the live line where there is no terminal."""
 
+SECONDS_OF_WARM_UP = 5
+"""Seconds before the time left is estimated."""
+
 
 class LiveLine:
-    """A line that is redrawn again and again until it is removed.
+    """A line that shows how far something is until it is stopped.
 
-    Without a terminal, its figures are logged every minute instead.
+    Without a terminal, and in one of several jobs that would write over each other, a line is
+    logged every minute instead.
 
     Args:
+        description: What is being done.
+        total: How much there is to do; None if that is not known.
+        done: How much of it an earlier part of the run has done.
         stderr: Whether it is on stderr instead of stdout.
 
     Attributes:
-        figures: What it shows, the most important figure first; those that do not fit are left out.
-        share: How much is done, for the bar; None for no bar.
+        is_shown: Whether it is in a terminal.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        self.figures: list[str] = []
-        self.share: float | None = None
-        self._console = Console(stderr=stderr)
-        self._live: Live | None = None
-        self._next_line = math.inf
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the line is there now."""
-        return self._live is not None
-
-    def start(self) -> None:
-        """Shows it in a terminal, unless this is one of several jobs that would overwrite it."""
-        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+    def __init__(
+        self, description: str, total: float | None, *, done: float = 0.0, stderr: bool = False
+    ) -> None:
+        console = Console(stderr=stderr)
         is_alone = multiprocessing.current_process().name == "MainProcess"  # joblib's jobs are not
-        if not (self._console.is_terminal and is_alone):
-            return
-        self._live = Live(
-            console=self._console,
-            get_renderable=lambda: self.line(self._console.width),
+        self.is_shown = console.is_terminal and is_alone
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=console,
             refresh_per_second=1 / SECONDS_BETWEEN_REFRESHES,
+            speed_estimate_period=math.inf,  # validations would make a recent pace jump
             transient=True,
             redirect_stdout=_is_terminal(sys.stdout),  # else the output is not for the terminal
             redirect_stderr=_is_terminal(sys.stderr),
+            get_time=time.monotonic,
+            disable=not self.is_shown,
         )
-        self._live.start()
-        self._console.show_cursor()  # a second Ctrl-C ends the process with no chance to do so
+        task = self._progress.add_task(description, total=total, figures="")
+        self._task = self._progress.tasks[task]
+        self._task.completed = done
+        self._next_look = 0.0
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+        self._progress.start()
+        if self.is_shown:
+            console.show_cursor()  # a second Ctrl-C ends the process with no chance to do so
 
-    def show(self, figures: list[str], share: float | None) -> None:
-        """Sets figures and share, and logs the figures where the line is not shown and it is time.
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until all is done, at the pace so far; None while that is not known."""
+        has_warmed_up = (self._task.elapsed or 0.0) >= SECONDS_OF_WARM_UP
+        return self._task.time_remaining if has_warmed_up else None
 
-        A line that was not started logs nothing.
+    @property
+    def left(self) -> str:
+        """The time left, in words; empty while it is not known."""
+        seconds = self.seconds_left
+        return f"{duration(seconds)} left" if seconds else ""
+
+    def update(
+        self, description: str, done: float | None, figures: Callable[[], Iterable[str]]
+    ) -> bool:
+        """Shows how far it is, unless it has just done so.
+
+        Args:
+            description: What is being done.
+            done: How much is done by now; None if no more than before.
+            figures: Gives figures to show, the most important ones first. It may take some time:
+                it is not called at every update.
+
+        Returns:
+            Whether it has shown anything new.
         """
-        self.figures, self.share = figures, share
-        if not self.is_shown and time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            log.info(", ".join(filter(None, figures)))
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + SECONDS_BETWEEN_REFRESHES
+        self._progress.update(self._task.id, description=description, completed=done)
+        shown = list(filter(None, [self.left, *figures()]))
+        self._progress.update(self._task.id, figures="  ".join(shown))
+        if not self.is_shown and now >= self._next_line:
+            self._next_line = now + SECONDS_BETWEEN_LINES
+            log.info(", ".join([description, *shown]))
+        return True
 
     def stop(self) -> None:
         """Removes the line."""
-        self._next_line = math.inf
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def line(self, width: int) -> Table:
-        """The figures that fit into a width in characters, and the bar in what is left."""
-        figures = [figure for figure in self.figures if figure]
-        while len(figures) > 1 and len("  ".join(figures)) > width:
-            figures = figures[:-1]
-        grid = Table.grid(padding=(0, 2))
-        cells: list[Text | ProgressBar] = [Text("  ".join(figures))]
-        room = width - len("  ".join(figures)) - 3
-        if self.share is not None and room >= 5:
-            cells.append(ProgressBar(total=1.0, completed=self.share, width=min(room, 40)))
-        grid.add_row(*cells)
-        return grid
+        with suppress(OSError):  # of a closed terminal; why the run ends matters more
+            self._progress.stop()
 
 
 def _is_terminal(stream: object) -> bool:

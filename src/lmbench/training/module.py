@@ -28,7 +28,6 @@ from lmbench.model.language_model import LanguageModel
 from lmbench.optim.phased_lr import PhasedLR
 from lmbench.perplexity import Score
 from lmbench.training.lightning_internals import forget_logged
-from lmbench.training.score_sums import ScoreSums
 
 TRAINER_OPTIONS: Mapping[str, Any] = {
     "num_sanity_val_steps": 0,  # they would enter the history of NT-ASGD's trigger
@@ -105,7 +104,8 @@ class LanguageModelModule(L.LightningModule):
         self._lr_scale = 1.0
         self._train_nats: Tensor | float = 0.0
         self._train_num_tokens = 0
-        self._sums = ScoreSums()
+        self._nats: Tensor | float = 0.0  # of the split that is being scored
+        self._num_tokens = 0
 
     def stream_state(self) -> dict[str, Any]:
         """What training carries from window to window besides the weights, in plain values."""
@@ -137,10 +137,12 @@ class LanguageModelModule(L.LightningModule):
         """Adds the best validation."""
         checkpoint["best"] = self.best and (self.best.epoch, *self.best.score)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the best validation."""
+    def restore_best(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the best validation until a checkpoint was saved."""
         best = checkpoint["best"]
         self.best = best and Best(best[0], Score(*best[1:]))
+
+    on_load_checkpoint = restore_best
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Notes the window's length before the optimizer runs the step's closure; sets dropouts."""
@@ -291,13 +293,18 @@ class LanguageModelModule(L.LightningModule):
     def _score(self, batch: Batch, batch_idx: int, stage: str) -> None:
         output, _ = self._read(batch, batch_idx, stage)
         nats = self.model.head.loss(output, batch.targets, reduction="sum")
-        self._sums.update(nats, batch.num_scored)
+        # A split's nats, added up window by window, need more than float32's 24 bits.
+        self._nats = self._nats + nats.double()
+        self._num_tokens += batch.num_scored
 
     def _log_scores(self, stage: str) -> None:
-        nats, num_tokens = self._sums.compute()
-        self._sums.reset()
         trainer: Any = self.trainer
-        score = Score(float(nats), int(num_tokens), trainer.datamodule.extra_divisor[stage])
+        sums = torch.tensor(
+            [float(self._nats), self._num_tokens], dtype=torch.float64, device=self.device
+        )
+        self._nats, self._num_tokens = 0.0, 0
+        nats, num_tokens = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        score = Score(nats, int(num_tokens), trainer.datamodule.extra_divisor[stage])
         self.scores[stage] = score
         # The sums are over all processes already; sync_dist tells Lightning so. Lightning reduces
         # them nevertheless, and with GPUs only tensors on a GPU can be reduced.

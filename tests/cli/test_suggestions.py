@@ -37,6 +37,8 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
         (["resume=~/run"], "resume=~/run: ~ cannot be read here."),
         (["optimizer.momentum=3"], "There is no key optimizer.momentum. To add it: +optimizer.mom"),
         (["bogus=1"], "There is no key bogus."),
+        (["data.tokenizer=none"], "There is no key data.tokenizer here, but there is with data=te"),
+        (["model=lstm", "model.core.weight_dropout=1"], "There is no key model.core.weight_dropou"),
         (["+seed=1"], "Could not append to config."),  # Hydra's own says it better
         (["hydra/launcher=none"], "There is no hydra/launcher=none. Others are extras"),
     ],

@@ -20,6 +20,11 @@ def explain(error: Exception, arguments: Sequence[str], config_name: str) -> str
     for text in arguments:
         key = text.partition("=")[0]
         if f"'{key}'" in message and key not in (keys := _keys(arguments, config_name)):
+            group = key.partition(".")[0]
+            for option in _options(group):
+                there = _keys([f"{group}={option}"], config_name)
+                if any(f"{other}.".startswith(f"{key}.") for other in there):
+                    return f"There is no key {key} here, but there is with {group}={option}."
             hint = _did_you_mean(similar(key, keys))
             can_be_added = "." in key and not hint  # as an argument of a class
             return f"There is no key {key}.{f' To add it: +{text}' if can_be_added else hint}"

@@ -72,8 +72,8 @@ def require_no_run(run_dir: Path) -> None:
         return
     resume = f" To continue it: lmbench-train {as_override('resume', Path(shown(run_dir)))}."
     raise UserError(
-        f"{shown(run_dir)} holds a run already ({outputs[0].name}), and a second run would mix with "
-        f"it.{resume if is_run(run_dir) else ''}"
+        f"{shown(run_dir)} holds a run already ({outputs[0].name}). A second one would mix with it."
+        f"{resume if is_run(run_dir) else ''}"
     )
 
 

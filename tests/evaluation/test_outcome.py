@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from lmbench.evaluation.outcome import evaluate, show, write
 
 from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.cache import Cache
 from lmbench.evaluation.evaluator import Evaluator
-from lmbench.evaluation.outcome import evaluate, show, write
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 
 WORDS = (EOS, UNK, "=", "Title", "rare", "often")

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from small import composed, exact_log_probs
 
 import lmbench
-from lmbench.cli.evaluate import _name, _require_folders, evaluate, with_run
+from lmbench.cli.evaluate import evaluate, evaluation_name
+from lmbench.cli.run_arguments import require_folders, with_run
 from lmbench.data.synthetic import make_corpus
 from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator, RescoringMode
@@ -223,7 +224,9 @@ def test_modes_can_be_combined_in_any_order(run: Path) -> None:
     other = composed("evaluation=[temperature,dynamic_cache]", name="evaluate").evaluation
     assert one == other
     assert (one.columns, one.window) == (1, 5)
-    assert _name(["evaluation=[dynamic,cache,temperature]"]) == "dynamic_cache_temperature"
+    assert (
+        evaluation_name(["evaluation=[dynamic,cache,temperature]"]) == "dynamic_cache_temperature"
+    )
     name = "[temperature,mc_dropout,cache]"
     options = (
         "evaluation.tune=true",
@@ -259,7 +262,7 @@ def test_the_published_protocol_can_be_combined_in_any_order() -> None:
     for chosen in ("[dynamic,awd_lstm_lm]", "[awd_lstm_lm,dynamic]"):
         one = composed(f"evaluation={chosen}", name="evaluate").evaluation
         assert (one.protocol, one.columns, one.window) == ("awd_lstm_lm", 1, 5)
-        assert _name([f"evaluation={chosen}", "split=test"]) == "awd_lstm_lm_dynamic"
+        assert evaluation_name([f"evaluation={chosen}", "split=test"]) == "awd_lstm_lm_dynamic"
 
 
 @pytest.mark.parametrize(
@@ -277,13 +280,13 @@ def test_the_published_protocol_can_be_combined_in_any_order() -> None:
     ],
 )
 def test_results_are_named_after_what_was_chosen(overrides: list[str], name: str) -> None:
-    assert _name(overrides) == name
+    assert evaluation_name(overrides) == name
 
 
 @pytest.mark.parametrize("chosen", ["dynamic_sgd,cache,dynamic", "dynamic_cache,dynamic_sgd"])
 def test_two_rules_of_dynamic_evaluation_are_refused(chosen: str) -> None:
-    with pytest.raises(UserError, match=r"only one rule.* -m evaluation=dynamic,dynamic_sgd$"):
-        _name([f"evaluation=[{chosen}]"])
+    with pytest.raises(UserError, match=r"dynamic_sgd is a.* -m evaluation=dynamic,dynamic_sgd$"):
+        evaluation_name([f"evaluation=[{chosen}]"])
 
 
 @dataclass
@@ -353,10 +356,10 @@ def test_the_files_are_those_of_the_last_results(
         ("evaluation.columns=null", r"^evaluation.columns=null has the wrong type"),
         ("evaluation.save_tokens=1", r"^evaluation.save_tokens=1 has the wrong type"),
         ("evaluation.columns=0", r"^evaluation: columns must be at least 1, not 0"),
-        ("+evaluation.theta=1", r"^evaluation.theta=1: evaluation has no such setting"),
+        ("+evaluation.theta=1", r"^evaluation.theta: .* no such"),
         (
             "evaluation=temperature evaluation.temperature=2",
-            r"temperature.KEY=…\), or null",
+            r"^evaluation.temperature: .* no such",
         ),
         ("evaluation=cache evaluation.cache.grid.thetas=[]", r"grid.thetas must hold"),
         ("evaluation=cache evaluation.cache.theta=1e40", r"no probability above.*Lower .*theta"),
@@ -408,7 +411,7 @@ def test_a_run_that_cannot_be_written_to_is_refused_before_it_is_read(
 ) -> None:
     (run / "checkpoints/best.ckpt").unlink()
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root can write everywhere
-    with pytest.raises(UserError, match=r"cannot be written to.* Copy the run"):
+    with pytest.raises(UserError, match=r"cannot be written to"):
         results_of(run, "standard")
 
 
@@ -450,14 +453,14 @@ def test_a_folder_with_an_equals_sign_in_its_name_is_accepted(
     assert with_run(["a", "~evaluation.cache"]) == ["~evaluation.cache", "run=a"]
     with pytest.raises(SystemExit):
         with_run(["a", "run=b"])
-    _require_folders(["lr=3", "split=valid", "-cd", "nowhere"])
+    require_folders(["lr=3", "split=valid", "-cd", "nowhere"])
     with pytest.raises(SystemExit, match=r"^nowhere is not the directory of a run"):
-        _require_folders(["nowhere"])
+        require_folders(["nowhere"])
     with pytest.raises(SystemExit, match=r"^--split: keys are given without dashes: split="):
-        _require_folders(["lr=3", "--split", "valid"])
+        require_folders(["lr=3", "--split", "valid"])
     for arguments in (["lr=3", "cache"], ["cache", "split=valid"]):
         with pytest.raises(SystemExit, match=r"^cache is not the .* Did you mean evaluation=cache"):
-            _require_folders(arguments)
+            require_folders(arguments)
 
 
 def test_minimal_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -484,13 +487,13 @@ def test_minimal_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
     assert results["weights_sha256"] == of_run["weights_sha256"]
     assert "lstm, minimal pairs of my\n" in capsys.readouterr().out
     for overrides, message in (
-        ((), r"^Set evaluation\.pairs="),
+        ((), r"set evaluation\.pairs="),
         (
             ("evaluation=[minimal_pairs,cache]", f"evaluation.pairs={path}"),
-            r"combined with cache\.$",
+            r"^evaluation\.cache: MinimalPairs",
         ),
-        ((f"evaluation.pairs={path}", "evaluation.tune=true"), r"with evaluation\.tune=true\.$"),
-        ((f"evaluation.pairs={path}", "evaluation.tokenizer=x"), r"^evaluation\.tokenizer must be"),
+        ((f"evaluation.pairs={path}", "evaluation.tune=true"), r"^evaluation\.tune: MinimalPairs"),
+        ((f"evaluation.pairs={path}", "evaluation.tokenizer=x"), r"^evaluation: tokenizer must be"),
         (
             (f"evaluation.pairs={path}", "evaluation.tokenizer=false"),
             r"^evaluation\.tokenizer=false has the wrong type",

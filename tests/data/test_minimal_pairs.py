@@ -1,6 +1,8 @@
 """Files of minimal pairs, as they are published and as people write their own."""
 
 import json
+import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -72,22 +74,27 @@ def test_a_folder_and_an_archive_of_it_give_the_same_pairs(tmp_path: Path):
         (
             "x.jsonl",
             b'{"sentence_good": "a"}\n',
-            "line 1 is not a pair: there is no 'sentence_bad'",
+            "line 1 cannot be read: there is no 'sentence_bad'",
         ),
-        ("x.jsonl", b"\n[1]\n", "line 2 is not a pair: it is not an object"),
-        ("x.jsonl", b"{\n", "line 1 is not a pair: Expecting property name"),
+        ("x.jsonl", b"\n[1]\n", "line 2 cannot be read: it is not an object"),
+        ("x.jsonl", b"{\n", "line 1 cannot be read: Expecting property name"),
         (
             "x.jsonl",
             json_lines(BLIMP | {"field": 3}).encode(),
-            "line 1 is not a pair: a value is not a string",
+            "line 1 cannot be read: a value is not a string",
         ),
-        ("x.tsv", b"a\tb\na b\n", "line 2 is not a pair: it has 0 tabs, not one to four"),
-        ("x.tsv", b"a\tb\tc\td\te\tf\n", "line 1 is not a pair: it has 5 tabs, not one to four"),
-        ("x.tsv", b"Good\tBad\tUID\na\tb\n", "line 1 is not a pair: it names the columns. Remove"),
+        ("x.tsv", b"a\tb\na b\n", "line 2 cannot be read: it has 0 tabs, not one to four"),
+        ("x.tsv", b"a\tb\tc\td\te\tf\n", "line 1 cannot be read: it has 5 tabs, not one to four"),
+        ("x.tsv", b"Good\tBad\tUID\na\tb\n", "line 1 cannot be read: it names the columns. Remove"),
         ("x.tsv", b"sentence_good\tsentence_bad\n", "it names the columns. Remove it."),
-        ("x.tsv", b"a\t \n", "line 1 is not a pair: a sentence is empty"),
-        ("x.tsv", b"a\tb\xe9\n", "is not UTF-8: 'utf-8' codec can't decode byte 0xe9"),
+        ("x.tsv", b"a\t \n", "line 1 cannot be read: a sentence is empty"),
+        ("x.tsv", b"a\tb\xe9\n", "cannot be read: 'utf-8' codec can't decode byte 0xe9"),
         ("x.tsv", b"\n", "holds no minimal pairs"),
+        (
+            "x.jsonl",
+            json_lines(BLIMP | {"sentence_good": None}).encode(),
+            "line 1 cannot be read: a value is not a string",
+        ),
         ("x.zip", b"no archive", "cannot be read: File is not a zip file"),
     ],
 )
@@ -127,3 +134,29 @@ def test_missing_pairs_are_refused(tmp_path: Path):
         read_pairs(tmp_path / "nowhere.zip")
     with pytest.raises(UserError, match="holds no minimal pairs"):
         read_pairs(tmp_path)
+
+
+def test_what_is_no_regular_file_of_the_folder_is_refused(tmp_path: Path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    os.mkfifo(folder / "a.tsv")  # reading it would wait for ever
+    with pytest.raises(UserError, match=r"a\.tsv"):
+        read_pairs(folder)
+    (folder / "a.tsv").unlink()
+    (tmp_path / "outside.tsv").write_text("a\tb\n")
+    (folder / "a.tsv").symlink_to(tmp_path / "outside.tsv")
+    with pytest.raises(UserError, match=r"a\.tsv is a link that leads out"):
+        read_pairs(folder)
+
+
+def test_a_line_of_any_length_takes_little_memory(tmp_path: Path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.tsv", b"a\tb\n" + b"x" * 50_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"a\.tsv, line 2"):
+            read_pairs(path)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()

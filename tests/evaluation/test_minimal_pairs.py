@@ -16,13 +16,14 @@ from lmbench.data.tokenizer.auto import Auto
 from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.evaluation.minimal_pairs import evaluate_pairs, show_pairs, write_pairs
+from lmbench.evaluation.measure import Outcome, TrainedRun
+from lmbench.evaluation.minimal_pairs import MinimalPairs, PairScores, score_pairs
 from lmbench.evaluation.surprisal import sentence_surprisals
 from lmbench.loaded import Loaded
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 
 PROBABILITIES = {"<eos>": 0.1, "<unk>": 0.05, "a": 0.4, "b": 0.3, "C": 0.1, "is": 0.03, "n't": 0.02}
-OF_RUN = {"model": "lstm", "seed": 1, "weights_sha256": "0", "corpus_sha256": "1"}
+ABOUT = {"model": "lstm", "seed": 1, "weights_sha256": "0", "corpus_sha256": "1"}
 
 
 def unigram_model(vocabulary: Vocabulary) -> LanguageModel:
@@ -55,16 +56,31 @@ PAIRS = pairs_of(
 )
 
 
-def evaluate(model: LanguageModel, vocabulary: Vocabulary, pairs: PairSet):
-    tokenizer = Auto().fit_vocabulary(vocabulary)
-    return evaluate_pairs(model, vocabulary, tokenizer, pairs, of_run=OF_RUN)
+def scores_of(model: LanguageModel, vocabulary: Vocabulary, pairs: PairSet) -> PairScores:
+    return score_pairs(model, vocabulary, Auto().fit_vocabulary(vocabulary), pairs)
 
 
-def test_counts(vocabulary: Vocabulary):
-    results, scores = evaluate_pairs(
-        unigram_model(vocabulary), vocabulary, WhiteSpace(), PAIRS, of_run=OF_RUN
-    )
-    assert results["accuracy"] == 0.5
+def outcome_of(
+    folder: Path, vocabulary: Vocabulary, pairs: PairSet, tokenizer: str = "auto"
+) -> Outcome:
+    """From a file with the pairs."""
+    path = folder / f"{pairs.name}.tsv"
+    lines = ("\t".join(value or "" for value in pair) for pair in pairs.pairs)
+    path.write_text("\n".join(lines), "utf-8")
+
+    def no_corpus():
+        raise AssertionError("pairs need none")
+
+    run = TrainedRun(folder, unigram_model(vocabulary), vocabulary, no_corpus, ABOUT)
+    [outcome] = MinimalPairs(path, tokenizer).outcomes(run, ["valid", "test"], "minimal_pairs")
+    return outcome
+
+
+def test_counts(vocabulary: Vocabulary, tmp_path: Path):
+    outcome = outcome_of(tmp_path, vocabulary, PAIRS, "none")
+    results = outcome.results
+    scores = score_pairs(unigram_model(vocabulary), vocabulary, WhiteSpace(), PAIRS)
+    assert outcome.figure == results["accuracy"] == 0.5
     counts = {"num_pairs": 6, "num_correct": 3, "num_ties": 2}
     assert counts.items() <= results.items()
     assert results["parts"] == {
@@ -87,13 +103,18 @@ def test_counts(vocabulary: Vocabulary):
     assert scores.is_correct.tolist() == [True, False, False, False, True, True]
 
 
-def test_sentences_are_tokenized_and_lowercased_like_the_vocabulary(vocabulary: Vocabulary):
+def test_sentences_are_tokenized_and_lowercased_like_the_vocabulary(
+    vocabulary: Vocabulary, tmp_path: Path
+):
     pairs = pairs_of(("a isn't b", "a isn't a", "p"))
-    results, scores = evaluate(unigram_model(vocabulary), vocabulary, pairs)
+    results = outcome_of(tmp_path, vocabulary, pairs).results
+    scores = scores_of(unigram_model(vocabulary), vocabulary, pairs)
     assert results["pairs"]["tokenizer"] == "penn, without unknown punctuation"
     assert scores.good[0] == pytest.approx(-math.log2(0.4 * 0.03 * 0.02 * 0.3), rel=1e-6)
     lower = Vocabulary(tuple(word.lower() for word in PROBABILITIES))
-    results, scores = evaluate(unigram_model(lower), lower, pairs_of(("A b", "A A", "p")))
+    pairs = pairs_of(("A b", "A A", "p"))
+    results = outcome_of(tmp_path, lower, pairs).results
+    scores = scores_of(unigram_model(lower), lower, pairs)
     assert results["pairs"]["tokenizer"].startswith("penn, lower case")
     assert scores.good[0] == pytest.approx(-math.log2(0.4 * 0.3), rel=1e-6)
     assert not scores.has_unknown.any()
@@ -107,7 +128,7 @@ def test_probabilities_are_those_of_sentences_without_their_end():
         for weight in model.parameters():
             weight.normal_()
     pairs = pairs_of(("A B C", "A B D", "p"), ("E", "H G A B C D", "p"))
-    _, scores = evaluate(model, vocabulary, pairs)
+    scores = scores_of(model, vocabulary, pairs)
     for place, pair in enumerate(pairs.pairs):
         for text, found in ((pair.good, scores.good), (pair.bad, scores.bad)):
             words = Loaded(model, vocabulary).score(text)["surp"][:-1]
@@ -116,11 +137,10 @@ def test_probabilities_are_those_of_sentences_without_their_end():
 
 def test_a_sentence_of_which_no_word_is_left_is_refused(vocabulary: Vocabulary):
     """It would be certain, and so correct."""
-    tokenizer = Auto().fit_vocabulary(vocabulary)
     pairs = pairs_of(("a", "b", "p"), ("!", "a b", "p"))
     message = "No word is left to read in one of '!' and 'a b'"
     with pytest.raises(UserError, match=re.escape(message)):
-        evaluate_pairs(unigram_model(vocabulary), vocabulary, tokenizer, pairs, of_run=OF_RUN)
+        scores_of(unigram_model(vocabulary), vocabulary, pairs)
 
 
 def test_sentences_without_words_have_no_surprisal(vocabulary: Vocabulary):
@@ -130,23 +150,22 @@ def test_sentences_without_words_have_no_surprisal(vocabulary: Vocabulary):
     assert sentence_surprisals(unigram_model(vocabulary), []).tolist() == []
 
 
-def test_files(vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFixture):
-    results, scores = evaluate_pairs(
-        unigram_model(vocabulary), vocabulary, WhiteSpace(), PAIRS, of_run=OF_RUN
-    )
-    write_pairs(results, scores, PAIRS, tmp_path)
+def test_files(vocabulary: Vocabulary, tmp_path: Path):
+    outcome, folder = outcome_of(tmp_path, vocabulary, PAIRS, "none"), tmp_path / "run"
+    folder.mkdir()
+    outcome.write(folder)
     names = {f"minimal_pairs-my_pairs.{end}" for end in ("json", "parquet")}
-    assert {path.name for path in tmp_path.iterdir()} == names
-    assert json.loads((tmp_path / "minimal_pairs-my_pairs.json").read_text("utf-8")) == results
-    table = pq.read_table(tmp_path / "minimal_pairs-my_pairs.parquet").to_pydict()
+    assert {path.name for path in folder.iterdir()} == names
+    content = json.loads((folder / "minimal_pairs-my_pairs.json").read_text("utf-8"))
+    assert content == outcome.results
+    table = pq.read_table(folder / "minimal_pairs-my_pairs.parquet").to_pydict()
     assert table["paradigm"] == [pair.paradigm for pair in PAIRS.pairs]
     assert table["field"][-1] is None
     assert Counter(table["correct"]) == {True: 3, False: 3}
     assert table["identical"] == [False, False, False, True, False, False]
-    write_pairs(results, scores, PairSet("文" * 80, PAIRS.pairs), tmp_path)  # 240 bytes
-    assert len(list(tmp_path.iterdir())) == 4
-    show_pairs(results)
-    lines = capsys.readouterr().out.splitlines()
+    outcome_of(tmp_path, vocabulary, PairSet("文" * 80, PAIRS.pairs)).write(folder)  # 240 bytes
+    assert len(list(folder.iterdir())) == 4
+    lines = outcome.table.splitlines()
     assert lines[0] == "lstm, minimal pairs of my pairs"
     assert lines[2].split() == ["all", "50.0%", "6", "2", "33.3%", "3"]
     assert lines[-1].startswith("22.7% of the words are read as <unk>; pairs identical to ")

@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +10,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lmbench.evaluation import temperature as module
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.evaluation.evaluator import Evaluator
 from lmbench.evaluation.temperature import Temperature
-from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
-from lmbench.model.head import MixtureOfSoftmaxes
+from lmbench.model import LanguageModel, Softmax
 
 MakeEvaluator = Callable[..., Evaluator]
 
@@ -32,16 +29,12 @@ def exact(model: LanguageModel) -> LanguageModel:
 
 
 @pytest.mark.parametrize("value", [0.5, 0.9, 2.0])
-@pytest.mark.parametrize("chunk_bytes", [4 * 4 * 50 * 7, 2**20])  # 7 rows, or all at once
 def test_probabilities_are_powers_that_sum_to_one(
     make_evaluator: MakeEvaluator,
     model: LanguageModel,
     ids: np.ndarray,
-    monkeypatch: pytest.MonkeyPatch,
     value: float,
-    chunk_bytes: int,
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
     tokens = torch.from_numpy(ids).long()
     with torch.no_grad():
         head, output = exact(model).head, exact(model)(tokens[:-1, None]).output[:, 0]
@@ -54,45 +47,6 @@ def test_probabilities_are_powers_that_sum_to_one(
     assert_close(reading.log_probs, expected, rtol=1e-5, atol=1e-5)
     columns = make_evaluator(model, columns=3, burn_in=60, modes=[Temperature(value)])
     assert_close(columns.read("valid").log_probs, expected, rtol=0.02, atol=0.02)
-
-
-@pytest.mark.parametrize("chunk_bytes", [1, 2**30])  # column by column, or all at once
-def test_a_heads_dropout_keeps_its_mask_for_a_window(
-    make_evaluator: MakeEvaluator, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
-) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
-    head = MixtureOfSoftmaxes(8, 50, num_components=3, latent_dropout=0.5)
-    model = LanguageModel(Embedding(50, 8), LSTM(8, 12, 8, 2), head).train()
-    output = torch.full((20, 4, 8), 3.0)  # so only the masks can make a difference
-    targets = torch.full((20, 4), 7)
-    with Temperature(0.7).during(make_evaluator(model)):
-        nats = head.loss(output, targets, reduction="none")
-        assert_close(nats, nats[:1].expand(20, 4))
-        assert len(set(nats[0].tolist())) == 4
-        torch.manual_seed(1)
-        total = head.loss(output, targets, reduction="sum")
-        torch.manual_seed(1)
-        assert_close(total, head.loss(output, targets, reduction="none").sum())
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_the_loss_and_its_gradients(
-    make_evaluator: MakeEvaluator, model: LanguageModel, reduction: Any
-) -> None:
-    output = torch.randn(3, 4, 8, requires_grad=True)
-    targets = torch.randint(0, 50, (3, 4))
-    ignored = torch.rand(3, 4) < 0.3
-    with Temperature(0.7).during(make_evaluator(model)):
-        loss = model.head.loss(output, targets.where(~ignored, -100), reduction=reduction)
-    head, twin = exact(model).head, output.detach().double().requires_grad_()
-    log_probs = tempered(head.log_probs(twin).exp(), 0.7)
-    nats = -log_probs.gather(-1, targets[..., None])[..., 0] * ~ignored
-    expected = {"none": nats, "sum": nats.sum(), "mean": nats.sum() / (~ignored).sum()}[reduction]
-    assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
-    found = torch.autograd.grad(loss.sum(), [output, *model.head.parameters()])
-    right = torch.autograd.grad(expected.sum(), [twin, *head.parameters()])
-    for gradient, other in zip(found, right, strict=True):
-        assert_close(gradient.double(), other, rtol=1e-4, atol=1e-5)
 
 
 def test_dynamic_evaluation_learns_from_the_tempered_loss(
@@ -115,18 +69,14 @@ def test_dynamic_evaluation_learns_from_the_tempered_loss(
     assert_close(reading.log_probs, torch.cat(expected).detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_heads_own_loss_is_restored(
+def test_the_head_is_as_before_afterwards(
     make_evaluator: MakeEvaluator, model: LanguageModel
 ) -> None:
-    before = model.head.loss
-    with Temperature(0.7).during(make_evaluator(model)):
-        assert model.head.loss != before
-    assert model.head.loss == before
     evaluator = make_evaluator(model, modes=[Temperature(0.7)])
     del model.core
     with pytest.raises(AttributeError):
         evaluator.read("valid")
-    assert model.head.loss == before
+    assert model.head.temperature == 1.0
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lmbench.model import LSTM, Embedding, LanguageModel
-from lmbench.model.contracts import Core, Head, detach_state
+from lmbench.model.contracts import Core, detach_state
 from lmbench.model.core import stack
 from lmbench.model.core.residual import ResidualStack
 from lmbench.model.core.rnn import LSTMLayer
 from lmbench.model.dropout import Dropouts
+from lmbench.model.head import Head, MixtureOfSoftmaxes, base
 
 T, B, V = 7, 3, 23
 
@@ -164,6 +166,41 @@ def test_a_detached_state_keeps_nothing_of_the_window_but_itself(make) -> None:
             assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
 
 
+def other_values(value: Any) -> list[Any]:
+    """Values that an argument could have instead."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, (int, float)):
+        return [value // 2, 2 * value]
+    return [] if isinstance(value, str) else [[2, 5], [3, 9]]  # the clusters of a head
+
+
+def require_layout_arguments(
+    make: Any, build: Callable[..., Any], run: Callable[[Any], Tensor]
+) -> None:
+    """Those with which the same weights give other outputs, though they fit, must be named."""
+    changing = set()
+    for name, value in make.keywords.items():
+        made = moved(build(**{name: other_values(value)[-1]} if value is None else {}))
+        for other in other_values(value):
+            try:
+                twin = build(**{name: other})
+                twin.load_state_dict(made.state_dict())
+            except (ValueError, RuntimeError):  # refused, or the weights have other shapes
+                continue
+            if not torch.allclose(run(made), run(twin)):
+                changing.add(name)
+    assert changing == set(getattr(make.func, "layout_arguments", ()))
+
+
+@of_conf("core")
+def test_arguments_that_change_what_the_same_weights_mean_are_named(make) -> None:
+    input = normal(T, B, SIZE)
+    require_layout_arguments(
+        make, lambda **other: make(**other).double().eval(), lambda core: core(input).output
+    )
+
+
 @pytest.mark.slow
 @of_conf("core")
 def test_after_20_000_steps_float32_still_matches_float64(make) -> None:
@@ -276,6 +313,59 @@ def test_any_single_target_gives_every_parameter_a_gradient(
         assert_close(loss, nats.mean() if reduction == "mean" else nats.sum())
         loss.backward()
         assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@of_conf("head")
+def test_arguments_that_change_what_the_same_words_mean_are_named(make) -> None:
+    output, tied = normal(B, SIZE), "cutoffs" in inspect.signature(make).parameters
+
+    def build(**other: Any) -> Any:
+        return make_head(partial(make, **other), tied=tied)
+
+    require_layout_arguments(make, build, lambda head: head.log_probs(output))
+
+
+@pytest.mark.parametrize("chunk_bytes", [4 * 4 * V * 7, 2**20])  # 7 rows, or all at once
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@of_conf("head")
+def test_nats_are_those_of_powers_that_sum_to_one(
+    make, temperature: float, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "CHUNK_BYTES", chunk_bytes)
+    head, output = make_head(make, tied=False), normal(2, V, SIZE).requires_grad_()
+    words = torch.stack([torch.randperm(V), torch.randperm(V)])
+    powers = head.log_probs(output).exp() ** (1 / temperature)
+    expected = -(powers / powers.sum(-1, keepdim=True)).log().gather(-1, words[..., None])
+    expected = expected.squeeze(-1) * (words != 4)
+    head.temperature = temperature
+    nats = head.nats(output, words.where(words != 4, -100))
+    assert_close(nats, expected)
+    leaves = [output, *head.parameters()]
+    gradients = torch.autograd.grad(expected.mean(), leaves)
+    assert_close(torch.autograd.grad(nats.mean(), leaves), gradients)
+
+
+@of_conf("head")
+def test_surprisal_and_entropy_are_those_of_the_whole_distribution(make) -> None:
+    head, output, words = make_head(make, tied=False), normal(V, SIZE), torch.randperm(V)
+    surprisal, entropy = head.surprisal_and_entropy(output, words)
+    probs = head.log_probs(output).exp()
+    expected = -probs.gather(1, words[:, None])[:, 0].log(), -(probs * probs.log()).sum(1)
+    assert_close(surprisal.double(), expected[0], rtol=1e-5, atol=1e-5)
+    assert_close(entropy.double(), expected[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**30])  # column by column, or all at once
+def test_a_heads_dropout_keeps_its_mask_for_a_window(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "CHUNK_BYTES", chunk_bytes)
+    head = MixtureOfSoftmaxes(8, 50, num_components=3, latent_dropout=0.5)
+    head.temperature = 0.7
+    # The same output everywhere, so only the masks can make a difference.
+    nats = head.nats(torch.full((20, 4, 8), 3.0), torch.full((20, 4), 7))
+    assert_close(nats, nats[:1].expand(20, 4))
+    assert len(set(nats[0].tolist())) == 4
 
 
 @of_conf("head")

@@ -333,9 +333,15 @@ def test_a_start_from_a_run_has_that_runs_model_and_data(tmp_path, override):
         apply_init_from(config, [override])
 
 
-@pytest.mark.parametrize("override", ["+model.core.num_heads=4", "model.head={cutoffs:[2,5]}"])
-def test_a_start_from_a_run_keeps_the_layout_of_its_weights(tmp_path, override):
-    folder = write_run(tmp_path / "run", "model=awd_lstm")
+@pytest.mark.parametrize(
+    ("part", "override"),
+    [
+        ("model/core=hgrn2", "model.core.num_heads=4"),
+        ("model/head=adaptive_softmax", "model.head={cutoffs:[2,5]}"),
+    ],
+)
+def test_a_start_from_a_run_keeps_the_layout_of_its_weights(tmp_path, part, override):
+    folder = write_run(tmp_path / "run", "model=awd_lstm", part)
     config = composed("experiment=finetune", f"init_from={folder}")
     with pytest.raises(UserError, match=r"^model\.\w+\.\w+ cannot be changed with init_from="):
         apply_init_from(config, [override])

@@ -1,15 +1,24 @@
 """Minimal pairs: two similar sentences, one grammatical and the other not."""
 
 import hashlib
+import io
 import json
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from lmbench.errors import UserError
+from lmbench.files import require_file
+
+LONGEST_LINE = 100_000
+"""Characters of a line that are read; a pair is never that long."""
+
+_DAMAGE = (ValueError, KeyError, RecursionError, zipfile.BadZipFile, zlib.error, EOFError)
+_DAMAGE += (RuntimeError,)  # encrypted
 
 
 class Pair(NamedTuple):
@@ -59,44 +68,53 @@ def read_pairs(path: Path) -> PairSet:
         UserError: The path cannot be read, a line is not a pair, or there are no pairs.
     """
     pairs: list[Pair] = []
-    for name, content in _files(path):
-        place = name if name == str(path) else f"{path}, {name}"
-        try:
-            lines = content.decode("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{place} is not UTF-8: {error}.") from error
-        make = _from_json if name.endswith(".jsonl") else _from_tabs
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    pairs.append(make(line.rstrip("\r"), Path(name).stem))
-                except (ValueError, KeyError, TypeError, RecursionError) as error:
-                    what = f"there is no {error}" if isinstance(error, KeyError) else error
-                    raise UserError(f"{place}, line {number} is not a pair: {what}.") from error
+    place = str(path)
+    try:
+        for name, file in _files(path):
+            inside = "" if name == str(path) else f", {name}"
+            make = _from_json if name.endswith(".jsonl") else _from_tabs
+            text = io.TextIOWrapper(file, "utf-8-sig", newline="\n")
+            for number, line in enumerate(iter(partial(text.readline, LONGEST_LINE), ""), start=1):
+                place = f"{path}{inside}, line {number}"
+                if line.strip():
+                    pairs.append(make(line.rstrip("\r\n"), Path(name).stem))
+            place = str(path)
+    except OSError as error:
+        raise UserError(f"{place} cannot be read: {error.strerror or error}.") from error
+    except _DAMAGE as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{place} cannot be read: {what}.") from error
     if not pairs:
         raise UserError(f"{path} holds no minimal pairs: no .jsonl or .tsv with text.")
     path = path.resolve()
     return PairSet(path.name if path.is_dir() else path.stem, pairs)
 
 
-def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file, in the order of the names."""
-    try:
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if _has_pairs(file.name):
-                    yield str(file.relative_to(path)), file.read_bytes()
-        elif path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                for name in sorted(archive.namelist()):
-                    if _has_pairs(Path(name).name):
-                        yield name, archive.read(name)
-        else:
-            yield str(path), path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # or encrypted
-        raise UserError(f"{path} cannot be read: {error}.") from error
+def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of each file, in the order of the names.
+
+    Raises:
+        UserError: The path, or a file in the folder, is not a regular file.
+        ValueError: A file in the folder is a link that leads out of it.
+    """
+    if path.is_dir():
+        for place in sorted(file for file in path.rglob("*") if _has_pairs(file.name)):
+            require_file(place)
+            if not place.resolve().is_relative_to(path.resolve()):
+                raise ValueError(f"{place.name} is a link that leads out of the folder")
+            with place.open("rb") as file:
+                yield str(place.relative_to(path)), file
+        return
+    require_file(path)
+    if path.suffix != ".zip":
+        with path.open("rb") as file:
+            yield str(path), file
+        return
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if _has_pairs(Path(name).name):
+                with archive.open(name) as file:
+                    yield name, file
 
 
 def _has_pairs(name: str) -> bool:
@@ -128,7 +146,8 @@ def _from_tabs(line: str, paradigm: str) -> Pair:
 
 
 def _checked(pair: Pair) -> Pair:
-    if not all(isinstance(value, str) or value is None for value in pair):
+    kinds = (str, str, str, str | None, str | None)
+    if not all(map(isinstance, pair, kinds)):
         raise ValueError("a value is not a string")
     if not (pair.good.strip() and pair.bad.strip()):
         raise ValueError("a sentence is empty")

@@ -4,26 +4,27 @@ Shape letter: P pairs.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
-from lmbench.data.minimal_pairs import PairSet
-from lmbench.data.tokenizer.contract import Tokenizer
-from lmbench.data.vocabulary import UNK, Vocabulary
+from lmbench.data.minimal_pairs import PairSet, read_pairs
+from lmbench.data.tokenizer.choice import make_tokenizer, tokenizer_for
+from lmbench.data.tokenizer.contract import UNK, Tokenizer
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.evaluation.outcome import write_results
+from lmbench.evaluation.measure import Measure, Outcome, TrainedRun
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.surprisal import sentence_surprisals
-from lmbench.files import file_stem, replacing
+from lmbench.files import file_stem
 from lmbench.model import LanguageModel
+from lmbench.report.records import write_table
 from lmbench.terminal.printing import printable
 
 LEVELS = ("field", "phenomenon", "paradigm")
@@ -38,12 +39,14 @@ class PairScores:
         bad: ``(P,)`` those of the ungrammatical ones.
         has_unknown: ``(P,)`` whether a word of either sentence was read as ``<unk>``.
         is_identical: ``(P,)`` whether the two sentences are the same to the model.
+        unknown_word_share: The share of all words that were read as ``<unk>``.
     """
 
     good: Float[np.ndarray, " P"]
     bad: Float[np.ndarray, " P"]
     has_unknown: Bool[np.ndarray, " P"]
     is_identical: Bool[np.ndarray, " P"]
+    unknown_word_share: float
 
     @property
     def is_tie(self) -> Bool[np.ndarray, " P"]:
@@ -61,88 +64,61 @@ class PairScores:
         return ~self.is_tie & (self.good < self.bad)
 
 
-def evaluate_pairs(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
-    tokenizer: Tokenizer,
-    pairs: PairSet,
-    *,
-    of_run: Mapping[str, Any],
-) -> tuple[dict[str, Any], PairScores]:
+@dataclass
+class MinimalPairs(Measure):
     """Accuracy on minimal pairs: the share whose good sentence is more probable.
 
     A sentence is read by itself after an ``<eos>``, and its probability is the product of those of
     its words, without that of its end (as in Warstadt et al. 2020). A pair whose sentences have the
     same probability is a tie, and does not count as correct.
 
-    Args:
-        model: The model, in evaluation mode.
-        vocabulary: The model's vocabulary.
-        tokenizer: What cuts the sentences.
-        pairs: The pairs.
-        of_run: What else the results say about the run.
+    The results hold ``num_pairs``, ``num_correct``, ``num_ties`` and ``accuracy`` of all pairs;
+    under ``parts``, of pairs without unknown words, of those with some, and of those whose
+    sentences are identical to the model; under ``by``, the same for each field, phenomenon and
+    paradigm.
 
-    Returns:
-        The content of the JSON file: ``num_pairs``, ``num_correct``, ``num_ties`` and ``accuracy``
-        of all pairs; under ``parts``, of pairs without unknown words, of those with some, and of
-        those whose sentences are identical to the model; under ``by``, the same for each field,
-        phenomenon and paradigm. And the scores of each pair.
+    Args:
+        pairs: See :func:`lmbench.data.minimal_pairs.read_pairs`.
+        tokenizer: See :func:`lmbench.data.tokenizer.choice.tokenizer_for`.
 
     Raises:
-        UserError: There are unknown words, and the vocabulary has no ``<unk>``; or no words are
-            left of a sentence.
+        ValueError: The tokenizer is unknown.
     """
-    start = time.perf_counter()
-    words = [
-        tokenizer.cut(text.replace("\n", " "))
-        for pair in pairs.pairs
-        for text in (pair.good, pair.bad)
-    ]
-    if [] in words:  # all of it was punctuation that the vocabulary lacks
-        pair = pairs.pairs[words.index([]) // 2]
-        raise UserError(f"No word is left to read in one of {pair.good!r} and {pair.bad!r}.")
-    sentences = [vocabulary.encode([tokenizer.eos, *of_sentence]) for of_sentence in words]
-    unknown = [sum(word not in vocabulary.ids for word in of_sentence) for of_sentence in words]
-    num_words = sum(map(len, words))
-    with progress_of(f"reading {pairs.name}", num_words) as on_window:
-        surprisals = sentence_surprisals(model, sentences, on_window)
-    scores = PairScores(
-        good=surprisals[::2],
-        bad=surprisals[1::2],
-        has_unknown=np.array(unknown[::2]) + np.array(unknown[1::2]) > 0,
-        is_identical=np.array(
-            [
-                np.array_equal(good, bad)
-                for good, bad in zip(sentences[::2], sentences[1::2], strict=True)
-            ]
-        ),
-    )
-    results = {
-        "lmbench_version": version("lmbench"),
-        **of_run,
-        "pairs": {"name": pairs.name, "sha256": pairs.sha256, "tokenizer": tokenizer.name},
-        **_counts(scores, np.ones(len(pairs.pairs), bool)),
-        "unknown_word_share": sum(unknown) / num_words,
-        "parts": {
-            "known": _counts(scores, scores.are_known),
-            "unknown": _counts(scores, scores.has_unknown & ~scores.is_identical),
-            "identical": _counts(scores, scores.is_identical),
-        },
-        "by": {level: _by([getattr(p, level) for p in pairs.pairs], scores) for level in LEVELS},
-        "seconds": time.perf_counter() - start,
-    }
-    return results, scores
 
+    pairs: Path
+    tokenizer: str | None = "auto"
 
-def write_pairs(
-    results: Mapping[str, Any], scores: PairScores, pairs: PairSet, folder: Path
-) -> None:
-    """Writes ``minimal_pairs-NAME.json``, and ``.parquet`` with a row for each pair."""
-    path = folder / f"minimal_pairs-{file_stem(pairs.name)}"
-    columns = {level: [getattr(pair, level) for pair in pairs.pairs] for level in LEVELS}
-    table = pa.table(
-        {
-            **{level: pa.array(values, pa.string()) for level, values in columns.items()},
+    def __post_init__(self) -> None:
+        if self.tokenizer is not None:
+            make_tokenizer(self.tokenizer)
+
+    def outcomes(self, run: TrainedRun, splits: Sequence[str], name: str) -> Iterator[Outcome]:
+        """Scores all pairs, whatever the splits.
+
+        Raises:
+            UserError: See :func:`lmbench.data.minimal_pairs.read_pairs`; or no words are left of a
+                sentence; or there are unknown words, and the vocabulary has no ``<unk>``.
+        """
+        start = time.perf_counter()
+        pairs = read_pairs(self.pairs)
+        tokenizer = tokenizer_for(run.vocabulary, self.tokenizer)
+        scores = score_pairs(run.model, run.vocabulary, tokenizer, pairs)
+        levels = {level: [getattr(pair, level) for pair in pairs.pairs] for level in LEVELS}
+        results = {
+            **run.about,
+            "pairs": {"name": pairs.name, "sha256": pairs.sha256, "tokenizer": tokenizer.name},
+            **_counts(scores, np.ones(len(pairs.pairs), bool)),
+            "unknown_word_share": scores.unknown_word_share,
+            "parts": {
+                "known": _counts(scores, scores.are_known),
+                "unknown": _counts(scores, scores.has_unknown & ~scores.is_identical),
+                "identical": _counts(scores, scores.is_identical),
+            },
+            "by": {level: _by(names, scores) for level, names in levels.items()},
+            "seconds": time.perf_counter() - start,
+        }
+        columns = {
+            **{level: pa.array(names, pa.string()) for level, names in levels.items()},
             "good": [pair.good for pair in pairs.pairs],
             "bad": [pair.bad for pair in pairs.pairs],
             "surp_good": scores.good,
@@ -151,27 +127,63 @@ def write_pairs(
             "identical": scores.is_identical,
             "correct": scores.is_correct,
         }
+        yield Outcome(
+            name=f"minimal_pairs-{file_stem(pairs.name)}",
+            results=results,
+            settings="pairs",
+            figure=results["accuracy"],
+            table=_table(results),
+            write_records=partial(write_table, table=pa.table(columns)),
+        )
+
+
+def score_pairs(
+    model: LanguageModel, vocabulary: Vocabulary, tokenizer: Tokenizer, pairs: PairSet
+) -> PairScores:
+    """A model's scores for pairs.
+
+    Raises:
+        UserError: See :meth:`MinimalPairs.outcomes`.
+    """
+    words = [
+        tokenizer.cut(text.replace("\n", " "))
+        for pair in pairs.pairs
+        for text in (pair.good, pair.bad)
+    ]
+    if [] in words:  # all of it was punctuation that the vocabulary lacks
+        pair = pairs.pairs[words.index([]) // 2]
+        raise UserError(f"No word is left to read in one of {pair.good!r} and {pair.bad!r}.")
+    sentences = [vocabulary.encode([tokenizer.eos, *sentence]) for sentence in words]
+    unknown = np.array([sum(word not in vocabulary.ids for word in sentence) for sentence in words])
+    num_words = sum(map(len, words))
+    with progress_of(f"reading {printable(pairs.name)}", num_words) as on_window:
+        surprisals = sentence_surprisals(model, sentences, on_window)
+    both = zip(sentences[::2], sentences[1::2], strict=True)
+    return PairScores(
+        good=surprisals[::2],
+        bad=surprisals[1::2],
+        has_unknown=unknown[::2] + unknown[1::2] > 0,
+        is_identical=np.array([np.array_equal(good, bad) for good, bad in both]),
+        unknown_word_share=int(unknown.sum()) / num_words,
     )
-    with replacing(path.with_name(f"{path.name}.parquet")) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    write_results(path.with_name(f"{path.name}.json"), results, "pairs")
 
 
-def show_pairs(results: Mapping[str, Any]) -> None:
-    """Prints the results as a table."""
-    title = f"{results['model']}, minimal pairs of {results['pairs']['name']}"
-    print(printable(title))
-    print(f"{'':<36}{'accuracy':>10}{'pairs':>9}{'ties':>7}{'known words':>13}{'pairs':>9}")
+def _table(results: Mapping[str, Any]) -> str:
     rows = [("all", results, results["parts"]["known"])]
     for level in ("field", "phenomenon"):
         rows += [(row["name"], row, row["known"]) for row in results["by"][level]]
-    for name, counts, known in rows:
-        figures = f"{_percent(counts)}{counts['num_pairs']:>9,}{counts['num_ties']:>7,}"
-        print(f"{printable(name):<36}{figures}{_percent(known):>13}{known['num_pairs']:>9,}")
-    parts = results["parts"]
-    print(
-        f"{results['unknown_word_share']:.1%} of the words are read as {UNK}; "
-        f"pairs identical to the model: {parts['identical']['num_pairs']:,}"
+    return "\n".join(
+        [
+            printable(f"{results['model']}, minimal pairs of {results['pairs']['name']}"),
+            f"{'':<36}{'accuracy':>10}{'pairs':>9}{'ties':>7}{'known words':>13}{'pairs':>9}",
+            *(
+                f"{printable(name):<36}{_percent(row)}{row['num_pairs']:>9,}{row['num_ties']:>7,}"
+                f"{_percent(known):>13}{known['num_pairs']:>9,}"
+                for name, row, known in rows
+            ),
+            f"{results['unknown_word_share']:.1%} of the words are read as {UNK}; "
+            f"pairs identical to the model: {results['parts']['identical']['num_pairs']:,}",
+        ]
     )
 
 

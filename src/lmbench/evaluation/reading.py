@@ -85,7 +85,7 @@ def read_stream(
             places = columns.places(*rows)[here.numpy()]
             output, _, state = model(tokens.to(model.device), state)
             state = detach_state(state)
-            nats = model.head.loss(output, targets.to(model.device), reduction="none")
+            nats = model.head.nats(output, targets.to(model.device))
             if learn is not None and len(places):
                 learn(nats.sum() / len(places))
             nats = nats.detach().cpu().double()[here]

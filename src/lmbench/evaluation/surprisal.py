@@ -12,12 +12,9 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
-from lmbench.data.columns import EvaluationSettings
+from lmbench.data.columns import IGNORE_INDEX, EvaluationSettings
 from lmbench.evaluation.progress import OnWindow
 from lmbench.model import LanguageModel
-from lmbench.model.contracts import Head
-from lmbench.model.head import AdaptiveSoftmax
-from lmbench.perplexity import IGNORE_INDEX
 
 LOG_PROBS_BYTES = 32 * 2**20
 """Size of the log-probabilities that are held at a time."""
@@ -148,21 +145,10 @@ def score_outputs(
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
         with torch.no_grad():
-            found = _nats(model.head, outputs[part], targets[part].to(model.device))
+            found = model.head.surprisal_and_entropy(outputs[part], targets[part].to(model.device))
         for all_scores, of_part in zip(scores, found, strict=True):
             all_scores[part] = of_part.double().cpu().numpy() / math.log(2)
     return scores
-
-
-def _nats(
-    head: Head, outputs: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
-) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Surprisal and entropy of targets, in nats."""
-    if isinstance(head, AdaptiveSoftmax):
-        return head.surprisal_and_entropy(outputs, targets)
-    log_probs = head.log_probs(outputs).float()
-    surprisal = -log_probs.gather(1, targets[:, None]).squeeze(1)
-    return surprisal, -torch.linalg.vecdot(log_probs.exp(), log_probs)
 
 
 def rows_at_once(model: LanguageModel) -> int:

@@ -1,7 +1,6 @@
 """Softmax temperature: flatter or sharper distributions than the model's own.
 
 Source: Melis et al. 2018, "Pushing the bounds of dropout" (arXiv 1805.09208), who tune it on valid.
-Shape letters: N tokens (any number of dimensions), H hidden.
 """
 
 import math
@@ -10,15 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn import functional
-
 from lmbench.evaluation.evaluator import Evaluator, ReadingMode
 from lmbench.evaluation.tuning import Grid, require_grid
-from lmbench.loss.linear_cross_entropy import CHUNK_BYTES
-from lmbench.perplexity import IGNORE_INDEX
 
 
 @dataclass
@@ -49,41 +41,10 @@ class Temperature(ReadingMode):
 
     @contextmanager
     def during(self, evaluator: Evaluator) -> Iterator[None]:
-        """Replaces the head's loss with one of its own, and restores it afterwards."""
+        """Sets the head's temperature, and resets it afterwards."""
         head = evaluator.model.head
-
-        def loss(
-            output: Float[Tensor, "*N H"],
-            targets: Int[Tensor, "*N"],
-            *,
-            reduction: str = "mean",
-        ) -> Float[Tensor, "..."]:
-            # A part has four matrices over all words: logits, their log-softmax, both again for T.
-            rows = max(1, CHUNK_BYTES // (4 * head.vocabulary_size * output.element_size()))
-            if evaluator.model.training and head.dropouts:  # with one mask for a column's window
-                dim, size = 1, max(1, rows // len(output))
-                parts = output.split(size, 1), targets.split(size, 1)
-            else:
-                dim = 0
-                parts = output.flatten(0, -2).split(rows), targets.flatten().split(rows)
-            nats = [
-                functional.cross_entropy(
-                    (head.log_probs(part) / self.value).flatten(0, -2),
-                    words.flatten(),
-                    reduction="none",
-                ).reshape(words.shape)
-                for part, words in zip(*parts, strict=True)
-            ]
-            found = torch.cat(nats, dim).reshape(targets.shape)
-            if reduction == "none":
-                return found
-            return found.sum() / ((targets != IGNORE_INDEX).sum() if reduction == "mean" else 1)
-
-        if self.value == 1.0:
-            yield
-            return
-        head.loss = loss
+        head.temperature = self.value
         try:
             yield
         finally:
-            del head.loss
+            head.temperature = 1.0

@@ -9,7 +9,8 @@ from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
 from lmbench.instantiate.arguments import call, factory
 from lmbench.model import Embedding, LanguageModel
-from lmbench.model.contracts import Core, Head
+from lmbench.model.contracts import Core
+from lmbench.model.head import Head
 from lmbench.run.targets import takes
 from lmbench.saved.checkpoint import SavedModel, load_weights
 
@@ -71,7 +72,7 @@ def _require_members(part: object, contract: type, key: str) -> None:
     if lacking := [name for name in members if not hasattr(part, name)]:
         raise UserError(
             f"{key}: {type(part).__name__} lacks {', '.join(lacking)}. "
-            f"lmbench.model.contracts.{contract.__name__} lists what it must have."
+            f"{contract.__module__}.{contract.__name__} lists what it must have."
         )
 
 

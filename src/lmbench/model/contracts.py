@@ -1,14 +1,14 @@
 """What the rest of lmbench asks of the parts of a language model.
 
-Shape letters: T time steps, B columns, E embedding, H hidden, N tokens (any number of dimensions),
-V vocabulary.
+Shape letters: T time steps, B columns, E embedding, H hidden. A head is a subclass of
+:class:`lmbench.model.head.base.Head`.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 """What a core remembers: a tuple of tensors for each layer, whose shapes are the core's own affair.
@@ -59,6 +59,10 @@ class Core(Protocol):
     A core is built from the values in the config and ``input_size=``; the tests of all cores also
     set ``num_layers``. Under autocast on a CPU without bfloat16, it computes in float32:
     :func:`lmbench.model.core.stack.autocast_where_fast`.
+
+    If an argument changes what the weights mean but not their shapes, such as a number of heads,
+    the class names it in ``layout_arguments``, a tuple: a run that starts from such weights may not
+    change it.
     """
 
     input_size: int
@@ -82,62 +86,4 @@ class Core(Protocol):
             state: The state that the previous window returned, usually after :func:`detach_state`;
                 None for zeros.
         """
-        ...
-
-
-@runtime_checkable
-class Head(Protocol):
-    """A module that turns a core's outputs into distributions over the words.
-
-    Any ``nn.Module`` with these members can be one. :meth:`loss` and :meth:`log_probs` are of the
-    same distribution. The loss gives every parameter a gradient, even if of zeros.
-
-    A config's head is built like a :class:`Core`, with ``input_size`` and ``vocabulary_size``. If
-    its ``__init__`` has an argument ``counts``, a new model's head gets the number of times that
-    each word occurs in training, ``(V,)``, by id. A saved model's does not, so the argument needs a
-    default, and what is derived from the counts belongs in ``state_dict``.
-    """
-
-    input_size: int
-    """Size of the core's output, H."""
-    vocabulary_size: int
-    """Number of words, V."""
-
-    @property
-    def dropouts(self) -> Sequence[Dropout]:
-        """All dropouts of the module, as in :class:`Core`."""
-        ...
-
-    def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Replaces the head's own weight with the embedding's, permanently.
-
-        Raises:
-            ValueError: If the head cannot share a weight.
-        """
-        ...
-
-    def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Rows of a tied weight for ``words``: their ids, unless the head reorders them."""
-        ...
-
-    def loss(
-        self,
-        output: Float[Tensor, "*N H"],
-        targets: Int[Tensor, "*N"],
-        *,
-        reduction: Literal["mean", "sum", "none"] = "mean",
-    ) -> Float[Tensor, "..."]:
-        """Negative log-likelihood of ``targets`` in nats, in float32 or float64 even in autocast.
-
-        Args:
-            output: Outputs of the core, ``(*N, H)``.
-            targets: Ids of the right words, ``(*N,)``; -100 adds nothing to the loss or to any
-                gradient.
-            reduction: ``"mean"`` over the scored targets, ``"sum"``, or ``"none"``: one value per
-                target, ``(*N,)``, 0 where ignored.
-        """
-        ...
-
-    def log_probs(self, output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N V"]:
-        """Log-probabilities of all words, by id, in float32 or float64 even in autocast."""
         ...

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmbench.model.contracts import Core, CoreOutput, Dropout, Head, State
+from lmbench.model.contracts import Core, CoreOutput, Dropout, State
 from lmbench.model.embedding import Embedding
+from lmbench.model.head.base import Head
 
 
 class LanguageModel(nn.Module):

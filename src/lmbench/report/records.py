@@ -78,16 +78,22 @@ def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
         columns: ``position``, ``target``, ``log_probability`` (float64), optionally ``article``.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     missing = [None] * len(columns["position"])
     arrays = {
         name: pa.array(columns.get(name, missing)).cast(kind) for name, kind in _TYPES.items()
     }
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(arrays), temporary, compression="zstd")
+    write_table(path, pa.table(arrays))
     lines = "\n".join(f"{p:.9g}" for p in np.exp(columns["log_probability"]).tolist())
     replace_text(path.with_suffix(".txt"), lines + "\n")
+
+
+def write_table(path: Path, table: "pa.Table") -> None:
+    """Writes a Parquet file, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def read_correct(path: Path, num_pairs: int, accuracy: float) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmbench.errors import UserError
 from lmbench.run.config import INHERITED_NODES, MACHINE_KEYS, read_run_config, set_value
 from lmbench.run.directory import key_of
-from lmbench.run.targets import takes
+from lmbench.run.targets import import_target, takes
 
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
@@ -35,9 +35,6 @@ RESUMABLE = (
 )
 """All that a resume may change. Anything else would make it a different run, or is a value that the
 optimizer's state and the best score so far depend on."""
-
-_LAYOUT_KEYS = ("model.head.cutoffs", "model.core.num_heads")
-"""Keys that change what weights mean without changing their shapes."""
 
 
 def resumed_config(
@@ -127,7 +124,7 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
                 "such as loss.ar_alpha=0, or +model.core.…= for what the default model lacks."
             )
         OmegaConf.update(taken, key, _value_of(override), force_add=True)
-    for key in _LAYOUT_KEYS:
+    for key in _layout_keys(run["model"]):
         if OmegaConf.select(taken, key) != OmegaConf.select(before, key):
             raise UserError(
                 f"{key} cannot be changed with init_from={config.init_from}: the weights would fit "
@@ -136,6 +133,16 @@ def apply_init_from(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     for node, content in taken.items():
         config[node] = content
     return config
+
+
+def _layout_keys(model: Mapping[str, Any]) -> list[str]:
+    """Keys that change what a model's weights mean without changing their shapes."""
+    parts = {x: node for x, node in model.items() if isinstance(node, dict) and "_target_" in node}
+    return [
+        f"model.{part}.{name}"
+        for part, node in parts.items()
+        for name in getattr(import_target(node["_target_"]), "layout_arguments", ())
+    ]
 
 
 def _precision_of_weights(precision: Any) -> str:

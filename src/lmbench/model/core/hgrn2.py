@@ -34,6 +34,8 @@ class HGRN2(ResidualStack):
         ValueError: As there, or if ``num_heads`` does not divide ``hidden_size``.
     """
 
+    layout_arguments = ("num_heads",)
+
     def __init__(self, *sizes: int, num_heads: int = 4, **options: Any) -> None:
         self._num_heads = num_heads
         super().__init__(*sizes, **options)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmbench.loss.linear_cross_entropy import autocast_dtype, linear_cross_entropy
+from lmbench.model.head.base import Head
 from lmbench.perplexity import IGNORE_INDEX
 
 
-class AdaptiveSoftmax(nn.Module):
+class AdaptiveSoftmax(Head):
     """Two-level softmax for large vocabularies: rare words are predicted within their cluster.
 
     The head is a softmax over the C most frequent words and the K tail clusters; each cluster has
@@ -54,9 +55,8 @@ class AdaptiveSoftmax(nn.Module):
             is below 1; if ``unigram_bias`` is true without ``bias``.
     """
 
-    dropouts = ()
+    layout_arguments = ("cutoffs",)
     word_ranks: Tensor
-    weight: nn.Parameter | None
 
     def __init__(
         self,
@@ -186,14 +186,9 @@ class AdaptiveSoftmax(nn.Module):
     def surprisal_and_entropy(
         self, output: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-        """Surprisal of ``targets`` and entropy of the distributions over words, in nats.
+        """As for every head, but without putting all words into the order of their ids.
 
-        Faster than from :meth:`log_probs`, which has to put the words into the order of their ids.
         The entropy is the head's, plus that of each cluster, weighted by the cluster's probability.
-
-        Args:
-            output: Outputs of the core, ``(N, H)``.
-            targets: Ids of words, ``(N,)``.
         """
         ranks = self.embedding_rows(targets)
         with torch.autocast(output.device.type, enabled=False):

@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from lmbench.loss.linear_cross_entropy import autocast_dtype, mixture_cross_entropy
 from lmbench.model.dropout import LockedDropout, require_probabilities
+from lmbench.model.head.base import Head
 
 
-class MixtureOfSoftmaxes(nn.Module):
+class MixtureOfSoftmaxes(Head):
     """Weighted mean of K softmaxes, whose matrix of log-probabilities is not limited in rank.
 
     An output h gives the mixture weights (priors), softmax(h Π), and a vector for each of them,
@@ -65,14 +66,6 @@ class MixtureOfSoftmaxes(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocabulary_size, input_size))
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
         nn.init.uniform_(self.weight, -0.1, 0.1)
-
-    def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Shares the embedding's weight, which replaces the head's own."""
-        self.weight = weight
-
-    def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Rows of a tied weight for ``words``: their ids."""
-        return words
 
     def loss(
         self,

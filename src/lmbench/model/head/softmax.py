@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from lmbench.loss.liger_cross_entropy import liger_cross_entropy
 from lmbench.loss.linear_cross_entropy import autocast_dtype, linear_cross_entropy
+from lmbench.model.head.base import Head
 
 
-class Softmax(nn.Module):
+class Softmax(Head):
     """Linear layer and softmax over the vocabulary; weight from U(−0.1, 0.1), bias 0.
 
     Args:
@@ -29,8 +30,6 @@ class Softmax(nn.Module):
     Raises:
         ValueError: If ``kernel`` is unknown.
     """
-
-    dropouts = ()
 
     def __init__(
         self,
@@ -51,14 +50,6 @@ class Softmax(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocabulary_size, input_size))
         self.bias = nn.Parameter(torch.zeros(vocabulary_size)) if bias else None
         nn.init.uniform_(self.weight, -0.1, 0.1)
-
-    def tie(self, weight: Float[nn.Parameter, "V H"]) -> None:
-        """Shares the embedding's weight, which replaces the head's own."""
-        self.weight = weight
-
-    def embedding_rows(self, words: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Rows of a tied weight for ``words``: their ids."""
-        return words
 
     def loss(
         self,

@@ -11,8 +11,8 @@ from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
 from lmbench.evaluation.cache import Cache
-from lmbench.evaluation.evaluator import Evaluator
-from lmbench.evaluation.outcome import evaluate, show, write
+from lmbench.evaluation.measure import TrainedRun
+from lmbench.evaluation.split_perplexity import SplitPerplexity
 from lmbench.model import LSTM, Embedding, LanguageModel, Softmax
 
 WORDS = (EOS, UNK, "=", "Title", "rare", "often")
@@ -26,44 +26,43 @@ SECOND_TITLE = {"valid": 13, "test": 14}
 
 
 @pytest.fixture
-def evaluator(tmp_path: Path) -> Evaluator:
+def run(tmp_path: Path) -> TrainedRun:
     arrays = [np.array(ids, dtype=np.int32) for ids in SPLITS.values()]
     size = len(WORDS)
     model = LanguageModel(Embedding(size, 3), LSTM(3, 3, num_layers=1), Softmax(3, size)).eval()
     corpus = Corpus("text", Vocabulary(WORDS), *arrays)
-    return Evaluator(model, corpus, tmp_path, EvaluationSettings(columns=1))
+    about = {"model": "\x1b[31mred"}
+    return TrainedRun(tmp_path, model, corpus.vocabulary, lambda: corpus, about)
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_buckets_and_articles_are_those_of_the_right_splits(
-    evaluator: Evaluator, tmp_path: Path, split: str
+    run: TrainedRun, tmp_path: Path, split: str
 ) -> None:
-    [outcome] = evaluate(evaluator, [split], name="standard", of_run={"model": "lstm"})
+    measure = SplitPerplexity(EvaluationSettings(columns=1), save_tokens=True)
+    [outcome] = measure.outcomes(run, [split], "standard")
 
     targets, counts = SPLITS[split][1:], Counter(SPLITS["train"])
     buckets = Counter(
         "0" if counts[word] == 0 else "1 to 9" if counts[word] < 10 else "10 to 99"
         for word in targets
     )
-    found = outcome.results["perplexity_by"]["training_count"]
-    assert {row["bucket"]: row["num_tokens"] for row in found} == buckets
+    rows = outcome.results["perplexity_by"]["training_count"]
+    assert {row["bucket"]: row["num_tokens"] for row in rows} == buckets
 
-    write(outcome, tmp_path, save_tokens=True)
+    outcome.write(tmp_path)
     record = pq.read_table(tmp_path / f"evaluation-standard-{split}.parquet")
     positions = range(1, len(SPLITS[split]))
     expected = [int(position >= SECOND_TITLE[split]) for position in positions]
     assert record["article"].to_pylist() == expected
 
 
-def test_the_table_has_a_line_for_each_score(
-    evaluator: Evaluator, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_has_a_line_for_each_score(run: TrainedRun) -> None:
     """Whatever the model's name would do to a terminal."""
-    evaluator.modes = evaluator.rescoring_modes = [Cache(window=5)]
-    [outcome] = evaluate(evaluator, ["test"], name="mine", of_run={"model": "\x1b[31mred"})
+    measure = SplitPerplexity(EvaluationSettings(columns=1), [Cache(window=5)])
+    [outcome] = measure.outcomes(run, ["test"], "mine")
     results = outcome.results
-    show(results)
-    title, _, *lines = capsys.readouterr().out.splitlines()
+    title, _, *lines = outcome.table.splitlines()
     assert title == "\\x1b[31mred, mine evaluation of test"
     rows = {
         "all": results,

@@ -13,7 +13,7 @@ from small import composed
 from torch.testing import assert_close
 
 from lmbench.cli import compare, export, generate, score
-from lmbench.cli.run_arguments import with_run
+from lmbench.cli._run_arguments import with_run
 from lmbench.run.changes import RESUMABLE
 
 ROOT = Path(__file__).resolve().parents[1]

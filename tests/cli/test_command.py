@@ -13,7 +13,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lmbench.cli.command import _CAUGHT, JobFailed, errors_for_users, run_command, run_hydra
+from lmbench.cli._command import _CAUGHT, JobFailed, errors_for_users, run_command, run_hydra
 from lmbench.errors import Interrupted, UserError
 from lmbench.run.directory import alone_in
 
@@ -237,7 +237,7 @@ def test_other_errors_are_left_as_they_are(run_dir: Path):
 
 PLAIN = """
 import signal, sys, time
-from lmbench.cli.command import run_command
+from lmbench.cli._command import run_command
 from lmbench.errors import UserError
 assert "hydra" not in sys.modules
 # As in a terminal: what a shell starts in the background ignores it.

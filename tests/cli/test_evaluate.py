@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from small import composed, exact_log_probs
 
 import lmbench
+from lmbench.cli._run_arguments import require_folders, with_run
 from lmbench.cli.evaluate import evaluate, evaluation_name
-from lmbench.cli.run_arguments import require_folders, with_run
 from lmbench.data.synthetic import make_corpus
 from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator, RescoringMode

@@ -2,7 +2,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from lmbench.cli.suggestions import explain, explain_arguments, similar
+from lmbench.cli._suggestions import explain, explain_arguments, similar
 from lmbench.run.targets import conf_dir
 
 

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lmbench.data.disk_cache import load_or_build
+from lmbench.data._disk_cache import load_or_build
 from lmbench.errors import UserError
 
 

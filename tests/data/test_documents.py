@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lmbench.data._documents import Document, joined, split_documents
 from lmbench.data.articles import article_starts
 from lmbench.data.corpus import load_text
-from lmbench.data.documents import Document, joined, split_documents
 from lmbench.errors import UserError
 
 SHARES = {"train": 0.8, "valid": 0.08, "test": 0.12}
@@ -209,7 +209,7 @@ def test_blocks_and_the_byte_order_mark(tmp_path: Path, monkeypatch: pytest.Monk
     (path,) = write(tmp_path / "one", ["\ufeffa b\n\nc\ufeff d\ne"])
     size = path.stat().st_size
     for num_bytes in range(1, size + 2):
-        monkeypatch.setattr("lmbench.data.documents.BLOCK_BYTES", num_bytes)
+        monkeypatch.setattr("lmbench.data._documents.BLOCK_BYTES", num_bytes)
         blocks = list(Document(path, 0, size).blocks())
         assert b"".join(blocks).decode() == "a b\n\nc\ufeff d\ne"
         assert all(block.endswith(b"\n") for block in blocks[:-1])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from texts import reference_tokens
 
-from lmbench.data import encoding
-from lmbench.data.encoding import write_ids
+from lmbench.data import _encoding as encoding
+from lmbench.data._encoding import write_ids
 from lmbench.data.text_files import SPLITS, read_blocks
 from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.errors import UserError

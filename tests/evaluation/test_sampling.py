@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from lmbench.evaluation.sampling import filter_log_probs, sample
+from lmbench.evaluation._sampling import filter_log_probs, sample
 from lmbench.model import LanguageModel
 
 WORDS = 23

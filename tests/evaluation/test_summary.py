@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lmbench.data.vocabulary import EOS, UNK, Vocabulary
+from lmbench.evaluation._summary import articles, summarize
 from lmbench.evaluation.reading import Reading
-from lmbench.evaluation.summary import articles, summarize
 
 WORDS = Vocabulary((EOS, UNK, "naïve", "x", "猫"))
 COUNTS = np.array([10_000, 99, 100, 1, 0])

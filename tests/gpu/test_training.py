@@ -22,7 +22,7 @@ from lmbench.instantiate.model import build_model
 from lmbench.machine import set_matmul_precision
 from lmbench.model import LanguageModel
 from lmbench.model.contracts import detach_state
-from lmbench.model.core.rnn import run_rnn
+from lmbench.model.core._rnn import run_rnn
 from lmbench.model.dropout import WeightDropout
 
 pytestmark = [

@@ -19,7 +19,7 @@ from lmbench.cli.train import train
 from lmbench.errors import UserError
 from lmbench.files import read_json
 from lmbench.instantiate import training as build
-from lmbench.instantiate.callbacks import build_callbacks
+from lmbench.instantiate._callbacks import build_callbacks
 from lmbench.run.changes import resumed_config
 from lmbench.run.choice import ChosenRun
 from lmbench.run.targets import ALSO_KNOWN, INSTEAD, PLACES, import_target, require_known_targets

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 from lmbench.model import LSTM, Embedding, LanguageModel
 from lmbench.model.contracts import Core, detach_state
 from lmbench.model.core import stack
+from lmbench.model.core._rnn import LSTMLayer
 from lmbench.model.core.residual import ResidualStack
-from lmbench.model.core.rnn import LSTMLayer
 from lmbench.model.dropout import Dropouts
 from lmbench.model.head import Head, MixtureOfSoftmaxes, base
 

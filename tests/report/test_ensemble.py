@@ -9,8 +9,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from lmbench.errors import UserError
+from lmbench.report._ensemble import build_ensemble, mixture_weights
 from lmbench.report.comparison import compare
-from lmbench.report.ensemble import build_ensemble, mixture_weights
 from lmbench.report.records import read_records
 from lmbench.report.runs import SPLITS
 
@@ -126,7 +126,9 @@ def test_words_that_all_members_are_certain_of_stay_certain(
     """Weights whose sum is rounded up would give them a probability above 1."""
     rounded_up = np.array([0.5, 0.5 + 2**-52])
     assert rounded_up.sum() > 1.0
-    monkeypatch.setattr("lmbench.report.ensemble.mixture_weights", lambda probabilities: rounded_up)
+    monkeypatch.setattr(
+        "lmbench.report._ensemble.mixture_weights", lambda probabilities: rounded_up
+    )
     for seed in (1, 2):
         run_dir = write_run(tmp_path / f"runs/{seed}", seed=seed)
         for index, split in enumerate(SPLITS):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmbench.report.group_names import differing_values, telling_keys
+from lmbench.report._group_names import differing_values, telling_keys
 
 
 def test_only_values_that_differ_are_listed_and_short_keys_come_first():

@@ -1,6 +1,6 @@
 from typing import Any
 
-from lmbench.report.evaluations import protocol_text
+from lmbench.report._evaluations import protocol_text
 
 READING = {"name": "any", "protocol": "standard", "columns": 1, "burn_in": 512, "window": 70}
 CACHE = {"window": 3785, "theta": 0.662, "interpolation": 0.1279, "warmup": False}

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmbench.errors import UserError
-from lmbench.report.evaluations import SplitScore
+from lmbench.report._evaluations import SplitScore
 from lmbench.report.records import BLOCK, read_records, write_columns
 
 Write = Callable[..., Path]

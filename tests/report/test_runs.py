@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lmbench.errors import UserError
+from lmbench.report._curves import Curve
+from lmbench.report._evaluations import SplitScore
 from lmbench.report.comparison import compare
-from lmbench.report.curves import Curve
-from lmbench.report.evaluations import SplitScore
 from lmbench.report.runs import Skipped, find_run_dirs, read_run, read_runs
 
 Write = Callable[..., Path]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmbench.report import significance
+from lmbench.report import _significance as significance
+from lmbench.report._significance import Comparison, compare_over_seeds, compare_over_text
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.runs import read_runs
-from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
 from lmbench.report.statistics import NUM_RESAMPLES, SEED, holm
 
 Write = Callable[..., Path]

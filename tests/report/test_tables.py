@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lmbench.report._significance import compare_over_seeds
 from lmbench.report.formats import (
     Cell,
     Table,
@@ -21,7 +22,6 @@ from lmbench.report.formats import (
     print_table,
 )
 from lmbench.report.groups import Section
-from lmbench.report.significance import compare_over_seeds
 from lmbench.report.statistics import Estimate
 from lmbench.report.tables import config_difference_table, group_table, pair_table, run_table
 

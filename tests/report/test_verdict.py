@@ -11,9 +11,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 
+from lmbench.report._significance import compare_over_seeds, compare_over_text
+from lmbench.report._verdict import Sentence, verdict
 from lmbench.report.groups import Section
-from lmbench.report.significance import compare_over_seeds, compare_over_text
-from lmbench.report.verdict import Sentence, verdict
 
 Write = Callable[..., Path]
 Read = Callable[[Path], Section]

@@ -19,8 +19,8 @@ from lmbench.errors import UserError
 from lmbench.evaluation.dynamic import Dynamic
 from lmbench.files import read_yaml
 from lmbench.instantiate import training as build
+from lmbench.instantiate._callbacks import build_callbacks
 from lmbench.instantiate.arguments import parameters_of
-from lmbench.instantiate.callbacks import build_callbacks
 from lmbench.instantiate.loggers import _WANDB_OPTIONS
 from lmbench.instantiate.model import build_model
 from lmbench.run import targets

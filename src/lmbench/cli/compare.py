@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lmbench.cli.command import VERSION, run_command
+from lmbench.cli._command import VERSION, run_command
 from lmbench.terminal.printing import printable, printing
 
 

@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.cli.command import errors_for_users, run_hydra
-from lmbench.cli.run_arguments import require_folders, with_run
+from lmbench.cli._command import errors_for_users, run_hydra
+from lmbench.cli._run_arguments import require_folders, with_run
 from lmbench.errors import UserError
 from lmbench.files import read_yaml
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import lmbench
-from lmbench.cli.command import VERSION, run_command
+from lmbench.cli._command import VERSION, run_command
 from lmbench.machine import device_of, set_matmul_precision, set_up_threads
 from lmbench.terminal.printing import printable, printing, tell
 

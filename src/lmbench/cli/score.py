@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lmbench
-from lmbench.cli.command import VERSION, run_command
+from lmbench.cli._command import VERSION, run_command
 from lmbench.errors import UserError
 from lmbench.files import exists, is_folder, replacing
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lmbench.cli.command import errors_for_users, run_hydra
+from lmbench.cli._command import errors_for_users, run_hydra
 from lmbench.cli.output_folder import register_resolvers, unresolved
 from lmbench.errors import Diverged, UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads

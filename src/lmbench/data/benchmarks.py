@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lmbench.data._disk_cache import load_or_build
+from lmbench.data._encoding import write_ids
 from lmbench.data.corpus import FORMAT, Corpus, load_text, open_corpus, write_words
-from lmbench.data.disk_cache import load_or_build
-from lmbench.data.encoding import write_ids
 from lmbench.data.text_files import FILE_NAMES
 from lmbench.data.tokenizer.words import WhiteSpace
 from lmbench.errors import UserError

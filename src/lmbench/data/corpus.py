@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lmbench.data.disk_cache import load_or_build
-from lmbench.data.documents import joined, split_documents
-from lmbench.data.encoding import write_ids
+from lmbench.data._disk_cache import load_or_build
+from lmbench.data._documents import joined, split_documents
+from lmbench.data._encoding import write_ids
 from lmbench.data.text_files import SPLITS, find_files, read_blocks
 from lmbench.data.tokenizer.choice import make_tokenizer, plain_tokenizer
 from lmbench.data.tokenizer.contract import Tokenizer
@@ -97,7 +97,7 @@ def load_text(
     Args:
         path: A folder with ``train.txt``, ``train.tokens``, ``wiki.train.tokens`` or
             ``ptb.train.txt``, and the same for ``valid`` and ``test``; or a file, or a folder of
-            other ``.txt`` files, which may be in subfolders; :mod:`lmbench.data.documents` splits
+            other ``.txt`` files, which may be in subfolders; :mod:`lmbench.data._documents` splits
             these.
         name: Name of the corpus in results.
         cache_dir: Where the ids are cached, by content; see ``load_or_build``.

@@ -14,10 +14,10 @@ from lmbench.data.articles import article_starts
 from lmbench.data.columns import EvaluationSettings
 from lmbench.data.vocabulary import count_words
 from lmbench.errors import UserError
+from lmbench.evaluation._summary import articles, summarize
 from lmbench.evaluation.evaluator import Evaluator, ReadingMode, RescoringMode, describe
 from lmbench.evaluation.measure import Measure, Outcome, TrainedRun
 from lmbench.evaluation.reading import Reading
-from lmbench.evaluation.summary import articles, summarize
 from lmbench.machine import set_up_allocator
 from lmbench.report.records import write_columns
 from lmbench.terminal.printing import printable

@@ -10,7 +10,7 @@ from jaxtyping import Int, Int32
 from torch import Tensor
 
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.evaluation.sampling import sample
+from lmbench.evaluation._sampling import sample
 from lmbench.model import LanguageModel
 from lmbench.terminal.printing import printable
 
@@ -59,7 +59,7 @@ def sample_words(
         generator: The random generator, on the CPU.
         allow_unk: Whether ``<unk>`` may be drawn; it always may if it is the only word.
         filters: ``temperature``, ``top_k`` and ``top_p`` of
-            :func:`lmbench.evaluation.sampling.filter_log_probs`.
+            :func:`lmbench.evaluation._sampling.filter_log_probs`.
     """
     unk_id = None if allow_unk or len(vocabulary) == 1 else vocabulary.unk_id
     suppressed = [] if unk_id is None else [unk_id]

@@ -15,8 +15,8 @@ from lmbench.data.columns import EvaluationSettings
 from lmbench.data.corpus import Corpus
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
+from lmbench.instantiate._callbacks import build_callbacks
 from lmbench.instantiate.arguments import call, convert, factory
-from lmbench.instantiate.callbacks import build_callbacks
 from lmbench.instantiate.loggers import build_loggers
 from lmbench.machine import require_devices
 from lmbench.model import LanguageModel

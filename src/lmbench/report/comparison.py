@@ -6,7 +6,9 @@ from pathlib import Path
 
 from lmbench.errors import UserError
 from lmbench.files import file_stem
-from lmbench.report.ensemble import build_ensemble
+from lmbench.report._ensemble import build_ensemble
+from lmbench.report._significance import Comparison, compare_over_seeds, compare_over_text
+from lmbench.report._verdict import Sentence, verdict
 from lmbench.report.formats import Table
 from lmbench.report.groups import Section, group_runs
 from lmbench.report.literature import CORPUS, Published, published_table
@@ -18,9 +20,7 @@ from lmbench.report.minimal_pairs import (
     pair_results,
 )
 from lmbench.report.runs import Run, Skipped, read_runs
-from lmbench.report.significance import Comparison, compare_over_seeds, compare_over_text
 from lmbench.report.tables import group_table
-from lmbench.report.verdict import Sentence, verdict
 from lmbench.terminal.printing import printable
 
 

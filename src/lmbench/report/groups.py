@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lmbench.errors import UserError
-from lmbench.report.evaluations import Evaluation
-from lmbench.report.group_names import (
+from lmbench.report._evaluations import Evaluation
+from lmbench.report._group_names import (
     NOT_SET,
     differing_values,
     shortened,

@@ -8,22 +8,22 @@ from itertools import combinations
 import numpy as np
 
 from lmbench.errors import UserError
-from lmbench.report.evaluations import PairAccuracies
-from lmbench.report.formats import Cell, Table, p_text
-from lmbench.report.groups import Group, Section
-from lmbench.report.records import read_correct
-from lmbench.report.runs import Run, Skipped
-from lmbench.report.significance import (
+from lmbench.report._evaluations import PairAccuracies
+from lmbench.report._significance import (
     MOST_COMPARED,
     Comparison,
     adjusted,
     compare_runs,
     means_by_origin,
 )
+from lmbench.report.formats import Cell, Table, p_text
+from lmbench.report.groups import Group, Section
+from lmbench.report.records import read_correct
+from lmbench.report.runs import Run, Skipped
 from lmbench.report.statistics import Estimate, estimate, t_test
 
 Place = tuple[str, str]
-"""A level and a name in it, as in :class:`lmbench.report.evaluations.PairAccuracies`."""
+"""A level and a name in it, as in :class:`lmbench.report._evaluations.PairAccuracies`."""
 
 
 @dataclass(frozen=True)

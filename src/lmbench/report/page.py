@@ -10,12 +10,12 @@ from typing import Any
 
 from lmbench.errors import UserError
 from lmbench.files import replacing
+from lmbench.report._significance import MOST_COMPARED, OWN_PREDICTIONS, Comparison
 from lmbench.report.comparison import Chapter, Report
 from lmbench.report.formats import csv_text, latex, markdown, p_text
 from lmbench.report.groups import Group
 from lmbench.report.minimal_pairs import accuracy_difference_table, part_table
 from lmbench.report.plots import Plot, draw_plots
-from lmbench.report.significance import MOST_COMPARED, OWN_PREDICTIONS, Comparison
 from lmbench.report.tables import (
     config_difference_table,
     group_table,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lmbench.files import file_stem
-from lmbench.report.curves import Curve
+from lmbench.report._curves import Curve
 from lmbench.report.formats import estimate_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.literature import Published

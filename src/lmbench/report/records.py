@@ -14,7 +14,7 @@ import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.files import replace_text, replacing
-from lmbench.report.evaluations import SplitScore
+from lmbench.report._evaluations import SplitScore
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,8 +9,8 @@ from typing import Any
 
 from lmbench.errors import UserError
 from lmbench.files import is_folder, read_json, read_text, read_yaml
-from lmbench.report.curves import Curve, read_curve
-from lmbench.report.evaluations import (
+from lmbench.report._curves import Curve, read_curve
+from lmbench.report._evaluations import (
     LARGEST_PERPLEXITY,
     Evaluation,
     PairAccuracies,

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from statistics import fmean
 
+from lmbench.report._significance import OWN_PREDICTIONS, Comparison
 from lmbench.report.formats import Cell, Row, Table, estimate_text, p_text, perplexity_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.runs import SPLITS, Run, Skipped
-from lmbench.report.significance import OWN_PREDICTIONS, Comparison
 from lmbench.terminal.printing import printable
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lmbench.model import LSTM
-from lmbench.model.core import rnn
-from lmbench.model.core.rnn import LSTMLayer, run_rnn
+from lmbench.model.core import _rnn as rnn
+from lmbench.model.core._rnn import LSTMLayer, run_rnn
 from lmbench.model.dropout import WeightDropout
 
 T, B, E, H = 4, 3, 5, 6

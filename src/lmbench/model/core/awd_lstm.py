@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lmbench.model.core.rnn import LSTMLayer
+from lmbench.model.core._rnn import LSTMLayer
 from lmbench.model.core.stack import Stack
 
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lmbench.model.core.rnn import GRULayer
+from lmbench.model.core._rnn import GRULayer
 from lmbench.model.core.stack import Stack
 
 

@@ -98,7 +98,7 @@ def run_hydra(main: Callable[[], object], config_name: str) -> None:
     if _wants_traceback():
         main()
         return
-    from lmbench.cli.suggestions import explain, explain_arguments  # reads YAML
+    from lmbench.cli._suggestions import explain, explain_arguments  # reads YAML
 
     if message := explain_arguments(sys.argv[1:], config_name):
         tell(_printable(message))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmbench.files import read_text
-from lmbench.report.evaluations import LARGEST_PERPLEXITY, damage_named
+from lmbench.report._evaluations import LARGEST_PERPLEXITY, damage_named
 
 
 @dataclass(frozen=True)

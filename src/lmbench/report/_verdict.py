@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from lmbench.report._significance import LEAST_UNITS, LEVEL, OWN_PREDICTIONS, Comparison
 from lmbench.report.formats import perplexity_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.records import BLOCK
-from lmbench.report.significance import LEAST_UNITS, LEVEL, OWN_PREDICTIONS, Comparison
 from lmbench.run.directory import key_of, noted_overrides, quoted
 from lmbench.terminal.printing import printable
 

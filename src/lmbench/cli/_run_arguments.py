@@ -4,8 +4,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from lmbench.cli.command import OPTIONS_WITH_A_VALUE
-from lmbench.cli.suggestions import explain_arguments
+from lmbench.cli._command import OPTIONS_WITH_A_VALUE
+from lmbench.cli._suggestions import explain_arguments
 from lmbench.files import is_folder
 from lmbench.run.directory import quoted
 from lmbench.run.targets import conf_dir

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmbench.errors import UserError
 from lmbench.files import file_stem, read_text
-from lmbench.report.evaluations import Evaluation, SplitScore
+from lmbench.report._evaluations import Evaluation, SplitScore
 from lmbench.report.formats import Cell, Row, Table, perplexity_text
 from lmbench.report.records import read_columns, write_columns
 from lmbench.report.runs import SPLITS, Run, find_run_dirs, read_run

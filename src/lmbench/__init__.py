@@ -32,10 +32,10 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
     from lmbench.machine import device_of
     from lmbench.saved.export import read_saved
 
-    found = device_of(device)
+    chosen = device_of(device)
     saved = read_saved(Path(path))
     try:
-        return Loaded(build_saved(saved).to(found), saved.vocabulary)
+        return Loaded(build_saved(saved).to(chosen), saved.vocabulary)
     except (RuntimeError, TypeError) as error:  # no room for it, or not in its precision
         reason = str(error).partition("\n")[0]
-        raise UserError(f"device={found} cannot hold the model: {reason}") from error
+        raise UserError(f"device={chosen} cannot hold the model: {reason}") from error

@@ -86,10 +86,10 @@ def _tell(folder: Path, table: "pd.DataFrame") -> None:
     from lmbench.perplexity import Score
 
     unknown = Counter(table["word"][table["unknown"]])
-    found = Score(float(table["surp"].sum()) * math.log(2), len(table))
+    score = Score(float(table["surp"].sum()) * math.log(2), len(table))
     tell(
-        f"{folder}, line ends included: {found.num_tokens:,} tokens, {found.nats:,.2f} nats, "
-        f"perplexity {found.ppl:,.2f}, {unknown.total() / len(table):.2%} unknown words"
+        f"{folder}, line ends included: {score.num_tokens:,} tokens, {score.nats:,.2f} nats, "
+        f"perplexity {score.ppl:,.2f}, {unknown.total() / len(table):.2%} unknown words"
     )
     if unknown:
         most = ", ".join(f"{shown(word)} ({n:,})" for word, n in unknown.most_common(10))
@@ -104,9 +104,9 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 def _sentences(table: "pd.DataFrame") -> "pd.DataFrame":
     """Sums over the words of each sentence."""
     sums = [name for name in table if name.startswith("surp") or name == "unknown"]
-    of_words = {"sentence": ("word", " ".join), "words": ("word", "size")}
+    columns = {"sentence": ("word", " ".join), "words": ("word", "size")}
     groups = table.groupby(["file", "sentid"], sort=False)
-    return groups.agg(**of_words, **{name: (name, "sum") for name in sums}).reset_index()
+    return groups.agg(**columns, **{name: (name, "sum") for name in sums}).reset_index()
 
 
 def _write(table: "pd.DataFrame", output: Path | None) -> None:

@@ -165,10 +165,10 @@ def _check_counts(corpus: Corpus, benchmark: Benchmark, source: str) -> None:
     def describe(counts: Mapping[str, int]) -> str:
         return "{train:,} / {valid:,} / {test:,} tokens and {types:,} types".format(**counts)
 
-    found = {**corpus.num_tokens, "types": len(corpus.vocabulary)}
-    if found != benchmark.counts:
+    counts = {**corpus.num_tokens, "types": len(corpus.vocabulary)}
+    if counts != benchmark.counts:
         raise UserError(
             f"{source} is not {benchmark.title} as published (word-level, not raw): it has "
-            f"{describe(found)}, expected {describe(benchmark.counts)}. For another corpus use "
+            f"{describe(counts)}, expected {describe(benchmark.counts)}. For another corpus use "
             "data=text with data.path=…"
         )

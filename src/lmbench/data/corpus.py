@@ -97,8 +97,7 @@ def load_text(
     Args:
         path: A folder with ``train.txt``, ``train.tokens``, ``wiki.train.tokens`` or
             ``ptb.train.txt``, and the same for ``valid`` and ``test``; or a file, or a folder of
-            other ``.txt`` files, which may be in subfolders; :mod:`lmbench.data._documents` splits
-            these.
+            other ``.txt`` files, which may be in subfolders. These are split by documents.
         name: Name of the corpus in results.
         cache_dir: Where the ids are cached, by content; see ``load_or_build``.
         tokenizer: What cuts the text; or its name or config node, see
@@ -146,8 +145,8 @@ def load_text(
             chosen = f"data.tokenizer={tokenizer.name} chose {fitted.name}"
             notes.append(f"{chosen}; data.tokenizer=none leaves words as they are")
         blocks = {split: read[split]() for split in SPLITS}
-        vocabulary, of_words = write_ids(folder, blocks, fitted, source=str(path), **limits)
-        write_words(folder, vocabulary, [*notes, *of_words])
+        vocabulary, more_notes = write_ids(folder, blocks, fitted, source=str(path), **limits)
+        write_words(folder, vocabulary, [*notes, *more_notes])
         if list(map(_hash, paths)) != hashes:  # the cache would keep it under the wrong key
             raise UserError(f"{path} changed while it was read. Start again when it is complete.")
 

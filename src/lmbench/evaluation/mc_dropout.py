@@ -73,7 +73,7 @@ class MCDropout(RepeatingMode):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(SEED)
             mean = read(self.multiplier)
-            total, outputs, told = mean.log_probs, mean.outputs, mean.score.nats
+            total, outputs, reported = mean.log_probs, mean.outputs, mean.score.nats
             for number in range(2, self.samples + 1):
                 reading = read(self.multiplier)
                 total = total.logaddexp(reading.log_probs)
@@ -81,7 +81,7 @@ class MCDropout(RepeatingMode):
                 if outputs is not None and reading.outputs is not None:
                     outputs += reading.outputs
                 # So that the perplexity shown is that of the mean so far.
-                told += reading.score.nats
-                on_window(0, number * mean.score.nats - told)
-                told = number * mean.score.nats
+                reported += reading.score.nats
+                on_window(0, number * mean.score.nats - reported)
+                reported = number * mean.score.nats
         return replace(mean, outputs=None if outputs is None else outputs / self.samples)

@@ -64,8 +64,8 @@ def sentence_surprisals(
     nats = np.zeros(sum(lengths))
     for places, outputs, targets in read_sentences(model, sentences):
         with torch.no_grad():
-            found = model.head.loss(outputs, targets.to(outputs.device), reduction="none")
-        nats[places] = found.double().cpu().numpy()
+            losses = model.head.loss(outputs, targets.to(outputs.device), reduction="none")
+        nats[places] = losses.double().cpu().numpy()
         on_window(len(places), float(nats[places].sum()))
     sentence = np.repeat(np.arange(len(lengths)), lengths)
     return np.bincount(sentence, weights=nats, minlength=len(lengths)) / math.log(2)
@@ -125,15 +125,17 @@ def score_stream(
         here = targets != IGNORE_INDEX
         with torch.no_grad():
             output, _, state = model(tokens.to(model.device), state)
-        found = score_outputs(model, output[here.to(output.device)], targets[here])
-        _put(scores, columns.places(*rows)[here.numpy()], found, on_window)
+        part_scores = score_outputs(model, output[here.to(output.device)], targets[here])
+        _put(scores, columns.places(*rows)[here.numpy()], part_scores, on_window)
     return scores
 
 
-def _put(scores: WordScores, places: np.ndarray, found: WordScores, on_window: OnWindow) -> None:
-    for of_all, here in zip(scores, found, strict=True):
-        of_all[places] = here
-    on_window(len(places), float(found.surprisal.sum()) * math.log(2))
+def _put(
+    scores: WordScores, places: np.ndarray, part_scores: WordScores, on_window: OnWindow
+) -> None:
+    for whole, here in zip(scores, part_scores, strict=True):
+        whole[places] = here
+    on_window(len(places), float(part_scores.surprisal.sum()) * math.log(2))
 
 
 def score_outputs(
@@ -145,9 +147,11 @@ def score_outputs(
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
         with torch.no_grad():
-            found = model.head.surprisal_and_entropy(outputs[part], targets[part].to(model.device))
-        for all_scores, of_part in zip(scores, found, strict=True):
-            all_scores[part] = of_part.double().cpu().numpy() / math.log(2)
+            part_scores = model.head.surprisal_and_entropy(
+                outputs[part], targets[part].to(model.device)
+            )
+        for all_scores, values in zip(scores, part_scores, strict=True):
+            all_scores[part] = values.double().cpu().numpy() / math.log(2)
     return scores
 
 

@@ -58,8 +58,7 @@ def sample_words(
         prompt: Ids of at least one word, ``(T,)``, on the model's device.
         generator: The random generator, on the CPU.
         allow_unk: Whether ``<unk>`` may be drawn; it always may if it is the only word.
-        filters: ``temperature``, ``top_k`` and ``top_p`` of
-            :func:`lmbench.evaluation._sampling.filter_log_probs`.
+        filters: ``temperature`` (default 1.0), ``top_k`` (0, all words) and ``top_p`` (1.0).
     """
     unk_id = None if allow_unk or len(vocabulary) == 1 else vocabulary.unk_id
     suppressed = [] if unk_id is None else [unk_id]

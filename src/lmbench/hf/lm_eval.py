@@ -89,14 +89,14 @@ class LMBench(LM):
         log_probs, is_likeliest = np.empty(num_targets.sum()), np.empty(num_targets.sum(), bool)
         size = rows_at_once(self.model)
         for places, outputs, targets in read_sentences(self.model, sentences):
-            found, likeliest = [], []
+            target_log_probs, likeliest = [], []
             parts = outputs.split(size), targets.to(outputs.device).split(size)
             for part, words in zip(*parts, strict=True):
                 with torch.no_grad():
                     rows = self.model.head.log_probs(part)
-                found.append(rows.gather(1, words[:, None])[:, 0])
+                target_log_probs.append(rows.gather(1, words[:, None])[:, 0])
                 likeliest.append(rows.argmax(1) == words)
-            log_probs[places] = torch.cat(found).double().cpu().numpy()
+            log_probs[places] = torch.cat(target_log_probs).double().cpu().numpy()
             is_likeliest[places] = torch.cat(likeliest).cpu().numpy()
         slices = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
         return [(float(log_probs[of].sum()), bool(is_likeliest[of].all())) for of in slices]

@@ -46,14 +46,14 @@ def build_model(
             {"embedding_size": embedding_size, "dropout": embedding_dropout},
             vocabulary_size=vocabulary_size,
         )
-        of_corpus = {}
+        from_corpus = {}
         made_core = factory(core, "model.core")(input_size=embedding_size)
         _require_members(made_core, Core, "model.core")
         make_head = factory(head, "model.head")
         if train_ids is not None and takes(node["head"], "counts"):
-            of_corpus["counts"] = count_words(train_ids, vocabulary_size)
+            from_corpus["counts"] = count_words(train_ids, vocabulary_size)
         made_head = make_head(
-            input_size=made_core.output_size, vocabulary_size=vocabulary_size, **of_corpus
+            input_size=made_core.output_size, vocabulary_size=vocabulary_size, **from_corpus
         )
         _require_members(made_head, Head, "model.head")
         return call(LanguageModel, "model", {"tied": tied}, embedding, made_core, made_head)

@@ -23,7 +23,7 @@ from lmbench.report.runs import Run, Skipped
 from lmbench.report.statistics import Estimate, estimate, t_test
 
 Place = tuple[str, str]
-"""A level and a name in it, as in :class:`lmbench.report._evaluations.PairAccuracies`."""
+"""A level (overall, field, phenomenon or paradigm) and a name in it."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def compare_accuracies(pairs: PairResults) -> tuple[list[Comparison], list[Skipp
     correct: dict[Group, tuple[np.ndarray, int]] = {}  # means over seeds, and how many
     paradigms = None
     for group in groups:
-        of_runs = []
+        run_values = []
         for one in pairs.accuracies[group]:
             if one.records is None:
                 continue
@@ -172,15 +172,15 @@ def compare_accuracies(pairs: PairResults) -> tuple[list[Comparison], list[Skipp
                 paradigms = its if paradigms is None else paradigms
                 if not np.array_equal(its, paradigms):
                     raise UserError("Its paradigms are not those of the other runs.")
-                of_runs.append(values)
+                run_values.append(values)
             except UserError as error:
                 skipped.append(Skipped(one.records, str(error)))
-        if of_runs:
-            correct[group] = np.mean(of_runs, axis=0), len(of_runs)
-    found = [] if paradigms is None else [*_over_pairs(correct, paradigms)]
-    found += _over_seeds(pairs, groups)
-    by_unit = [[one for one in found if one.unit == unit] for unit in ("pair", "paradigm", "seed")]
-    return [one for of_unit in by_unit for one in adjusted(of_unit)], skipped
+        if run_values:
+            correct[group] = np.mean(run_values, axis=0), len(run_values)
+    tests = [] if paradigms is None else [*_over_pairs(correct, paradigms)]
+    tests += _over_seeds(pairs, groups)
+    by_unit = [[one for one in tests if one.unit == unit] for unit in ("pair", "paradigm", "seed")]
+    return [one for tests_of_unit in by_unit for one in adjusted(tests_of_unit)], skipped
 
 
 def _over_pairs(
@@ -205,8 +205,8 @@ def _over_seeds(pairs: PairResults, groups: Sequence[Group]) -> Iterator[Compari
 
     for first, second in combinations(groups, 2):
         sides = means_by_origin(first, accuracy), means_by_origin(second, accuracy)
-        if found := compare_runs(first, second, sides):
-            yield found
+        if test := compare_runs(first, second, sides):
+            yield test
 
 
 def percent_text(value: Estimate) -> str:

@@ -74,10 +74,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file can make torch raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is damaged: {reason}.{_offer(path)}") from error
-    found = checkpoint.get(FORMAT_KEY) if isinstance(checkpoint, dict) else None
-    if found not in (1, FORMAT):
+    version = checkpoint.get(FORMAT_KEY) if isinstance(checkpoint, dict) else None
+    if version not in (1, FORMAT):
         raise UserError(
-            f"{path} is a checkpoint of format {found}, but this version of lmbench reads format "
+            f"{path} is a checkpoint of format {version}, but this version of lmbench reads format "
             f"{FORMAT}. Use the version that wrote it."
         )
     return checkpoint
@@ -92,10 +92,11 @@ def require_plain(path: Path) -> None:
     try:
         torch.load(path, weights_only=True, map_location="meta")
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        kind = match[1] if match else "value"
         raise UserError(
-            f"A callback, scheduler or core has a state with a {found[1] if found else 'value'} in "
-            "it, but checkpoints hold only tensors and plain values. Convert it in its state_dict."
+            f"A callback, scheduler or core has a {kind} in its state, but checkpoints hold only "
+            "tensors and plain values. Convert it in its state_dict."
         ) from None
 
 

@@ -80,11 +80,11 @@ def require_free(output: Path, *, overwrite: bool) -> None:
         if not os.path.lexists(output):
             return
         is_folder = output.is_dir() and not output.is_symlink()
-        found = {path.name for path in output.iterdir()} if is_folder else {str(output)}
-        is_ours = found <= {CONFIG, WEIGHTS, WORDS, CARD} and is_export(output)
+        present = {path.name for path in output.iterdir()} if is_folder else {str(output)}
+        is_ours = present <= {CONFIG, WEIGHTS, WORDS, CARD} and is_export(output)
     except OSError as error:  # a name that is too long, or a folder that may not be read
         raise UserError(f"{output} cannot be written: {error.strerror}.") from error
-    if found and not (is_ours and overwrite):
+    if present and not (is_ours and overwrite):
         what_to_do = "Replace it with --overwrite" if is_ours else "Choose another --output"
         raise UserError(f"{output} exists already and would be lost. {what_to_do}.")
 
@@ -138,10 +138,10 @@ def read_export(folder: Path) -> SavedModel:
     """
     path = folder / CONFIG
     config = read_json(path)
-    found = config.get("format_version")
-    if found not in (1, FORMAT_VERSION):
+    version = config.get("format_version")
+    if version not in (1, FORMAT_VERSION):
         raise UserError(
-            f"{path} is of format {found}, but this version of lmbench reads {FORMAT_VERSION}. "
+            f"{path} is of format {version}, but this version of lmbench reads {FORMAT_VERSION}. "
             f"Install the version that wrote it ({config.get('lmbench_version')}), or export again."
         )
     require_known_targets(config, MODEL_PLACES, str(path))

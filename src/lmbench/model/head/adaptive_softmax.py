@@ -203,8 +203,8 @@ class AdaptiveSoftmax(Head):
                 weight = log_probs[:, self._sizes[0] + k].exp()
                 entropy -= weight * torch.linalg.vecdot(within.exp(), within)
                 labels = (ranks - start).clamp(0, within.shape[1] - 1)
-                found = within.gather(1, labels[:, None]).squeeze(1)
-                surprisal -= found.where(cluster == k + 1, 0)
+                in_cluster = within.gather(1, labels[:, None]).squeeze(1)
+                surprisal -= in_cluster.where(cluster == k + 1, 0)
         return surprisal, entropy
 
     def _place(self, ranks: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:

@@ -77,7 +77,7 @@ class Head(nn.Module, ABC):
     def nats(
         self, output: Float[Tensor, "*N H"], targets: Int[Tensor, "*N"]
     ) -> Float[Tensor, "*N"]:
-        """What :meth:`loss` gives each target, at the head's :attr:`temperature` T.
+        """What :meth:`loss` gives each target, at the head's ``temperature`` T.
 
         The probabilities at T are p(w)^(1/T), divided by their sum over all words.
         """

@@ -14,6 +14,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from small import composed, config_of, set_value
 
+from lmbench.data.columns import EvaluationSettings
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.errors import UserError
 from lmbench.evaluation.dynamic import Dynamic
@@ -110,13 +111,16 @@ def assert_targets_take_their_keys(config: DictConfig) -> None:
         unknown = set(node) - {"_target_"} - arguments_of(get_object(node["_target_"]))
         if key == "logger.wandb":  # whose logger passes the rest on
             unknown -= set(_WANDB_OPTIONS)
+        if key == "evaluation":  # where evaluation=standard's keys are left out
+            unknown -= arguments_of(EvaluationSettings)
         assert not unknown, f"{key}: {unknown}"
     # Nodes without a target of their own: build knows where they go.
     assert set(plain["trainer"]) <= arguments_of(L.Trainer)
     assert set(plain["batching"]) <= arguments_of(LanguageModelDataModule)
     assert set(plain["loss"]) <= arguments_of(LanguageModelModule)
-    of_reading = {key for key, value in plain["evaluation"].items() if not isinstance(value, dict)}
-    assert of_reading <= {"protocol", "columns", "burn_in", "window", "pairs", "tokenizer"}
+    if "evaluation" not in nodes:
+        modes = {key.split(".")[1] for key in nodes if key.startswith("evaluation.")}
+        assert set(plain["evaluation"]) - modes <= arguments_of(EvaluationSettings)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ def commands(text: str, name: str = "lmbench-train") -> Iterator[list[str]]:
         yield shlex.split(line, comments=True)
 
 
+OWN_PARTS = f"hydra.searchpath=['file://{ROOT}/examples/own_parts/own_parts/conf']"
+"""Makes the options of that package known, as installing it does."""
+
+
 def is_of_a_start(argument: str) -> bool:
     """Whether an argument says something of the run itself, not of where and how it is started."""
     return "=" in argument and not re.match(
@@ -69,6 +73,8 @@ def test_every_choice_in_a_command_has_a_config(page: Path):
     parser = OverridesParser.create()
     to_compose: set[tuple[str, ...]] = set()
     for arguments in commands(page.read_text("utf-8")):
+        if "--config-dir" in arguments:  # of the reader's own
+            continue
         overrides = [parser.parse_override(text) for text in arguments if is_of_a_start(text)]
         choices = [
             [f"{one.get_key_element()}={choice}" for choice in one.sweep_string_iterator()]
@@ -80,7 +86,7 @@ def test_every_choice_in_a_command_has_a_config(page: Path):
         for place, of_one in enumerate(choices):
             to_compose |= {(*first[:place], choice, *first[place + 1 :]) for choice in of_one}
     for overrides_of_one in to_compose:
-        assert composed(*overrides_of_one).seed
+        assert composed(*overrides_of_one, OWN_PARTS).seed
 
 
 def test_what_a_resume_may_change_is_documented():
@@ -124,7 +130,7 @@ EVALUATIONS = [
 @pytest.mark.parametrize("arguments", EVALUATIONS, ids=" ".join)
 def test_every_evaluation_has_a_config(arguments: list[str]):
     own = [text for text in with_run(arguments) if not re.match(r"-m|run=|hydra|split=", text)]
-    assert composed(*own, name="evaluate").evaluation.columns
+    assert composed(*own, OWN_PARTS, name="evaluate").evaluation.columns
 
 
 def python_blocks(page: Path) -> list[str]:

@@ -10,9 +10,9 @@ from unittest.mock import Mock
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lmbench.cli.output_folder import OutputFolder, register_resolvers, unresolved
+from lmbench.cli.output_folder import OutputFolder, register, unresolved
 
-register_resolvers()
+register()
 
 
 def config_of(folder: Path) -> DictConfig:

@@ -217,7 +217,7 @@ def test_after_20_000_steps_float32_still_matches_float64(make) -> None:
 
 @pytest.mark.parametrize(
     ("core", "place"),
-    [("contributing", "layers.0"), ("gru", "layers.1"), ("min_gru", "blocks.1.layer")],
+    [("ind_rnn", "layers.0"), ("gru", "layers.1"), ("min_gru", "blocks.1.layer")],
 )
 def test_a_layer_that_returns_a_tensor_as_its_state_is_refused(core: str, place: str) -> None:
     """Its first column would be taken for the state of all."""

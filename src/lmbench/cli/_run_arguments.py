@@ -8,7 +8,7 @@ from lmbench.cli._command import OPTIONS_WITH_A_VALUE
 from lmbench.cli._suggestions import explain_arguments
 from lmbench.files import is_folder
 from lmbench.run.directory import quoted
-from lmbench.run.targets import conf_dir
+from lmbench.run.targets import conf_files
 from lmbench.terminal.printing import printable
 
 
@@ -41,7 +41,7 @@ def require_folders(arguments: Sequence[str]) -> None:
         sys.exit(printable(message))
     for text, is_run in zip(arguments, _are_runs(arguments), strict=True):
         if is_run and not is_folder(text):
-            is_option = (conf_dir() / "evaluation" / f"{text}.yaml").is_file()
+            is_option = text in {path.stem for path in conf_files("evaluation")}
             hint = f" Did you mean evaluation={text}?" if is_option else ""
             sys.exit(printable(f"{text} is not the directory of a run.{hint}"))
 

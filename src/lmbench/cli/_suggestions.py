@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lmbench.files import read_yaml
-from lmbench.run.targets import conf_dir, flatten
+from lmbench.run.targets import conf_dir, conf_dirs, conf_files, flatten
 
 
 def explain(error: Exception, arguments: Sequence[str], config_name: str) -> str:
@@ -82,14 +82,15 @@ def similar(key: str, keys: Iterable[str]) -> list[str]:
 
 
 def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) if group else []
+    return sorted({path.stem for path in conf_files(group)}) if group else []
 
 
 def _choices_of(name: str) -> list[str]:
     """Choices of groups with this option, such as ``model/core=gru`` for ``gru``."""
-    paths = sorted(conf_dir().rglob(f"{name}.yaml")) if re.fullmatch(r"\w+", name) else []
-    groups = [path.parent.relative_to(conf_dir()).as_posix() for path in paths]
-    return [f"{group}={name}" for group in groups if group != "."]
+    if not re.fullmatch(r"\w+", name):
+        return []
+    paths = [path.relative_to(top) for top in conf_dirs() for path in top.rglob(f"{name}.yaml")]
+    return sorted(f"{path.parent.as_posix()}={name}" for path in paths if len(path.parts) > 1)
 
 
 def _did_you_mean(meant: Sequence[str]) -> str:

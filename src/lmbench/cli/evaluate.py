@@ -13,11 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.cli._command import errors_for_users, run_hydra
 from lmbench.cli._run_arguments import require_folders, with_run
+from lmbench.cli.output_folder import register
 from lmbench.errors import UserError
 from lmbench.files import read_yaml
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
-from lmbench.run.targets import conf_dir
+from lmbench.run.targets import conf_dir, conf_files
 from lmbench.terminal.printing import printing
+
+register()
 
 _KEYS = {"run", "split", "data", "device", "float32_matmul_precision", "evaluation"}
 
@@ -92,7 +95,7 @@ def evaluation_name(overrides: Sequence[str]) -> str:
 def _built_on_others() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """Options of ``evaluation=`` that only combine others, and those that change others."""
     combinations, variants = {}, {}
-    for path in (conf_dir() / "evaluation").glob("*.yaml"):
+    for path in conf_files("evaluation"):
         node = read_yaml(path)
         if "defaults" in node:
             kind = combinations if len(node) == 1 else variants

@@ -5,13 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmbench.errors import UserError
 from lmbench.run.choice import job_folder
 from lmbench.run.directory import is_run, require_inside, require_no_run
+from lmbench.run.targets import conf_dirs
 from lmbench.terminal.printing import printable
 
 PROBE_BYTES = 2**16
@@ -20,8 +24,9 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """Environment variables that are above 0 in all processes of a run but the first."""
 
 
-def register_resolvers() -> None:
-    """Lets configs of this process call ``lmbench.run_dir`` and ``lmbench.job_folder``."""
+def register() -> None:
+    """Tells Hydra of ``lmbench.run_dir``, ``lmbench.job_folder``, and installed packages' parts."""
+    Plugins.instance().register(InstalledParts)
 
     def run_dir(resume: Any, new: str) -> str:
         """The run that is resumed, if ``resume`` names one; else a new folder."""
@@ -39,6 +44,15 @@ def unresolved(overrides: Any) -> list[str]:
     These have a meaning only in the run's config, which may not be the composed one.
     """
     return list(map(str, OmegaConf.to_container(overrides, resolve=False)))  # pyright: ignore
+
+
+class InstalledParts(SearchPathPlugin):
+    """Lets Hydra find the options of installed packages."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Appends their folders to where Hydra looks."""
+        for folder in conf_dirs()[1:]:
+            search_path.append("lmbench.conf", f"file://{folder}")
 
 
 class OutputFolder(Callback):

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lmbench.cli._command import errors_for_users, run_hydra
-from lmbench.cli.output_folder import register_resolvers, unresolved
+from lmbench.cli.output_folder import register, unresolved
 from lmbench.errors import Diverged, UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lmbench.training.module import LanguageModelModule
 
 log = logging.getLogger(__name__)
-register_resolvers()
+register()
 
 
 def train(run: ChosenRun, run_dir: Path) -> float:

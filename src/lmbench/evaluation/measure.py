@@ -47,7 +47,8 @@ class Outcome:
     """What was measured.
 
     Args:
-        name: Name of its files, without their endings.
+        name: Name of its files, without their endings. Those of perplexities, which
+            lmbench-compare reads, begin with ``evaluation-``.
         results: Plain values, for ``NAME.json``.
         settings: The key in ``results`` under which they say how they were measured.
         figure: The one number that a sweep of evaluations is about.

@@ -1,16 +1,21 @@
 """Locates ``conf/``, and lists the classes that a run's config may name.
 
 In a config, ``_target_`` names the class (or function) that makes an object. What ``conf/`` names
-at a place is allowed there, and so are some of Lightning's own classes; a prefix such as
-``lmbench.`` would let in everything that a module imports.
+at a place is allowed there, in lmbench's and in those of installed packages, and so are some of
+Lightning's own classes; a prefix such as ``lmbench.`` would let in everything that a module
+imports.
 """
 
 import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +58,11 @@ INSTEAD = {
 ALLOWED_TARGETS_VARIABLE = "LMBENCH_ALLOWED_TARGETS"
 """Environment variable with the user's own classes, separated by commas."""
 
+ENTRY_POINTS = "lmbench.conf"
+"""Group of entry points with which an installed package says that it has a folder ``conf``."""
+
+_allowed: ContextVar[frozenset[str]] = ContextVar("_allowed", default=frozenset())
+
 
 def conf_dir() -> Path:
     """The folder of Hydra groups: in the installed package, else in the checkout."""
@@ -62,9 +72,36 @@ def conf_dir() -> Path:
 
 
 @cache
+def conf_dirs() -> tuple[Path, ...]:
+    """The folder of Hydra groups, and those of installed packages with parts for lmbench.
+
+    Such a package has an entry point in the group ``lmbench.conf``, whose value is a package's
+    name. The package is not imported.
+    """
+    specs = [find_spec(entry.value) for entry in entry_points(group=ENTRY_POINTS)]
+    packages = [path for spec in specs if spec for path in spec.submodule_search_locations or ()]
+    return (conf_dir(), *(Path(package, "conf") for package in packages))
+
+
+def conf_files(group: str) -> list[Path]:
+    """The options of a Hydra group, such as ``model/core``; of the same name, lmbench's first."""
+    return [path for folder in conf_dirs() for path in sorted((folder / group).glob("*.yaml"))]
+
+
+@contextmanager
+def allowing(targets: Iterable[str]) -> Iterator[None]:
+    """Lets configs name these classes, too, everywhere."""
+    token = _allowed.set(_allowed.get() | frozenset(targets))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+@cache
 def known_targets(place: str) -> frozenset[str]:
     """The classes that a run may name at a place, such as ``model.core``."""
-    files = (conf_dir() / place.replace(".", "/")).glob("*.yaml")
+    files = conf_files(place.replace(".", "/"))
     nodes = [node for file in files for _, node in _objects(place, read_yaml(file))]
     named = [str(node["_target_"]) for node in nodes if "_target_" in node]
     return frozenset([*named, *ALSO_KNOWN.get(place, ())])
@@ -82,6 +119,7 @@ def require_known_targets(config: Mapping[str, Any], places: Iterable[str], wher
         UserError: Naming the key.
     """
     allowed = {name.strip() for name in os.environ.get(ALLOWED_TARGETS_VARIABLE, "").split(",")}
+    allowed |= _allowed.get()
     for place in places:
         node: Any = config
         for name in place.split("."):
@@ -102,7 +140,8 @@ def require_known_targets(config: Mapping[str, Any], places: Iterable[str], wher
             raise UserError(
                 f"{where}: {key} names {target}. lmbench does not know this class there, and "
                 f"building it would run its code.{did_you_mean} If you trust it, set the "
-                f"environment variable {ALLOWED_TARGETS_VARIABLE}={target}."
+                f"environment variable {ALLOWED_TARGETS_VARIABLE}={target}; in Python, "
+                f"lmbench.load(…, allow=[{target!r}])."
             )
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 from lmbench.data.tokenizer.contract import Tokenizer
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.files import read_yaml
-from lmbench.run.targets import conf_dir, import_target, require_known_targets
+from lmbench.run.targets import conf_files, import_target, require_known_targets
 
 
 def make_tokenizer(choice: object, where: str = "tokenizer") -> Tokenizer:
@@ -26,11 +26,11 @@ def make_tokenizer(choice: object, where: str = "tokenizer") -> Tokenizer:
         require_known_targets({"data": {"tokenizer": choice}}, ["data.tokenizer"], where)
         arguments = {key: value for key, value in choice.items() if key != "_target_"}
         return import_target(choice["_target_"])(**arguments)
-    known = {path.stem: path for path in sorted((conf_dir() / "data/tokenizer").glob("*.yaml"))}
+    known = {path.stem: path for path in reversed(conf_files("data/tokenizer"))}
     name, hyphen, language = str(choice).partition("-")
     node = read_yaml(known[name]) if name in known else {}
     if not node or (hyphen and "language" not in node):
-        raise ValueError(f"tokenizer must be one of {', '.join(known)}, not {choice!r}")
+        raise ValueError(f"tokenizer must be one of {', '.join(sorted(known))}, not {choice!r}")
     return make_tokenizer(node | ({"language": language} if hyphen else {}))
 
 

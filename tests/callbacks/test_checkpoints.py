@@ -602,7 +602,7 @@ def save(path: Path, checkpoint: dict[str, Any]) -> bytes:
 def test_a_state_that_could_not_be_read_is_refused_when_it_is_first_saved(tmp_path: Path):
     path, plugin = tmp_path / "last.ckpt", CheckpointIO()
     checkpoint = content() | {"callbacks": {"Mine": {"best": np.float64(3)}}}
-    with pytest.raises(UserError, match=r"state with a numpy\S+ in it, but .* only tensors and"):
+    with pytest.raises(UserError, match=r"has a numpy\S+ in its state, but .* only tensors and"):
         plugin.save_checkpoint(checkpoint, path)
     assert not list(tmp_path.iterdir())
     plugin.save_checkpoint(content(), path)

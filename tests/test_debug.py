@@ -30,7 +30,7 @@ def test_any_experiment_can_be_debugged(experiment: str, debug: str):
     require_known_targets(plain, PLACES, "here")
     assert config.name.endswith("_debug")
     assert config.trainer.max_time is None
-    assert config.trainer.max_epochs * config.trainer.limit_train_batches <= 400
+    assert config.trainer.max_epochs * config.trainer.limit_train_batches <= 800
 
 
 @pytest.mark.parametrize("debug", ["fast", "overfit", "profile"])

@@ -101,22 +101,17 @@ class MLSTMLayer(nn.Module):
         memory: Sequence[Tensor],
     ) -> tuple[Float[Tensor, "T B I"], tuple[Tensor, ...]]:
         """What is read from the memories, each with mean 0 and variance 1, and their new state."""
-        # The product of a query Wq·x and a key Wk·y is that of Wkᵀ·Wq·x and y. So only x is
-        # multiplied, and y is the key. The gates read x and y as well, by combined weights.
-        makes_query, makes_key, makes_value = map(to_float32, (self.query, self.key, self.value))
-        query = multiply_blocks(convolved, makes_key.mT @ makes_query)
-        value = multiply_blocks(inner, makes_value)
-        query_weight, key_weight, value_weight = to_float32(self.gates.weight).chunk(3, 1)
-        convolved_weight = multiply_blocks(query_weight, makes_query.mT)
-        convolved_weight = convolved_weight + multiply_blocks(key_weight, makes_key.mT)
-        gates = functional.linear(convolved, convolved_weight, to_float32(self.gates.bias))
-        gates = gates + functional.linear(value, value_weight)
+        query = multiply_blocks(convolved, to_float32(self.query))
+        key = multiply_blocks(convolved, to_float32(self.key))
+        value = multiply_blocks(inner, to_float32(self.value))
+        read = torch.cat([query, key, value], -1)
+        gates = functional.linear(read, to_float32(self.gates.weight), to_float32(self.gates.bias))
 
         num_steps, num_columns, inner_size = inner.shape
         heads = (num_columns, self.num_heads)
         by_head = [
             tensor.reshape(num_steps, math.prod(heads), -1).transpose(0, 1)
-            for tensor in (query, convolved, value, *gates.chunk(2, -1))
+            for tensor in (query, key, value, *gates.chunk(2, -1))
         ]
         size = inner_size // self.num_heads
         if memory:

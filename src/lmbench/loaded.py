@@ -67,6 +67,7 @@ class Loaded(NamedTuple):
 
         Raises:
             ValueError: The tokenizer is unknown.
+            UserError: The model's probabilities are not numbers.
         """
         import pandas as pd  # slow to import
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from lmbench.errors import UserError
 from lmbench.evaluation import surprisal
-from lmbench.evaluation.surprisal import score_sentences, score_stream
+from lmbench.evaluation._sampling import sample
+from lmbench.evaluation.surprisal import score_sentences, score_stream, sentence_surprisals
 from lmbench.model import LSTM, AdaptiveSoftmax, Embedding, LanguageModel, Softmax
 from lmbench.model.head import MixtureOfSoftmaxes
 
@@ -69,3 +71,19 @@ def test_a_text_in_one_stream(model) -> None:
 def test_without_sentences_there_is_nothing(model) -> None:
     for sentences in ([], [np.zeros(1, np.int32)]):
         assert [len(scores) for scores in score_sentences(model, sentences)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda model, ids: score_sentences(model, [ids]),
+        lambda model, ids: sentence_surprisals(model, [ids]),
+        score_stream,
+        lambda model, ids: next(sample(model, torch.from_numpy(ids).long(), torch.Generator())),
+    ],
+)
+def test_no_sum_leaves_out_what_is_not_a_number(model: LanguageModel, read) -> None:
+    with torch.no_grad():
+        next(model.head.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="not numbers"):
+        read(model, np.arange(6, dtype=np.int32))

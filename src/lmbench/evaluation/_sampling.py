@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from lmbench.evaluation.surprisal import require_numbers
 from lmbench.model import LanguageModel
 from lmbench.model.contracts import State
 
@@ -111,4 +112,6 @@ def _read(
     In float64 on the CPU, so that the same words are drawn on every device.
     """
     output, _, new_state = model(tokens[:, None], state)
-    return model.head.log_probs(output[-1, 0]).cpu().double(), new_state
+    log_probs = model.head.log_probs(output[-1, 0]).cpu().double()
+    require_numbers(log_probs.exp().numpy())
+    return log_probs, new_state

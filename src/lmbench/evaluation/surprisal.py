@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from lmbench.data.columns import IGNORE_INDEX, EvaluationSettings
+from lmbench.errors import UserError
 from lmbench.evaluation.progress import OnWindow
 from lmbench.model import LanguageModel
 
@@ -66,6 +67,7 @@ def sentence_surprisals(
         with torch.no_grad():
             losses = model.head.loss(outputs, targets.to(outputs.device), reduction="none")
         nats[places] = losses.double().cpu().numpy()
+        require_numbers(nats[places])
         on_window(len(places), float(nats[places].sum()))
     sentence = np.repeat(np.arange(len(lengths)), lengths)
     return np.bincount(sentence, weights=nats, minlength=len(lengths)) / math.log(2)
@@ -133,6 +135,7 @@ def score_stream(
 def _put(
     scores: WordScores, places: np.ndarray, part_scores: WordScores, on_window: OnWindow
 ) -> None:
+    require_numbers(part_scores.surprisal)
     for whole, here in zip(scores, part_scores, strict=True):
         whole[places] = here
     on_window(len(places), float(part_scores.surprisal.sum()) * math.log(2))
@@ -153,6 +156,18 @@ def score_outputs(
         for all_scores, values in zip(scores, part_scores, strict=True):
             all_scores[part] = values.double().cpu().numpy() / math.log(2)
     return scores
+
+
+def require_numbers(values: Float[np.ndarray, "*N"]) -> None:
+    """Refuses what a model makes of a text if any of it is nan or infinite.
+
+    Raises:
+        UserError: It is.
+    """
+    if not np.isfinite(values).all():
+        raise UserError(
+            "The model's probabilities are not numbers: it has diverged, or its file is damaged."
+        )
 
 
 def rows_at_once(model: LanguageModel) -> int:

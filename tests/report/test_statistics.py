@@ -158,6 +158,9 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+    first, second, third = holm([math.nan, 0.03, 0.02])
+    assert math.isnan(first)
+    assert (second, third) == pytest.approx((0.04, 0.04))
 
 
 @pytest.mark.parametrize("level", [0.01, 0.05, 0.3])

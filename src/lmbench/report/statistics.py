@@ -148,8 +148,12 @@ def bootstrap_test(difference: float, resampled: np.ndarray, num_units: int) -> 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for all tests of a family, in the order of the tests (Holm 1979)."""
+    """P-values adjusted for all tests of a family, in the order of the tests (Holm 1979).
+
+    A nan stays one and does not count as a test.
+    """
     p = np.array(p_values, np.float64)
-    order = np.argsort(p, kind="stable")
-    p[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
+    order = np.argsort(p, kind="stable")  # nan comes last
+    num_left = np.count_nonzero(~np.isnan(p)) - np.arange(len(p))
+    p[order] = np.maximum.accumulate(p[order] * num_left).clip(max=1.0)
     return p.tolist()

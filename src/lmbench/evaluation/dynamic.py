@@ -178,7 +178,8 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
     stream = columns_for_training(train_ids, columns)
     parameters = list(model.parameters())
     sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    windows = stream.windows(window)[:segments]
+    # A last window of a single target is skipped, as in training and in the published code.
+    windows = [rows for rows in stream.windows(window) if rows[0] < stream.num_rows - 1][:segments]
     progress = progress_of("gradient statistics of train", windows[-1][1] * columns)
     state = None
     with progress as on_window, scaled_dropouts(model, 0.0):

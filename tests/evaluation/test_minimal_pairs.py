@@ -169,3 +169,11 @@ def test_files(vocabulary: Vocabulary, tmp_path: Path):
     assert lines[0] == "lstm, minimal pairs of my pairs"
     assert lines[2].split() == ["all", "50.0%", "6", "2", "33.3%", "3"]
     assert lines[-1].startswith("22.7% of the words are read as <unk>; pairs identical to ")
+
+
+def test_a_difference_that_rounding_makes_is_a_tie() -> None:
+    good, bad = np.array([30.0, 30.0, 30.0]), np.array([30.00005, 29.99995, 30.0002])
+    no = np.zeros(3, bool)
+    scores = PairScores(good, bad, no, no, 0.0)
+    assert scores.is_tie.tolist() == [True, True, False]
+    assert scores.is_correct.tolist() == [False, False, True]

@@ -239,7 +239,13 @@ def test_running_text_in_one_file(tmp_path, cache_dir):
         corpus.notes,
         corpus.vocabulary,
     )
-    parts = ("split: the end of the text", "data.tokenizer=none", "179 words")  # 1 is in every line
+    parts = (
+        "split: the end of the text",
+        "data.tokenizer=none",
+        "179 words",  # 1 is in every line
+        "100% of valid's lines",  # all lines are the same now
+        "100% of test's lines",
+    )
     assert all(part in note for part, note in zip(parts, corpus.notes, strict=True))
 
 
@@ -307,3 +313,15 @@ def test_titles_with_the_name_of_one_split_are_pooled(tmp_path: Path):
         (tmp_path / name).write_text("a b c\n" * 100)
     corpus = load_text(tmp_path, cache_dir=tmp_path / "cache")
     assert sum(corpus.num_tokens.values()) == 3 * 400
+
+
+def test_a_split_that_stands_in_train_is_noted(tmp_path, cache_dir):
+    lines = [f"{word} b c d e f g h i\n" for word in "jklmnopqrs"]
+    texts = {
+        "train": "".join(lines) + "<unk>\n",
+        "valid": "".join(reversed(lines)),
+        "test": lines[0] + 10 * "a line that nobody has seen anywhere before today\n",
+    }
+    notes = load_text(write_folder(tmp_path / "texts", texts), cache_dir=cache_dir).notes
+    (note,) = (note for note in notes if "stand in train" in note)  # 1 of 11 of test is too few
+    assert note.startswith("100% of valid's lines also stand in train")

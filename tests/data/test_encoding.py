@@ -57,9 +57,10 @@ def test_a_long_text_is_renumbered_in_parts(tmp_path, monkeypatch: pytest.Monkey
 
 
 def test_what_makes_a_perplexity_say_little_is_noted(tmp_path):
-    """More than a fifth of unknown words in valid, or more than 1,000 tokens a line."""
+    """Many unknown words in valid, or many more than in train; more than 1,000 tokens a line."""
     for name, num_words, valid, expected in (
-        ("good", 998, "b a a a\n", []),
+        ("good", 998, "b" + 20 * " a" + "\n", []),
+        ("uneven", 998, "b a a a\n", ["train has far fewer <unk>"]),
         ("bad", 999, "b a a\n", ["so many <unk> are easy", "train has 1 line ends; "]),
     ):
         folder = tmp_path / name

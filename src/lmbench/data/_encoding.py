@@ -15,6 +15,8 @@ from lmbench.errors import UserError
 RENUMBERED_TOGETHER = 2**20  # tokens
 HIGH_UNK_SHARE = 0.2
 """Share of valid from which ``<unk>`` is warned about: WikiText-2 has 5%."""
+UNEVEN_UNK_SHARE = 0.05
+"""Points by which ``<unk>`` is more frequent in valid or test than in train, to be warned about."""
 LONG_LINE_TOKENS = 1000
 """Mean length from which lines are warned about."""
 
@@ -96,6 +98,10 @@ def write_ids(
             notes.append(
                 f"so many {UNK} are easy to predict, and the perplexity says little: "
                 "train on more text"
+            )
+        elif max(shares.values()) > shares["train"] + UNEVEN_UNK_SHARE:
+            notes.append(
+                f"train has far fewer {UNK} than the splits it is tested on: train on more text"
             )
     num_lines = counts["train"][ids[tokenizer.eos]]
     if counts["train"].sum() > LONG_LINE_TOKENS * num_lines:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from lmbench.data._disk_cache import load_or_build
 from lmbench.data._documents import joined, split_documents
 from lmbench.data._encoding import write_ids
+from lmbench.data._overlap import overlap
 from lmbench.data.text_files import SPLITS, find_files, read_blocks
 from lmbench.data.tokenizer.choice import make_tokenizer, plain_tokenizer
 from lmbench.data.tokenizer.contract import Tokenizer
@@ -22,7 +23,10 @@ from lmbench.errors import UserError
 SHARE = 0.05
 """Default fraction of a text without splits that becomes ``valid``, and ``test``."""
 
-FORMAT = 12  # part of every cache key: raise it when the files of a cached corpus change
+HIGH_OVERLAP = 0.1
+"""Share of a split's lines in train from which it is warned about."""
+
+FORMAT = 13  # part of every cache key: raise it when the files of a cached corpus change
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +150,24 @@ def load_text(
             notes.append(f"{chosen}; data.tokenizer=none leaves words as they are")
         blocks = {split: read[split]() for split in SPLITS}
         vocabulary, more_notes = write_ids(folder, blocks, fitted, source=str(path), **limits)
-        write_words(folder, vocabulary, [*notes, *more_notes])
+        notes += [*more_notes, *_overlap_notes(_map_ids(folder, name, vocabulary))]
+        write_words(folder, vocabulary, notes)
         if list(map(_hash, paths)) != hashes:  # the cache would keep it under the wrong key
             raise UserError(f"{path} changed while it was read. Start again when it is complete.")
 
     load = partial(open_corpus, name=name, tokenizer=tokenizer)
     return load_or_build(key, load=load, build=build, cache_dir=cache_dir)
+
+
+def _overlap_notes(corpus: Corpus) -> Iterator[str]:
+    eos_id = corpus.vocabulary.ids[corpus.vocabulary.tokenizer.eos]
+    for split in ("valid", "test"):
+        share = overlap(corpus.train, getattr(corpus, split), eos_id)
+        if share >= HIGH_OVERLAP:
+            yield (
+                f"{share:.0%} of {split}'s lines also stand in train: the model has seen what it "
+                "is tested on, and its perplexity will be too low"
+            )
 
 
 def _hash(file: Path) -> str:

@@ -189,8 +189,10 @@ def test_json_that_cannot_be_an_object(tmp_path: Path, data: bytes):
         (lambda path: None, "No such file"),
         (lambda path: path.mkdir(), "not a file"),
         (lambda path: path.write_bytes(b"\xff"), "utf-8"),
+        (os.mkfifo, "not a file"),
+        (lambda path: (path.touch(), os.truncate(path, 2**28 + 1)), "more than 268,435,456 bytes"),
     ],
-    ids=["missing", "folder", "latin-1"],
+    ids=["missing", "folder", "latin-1", "pipe", "huge"],
 )
 def test_what_cannot_be_read_is_refused(tmp_path: Path, make: Callable[[Path], Any], part: str):
     make(tmp_path / "file")

@@ -20,6 +20,8 @@ from lmbench.errors import UserError
 _Fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C's is ten times as fast
 
 LEFTOVER_SECONDS = 3600
+LARGEST_TEXT = 2**28
+"""Bytes of the largest text that is read at once: a config, results, the rows of a metrics.csv."""
 
 
 class _YAMLLoader(_Fastest):
@@ -33,35 +35,48 @@ _YAMLLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-5, without a point, as a
 )
 
 
-def require_file(path: Path, hint: str = "") -> None:
-    """Refuses what is not a regular file.
+@contextmanager
+def reading(path: Path, hint: str = "") -> Iterator[None]:
+    """The door for files that another may have made: names the file in whatever goes wrong inside.
 
     Args:
-        path: What is going to be read.
+        path: What is read inside.
         hint: What to do, with a leading space.
 
     Raises:
-        UserError: It is missing, or not a regular file.
+        UserError: It is missing or no regular file, which could be read for ever; or it is damaged,
+            at which a library can raise anything.
     """
     try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.{hint}") from error
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{path} cannot be read: it is not a file.{hint}")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("it is not a file")
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error, hint) from error
+
+
+def unreadable(place: object, error: Exception, hint: str = "") -> UserError:
+    """The error for users if reading a file has raised another; see :func:`reading`."""
+    if isinstance(error, (OSError, UnicodeError)):
+        reason = getattr(error, "strerror", None) or error
+        return UserError(f"{place} cannot be read: {reason}.{hint}")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = f"it has no {reason}" if isinstance(error, KeyError) else reason
+    return UserError(f"{place} is damaged: {reason}.{hint}")
 
 
 def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        UserError: See :func:`require_file`; or it is not UTF-8.
+        UserError: See :func:`reading`; or it is not UTF-8, or very large.
     """
-    require_file(path)
-    try:
+    with reading(path):
+        if path.stat().st_size > LARGEST_TEXT:
+            raise OSError(f"it has more than {LARGEST_TEXT:,} bytes")
         return path.read_text("utf-8")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -70,13 +85,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: See :func:`read_text`; or it is not JSON, or not an object.
     """
-    try:
+    with reading(path, " Copy it again, or run again."):
         value = json.loads(read_text(path))
         if not isinstance(value, dict):
             raise ValueError("it is not an object")
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}. Copy it again, or run again.") from error
-    return value
+        return value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -87,16 +100,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: See :func:`read_text`; or it is not such a file.
     """
-    text = read_text(path)
-    try:
+    with reading(path):
+        text = read_text(path)
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _YAMLLoader)):
             raise ValueError("it has aliases (*), which lmbench does not read")
         value = yaml.load(text, _YAMLLoader)  # a SafeLoader
         if value is not None and not isinstance(value, dict):
             raise ValueError("it is not a mapping of keys to values")
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
-    return value or {}
+        return value or {}
 
 
 def file_stem(name: str) -> str:
@@ -169,6 +180,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         new.rename(path)
         flush_to_disk(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         if old.exists() and not path.exists():
             old.rename(path)

@@ -364,12 +364,12 @@ def test_the_files_are_those_of_the_last_results(
         ("evaluation=cache evaluation.cache.grid.thetas=[]", r"grid.thetas must hold"),
         ("evaluation=cache evaluation.cache.theta=1e40", r"no probability above.*Lower .*theta"),
         ("evaluation=cache evaluation.cache.warmup=true evaluation.burn_in=5", r"window=2000"),
-        ("evaluation=dynamic", r"^evaluation.dynamic.statistics.columns=100 is too .* 66 or"),
+        ("evaluation=dynamic", r"too few .*evaluation.dynamic.statistics.columns to 66 or"),
         (
             "evaluation=temperature evaluation.temperature.value=1e-9",
             r"no probability .*value higher",
         ),
-        ("evaluation=dynamic evaluation.columns=2 evaluation.burn_in=5", r"^Dynamic .*columns=1"),
+        ("evaluation=dynamic evaluation.columns=2 evaluation.burn_in=5", r"dynamic: .*columns=1"),
         ("evaluation=dynamic_sgd evaluation.dynamic.lr=1e9", r"no probability above.*Lower .*lr"),
     ],
 )

@@ -21,14 +21,14 @@ BLIMP = {
 }
 
 
-def json_lines(*rows: dict) -> str:
-    return "".join(f"{json.dumps(row)}\n" for row in rows)
+def json_line(**changes: object) -> bytes:
+    return f"{json.dumps(BLIMP | changes)}\n".encode()
 
 
 def test_json_lines_as_in_blimp(tmp_path: Path):
     path = tmp_path / "agreement_1.jsonl"
     bare = {"sentence_good": "a", "sentence_bad": "b", "field": "syntax_semantics"}
-    path.write_text(json_lines(BLIMP, bare), "utf-8")
+    path.write_bytes(json_line() + json.dumps(bare).encode())
     found = read_pairs(path)
     assert found.name == "agreement_1"
     assert found.pairs == [
@@ -51,7 +51,7 @@ def test_lines_with_tabs(tmp_path: Path):
 def test_a_folder_and_an_archive_of_it_give_the_same_pairs(tmp_path: Path):
     folder = tmp_path / "set"
     (folder / "data").mkdir(parents=True)
-    (folder / "data/b.jsonl").write_text(json_lines(BLIMP), "utf-8")
+    (folder / "data/b.jsonl").write_bytes(json_line())
     (folder / "data/a.tsv").write_text("a\tb\n", "utf-8")
     (folder / "README.md").write_text("not a pair", "utf-8")
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
@@ -71,31 +71,19 @@ def test_a_folder_and_an_archive_of_it_give_the_same_pairs(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "x.jsonl",
-            b'{"sentence_good": "a"}\n',
-            "line 1 cannot be read: there is no 'sentence_bad'",
-        ),
-        ("x.jsonl", b"\n[1]\n", "line 2 cannot be read: it is not an object"),
-        ("x.jsonl", b"{\n", "line 1 cannot be read: Expecting property name"),
-        (
-            "x.jsonl",
-            json_lines(BLIMP | {"field": 3}).encode(),
-            "line 1 cannot be read: a value is not a string",
-        ),
-        ("x.tsv", b"a\tb\na b\n", "line 2 cannot be read: it has 0 tabs, not one to four"),
-        ("x.tsv", b"a\tb\tc\td\te\tf\n", "line 1 cannot be read: it has 5 tabs, not one to four"),
-        ("x.tsv", b"Good\tBad\tUID\na\tb\n", "line 1 cannot be read: it names the columns. Remove"),
+        ("x.jsonl", b'{"sentence_good": "a"}\n', "line 1 is damaged: it has no 'sentence_bad'"),
+        ("x.jsonl", b"\n[1]\n", "line 2 is damaged: it is not an object"),
+        ("x.jsonl", b"{\n", "line 1 is damaged: Expecting property name"),
+        ("x.jsonl", json_line(field=3), "line 1 is damaged: a value is not a string"),
+        ("x.jsonl", json_line(sentence_good=None), "line 1 is damaged: a value is not a string"),
+        ("x.tsv", b"a\tb\na b\n", "line 2 is damaged: it has 0 tabs, not one to four"),
+        ("x.tsv", b"a\tb\tc\td\te\tf\n", "line 1 is damaged: it has 5 tabs, not one to four"),
+        ("x.tsv", b"Good\tBad\tUID\na\tb\n", "line 1 is damaged: it names the columns. Remove"),
         ("x.tsv", b"sentence_good\tsentence_bad\n", "it names the columns. Remove it."),
-        ("x.tsv", b"a\t \n", "line 1 cannot be read: a sentence is empty"),
+        ("x.tsv", b"a\t \n", "line 1 is damaged: a sentence is empty"),
         ("x.tsv", b"a\tb\xe9\n", "cannot be read: 'utf-8' codec can't decode byte 0xe9"),
         ("x.tsv", b"\n", "holds no minimal pairs"),
-        (
-            "x.jsonl",
-            json_lines(BLIMP | {"sentence_good": None}).encode(),
-            "line 1 cannot be read: a value is not a string",
-        ),
-        ("x.zip", b"no archive", "cannot be read: File is not a zip file"),
+        ("x.zip", b"no archive", "is damaged: File is not a zip file"),
     ],
 )
 def test_what_is_not_a_pair_is_refused(tmp_path: Path, name: str, content: bytes, message: str):
@@ -110,7 +98,7 @@ def test_what_is_not_a_pair_is_refused(tmp_path: Path, name: str, content: bytes
 def test_a_damaged_archive_is_refused(tmp_path: Path):
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.jsonl", json_lines(*[BLIMP] * 100))
+        archive.writestr("a.jsonl", json_line() * 100)
     content = path.read_bytes()
     for place in range(35, 100):  # after the header of the file in it
         path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
@@ -121,11 +109,11 @@ def test_a_damaged_archive_is_refused(tmp_path: Path):
 def test_an_encrypted_archive_is_refused(tmp_path: Path):
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.jsonl", json_lines(BLIMP))
+        archive.writestr("a.jsonl", json_line())
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the archive's directory
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"set\.zip cannot be read: .*encrypted"):
+    with pytest.raises(UserError, match=r"set\.zip is damaged: .*encrypted"):
         read_pairs(path)
 
 

@@ -91,8 +91,8 @@ def test_warmup_reproduces_the_published_script(
         history = history[-window:]
     evaluator = make_evaluator(window=steps)
     cache = Cache(window, theta, interpolation, warmup=True)
-    with pytest.raises(UserError, match="not in 2"):
-        cache.require_columns(2)
+    with pytest.raises(UserError, match=r"^evaluation\.cache: .* evaluation\.columns=1, not 2"):
+        make_evaluator(columns=2, burn_in=8, modes=[cache]).prepare("valid")
     mixed = cache.rescored(reading, evaluator)
     exact = torch.tensor(expected, dtype=torch.float64)
     assert_close(mixed.log_probs.exp(), exact, rtol=1e-5, atol=0.0)

@@ -5,14 +5,16 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.evaluation import surprisal
-from lmbench.evaluation._sampling import sample
 from lmbench.evaluation.surprisal import score_sentences, score_stream, sentence_surprisals
+from lmbench.evaluation.text import sample_words
 from lmbench.model import LSTM, AdaptiveSoftmax, Embedding, LanguageModel, Softmax
 from lmbench.model.head import MixtureOfSoftmaxes
 
 V = 40
+WORDS = Vocabulary(("<eos>", *(f"w{n}" for n in range(1, V))))
 
 
 HEADS = {
@@ -79,7 +81,9 @@ def test_without_sentences_there_is_nothing(model) -> None:
         lambda model, ids: score_sentences(model, [ids]),
         lambda model, ids: sentence_surprisals(model, [ids]),
         score_stream,
-        lambda model, ids: next(sample(model, torch.from_numpy(ids).long(), torch.Generator())),
+        lambda model, ids: next(
+            sample_words(model, WORDS, torch.from_numpy(ids).long(), torch.Generator())
+        ),
     ],
 )
 def test_no_sum_leaves_out_what_is_not_a_number(model: LanguageModel, read) -> None:

@@ -69,7 +69,7 @@ def write_corpus(folder: Path, **changes: str | bytes | None) -> Path:
     ("changes", "overrides", "parts"),
     [
         ({"test": b"a b\n\xff c\n"}, (), ("test.txt", "UTF-8", "0xff", "offset 4")),
-        ({}, ("batching.batch_size=1000",), ("too few", "batching.batch_size=1000")),
+        ({}, ("batching.batch_size=1000",), ("too few", "batching.batch_size to")),
         (
             {"train": "the cat\n" * 20, "valid": "the dog\n", "test": "a cat\n"},
             (),

@@ -1,5 +1,6 @@
 """Exports: the same numbers without pickle, written whole or not at all, refused if damaged."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -138,6 +139,22 @@ def test_a_config_of_another_format_is_refused(folder: Path, key: str, value: An
     assert part in refusal(folder)
 
 
+def test_files_that_fit_together_may_still_be_damaged(folder: Path):
+    """Whoever makes an export also writes its hashes."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    for name, content in (
+        ("vocabulary.json", b"[" * 100_000),
+        ("vocabulary.json", b"5"),
+        ("vocabulary.json", b"[[]]"),
+        ("model.safetensors", b"\xff" * 100),
+    ):
+        (folder / name).write_bytes(content)
+        config["sha256"][name] = hashlib.sha256(content).hexdigest()
+        path.write_text(json.dumps(config), "utf-8")
+        assert "config.json is damaged" in refusal(folder)
+
+
 def names_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
@@ -159,9 +176,9 @@ def test_an_export_is_replaced_only_with_overwrite(
         write(run_dir, output)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", fail)
-        with pytest.raises(UserError, match="cannot be written: No space left"):
+        with pytest.raises(OSError, match=f"No space left: '{output}'"):
             write(run_dir, output, overwrite=True)
-    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+    with pytest.raises(NotADirectoryError):
         write(run_dir, run_dir / "config.yaml/export")
     assert names_below(tmp_path) == before
     write(run_dir, output, overwrite=True)

@@ -99,23 +99,20 @@ class Columns:
         return replace(self, first_rows=generator.integers(self.num_rows, size=self.num_columns))
 
 
-def columns_for_training(ids: np.ndarray, batch_size: int) -> Columns:
+def columns_for_training(
+    ids: np.ndarray, batch_size: int, key: str = "batching.batch_size"
+) -> Columns:
     """Folds a stream into columns of equal length and leaves out the remainder.
 
     Args:
         ids: (N,) token ids.
         batch_size: B, the number of columns.
+        key: The key of the config that says how many.
 
     Raises:
         UserError: A column would hold fewer than three tokens (two targets).
     """
-    num_tokens = len(ids) // batch_size
-    if num_tokens < 3:
-        raise UserError(
-            f"The training split has {len(ids):,} tokens, too few for batching.batch_size="
-            f"{batch_size} columns of at least 3 tokens. Set batching.batch_size to "
-            f"{max(1, len(ids) // 3)} or less, or give a larger corpus."
-        )
+    _require_tokens(ids, 3, batch_size, f"Set {key} to {max(1, len(ids) // 3)} or less")
     return _fold(ids, batch_size)
 
 
@@ -135,12 +132,8 @@ def columns_for_evaluation(ids: np.ndarray, columns: int, burn_in: int) -> Colum
     Raises:
         UserError: Fewer than two tokens, so nothing to score.
     """
+    _require_tokens(ids, 2, 1, "Give valid and test files with more text")
     num_targets = len(ids) - 1
-    if num_targets < 1:
-        raise UserError(
-            f"A split of {len(ids)} token(s) has nothing to score: at least 2 are needed. "
-            "Give valid and test files with more text."
-        )
     if num_targets <= burn_in:
         columns = 1
     length = -(-(num_targets + (columns - 1) * burn_in) // columns)
@@ -164,11 +157,7 @@ def columns_as_awd_lstm_lm(ids: np.ndarray, columns: int) -> Columns:
     Raises:
         UserError: A column would hold fewer than two tokens.
     """
-    if len(ids) // columns < 2:
-        raise UserError(
-            f"A split of {len(ids)} token(s) has nothing to score in {columns} columns, as "
-            "evaluation.protocol=awd_lstm_lm reads it. Set evaluation.protocol=standard."
-        )
+    _require_tokens(ids, 2, columns, "Set evaluation.protocol=standard")
     return replace(_fold(ids, columns), extra_divisor=columns)
 
 
@@ -215,6 +204,14 @@ class EvaluationSettings:
         """How the split was read, for results; ``columns`` is how many there were."""
         burn_in = self.burn_in if self.protocol == "standard" else 0
         return {"protocol": self.protocol, "columns": columns, "burn_in": burn_in}
+
+
+def _require_tokens(ids: np.ndarray, least: int, columns: int, remedy: str) -> None:
+    if len(ids) < least * columns:
+        raise UserError(
+            f"A split has {len(ids):,} tokens, too few for {columns} column(s) of at least {least} "
+            f"tokens. {remedy}, or give a larger corpus."
+        )
 
 
 def _fold(ids: np.ndarray, columns: int) -> Columns:

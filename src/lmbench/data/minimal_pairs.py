@@ -4,21 +4,17 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, NamedTuple
 
 from lmbench.errors import UserError
-from lmbench.files import require_file
+from lmbench.files import reading, unreadable
 
 LONGEST_LINE = 100_000
 """Characters of a line that are read; a pair is never that long."""
-
-_DAMAGE = (ValueError, KeyError, RecursionError, zipfile.BadZipFile, zlib.error, EOFError)
-_DAMAGE += (RuntimeError,)  # encrypted
 
 
 class Pair(NamedTuple):
@@ -79,11 +75,10 @@ def read_pairs(path: Path) -> PairSet:
                 if line.strip():
                     pairs.append(make(line.rstrip("\r\n"), Path(name).stem))
             place = str(path)
-    except OSError as error:
-        raise UserError(f"{place} cannot be read: {error.strerror or error}.") from error
-    except _DAMAGE as error:
-        what = f"there is no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{place} cannot be read: {what}.") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive can make zipfile raise anything
+        raise unreadable(place, error) from error
     if not pairs:
         raise UserError(f"{path} holds no minimal pairs: no .jsonl or .tsv with text.")
     path = path.resolve()
@@ -99,25 +94,23 @@ def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """
     if path.is_dir():
         for place in sorted(file for file in path.rglob("*") if _has_pairs(file.name)):
-            require_file(place)
             if not place.resolve().is_relative_to(path.resolve()):
                 raise ValueError(f"{place.name} is a link that leads out of the folder")
-            with place.open("rb") as file:
+            with reading(place), place.open("rb") as file:
                 yield str(place.relative_to(path)), file
         return
-    require_file(path)
-    if path.suffix != ".zip":
-        with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
+        if path.suffix != ".zip":
             yield str(path), file
-        return
-    with zipfile.ZipFile(path) as archive:
-        for name in sorted(archive.namelist()):
-            if _has_pairs(Path(name).name):
-                with archive.open(name) as file:
-                    yield name, file
+            return
+        with zipfile.ZipFile(file) as archive:
+            for name in sorted(filter(_has_pairs, archive.namelist())):
+                with archive.open(name) as content:
+                    yield name, content
 
 
-def _has_pairs(name: str) -> bool:
+def _has_pairs(path: str) -> bool:
+    name = PurePath(path).name
     # An archive made on a Mac has a second file, of metadata, for each one.
     return name.endswith((".jsonl", ".tsv")) and not name.startswith("._")
 

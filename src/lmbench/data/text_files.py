@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lmbench.errors import UserError
+from lmbench.files import unreadable
 
 SPLITS = ("train", "valid", "test")
 BLOCK_BYTES = 16 * 2**20
@@ -31,10 +32,8 @@ def find_files(path: Path) -> dict[str, Path] | list[Path]:
             return [path]
         names = sorted(one.name for one in path.iterdir() if one.name[0] != ".")
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}. Set data.path=… to a text file, or to a "
-            "folder of them."
-        ) from error
+        hint = " Set data.path=… to a text file, or to a folder of them."
+        raise unreadable(path, error, hint) from error
     wanted = {split: [name.format(split) for name in FILE_NAMES] for split in SPLITS}
     present = {split: [name for name in wanted[split] if name in names] for split in SPLITS}
     if not any(present.values()) and (files := _text_files(path)):
@@ -102,4 +101,4 @@ def read_blocks(
             f"this converts it: iconv -f {encoding} -t utf-8 OLD > NEW."
         ) from error
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}.") from error
+        raise unreadable(name, error) from error

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator, RescoringMode
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.reading import Reading
@@ -64,14 +63,11 @@ class Cache(RescoringMode):
             )
         require_grid(self)
 
-    def require_columns(self, num_columns: int) -> None:
-        """Refuses ``warmup`` where a split is read in several columns."""
-        if self.warmup and num_columns > 1:
-            raise UserError(
-                "evaluation.cache.warmup=true reproduces the published script, which reads a split "
-                f"in one column, not in {num_columns}, and in windows of 2,000: set "
-                "evaluation.columns=1, evaluation.window=2000 and evaluation.protocol=standard."
-            )
+    @property
+    def why_one_column(self) -> str:
+        """That of the published script, if it is to be as there."""
+        why = "the published script, with warmup=true, reads one column and evaluation.window=2000"
+        return why if self.warmup else ""
 
     def rescored(self, reading: Reading, evaluator: Evaluator) -> Reading:
         """The reading with the cache mixed in."""

@@ -18,7 +18,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lmbench.data.columns import columns_for_training
-from lmbench.errors import UserError
 from lmbench.evaluation.evaluator import Evaluator, ReadingMode
 from lmbench.evaluation.progress import progress_of
 from lmbench.evaluation.reading import Learn, scaled_dropouts
@@ -101,14 +100,11 @@ class Dynamic(ReadingMode):
         statistics = dict(self.statistics) if self.rule == "rms" else None
         return {self.name: own, "statistics": statistics}
 
-    def require_columns(self, num_columns: int) -> None:
-        """Refuses several columns: the model would learn from text that follows what it scores."""
-        if self.lr > 0 and num_columns > 1:
-            raise UserError(
-                f"Dynamic evaluation in {num_columns} columns would score text with a "
-                "model that has learnt from what follows it: set evaluation.columns=1 and "
-                "evaluation.protocol=standard."
-            )
+    @property
+    def why_one_column(self) -> str:
+        """That the model would learn from what comes later, if it learns."""
+        why = "in several columns the model learns from text that follows what it scores"
+        return why if self.lr > 0 else ""
 
     def prepare(self, evaluator: Evaluator) -> None:
         """Computes the statistics of the gradients, if a rule that may be used needs them.
@@ -169,13 +165,9 @@ def gradient_statistics(evaluator: Evaluator, columns: int, segments: int | None
     Raises:
         UserError: The training split is too short for so many columns.
     """
-    model, window, train_ids = evaluator.model, evaluator.settings.window, evaluator.corpus.train
-    if columns > len(train_ids) // 3:
-        raise UserError(
-            f"evaluation.dynamic.statistics.columns={columns} is too many for a training split "
-            f"of {len(train_ids):,} tokens: set {max(1, len(train_ids) // 3)} or less."
-        )
-    stream = columns_for_training(train_ids, columns)
+    model, window = evaluator.model, evaluator.settings.window
+    key = "evaluation.dynamic.statistics.columns"
+    stream = columns_for_training(evaluator.corpus.train, columns, key)
     parameters = list(model.parameters())
     sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     # A last window of a single target is skipped, as in training and in the published code.

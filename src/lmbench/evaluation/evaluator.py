@@ -37,12 +37,20 @@ class Mode:
         """What the results say about it, as a plain dict: its settings under its name."""
         return {self.name: {key: value for key, value in vars(self).items() if key != "grid"}}
 
-    def require_columns(self, num_columns: int) -> None:
-        """Raises a UserError that says what to set if it cannot work with so many columns."""
+    @property
+    def why_one_column(self) -> str:
+        """Why it cannot work with several columns; empty if it can."""
+        return ""
 
 
 class ReadingMode(Mode):
-    """A mode that changes the model while it reads."""
+    """A mode that changes the model while it reads.
+
+    Attributes:
+        samples: Number of readings that it combines; 0 if it has no say in that.
+    """
+
+    samples: int = 0
 
     def prepare(self, evaluator: "Evaluator") -> None:
         """Computes what it needs, before the timed reading."""
@@ -55,27 +63,17 @@ class ReadingMode(Mode):
         """
         return nullcontext()
 
-
-class RepeatingMode(ReadingMode, ABC):
-    """A reading mode that combines several readings into one; other modes act anew in each.
-
-    Attributes:
-        samples: Number of readings.
-    """
-
-    samples: int
-
-    @abstractmethod
     def repeated(
         self, read: Callable[[float], Reading], evaluator: "Evaluator", on_window: OnWindow
     ) -> Reading:
-        """Reads a split.
+        """Combines the readings of a split; other modes act anew in each.
 
         Args:
-            read: Reads it once, with the dropouts' probabilities multiplied by its argument.
+            read: Reads the split once, with the dropouts' probabilities times its argument.
             evaluator: Provides the model.
             on_window: What ``read`` calls after each window.
         """
+        return read(0.0)
 
 
 class RescoringMode(Mode, ABC):
@@ -150,9 +148,8 @@ class Evaluator:
     def read(self, split: str, num_tokens: int | None = None) -> Reading:
         """Scores valid or test, or its first tokens, with the modes that change the reading."""
         columns = self._columns_of(split, num_tokens)
-        repeating = [mode for mode in self.reading_modes if isinstance(mode, RepeatingMode)]
-        num_readings = repeating[0].samples if repeating else 1
-        phase = f"reading {split}" + (f" {num_readings} times" if repeating else "")
+        repeating = max(self.reading_modes, key=lambda mode: mode.samples, default=ReadingMode())
+        phase = f"reading {split}" + (f" {repeating.samples} times" if repeating.samples else "")
         for mode in self.reading_modes:
             phase += f", {mode.name} {describe(mode.settings()[mode.name])}"
 
@@ -172,10 +169,8 @@ class Evaluator:
                 )
 
         num_scored = columns.num_scored(0, columns.num_rows)
-        with progress_of(phase, num_readings * num_scored) as on_window:
-            if repeating:
-                return repeating[0].repeated(read_once, self, on_window)
-            return read_once()
+        with progress_of(phase, max(1, repeating.samples) * num_scored) as on_window:
+            return repeating.repeated(read_once, self, on_window)
 
     def tune(self) -> dict[str, Any]:
         """Gives each mode that has a grid its best settings, on valid alone.
@@ -214,7 +209,11 @@ class Evaluator:
     def _columns_of(self, split: str, num_tokens: int | None = None) -> Columns:
         columns = self.settings.arrange(getattr(self.corpus, split)[:num_tokens], split)
         for mode in self.modes:
-            mode.require_columns(columns.num_columns)
+            if columns.num_columns > 1 and mode.why_one_column:
+                raise UserError(
+                    f"evaluation.{mode.name}: {mode.why_one_column}. Set evaluation.columns=1, not "
+                    f"{columns.num_columns}, and evaluation.protocol=standard."
+                )
         return columns
 
 

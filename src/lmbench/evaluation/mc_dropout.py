@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from lmbench.errors import UserError
-from lmbench.evaluation.evaluator import Evaluator, RepeatingMode
+from lmbench.evaluation.evaluator import Evaluator, ReadingMode
 from lmbench.evaluation.progress import OnWindow
 from lmbench.evaluation.reading import Reading
 from lmbench.evaluation.tuning import Grid, require_grid, values_to_try
@@ -23,7 +23,7 @@ SEED = 0
 
 
 @dataclass
-class MCDropout(RepeatingMode):
+class MCDropout(ReadingMode):
     """Monte-Carlo dropout.
 
     A target's probability is the arithmetic mean over readings of the whole split in which all

@@ -48,11 +48,11 @@ def score_sentences(
     Returns:
         The scores of all targets, in the order of the text.
     """
-    total = sum(len(ids) - 1 for ids in sentences)
-    scores = WordScores(np.empty(total), np.empty(total))
+    scores = np.empty((2, sum(len(ids) - 1 for ids in sentences)))
     for places, outputs, targets in read_sentences(model, sentences):
-        _put(scores, places, score_outputs(model, outputs, targets), on_window)
-    return scores
+        scores[:, places] = part = score_outputs(model, outputs, targets)
+        on_window(len(places), float(part[0].sum()) * math.log(2))
+    return WordScores(*scores)
 
 
 def sentence_surprisals(
@@ -120,42 +120,30 @@ def score_stream(
     """
     settings = EvaluationSettings()
     columns = settings.arrange(ids, "test")
-    scores = WordScores(np.empty(len(ids) - 1), np.empty(len(ids) - 1))
-    state = None
+    scores, state = np.empty((2, len(ids) - 1)), None
     for rows in columns.windows(settings.window):
         tokens, targets = columns.read(*rows)
         here = targets != IGNORE_INDEX
         with torch.no_grad():
             output, _, state = model(tokens.to(model.device), state)
-        part_scores = score_outputs(model, output[here.to(output.device)], targets[here])
-        _put(scores, columns.places(*rows)[here.numpy()], part_scores, on_window)
-    return scores
-
-
-def _put(
-    scores: WordScores, places: np.ndarray, part_scores: WordScores, on_window: OnWindow
-) -> None:
-    require_numbers(part_scores.surprisal)
-    for whole, here in zip(scores, part_scores, strict=True):
-        whole[places] = here
-    on_window(len(places), float(part_scores.surprisal.sum()) * math.log(2))
+        places = columns.places(*rows)[here.numpy()]
+        part = score_outputs(model, output[here.to(output.device)], targets[here])
+        scores[:, places] = part
+        on_window(len(places), float(part[0].sum()) * math.log(2))
+    return WordScores(*scores)
 
 
 def score_outputs(
     model: LanguageModel, outputs: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
-) -> WordScores:
-    """Surprisal and entropy of targets, from the outputs of the core that predict them."""
-    scores = WordScores(np.empty(len(targets)), np.empty(len(targets)))
-    rows = rows_at_once(model)
-    for start in range(0, len(targets), rows):
-        part = slice(start, start + rows)
-        with torch.no_grad():
-            part_scores = model.head.surprisal_and_entropy(
-                outputs[part], targets[part].to(model.device)
-            )
-        for all_scores, values in zip(scores, part_scores, strict=True):
-            all_scores[part] = values.double().cpu().numpy() / math.log(2)
-    return scores
+) -> Float[np.ndarray, "2 N"]:
+    """Surprisal and entropy of targets, in bits, from the outputs that predict them."""
+    size = rows_at_once(model)
+    parts = zip(outputs.split(size), targets.to(outputs.device).split(size), strict=True)
+    with torch.no_grad():
+        scores = [torch.stack(model.head.surprisal_and_entropy(*part)) for part in parts]
+    bits = torch.cat(scores, 1).double().cpu().numpy() / math.log(2)
+    require_numbers(bits)
+    return bits
 
 
 def require_numbers(values: Float[np.ndarray, "*N"]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from lmbench.data import synthetic
 from lmbench.data.benchmarks import BENCHMARKS
 from lmbench.errors import UserError
+from lmbench.files import reading
 from lmbench.report.runs import read_run
 from lmbench.run.config import MACHINE_KEYS
 
@@ -29,7 +30,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
     """
     import yaml
     from huggingface_hub import EvalResult, ModelCardData
-    from jinja2 import Environment, StrictUndefined, UndefinedError
+    from jinja2 import Environment, StrictUndefined
 
     run = read_run(run_dir)
     for item in run.skipped:
@@ -77,7 +78,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     targets = [config["model"][part]["_target_"] for part in ("core", "head")]
-    try:
+    with reading(run_dir / "results.json"):
         card = template.render(
             card_data=data.to_yaml(),
             name=title,
@@ -90,6 +91,4 @@ def model_card(run_dir: Path, config: Mapping[str, Any], weights_sha256: str) ->
             foreign=[target for target in targets if not target.startswith("lmbench.")],
             recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         )
-    except (UndefinedError, TypeError, ValueError) as error:
-        raise UserError(f"{run_dir / 'results.json'} is damaged: {error}.") from error
     return name, card

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lmbench.data.tokenizer.choice import make_tokenizer
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.files import require_file
+from lmbench.files import reading
 from lmbench.run.config import read_run_config
 from lmbench.run.targets import MODEL_PLACES
 
@@ -22,8 +22,8 @@ DATA = "LanguageModelDataModule"
 """Where Lightning keeps the state of the data module: the name of its class."""
 
 FORMAT, FORMAT_KEY = 2, "lmbench_format"
-"""Version of the checkpoint format: raise it when what checkpoints hold changes. Format 1, with the
-tokenizer's name in place of its node, is read as well."""
+"""Version of the format of checkpoints and exports: raise it when what they hold changes. Format 1,
+with the tokenizer's name in place of its node, is read as well."""
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,39 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read, is damaged or of another format, or holds more than
             plain values and tensors.
     """
-    require_file(path, _offer(path))
-    try:
+    previous = path.with_name("previous.ckpt")
+    offer = ""
+    if path.name == "last.ckpt" and previous.is_file():
+        offer = f" The one before it is {previous}: rename that to {path.name} to continue from it."
+    with reading(path, offer):
         with zipfile.ZipFile(path) as archive:
             # For an entry marked as a folder, torch would return uninitialized memory.
             if any(entry.external_attr & 0x10 for entry in archive.infolist()):
                 raise zipfile.BadZipFile("a tensor is marked as a folder")
             if damaged := archive.testzip():  # torch does not verify checksums
                 raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.{_offer(path)}") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds more than tensors and plain values, and reading it could run code that "
-            "someone put there. It is refused."
-        ) from error
-    except Exception as error:  # a damaged file can make torch raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} is damaged: {reason}.{_offer(path)}") from error
-    version = checkpoint.get(FORMAT_KEY) if isinstance(checkpoint, dict) else None
+        try:
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{path} holds more than tensors and plain values, and reading it could run code "
+                "that someone put there. It is refused."
+            ) from error
+    require_format(path, checkpoint.get(FORMAT_KEY) if isinstance(checkpoint, dict) else None)
+    return checkpoint
+
+
+def require_format(path: Path, version: object) -> None:
+    """Refuses a file of a format that this version of lmbench does not read.
+
+    Raises:
+        UserError: Naming the format.
+    """
     if version not in (1, FORMAT):
         raise UserError(
-            f"{path} is a checkpoint of format {version}, but this version of lmbench reads format "
-            f"{FORMAT}. Use the version that wrote it."
+            f"{path} is of format {version}, but this version of lmbench reads format {FORMAT}. "
+            "Use the version that wrote it."
         )
-    return checkpoint
 
 
 def require_plain(path: Path) -> None:
@@ -137,13 +144,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     )
 
 
-def _offer(path: Path) -> str:
-    previous = path.with_name("previous.ckpt")
-    if path.name != "last.ckpt" or not previous.is_file():
-        return ""
-    return f" The one before it is {previous}: rename that to {path.name} to continue from it."
-
-
 def read_run_model(run_dir: Path) -> SavedModel:
     """The model of a run's best checkpoint.
 
@@ -152,9 +152,8 @@ def read_run_model(run_dir: Path) -> SavedModel:
     """
     model_config = read_run_config(run_dir, MODEL_PLACES)["model"]
     path = run_dir / "checkpoints/best.ckpt"
-    checkpoint = read_checkpoint(path)
-    config_path = run_dir / "config.yaml"
-    try:
+    with reading(path, " Copy it again."):
+        checkpoint = read_checkpoint(path)
         corpus = checkpoint[DATA]
         weights = {
             name.removeprefix("model."): tensor  # its name in the LightningModule
@@ -162,6 +161,5 @@ def read_run_model(run_dir: Path) -> SavedModel:
         }
         tokenizer = make_tokenizer(corpus["tokenizer"], str(path))
         vocabulary = Vocabulary(tuple(corpus["words"]), tokenizer)
-        return SavedModel(config_path, model_config, path, weights, vocabulary, corpus["sha256"])
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}). Copy it again.") from error
+        config_path, sha256 = run_dir / "config.yaml", corpus["sha256"]
+        return SavedModel(config_path, model_config, path, weights, vocabulary, sha256)

@@ -8,8 +8,10 @@ Next to them is a model card, ``README.md``.
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -17,15 +19,15 @@ from torch import Tensor
 from lmbench.data.tokenizer.choice import make_tokenizer, plain_tokenizer
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
-from lmbench.files import read_json, replacing_folder, require_file
+from lmbench.files import read_json, reading, replacing_folder
 from lmbench.model import LanguageModel
 from lmbench.run.directory import is_run
 from lmbench.run.targets import MODEL_PLACES, require_known_targets
-from lmbench.saved.checkpoint import SavedModel, read_run_model
+from lmbench.saved.checkpoint import FORMAT, SavedModel, read_run_model, require_format
 
-FORMAT_VERSION = 2  # 1 had the tokenizer's name in place of its node, and is read as well
 CONFIG, WEIGHTS, WORDS = "config.json", "model.safetensors", "vocabulary.json"
 CARD = "README.md"
+_HINT = " Copy the whole folder again."
 
 
 def is_export(folder: Path) -> bool:
@@ -56,34 +58,29 @@ def write_export(
         overwrite: Whether to replace an existing export.
 
     Raises:
-        UserError: There is something there already, or the folder cannot be written.
+        UserError: There is something there already.
+        OSError: The folder cannot be written.
     """
     require_free(output, overwrite=overwrite)
     contents = _model_files(saved, model, corpus_name)
     # JSON can express halves of surrogate pairs, which UTF-8 cannot.
     contents[CARD] = card.encode("utf-8", "backslashreplace")
-    try:
-        with replacing_folder(output.resolve()) as folder:
-            for name, data in contents.items():
-                (folder / name).write_bytes(data)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+    with replacing_folder(output.resolve()) as folder:
+        for name, data in contents.items():
+            (folder / name).write_bytes(data)
 
 
 def require_free(output: Path, *, overwrite: bool) -> None:
     """Refuses to overwrite anything, except an export that is to be replaced.
 
     Raises:
-        UserError: There is something at ``output``, or it cannot be inspected.
+        UserError: There is something at ``output``.
     """
-    try:
-        if not os.path.lexists(output):
-            return
-        is_folder = output.is_dir() and not output.is_symlink()
-        present = {path.name for path in output.iterdir()} if is_folder else {str(output)}
-        is_ours = present <= {CONFIG, WEIGHTS, WORDS, CARD} and is_export(output)
-    except OSError as error:  # a name that is too long, or a folder that may not be read
-        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
+    if not os.path.lexists(output):
+        return
+    is_folder = output.is_dir() and not output.is_symlink()
+    present = {path.name for path in output.iterdir()} if is_folder else {str(output)}
+    is_ours = present <= {CONFIG, WEIGHTS, WORDS, CARD} and is_export(output)
     if present and not (is_ours and overwrite):
         what_to_do = "Replace it with --overwrite" if is_ours else "Choose another --output"
         raise UserError(f"{output} exists already and would be lost. {what_to_do}.")
@@ -100,7 +97,7 @@ def _model_files(saved: SavedModel, model: LanguageModel, corpus_name: str) -> d
         WORDS: json.dumps(saved.vocabulary.words, ensure_ascii=False, indent=0).encode(),
     }
     config = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT,
         "lmbench_version": version("lmbench"),
         "model": saved.model_config,
         "corpus": {
@@ -137,34 +134,23 @@ def read_export(folder: Path) -> SavedModel:
         UserError: A file is missing, damaged, of another export or another version.
     """
     path = folder / CONFIG
-    config = read_json(path)
-    version = config.get("format_version")
-    if version not in (1, FORMAT_VERSION):
-        raise UserError(
-            f"{path} is of format {version}, but this version of lmbench reads {FORMAT_VERSION}. "
-            f"Install the version that wrote it ({config.get('lmbench_version')}), or export again."
-        )
-    require_known_targets(config, MODEL_PLACES, str(path))
-    data = {name: _read(folder / name) for name in (WEIGHTS, WORDS)}
-    try:
-        for name, content in data.items():
-            if hashlib.sha256(content).hexdigest() != config["sha256"][name]:
-                raise UserError(
-                    f"{folder / name} is damaged, or of another export: its hash is not the one in "
-                    f"{path}. Copy the whole folder again."
-                )
-        weights, words = safetensors.torch.load(data[WEIGHTS]), json.loads(data[WORDS])
+    with reading(path, _HINT):
+        config = read_json(path)
+        require_format(path, config.get("format_version"))
+        require_known_targets(config, MODEL_PLACES, str(path))
+        weights = safetensors.torch.load(_read(folder / WEIGHTS, config))
+        words = json.loads(_read(folder / WORDS, config))
         model_config, corpus = dict(config["model"]), config["corpus"]
         vocabulary = Vocabulary(tuple(words), make_tokenizer(corpus["tokenizer"], str(path)))
         weights_path, sha256 = folder / WEIGHTS, corpus["sha256"]
         return SavedModel(path, model_config, weights_path, weights, vocabulary, sha256)
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error!r}). Copy the whole folder again.") from error
 
 
-def _read(path: Path) -> bytes:
-    require_file(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+def _read(path: Path, config: Mapping[str, Any]) -> bytes:
+    """The content of a file, which must be the one that the export's config was written with."""
+    sha256 = config["sha256"][path.name]
+    with reading(path, _HINT):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError(f"its hash is not the one in {CONFIG}")
+        return content

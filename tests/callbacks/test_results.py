@@ -200,9 +200,8 @@ def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(tmp_path: Pat
             logged.append((params, metrics))
 
     board = Board(tmp_path, name="", version="")
-    (tmp_path / ".hydra").mkdir()
-    noted = "- model=lstm\n- '+optimizer.lr=0.1'\n- seed=17\n"
-    (tmp_path / ".hydra/overrides.yaml").write_text(noted)
+    noted = {"overrides": ["model=lstm", "+optimizer.lr=0.1", "seed=17"]}
+    (tmp_path / "overrides.json").write_text(json.dumps(noted))
     trainer = run(tmp_path, logger=board)
     nats, num_tokens, _ = trainer.lightning_module.scores["test"]
     expected = {

@@ -13,6 +13,7 @@ from lmbench.cli.train import _fit_and_test
 from lmbench.errors import Diverged, UserError
 from lmbench.run.choice import ChosenRun
 from lmbench.run.config import read_run_config, write_run_config
+from lmbench.run.directory import noted_overrides
 
 CONFIG, CHANGED = config_of(*SMALL), config_of(*SMALL, "trainer.max_epochs=9")
 NEW = ChosenRun(CONFIG)
@@ -21,7 +22,7 @@ RESUMED, SAME = (ChosenRun(CONFIG, resumes=True, changed=changed) for changed in
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    write_run_config(CONFIG, tmp_path)
+    write_run_config(CONFIG, tmp_path, ["seed=1"])
     (tmp_path / "results.json").write_text("{}")
     (tmp_path / "diverged.txt").touch()
     return tmp_path
@@ -36,6 +37,7 @@ def is_as_it_was(run_dir: Path) -> bool:
     assert config in (CONFIG, CHANGED)
     for name in ("results.json", "diverged.txt"):
         assert (run_dir / name).exists() == (config == CONFIG)
+    assert noted_overrides(run_dir) == (["seed=1"] if config == CONFIG else None)
     return config == CONFIG
 
 

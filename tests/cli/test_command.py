@@ -177,7 +177,7 @@ def test_a_failed_start_leaves_no_folder(
     """Unless the user named it, or it holds more than a start writes."""
     monkeypatch.chdir(tmp_path)
     run_dir = tmp_path / name
-    (run_dir / ".hydra").mkdir(parents=True)
+    run_dir.mkdir(parents=True)
     for file in ("train.log", left):
         (run_dir / file).touch()
     with pytest.raises(SystemExit):

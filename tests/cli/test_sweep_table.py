@@ -16,7 +16,6 @@ def job(tmp_path: Path, write_run: Write) -> Callable[..., Path]:
 
     def write(name: str, *, is_done: bool = True, **options) -> Path:
         run_dir = write_run(tmp_path / "sweep" / name, **options)
-        (run_dir / ".hydra").mkdir()
         if not is_done:
             (run_dir / "results.json").unlink()
         return run_dir
@@ -38,7 +37,7 @@ def test_means_over_seeds_and_what_comes_next(
     job("model-gru", model="gru", is_done=False)
     job("model-qrnn", model="qrnn", is_done=False)
     (tmp_path / "sweep/model-qrnn/diverged.txt").write_text("The loss of step 3 is nan.")
-    (tmp_path / "sweep/model-wrong/.hydra").mkdir(parents=True)  # failed before it began
+    (tmp_path / "sweep/model-wrong").mkdir()  # failed before it began
     (tmp_path / "sweep/model-awd_lstm/awd_lstm_seed_1").mkdir()
     (tmp_path / "sweep/model-awd_lstm/awd_lstm_seed_1/events.out.tfevents.1").touch()
     (tmp_path / "sweep/notes").mkdir()

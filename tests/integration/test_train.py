@@ -24,6 +24,7 @@ from lmbench.instantiate.arguments import factory
 from lmbench.instantiate.model import build_model
 from lmbench.run.choice import ChosenRun
 from lmbench.run.config import read_run_config
+from lmbench.run.directory import noted_overrides
 
 NUM_STEPS = 12
 LENGTH = (f"trainer.max_steps={NUM_STEPS}", "trainer.log_every_n_steps=2")
@@ -80,9 +81,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_run_directory_holds_what_it_should(run_dir: Path):
-    names = ("config.yaml", "metrics.csv", "timing.csv", "results.json", "train.log", ".lock")
-    folders = ("checkpoints", "lstm_seed_3", ".hydra")
-    assert {path.name for path in run_dir.iterdir()} == {*names, *folders}
+    names = ["config.yaml", "overrides.json", "metrics.csv", "timing.csv", "results.json"]
+    names += ["train.log", ".lock", "checkpoints", "lstm_seed_3"]
+    assert {path.name for path in run_dir.iterdir()} == set(names)
+    assert noted_overrides(run_dir)[-1] == "seed=3"
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert f"writing to outputs/{run_dir.parent.name}/{run_dir.name}\n" in (
         run_dir / "train.log"

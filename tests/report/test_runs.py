@@ -205,8 +205,6 @@ def test_runs_are_found_at_any_depth_in_numerical_order(tmp_path: Path, write_ru
     jobs = [write_run(tmp_path / f"multirun/2026-01-02/03-04-05/{n}") for n in (10, 9, 0)]
     single = write_run(tmp_path / "outputs/2026-01-01/00-00-00")
     (single / "checkpoints").mkdir()
-    (single / ".hydra").mkdir()
-    (single / ".hydra/config.yaml").write_text("")
     found, left_out = found_in(tmp_path)
     assert found == [*reversed(jobs), single]
     assert left_out == []
@@ -252,9 +250,8 @@ def test_runs_in_the_folder_of_a_run_are_found(tmp_path: Path, write_run: Write)
     outer = write_run(tmp_path / "exp")
     jobs = [write_run(outer / str(number)) for number in range(2)]
     write_run(outer / "checkpoints/copy")
-    (tmp_path / "failed/.hydra").mkdir(parents=True)
     inner = write_run(tmp_path / "failed/run")
-    assert found_in(tmp_path)[0] == [outer, *jobs, tmp_path / "failed", inner]
+    assert found_in(tmp_path)[0] == [outer, *jobs, inner]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path, write_run: Write):

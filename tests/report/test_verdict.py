@@ -1,5 +1,6 @@
 """What a comparison says first, and what it says is missing."""
 
+import json
 import math
 import re
 import shlex
@@ -7,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 
@@ -25,9 +25,8 @@ def said(section: Section, split: str = "test") -> list[Sentence]:
 
 
 def note(run_dir: Path, *overrides: str) -> None:
-    """Records the overrides of a command line as Hydra does."""
-    (run_dir / ".hydra").mkdir()
-    (run_dir / ".hydra/overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+    """Writes the overrides of a command line as the start of a run does."""
+    (run_dir / "overrides.json").write_text(json.dumps({"overrides": overrides}))
 
 
 def test_which_is_better_by_how_much_and_how_surely(three_models: Path, section_of: Read):
@@ -165,7 +164,7 @@ def test_one_seed_each_is_not_enough_and_a_command_trains_more(
 ):
     for seed, name in ((1, "a"), (2, "b")):
         run_dir = write_run(tmp_path / name, model=name, seed=seed, valid=100 + seed)
-        note(run_dir, f"model={name}", f"seed={seed}", "optimizer={lr: 1}", "name='two words'")
+        note(run_dir, f"model={name}", f"seed={seed}", "optimizer={lr: 1}", "data='two words'")
     first, second = said(section_of(tmp_path))
     assert first.text == (
         "It is unclear whether a or b is better: they have 110.00 and 110.00 on test, "
@@ -175,7 +174,7 @@ def test_one_seed_each_is_not_enough_and_a_command_trains_more(
     for command, name, seeds in zip(second.command.split("; "), "ab", ("2,3", "1,3"), strict=True):
         program, option, *overrides = shlex.split(command)
         assert (program, option) == ("lmbench-train", "-m")
-        expected = [f"model={name}", "optimizer={lr: 1}", "name='two words'", f"seed={seeds}"]
+        expected = [f"model={name}", "optimizer={lr: 1}", "data='two words'", f"seed={seeds}"]
         assert overrides == expected
         OverridesParser.create().parse_overrides(overrides)
 
@@ -189,6 +188,12 @@ def test_one_seed_each_is_not_enough_and_a_command_trains_more(
         (["sweep_resume=true", "seed=1"], "lmbench-train -m seed=2,3"),
         (["++sweep_resume=true", "seed=1"], "lmbench-train -m seed=2,3"),
         ([], "lmbench-train -m seed=2,3"),
+        (["+optimizer.lr=3", "~logger"], "lmbench-train -m +optimizer.lr=3 '~logger' seed=2,3"),
+        # From a stranger.
+        (["+hydra.callbacks.x._target_=os.system"], None),
+        (["model.core._target_=os.system"], None),
+        (["model.core={_target_: os.system}"], None),
+        (["model=\x1b[2Jlstm"], None),
     ],
 )
 def test_a_command_is_given_only_if_it_can_train_more_seeds(

@@ -22,7 +22,7 @@ def job(folder: Path, *overrides: str, hydra: list[str] | None = None) -> Chosen
 
 def test_a_new_run_has_the_config_of_the_command(tmp_path: Path):
     run = choose_run(composed("model=lstm"), tmp_path, ["model=lstm"])
-    assert run == ChosenRun(config_of("model=lstm"))
+    assert run == ChosenRun(config_of("model=lstm"), ["model=lstm"])
     assert not run.resumes
 
 

@@ -16,6 +16,7 @@ from lmbench.run.choice import ChosenRun
 from lmbench.run.config import (
     plain_config,
     read_run_config,
+    replace_run_config,
     write_run_config,
 )
 from lmbench.run.config import (
@@ -74,13 +75,13 @@ def test_a_runs_config_is_resolved_and_written_once(tmp_path: Path):
     with pytest.raises(UserError, match=r"holds a run already.*To continue it: .*resume="):
         write_run_config(config_of("seed=8"), tmp_path)
     assert path.read_text("utf-8") == text
-    write_run_config(config_of("seed=8"), tmp_path, replace=True)
+    replace_run_config(config_of("seed=8"), tmp_path)
     assert read_run_config(tmp_path)["seed"] == 8
 
 
 @pytest.mark.parametrize("value", [1e-6, 1e22, -2.5e-8, 1e5, "1e-6", "1:30:00", "yes", "0o7", ""])
 def test_a_value_is_read_as_it_was_written(run_dir: Path, value: float | str):
-    write_run_config(read_run_config(run_dir) | {"seed": value}, run_dir, replace=True)
+    replace_run_config(read_run_config(run_dir) | {"seed": value}, run_dir)
     found = read_run_config(run_dir)["seed"]
     assert (found, type(found)) == (value, type(value))
 

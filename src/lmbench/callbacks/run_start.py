@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lmbench.errors import Diverged, UserError, is_out_of_memory
 from lmbench.files import replace_text
 from lmbench.run.choice import ChosenRun
-from lmbench.run.config import write_run_config
+from lmbench.run.config import replace_run_config, write_run_config
 from lmbench.run.directory import DIVERGED, alone_in, as_override, clear_run, last_checkpoint
 from lmbench.training.lightning_internals import purge_tensorboard
 
@@ -57,7 +57,7 @@ class RunStart(L.Callback):
         with alone_in(self._run_dir) if is_first else nullcontext():
             last = _checkpoint_to_resume(self._run_dir) if self._run.resumes else None
             if is_first and not self._run.resumes:
-                write_run_config(self._run.config, self._run_dir)
+                write_run_config(self._run.config, self._run_dir, self._run.overrides)
             elif is_first and last is None:
                 clear_run(self._run_dir)
             try:
@@ -68,7 +68,8 @@ class RunStart(L.Callback):
                         replace_text(self._run_dir / DIVERGED, f"{error}\n")
                 elif is_first and not self._run.resumes and not self.has_begun:
                     clear_run(self._run_dir)
-                    (self._run_dir / "config.yaml").unlink(missing_ok=True)
+                    for name in ("config.yaml", "overrides.json"):
+                        (self._run_dir / name).unlink(missing_ok=True)
                 raise
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 is_of_network = type(error).__name__.startswith("Dist")  # torch's: a port in use
@@ -101,7 +102,8 @@ class RunStart(L.Callback):
         """Updates the directory as the training continues."""
         if trainer.is_global_zero and not self.has_begun:
             if self._run.changed is not None:
-                write_run_config(self._run.changed, self._run_dir, replace=True)
+                replace_run_config(self._run.changed, self._run_dir)
+                (self._run_dir / "overrides.json").unlink(missing_ok=True)  # half of the truth
             for name in ("results.json", DIVERGED):
                 (self._run_dir / name).unlink(missing_ok=True)
             if self.first_step:

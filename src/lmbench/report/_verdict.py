@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from lmbench.report._significance import LEAST_UNITS, LEVEL, OWN_PREDICTIONS, Comparison
@@ -11,6 +11,7 @@ from lmbench.report.formats import perplexity_text
 from lmbench.report.groups import Group, Section
 from lmbench.report.records import BLOCK
 from lmbench.run.directory import key_of, noted_overrides, quoted
+from lmbench.run.targets import conf_files
 from lmbench.terminal.printing import printable
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -132,16 +133,27 @@ def _more_seeds(group: Group) -> str | None:
     """The command that trains a group's config with two seeds it does not have; None if unknown."""
     used = {run.seed for run in group.runs}
     free = [str(seed) for seed in range(1, len(used) + 3) if seed not in used]
-    recorded = noted_overrides(group.best_run.run_dir)
-    if recorded is None:
+    overrides, config = noted_overrides(group.best_run.run_dir), group.best_run.config
+    if overrides is None:
         return None
-    overrides = list(map(printable, recorded))
     keys = set(map(key_of, overrides))
     # Not what it began with; or other weights are needed; or it would be one more search.
     if keys & {"resume", "init_from", "hparams_search"}:
         return None
-    devices = group.best_run.config.get("trainer.devices", 1)
-    if devices not in (1, "1") or "trainer.devices[1]" in group.best_run.config:
+    if config.get("trainer.devices", 1) not in (1, "1") or "trainer.devices[1]" in config:
         return None  # -m has one device for each job
     kept = [override for override in overrides if key_of(override) not in ("seed", "sweep_resume")]
+    if not all(_is_plain(override, config) for override in kept):
+        return None
     return f"lmbench-train -m {shlex.join([*kept, 'seed=' + ','.join(free[:2])])}"
+
+
+def _is_plain(override: str, config: Mapping[str, object]) -> bool:
+    """Whether an override of a run, which may come from a stranger, sets a value or chooses a part.
+
+    Not one that names a class, or sets what the run does not have, such as a callback of Hydra.
+    """
+    key = key_of(override)
+    is_key = any(f"{other}.".startswith(f"{key}.") for other in config) or bool(conf_files(key))
+    can_be_set = is_key or override.startswith("~")
+    return can_be_set and "_target_" not in override and override.isprintable()

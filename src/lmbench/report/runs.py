@@ -150,8 +150,7 @@ def read_runs(paths: Iterable[tuple[str | None, Path]]) -> tuple[list[Run], list
 def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
     """The run directories at or under a folder, in natural order: seed-2 before seed-10.
 
-    A run directory holds ``config.yaml`` or ``results.json`` or, if the run failed before it began,
-    only Hydra's own ``.hydra``.
+    A run directory holds ``config.yaml`` or ``results.json``.
 
     Args:
         folder: Where to look.
@@ -168,7 +167,7 @@ def find_run_dirs(folder: Path, skipped: list[Skipped]) -> list[Path]:
         raise UserError(f"{folder} is not a folder. Name run directories, or folders of them.")
     run_dirs = []
     for parent, folders, files in os.walk(folder, onerror=unreadable):
-        if "config.yaml" in files or "results.json" in files or ".hydra" in folders:
+        if "config.yaml" in files or "results.json" in files:
             run_dirs.append(Path(parent))
             # The rest may hold runs too, such as a sweep that was put into the folder of a run.
             folders[:] = [name for name in folders if name not in ("checkpoints", "wandb")]

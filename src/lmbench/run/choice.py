@@ -26,12 +26,14 @@ class ChosenRun:
 
     Attributes:
         config: The config that it is trained with, as plain values.
+        overrides: The command line's, of a new run.
         resumes: Whether it continues what its directory holds.
         changed: The config to write when the resume begins; None if it stays the same.
         perplexity: The best on valid, of a run that is done already; None otherwise.
     """
 
     config: dict[str, Any]
+    overrides: Sequence[str] = ()
     resumes: bool = False
     changed: dict[str, Any] | None = None
     perplexity: float | None = None
@@ -51,7 +53,7 @@ def choose_run(config: DictConfig, run_dir: Path, overrides: Sequence[str]) -> C
     if config.sweep_resume:
         raise UserError("sweep_resume continues a sweep (-m); for one run: resume=RUN_DIR.")
     if config.resume is None:
-        return ChosenRun(plain_config(apply_init_from(config, overrides)))
+        return ChosenRun(plain_config(apply_init_from(config, overrides)), overrides)
     resumed = Path(str(config.resume))  # a folder's name may be a number
     new_config, changed = resumed_config(resumed, overrides)
     if not run_dir.samefile(resumed):
@@ -108,7 +110,7 @@ def choose_job(
     if is_taken:
         places = [item for item in overrides if key_of(item) in MACHINE_KEYS]
         return ChosenRun(resumed_config(run_dir, places)[0], resumes=True)
-    return ChosenRun(plain_config(apply_init_from(config, overrides)))
+    return ChosenRun(plain_config(apply_init_from(config, overrides)), overrides)
 
 
 def job_folder(overrides: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """The config in a run's directory, read as if it came from a stranger."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -50,18 +51,25 @@ def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict
     return config
 
 
-def write_run_config(config: Mapping[str, Any], run_dir: Path, *, replace: bool = False) -> None:
-    """Writes ``config.yaml``: the one config that later commands read.
+def write_run_config(
+    config: Mapping[str, Any], run_dir: Path, overrides: Sequence[str] = ()
+) -> None:
+    """Writes the config and the overrides of a new run.
 
-    Hydra's own ``.hydra/config.yaml`` is rewritten whenever a folder is used again. The caller
-    must be :func:`lmbench.run.directory.alone_in` the folder.
+    The caller must be :func:`lmbench.run.directory.alone_in` the folder.
 
     Raises:
-        UserError: The folder holds a run already, or what looks like one, and it is not to be
-            replaced. Hydra names folders by the second, so two commands can end up in one.
+        UserError: The folder holds a run already, or what looks like one. Hydra names folders by
+            the second, so two commands can end up in one.
     """
-    if not replace:
-        require_no_run(run_dir)
+    require_no_run(run_dir)
+    note = json.dumps({"overrides": list(overrides)}, ensure_ascii=False)
+    replace_text(run_dir / "overrides.json", note + "\n")
+    replace_run_config(config, run_dir)
+
+
+def replace_run_config(config: Mapping[str, Any], run_dir: Path) -> None:
+    """Writes ``config.yaml``: the one config that later commands read."""
     replace_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 

@@ -99,7 +99,7 @@ def remove_failed_start(run_dir: Path) -> None:
 
     One that the user has named stays, and so does one in which another process is at work.
     """
-    made_at_start = r"\.hydra|\.lock|train\.log|train_ddp_process_\d+\.log"
+    made_at_start = r"\.lock|train\.log|train_ddp_process_\d+\.log"
     is_by_date = re.fullmatch(r"outputs/\d+-\d+-\d+/\d+-\d+-\d+", shown(run_dir))
     with suppress(OSError, UserError), alone_in(run_dir):
         if is_by_date and all(re.fullmatch(made_at_start, path.name) for path in run_dir.iterdir()):
@@ -108,14 +108,12 @@ def remove_failed_start(run_dir: Path) -> None:
 
 
 def noted_overrides(run_dir: Path) -> list[str] | None:
-    """What the latest start or resume of the run has set, as Hydra noted it; None if unreadable."""
-    import yaml  # --help can do without
-
-    from lmbench.files import read_text
+    """The overrides that the run began with; None if a resume has changed its config."""
+    from lmbench.files import read_json  # --help can do without
 
     try:
-        return list(map(str, yaml.safe_load(read_text(run_dir / ".hydra/overrides.yaml"))))
-    except (UserError, yaml.YAMLError, TypeError):
+        return list(map(str, read_json(run_dir / "overrides.json")["overrides"]))
+    except (UserError, KeyError, TypeError):
         return None
 
 

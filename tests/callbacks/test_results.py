@@ -23,6 +23,7 @@ from trainings import (
 from lmbench.callbacks.nt_asgd import NTASGD
 from lmbench.callbacks.results import Results
 from lmbench.callbacks.throughput import Throughput
+from lmbench.errors import Diverged
 from lmbench.machine import processor
 from lmbench.optim import ASGD
 from lmbench.training.lightning_internals import quieten_lightning
@@ -190,6 +191,17 @@ def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         run(tmp_path, Broken(), max_epochs=1)
     assert (tmp_path / "results.json").read_text() == "before"
+
+
+def test_a_test_perplexity_beyond_all_numbers_is_a_divergence(tmp_path: Path):
+    class Explode(L.Callback):
+        def on_test_start(self, trainer, pl_module) -> None:
+            for parameter in pl_module.parameters():
+                parameter.data.mul_(1e5)
+
+    with pytest.raises(Diverged, match=r"^The best weights give test \S+ nats a token"):
+        run(tmp_path, Explode(), max_epochs=1)
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_tensorboard_gets_the_best_scores_with_the_hyperparameters(tmp_path: Path):

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lmbench.data.batching import Batch
-from lmbench.errors import UserError
+from lmbench.errors import Diverged, UserError
 from lmbench.loss.activation_penalty import (
     activation_regularization,
     temporal_activation_regularization,
@@ -204,8 +204,17 @@ class LanguageModelModule(L.LightningModule):
         self._score(batch, batch_idx, "test")
 
     def on_test_epoch_end(self) -> None:
-        """Perplexity of the split, from its sums, with the epoch whose weights were tested."""
+        """Perplexity of the split, from its sums, with the epoch whose weights were tested.
+
+        Raises:
+            Diverged: It is too large for a number.
+        """
         self._log_scores("test")
+        if not math.isfinite(self.scores["test"].ppl):
+            raise Diverged(
+                f"The best weights give test {self.scores['test'].nll:g} nats a token, which is no "
+                "perplexity any more. Lower optimizer.lr or trainer.gradient_clip_val."
+            )
         if self.best is not None:
             self.log("epoch", float(self.best.epoch), sync_dist=True)
 

@@ -200,7 +200,10 @@ def test_the_error_says_what_is_wrong_with_a_text(tmp_path, cache_dir, content, 
 
 @pytest.mark.parametrize(
     "option",
-    [{"min_count": 0}, {"max_size": 1}, {"test_share": 0.5}, {"valid_share": float("nan")}],
+    [
+        *({"min_count": 0}, {"max_size": 1}, {"test_share": 0.5}),
+        *({"valid_share": share} for share in (0, float("nan"))),
+    ],
 )
 def test_options_out_of_range(folder, option):
     (name,) = option

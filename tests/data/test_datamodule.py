@@ -149,37 +149,31 @@ def test_a_checkpoint_of_another_corpus_is_refused(other: dict):
 
 @pytest.mark.parametrize(
     ("name", "value", "least"),
-    [
-        ("batch_size", 0, 1),
-        ("bptt", 0, 1),
-        ("columns", 0, 1),
-        ("burn_in", -1, 0),
-        ("window", 0, 1),
-    ],
+    [*((name, 0, 1) for name in ("batch_size", "bptt", "columns", "window")), ("burn_in", -1, 0)],
 )
 def test_wrong_arguments_are_named(name: str, value: int, least: int):
     with pytest.raises(ValueError, match=f"{name} must be at least {least}, not {value}"):
         make_datamodule(**{name: value})
     make_datamodule(**{name: least})
+    with pytest.raises(ValueError, match=r"protocol must be .*, not 'exact'"):
+        make_datamodule(protocol="exact")
 
 
-def test_the_published_protocol_has_its_own_columns():
-    datamodule = make_datamodule(protocol="awd_lstm_lm")
-    assert datamodule.plain_evaluation == {
-        "protocol": "awd_lstm_lm",
-        "columns": {"valid": 10, "test": 1},
-        "burn_in": 0,
-    }
-    assert datamodule.extra_divisor == {"val": 10, "test": 1}
-
-
-def test_the_standard_protocol_divides_by_the_number_of_targets():
-    datamodule = make_datamodule()
-    assert datamodule.extra_divisor == {"val": 0, "test": 0}
-    assert datamodule.plain_evaluation == {"protocol": "standard", "columns": 4, "burn_in": 3}
-    by_default = windows_of(make_corpus(), batch_size=4, bptt=10)
-    assert by_default.plain_evaluation == {"protocol": "standard", "columns": 1, "burn_in": 512}
-    assert [len(batch.tokens) for batch in by_default.train_dataloader()] == [10] * 9 + [9]
+@pytest.mark.parametrize(
+    ("options", "columns", "burn_in", "extra_divisor"),
+    [
+        ({"protocol": "awd_lstm_lm"}, {"valid": 10, "test": 1}, 0, {"val": 10, "test": 1}),
+        ({"columns": 4, "burn_in": 3}, 4, 3, {"val": 0, "test": 0}),
+        ({}, 1, 512, {"val": 0, "test": 0}),  # too short for several columns
+    ],
+)
+def test_how_the_protocols_read_and_divide(options, columns, burn_in, extra_divisor):
+    datamodule = windows_of(make_corpus(), batch_size=4, bptt=10, **options)
+    protocol = options.get("protocol", "standard")
+    expected = {"protocol": protocol, "columns": columns, "burn_in": burn_in}
+    assert datamodule.plain_evaluation == expected
+    assert datamodule.extra_divisor == extra_divisor
+    assert [len(batch.tokens) for batch in datamodule.train_dataloader()] == [10] * 9 + [9]
 
 
 @pytest.mark.parametrize(
@@ -195,8 +189,3 @@ def test_columns_that_cannot_be_shared_are_refused_before_training(options: dict
     with pytest.raises(UserError, match=message):
         in_process(0, **options).setup("fit")
     in_process(0).setup("fit")
-
-
-def test_an_unknown_protocol_is_refused():
-    with pytest.raises(ValueError, match=r"protocol must be .*, not 'exact'"):
-        make_datamodule(protocol="exact")

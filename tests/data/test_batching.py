@@ -4,6 +4,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmbench.data.batching import EvaluationWindows, TrainingWindows
 from lmbench.data.columns import (
@@ -81,3 +83,37 @@ def test_published_columns_score_as_many_targets_of_wikitext2_as_the_published_c
 ):
     windows = EvaluationWindows(columns_as_awd_lstm_lm(stream(num_tokens), columns), window=70)
     assert sum(batch.num_scored for batch in windows) == num_scored
+
+
+@given(
+    length=st.integers(3, 600),
+    bptt=st.integers(1, 80),
+    variable=st.booleans(),
+    scale_lr=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+    data=st.data(),
+)
+def test_from_any_window_on_the_rest_is_the_same(length, bptt, variable, scale_lr, seed, data):
+    def make() -> TrainingWindows:
+        columns = columns_for_training(stream(2 * length), 2)
+        return TrainingWindows(
+            columns, bptt, variable=variable, seed=seed, epoch=3, scale_lr=scale_lr
+        )
+
+    def content(batches) -> list:
+        return [(b.tokens.tolist(), b.targets.tolist(), b.lr_scale, b.num_scored) for b in batches]
+
+    windows = make()
+    whole = content(windows)
+    assert windows.state_dict() == {"num_done": 0}  # an epoch is over, the next one starts anew
+    given_last = data.draw(st.integers(0, len(whole) - 1))
+    iterator = iter(windows)
+    for _ in range(given_last + 1):
+        next(iterator)
+    state = windows.state_dict()
+    assert state == {"num_done": given_last}
+    for resumed in (make(), windows):
+        resumed.load_state_dict(state)
+        assert len(resumed) == len(whole)
+        assert content(resumed) == whole[given_last:]
+        assert content(resumed) == whole

@@ -1,6 +1,16 @@
-"""A text as Python reads it."""
+"""Texts as files, and as Python reads them."""
 
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_splits(folder: Path, texts: Mapping[str, str], pattern: str = "{}.txt") -> Path:
+    """A folder with the text of each split."""
+    folder.mkdir()
+    for split, text in texts.items():
+        (folder / pattern.format(split)).write_bytes(text.encode())
+    return folder
 
 
 def reference_tokens(text: str) -> list[str]:

@@ -51,7 +51,11 @@ def test_what_cannot_be_exported_leaves_no_files(
 ):
     run_dir, output = make_run(), tmp_path / "export"
     (run_dir / "results.json").rename(run_dir / "results")
-    for place, part in ((run_dir, "has no results.json"), (tmp_path, "it has no config.yaml")):
+    for place, part in (
+        (run_dir, "has no results.json"),
+        (run_dir / "checkpoints", "it has no config.yaml"),
+        (tmp_path, "is not a run, but a folder of 1: name one of "),
+    ):
         code, out, err = run_main(place, "--output", output)
         assert (code, out) == (1, "")
         assert part in err

@@ -1,8 +1,11 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmbench.data.batching import EvaluationWindows, TrainingWindows
 from lmbench.data.columns import (
@@ -18,17 +21,29 @@ def stream(length: int) -> np.ndarray:
     return np.arange(length, dtype=np.int32)
 
 
-def test_too_few_tokens_for_the_columns_are_refused_with_a_batch_size_that_fits():
-    with pytest.raises(UserError, match=r"11 tokens.* 4 column.*batch_size to 3 or less"):
-        columns_for_training(stream(11), batch_size=4)
-    assert columns_for_training(stream(12), batch_size=4).read()[0].shape == (2, 4)
+@pytest.mark.parametrize(
+    ("arrange", "num_tokens", "targets", "message"),
+    [
+        (partial(columns_for_training, batch_size=4), 12, 8, r"batching\.batch_size to 3 or less"),
+        (partial(columns_for_evaluation, columns=4, burn_in=8), 2, 1, r"more text"),
+        (partial(columns_as_awd_lstm_lm, columns=10), 20, 10, r"evaluation\.protocol=standard"),
+    ],
+)
+def test_the_shortest_stream_and_one_that_is_too_short(arrange, num_tokens, targets, message):
+    assert arrange(stream(num_tokens)).read()[1].numel() == targets
+    with pytest.raises(UserError, match=f"has {num_tokens - 1} tokens, too few for .*{message}"):
+        arrange(stream(num_tokens - 1))
 
 
-@pytest.mark.parametrize(("num_tokens", "lengths"), [(72, [35, 35]), (73, [35, 35, 2])])
-def test_fixed_windows_skip_a_last_window_of_one_target(num_tokens: int, lengths: list[int]):
+@pytest.mark.parametrize(
+    ("num_tokens", "bptt", "lengths"), [(72, 35, [35, 35]), (73, 35, [35, 35, 2]), (50, 70, [49])]
+)
+def test_fixed_windows_skip_a_last_window_of_one_target(num_tokens, bptt, lengths):
+    """The last one is cut by the stream, but keeps its share of the learning rate."""
     columns = columns_for_training(stream(num_tokens), batch_size=1)
-    windows = TrainingWindows(columns, 35, variable=False, seed=0, epoch=0)
+    windows = list(TrainingWindows(columns, bptt, variable=False, seed=0, epoch=0))
     assert [len(batch.tokens) for batch in windows] == lengths
+    assert {batch.lr_scale for batch in windows} == {1.0}
 
 
 def test_variable_windows_have_the_published_distribution():
@@ -42,13 +57,6 @@ def test_variable_windows_have_the_published_distribution():
     assert np.std(lengths) == pytest.approx(deviation, rel=0.05)
     assert np.mean(np.array(lengths) < 52) == pytest.approx(0.05, abs=0.01)
     assert min(lengths) >= 5
-
-
-def test_the_last_window_is_cut_by_the_stream_but_keeps_its_drawn_length():
-    columns = columns_for_training(stream(50), batch_size=1)
-    (batch,) = TrainingWindows(columns, 70, variable=False, seed=0, epoch=0)
-    assert len(batch.tokens) == 49
-    assert batch.lr_scale == 1.0
 
 
 def test_windows_are_the_same_whether_they_scale_the_learning_rate_or_not():
@@ -67,12 +75,6 @@ def test_windows_are_the_same_whether_they_scale_the_learning_rate_or_not():
         assert ours.num_scored == theirs.num_scored
 
 
-def test_nothing_to_score_is_an_error():
-    with pytest.raises(UserError, match=r"1 tokens, too few for 1 column.* at least 2 .*more text"):
-        columns_for_evaluation(stream(1), 4, 8)
-    assert columns_for_evaluation(stream(2), 4, 8).read()[1].tolist() == [[1]]
-
-
 @pytest.mark.parametrize(
     ("num_tokens", "columns", "num_scored"), [(217_646, 10, 217_630), (245_569, 1, 245_568)]
 )
@@ -83,7 +85,35 @@ def test_published_columns_score_as_many_targets_of_wikitext2_as_the_published_c
     assert sum(batch.num_scored for batch in windows) == num_scored
 
 
-def test_too_few_tokens_for_the_published_columns_are_an_error():
-    with pytest.raises(UserError, match=r"19 token.*10 column.*evaluation\.protocol=standard"):
-        columns_as_awd_lstm_lm(stream(19), 10)
-    assert columns_as_awd_lstm_lm(stream(20), 10).read()[1].tolist() == [list(range(1, 20, 2))]
+@given(
+    length=st.integers(3, 600),
+    bptt=st.integers(1, 80),
+    variable=st.booleans(),
+    scale_lr=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+    data=st.data(),
+)
+def test_from_any_window_on_the_rest_is_the_same(length, bptt, variable, scale_lr, seed, data):
+    def make() -> TrainingWindows:
+        columns = columns_for_training(stream(2 * length), 2)
+        return TrainingWindows(
+            columns, bptt, variable=variable, seed=seed, epoch=3, scale_lr=scale_lr
+        )
+
+    def content(batches) -> list:
+        return [(b.tokens.tolist(), b.targets.tolist(), b.lr_scale, b.num_scored) for b in batches]
+
+    windows = make()
+    whole = content(windows)
+    assert windows.state_dict() == {"num_done": 0}  # an epoch is over, the next one starts anew
+    given_last = data.draw(st.integers(0, len(whole) - 1))
+    iterator = iter(windows)
+    for _ in range(given_last + 1):
+        next(iterator)
+    state = windows.state_dict()
+    assert state == {"num_done": given_last}
+    for resumed in (make(), windows):
+        resumed.load_state_dict(state)
+        assert len(resumed) == len(whole)
+        assert content(resumed) == whole[given_last:]
+        assert content(resumed) == whole

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from texts import reference_tokens
+from texts import reference_tokens, write_splits
 
 from lmbench.data import corpus as corpus_module
 from lmbench.data.corpus import load_text
@@ -26,11 +26,9 @@ def cache_dir(tmp_path):
     return tmp_path / "cache"
 
 
-def write_folder(folder, texts=TEXTS, pattern="{}.txt"):
-    folder.mkdir()
-    for split, text in texts.items():
-        (folder / pattern.format(split)).write_bytes(text.encode())
-    return folder
+@pytest.fixture
+def folder(tmp_path):
+    return write_splits(tmp_path / "text", TEXTS)
 
 
 def reference_sha256(texts) -> str:
@@ -47,8 +45,8 @@ def entries(cache_dir) -> list[str]:
     return [path.name for path in cache_dir.glob("*") if path.is_dir()]
 
 
-def test_small_corpus(tmp_path, cache_dir):
-    corpus = load_text(write_folder(tmp_path / "text"), cache_dir=cache_dir)
+def test_small_corpus(folder, cache_dir):
+    corpus = load_text(folder, cache_dir=cache_dir)
     assert corpus.name == "text"
     assert corpus.perplexity_floor is None
     for split, text in TEXTS.items():
@@ -62,12 +60,12 @@ def test_small_corpus(tmp_path, cache_dir):
 
 
 def test_cached_by_content_not_by_path(tmp_path, cache_dir, monkeypatch):
-    first = load_text(write_folder(tmp_path / "a"), cache_dir=cache_dir)
+    first = load_text(write_splits(tmp_path / "a", TEXTS), cache_dir=cache_dir)
     other = {**TEXTS, "test": "the end\n"}
-    changed = load_text(write_folder(tmp_path / "b", other), cache_dir=cache_dir)
+    changed = load_text(write_splits(tmp_path / "b", other), cache_dir=cache_dir)
     assert changed.sha256 == reference_sha256(other) != first.sha256
     moved_to_valid = {**TEXTS, "valid": TEXTS["test"], "test": TEXTS["valid"]}
-    swapped = load_text(write_folder(tmp_path / "c", moved_to_valid), cache_dir=cache_dir)
+    swapped = load_text(write_splits(tmp_path / "c", moved_to_valid), cache_dir=cache_dir)
     assert swapped.sha256 == reference_sha256(moved_to_valid)
 
     def forbidden(*args, **kwargs):
@@ -83,8 +81,7 @@ def test_cached_by_content_not_by_path(tmp_path, cache_dir, monkeypatch):
 
 @pytest.mark.parametrize("file", ["corpus.json", "train.bin", "valid.bin", "test.bin"])
 @pytest.mark.parametrize("damage", ["deleted", "cut", "flipped", "{}", "[" * 100_000])
-def test_a_damaged_cache_is_made_anew(tmp_path, cache_dir, file, damage):
-    folder = write_folder(tmp_path / "text")
+def test_a_damaged_cache_is_made_anew(folder, cache_dir, file, damage):
     load_text(folder, cache_dir=cache_dir)
     (path,) = cache_dir.glob(f"*/{file}")
     content = path.read_bytes()
@@ -101,9 +98,8 @@ def test_a_damaged_cache_is_made_anew(tmp_path, cache_dir, file, damage):
     assert path.read_bytes() == content
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache_dir, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_refused(folder, cache_dir, monkeypatch):
     """Otherwise the cache would keep the new text under the old one's key for good."""
-    folder = write_folder(tmp_path / "text")
     original = corpus_module.write_ids
 
     def change_and_write(*args, **options):
@@ -119,8 +115,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache_dir, mo
     assert changed.sha256 == reference_sha256({**TEXTS, "test": "cat sat \n"})
 
 
-def test_options_are_part_of_the_key(tmp_path, cache_dir):
-    folder = write_folder(tmp_path / "text")
+def test_options_are_part_of_the_key(folder, cache_dir):
     sizes = [
         len(load_text(folder, cache_dir=cache_dir, **options).vocabulary)
         for options in ({}, {"min_count": 2}, {"max_size": 5}, {"max_size": 2}, {})
@@ -138,8 +133,7 @@ def test_options_are_part_of_the_key(tmp_path, cache_dir):
     ] == [[900, 50, 50], [850, 100, 50], [850, 50, 100]]
 
 
-def test_shares_of_a_text_that_is_split_already_do_nothing(tmp_path, cache_dir):
-    folder = write_folder(tmp_path / "text")
+def test_shares_of_a_text_that_is_split_already_do_nothing(folder, cache_dir):
     corpus = load_text(folder, cache_dir=cache_dir, test_share=0.1)
     assert corpus.sha256 == reference_sha256(TEXTS)
     assert "is split already" in corpus.notes[0]
@@ -147,78 +141,89 @@ def test_shares_of_a_text_that_is_split_already_do_nothing(tmp_path, cache_dir):
 
 @pytest.mark.parametrize("pattern", ["{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt"])
 def test_file_names(tmp_path, cache_dir, pattern):
-    folder = write_folder(tmp_path / "text", pattern=pattern)
+    folder = write_splits(tmp_path / "text", TEXTS, pattern)
     assert load_text(folder, cache_dir=cache_dir).sha256 == reference_sha256(TEXTS)
 
 
-def test_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write_folder(tmp_path / "text")
+def test_home_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
     assert load_text("~/text", cache_dir="~/cache").num_tokens["train"] == 13
     assert (tmp_path / "cache").is_dir()
 
 
-def test_the_error_says_what_is_wrong_with_the_folder(tmp_path, cache_dir):
-    folder = write_folder(tmp_path / "text")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wiki.valid.tokens": b"a"}, "valid split: .* It has valid.txt, wiki.valid.tokens. "),
+        ({"test.txt": b""}, "text: no text in test"),
+        ({"test.txt": b"a\n\xe9\n"}, "test.txt is not UTF-8: byte 0xe9 at byte offset 2"),
+        (
+            {"test.txt": None, ".hidden": b"", "validation.txt": b""},
+            "test split: test.txt or test.tokens .* It has train.txt, valid.txt, validation.txt. ",
+        ),
+        (dict.fromkeys(("train.txt", "valid.txt", "test.txt")), "train split: .* It has no file"),
+        (
+            {"train.txt": None, "valid.txt": None, "test.txt": None, "a.docx": b"PK"},
+            r"train split: .* It has a\.docx\. .* \.txt files of other names",
+        ),
+    ],
+)
+def test_the_error_says_what_is_wrong_with_the_folder(folder, cache_dir, change, message):
+    for name, content in change.items():
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_text(folder, cache_dir=cache_dir)
+    assert "\n" not in str(caught.value)
+    assert entries(cache_dir) == []
 
-    def refuse(message: str, path: Path = folder) -> None:
-        with pytest.raises(UserError, match=message) as caught:
-            load_text(path, cache_dir=cache_dir)
-        assert "\n" not in str(caught.value)
 
-    refuse("nowhere cannot be read: No such file", tmp_path / "nowhere")
-    refuse("cannot be read: File name too long", tmp_path / ("x" * 300))
-    (folder / "wiki.valid.tokens").write_text("a\n")
-    refuse("valid split: .* It has valid.txt, wiki.valid.tokens. ")
-    (folder / "wiki.valid.tokens").unlink()
-    (folder / "test.txt").write_bytes(b"")
-    refuse(f"{folder}: no text in test")
-    (folder / "test.txt").write_bytes(b"a\n\xe9\n")
-    refuse("test.txt is not UTF-8: byte 0xe9 at byte offset 2")
-    (folder / "test.txt").rename(folder / "validation.txt")
-    (folder / ".hidden").touch()
-    refuse("test split: test.txt or test.tokens .* It has train.txt, valid.txt, validation.txt. ")
-    for number in range(7):
-        (folder / f"a{number}").touch()
-    refuse("test split: .* It has a0, .* a6, train.txt, valid.txt, validation.txt. ")
-    (folder / "b").touch()
-    refuse("test split: .* It has a0, .* a6, b, train.txt, valid.txt, …. ")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"ten words are not enough for any model at all", r"x\.txt is too small to be split: "),
+        (b"", r"x\.txt is too small to be split: "),
+        (b"caf\xe9\n" * 1000, r"x\.txt is not UTF-8: byte 0xe9 at byte offset 3, .* iconv "),
+        (None, r"x\.txt cannot be read: No such file.*data\.path="),
+    ],
+)
+def test_the_error_says_what_is_wrong_with_a_text(tmp_path, cache_dir, content, message):
+    if content is not None:
+        (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_text(tmp_path / "x.txt", cache_dir=cache_dir, tokenizer=Auto())
+    assert "\n" not in str(caught.value)
     assert entries(cache_dir) == []
 
 
 @pytest.mark.parametrize(
     "option",
     [
-        {"min_count": 0},
-        {"max_size": 1},
-        {"valid_share": 0},
-        {"test_share": 0.5},
-        {"valid_share": float("nan")},
+        *({"min_count": 0}, {"max_size": 1}, {"test_share": 0.5}),
+        *({"valid_share": share} for share in (0, float("nan"))),
     ],
 )
-def test_options_out_of_range(tmp_path, option):
+def test_options_out_of_range(folder, option):
     (name,) = option
     with pytest.raises(ValueError, match=f"^{name} must be .* not {option[name]}$"):
-        load_text(write_folder(tmp_path / "text"), **option)
+        load_text(folder, **option)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 3000, 20_000])
 def test_full_disk(tmp_path, cache_dir, num_bytes):
     """Full before the first byte, in the training ids, or in the words."""
     texts = {**TEXTS, "train": TEXTS["train"] + " ".join(f"word{n}" for n in range(2500))}
-    folder = write_folder(tmp_path / "text", texts)
-    WhiteSpace().cut_block(
-        b""
-    )  # imports Arrow, whose compiled Python files could not be written later
+    folder = write_splits(tmp_path / "text", texts)
+    WhiteSpace().cut_block(b"")  # imports Arrow, which could not write its compiled files later
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=rf"{cache_dir} .*: File too large.*data\.cache_dir="):
             load_text(folder, cache_dir=cache_dir)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    for part in (f"cache in {cache_dir} cannot be written: File too large", "data.cache_dir="):
-        assert part in str(caught.value)
     assert entries(cache_dir) == []
 
 
@@ -234,11 +239,8 @@ def test_running_text_in_one_file(tmp_path, cache_dir):
     assert list(corpus.num_tokens.values()) == [lines * len(train) for lines in (180, 10, 10)]
     assert corpus.vocabulary.decode(corpus.train[: len(train)]) == train
     again = load_text(tmp_path / "novel.txt", cache_dir=cache_dir, tokenizer=Auto())
-    assert (again.sha256, again.notes, again.vocabulary) == (
-        corpus.sha256,
-        corpus.notes,
-        corpus.vocabulary,
-    )
+    for name in ("sha256", "notes", "vocabulary"):
+        assert getattr(again, name) == getattr(corpus, name)
     parts = (
         "split: the end of the text",
         "data.tokenizer=none",
@@ -249,8 +251,7 @@ def test_running_text_in_one_file(tmp_path, cache_dir):
     assert all(part in note for part, note in zip(parts, corpus.notes, strict=True))
 
 
-def test_text_with_unk_is_taken_as_it_is(tmp_path, cache_dir):
-    folder = write_folder(tmp_path / "text")
+def test_text_with_unk_is_taken_as_it_is(folder, tmp_path, cache_dir):
     corpus = load_text(folder, cache_dir=cache_dir, tokenizer=Auto())
     assert (corpus.sha256, corpus.vocabulary.tokenizer) == (reference_sha256(TEXTS), WhiteSpace())
     file = tmp_path / "one.txt"
@@ -271,27 +272,6 @@ def test_a_folder_of_documents(tmp_path, cache_dir):
     assert 36 <= corpus.num_tokens["valid"] <= 44
     assert "hidden" not in corpus.vocabulary.words
     assert {"e", "f", "<unk>"} < set(corpus.vocabulary.words)
-
-
-def test_the_error_says_what_is_wrong_with_a_text(tmp_path, cache_dir):
-    def refuse(message: str, path: Path) -> None:
-        with pytest.raises(UserError, match=message) as caught:
-            load_text(path, cache_dir=cache_dir, tokenizer=Auto())
-        assert "\n" not in str(caught.value)
-
-    file = tmp_path / "text.txt"
-    file.write_text("ten words are not enough for any model at all")
-    refuse(r"text\.txt is too small to be split: ", file)
-    file.write_bytes(b"")
-    refuse(r"text\.txt is too small to be split: ", file)
-    file.write_bytes("caf\xe9\n".encode("latin-1") * 1000)
-    refuse(r"text\.txt is not UTF-8: byte 0xe9 at byte offset 3, .* iconv ", file)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    refuse("folder must have one file for the train split: .* It has no file", folder)
-    (folder / "thesis.docx").write_bytes(b"PK\x03\x04")
-    refuse(r"folder must have .* It has thesis\.docx\. .* \.txt files", folder)
-    assert entries(cache_dir) == []
 
 
 @pytest.mark.parametrize(
@@ -322,6 +302,6 @@ def test_a_split_that_stands_in_train_is_noted(tmp_path, cache_dir):
         "valid": "".join(reversed(lines)),
         "test": lines[0] + 10 * "a line that nobody has seen anywhere before today\n",
     }
-    notes = load_text(write_folder(tmp_path / "texts", texts), cache_dir=cache_dir).notes
+    notes = load_text(write_splits(tmp_path / "texts", texts), cache_dir=cache_dir).notes
     (note,) = (note for note in notes if "stand in train" in note)  # 1 of 11 of test is too few
     assert note.startswith("100% of valid's lines also stand in train")

@@ -1,5 +1,6 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -16,8 +17,7 @@ def build(folder):
     (folder / "content").write_text("built")
 
 
-def forbidden(folder):
-    raise AssertionError("built again")
+ask = partial(load_or_build, "key", load=load, build=build)
 
 
 def visible(folder):
@@ -25,11 +25,11 @@ def visible(folder):
 
 
 def test_an_existing_entry_needs_no_lock(tmp_path):
-    load_or_build("key", load=load, build=build, cache_dir=tmp_path)
+    ask(cache_dir=tmp_path)
     lock = tmp_path / "key.lock"
     lock.unlink(missing_ok=True)
     lock.mkdir()  # so that it cannot be taken
-    assert load_or_build("key", load=load, build=forbidden, cache_dir=tmp_path) == "built"
+    assert ask(build=pytest.fail, cache_dir=tmp_path) == "built"
 
 
 def test_two_that_ask_at_once_build_once(tmp_path):
@@ -40,18 +40,16 @@ def test_two_that_ask_at_once_build_once(tmp_path):
         time.sleep(0.2)
         build(folder)
 
-    def ask(_):
-        return load_or_build("key", load=load, build=slowly, cache_dir=tmp_path)
-
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(ask, range(2))) == ["built"] * 2
+        both = [pool.submit(ask, build=slowly, cache_dir=tmp_path) for _ in range(2)]
+        assert [one.result() for one in both] == ["built"] * 2
     assert len(built) == 1
 
 
 def test_damaged_entry_is_replaced(tmp_path):
     (tmp_path / "key").mkdir()
     (tmp_path / "key" / "rest").write_text("of something")
-    assert load_or_build("key", load=load, build=build, cache_dir=tmp_path) == "built"
+    assert ask(cache_dir=tmp_path) == "built"
     assert [path.name for path in (tmp_path / "key").iterdir()] == ["content"]
     assert visible(tmp_path) == ["key"]
 
@@ -62,33 +60,33 @@ def test_failed_build_leaves_nothing(tmp_path):
         raise UserError("bad text")
 
     with pytest.raises(UserError, match="bad text"):
-        load_or_build("key", load=load, build=fail, cache_dir=tmp_path)
+        ask(build=fail, cache_dir=tmp_path)
     assert visible(tmp_path) == []
 
 
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file/cache cannot be written: .*data\.cache_dir="):
-        load_or_build("key", load=load, build=build, cache_dir=tmp_path / "file" / "cache")
+        ask(cache_dir=tmp_path / "file" / "cache")
 
 
 def test_entry_that_cannot_be_read_back(tmp_path):
     with pytest.raises(UserError, match="read back"):
-        load_or_build("key", load=lambda folder: None, build=build, cache_dir=tmp_path)
+        ask(load=lambda folder: None, cache_dir=tmp_path)
 
 
 def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for value, folder in (("", ".cache/lmbench"), (str(tmp_path / "xdg"), "xdg/lmbench")):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        load_or_build("key", load=load, build=build)
+        ask()
         assert visible(tmp_path / folder) == ["key"]
 
 
 def test_mapped_entry_survives_its_replacement(tmp_path):
-    load_or_build("key", load=load, build=build, cache_dir=tmp_path)
+    ask(cache_dir=tmp_path)
     entries = iter([None, None, "rebuilt"])  # damaged, before the lock and under it
     with (tmp_path / "key" / "content").open() as held:
-        again = load_or_build("key", load=lambda _: next(entries), build=build, cache_dir=tmp_path)
+        again = ask(load=lambda _: next(entries), cache_dir=tmp_path)
         assert (again, held.read()) == ("rebuilt", "built")
     assert visible(tmp_path) == ["key"]

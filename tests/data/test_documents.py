@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,24 @@ from lmbench.errors import UserError
 SHARES = {"train": 0.8, "valid": 0.08, "test": 0.12}
 
 
-def text_of(pieces: list[Document]) -> str:
-    return b"".join(joined(pieces)).decode()
-
-
-def split(files: list[Path]) -> tuple[dict[str, str], str]:
-    pieces, how = split_documents(files, SHARES, source="here")
-    return {name: text_of(those) for name, those in pieces.items()}, how
-
-
 def write(folder: Path, documents: list[str]) -> list[Path]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     paths = [folder / f"{number:05}.txt" for number in range(len(documents))]
     for path, text in zip(paths, documents, strict=True):
         path.write_bytes(text.encode())
     return paths
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Callable[..., tuple[dict[str, str], str]]:
+    """Splits documents, each in a file of its own: the text of each split, and how it was done."""
+
+    def split(*documents: str) -> tuple[dict[str, str], str]:
+        files = write(tmp_path / "files", list(documents))
+        pieces, how = split_documents(files, SHARES, source="here")
+        return {name: b"".join(joined(those)).decode() for name, those in pieces.items()}, how
+
+    return split
 
 
 def paragraphs(number: int, seed: str, words: int = 30) -> list[str]:
@@ -44,10 +48,10 @@ def assert_near(texts: dict[str, str], least: float = 0.7, most: float = 1.3) ->
         assert least * share < len(texts[name]) / total < most * share
 
 
-def test_many_files_stay_whole_and_in_order(tmp_path: Path):
+def test_many_files_stay_whole_and_in_order(split):
     draw = random.Random(0)
     documents = ["\n".join(paragraphs(draw.randint(1, 60), f"d{n}")) + "\n" for n in range(300)]
-    texts, how = split(write(tmp_path / "files", documents))
+    texts, how = split(*documents)
     where = {document: [n for n in texts if document in texts[n]] for document in documents}
     assert all(len(names) == 1 for names in where.values())
     for name, text in texts.items():
@@ -63,18 +67,18 @@ def test_many_files_stay_whole_and_in_order(tmp_path: Path):
         assert 0.6 < counts[list(SHARES).index(name)] / 300 / SHARES[name] < 1.5
 
 
-def test_documents_of_the_same_text_go_to_the_same_split(tmp_path: Path):
+def test_documents_of_the_same_text_go_to_the_same_split(split):
     """Or what is read in training would be scored in validation."""
     documents = ["\n".join(paragraphs(9, f"d{n}")) + "\n" for n in range(300)]
-    texts, _ = split(write(tmp_path / "files", documents + documents[::-1]))
+    texts, _ = split(*documents, *documents[::-1])
     assert all(len([n for n in texts if document in texts[n]]) == 1 for document in documents)
     assert_near(texts)
 
 
-def test_the_split_depends_on_the_content_alone(tmp_path: Path):
+def test_the_split_depends_on_the_content_alone(split):
     documents = [f"document {n}\n" * (1 + n % 7) for n in range(100)]
-    texts, _ = split(write(tmp_path / "a", documents))
-    again, _ = split(write(tmp_path / "b", documents[::-1]))
+    texts, _ = split(*documents)
+    again, _ = split(*documents[::-1])
     assert {n: sorted(t.split("\n")) for n, t in again.items()} == {
         n: sorted(t.split("\n")) for n, t in texts.items()
     }
@@ -93,16 +97,16 @@ def test_articles_in_files_of_their_own_keep_their_borders(tmp_path: Path, befor
 
 
 @pytest.mark.parametrize("before", [" \n", "", "\ufeff", "Preface\n \n"])
-def test_articles_of_one_file(tmp_path: Path, before: str):
+def test_articles_of_one_file(split, before: str):
     """Also if the first title is in the file's first line."""
     articles = [f" = Article {n} = \n \n = = Part = = \n \n text {n} \n \n" for n in range(120)]
-    (path,) = write(tmp_path / "one", [before + "".join(articles)])
-    texts, how = split([path])
+    text = before + "".join(articles)
+    texts, how = split(text)
     counts = [int(count) for count in re.findall(r"\d+", how)]
     assert sum(counts) == len(articles)
     for article in articles:
         assert sum(article.strip() in text for text in texts.values()) == 1
-    assert sorted("".join(texts.values())) == sorted(path.read_text("utf-8-sig"))
+    assert sorted("".join(texts.values())) == sorted(text.removeprefix("\ufeff"))
     assert_near(texts, 0.5, 1.5)
 
 
@@ -120,12 +124,12 @@ def test_titles_are_still_titles_where_the_ends_are_cut_off(tmp_path: Path):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_documents_of_the_same_text_are_cut_alike(tmp_path: Path, seed: int):
+def test_documents_of_the_same_text_are_cut_alike(split, seed: int):
     """Or what is read in training would be scored in validation."""
     draw = random.Random(seed)
     lengths = [draw.randint(20, 60) for _ in range(6)]
     documents = ["\n".join(paragraphs(n, f"d{i}")) + "\n" for i, n in enumerate(lengths)]
-    texts, how = split(write(tmp_path / "files", [*documents, documents[draw.randrange(6)]]))
+    texts, how = split(*documents, documents[draw.randrange(6)])
     assert "end of each" in how
     words = [set(text.split()) for text in texts.values()]
     assert not words[0] & words[1]
@@ -134,27 +138,27 @@ def test_documents_of_the_same_text_are_cut_alike(tmp_path: Path, seed: int):
 
 
 @pytest.mark.parametrize("variant", range(3))  # its hash decides when its turn comes
-def test_one_giant_among_many_is_cut(tmp_path: Path, variant: int):
+def test_one_giant_among_many_is_cut(split, variant: int):
     giant = "".join(f"{variant} line {n}\n" for n in range(30_000))
-    texts, how = split(write(tmp_path / "files", [giant, *(f"small {n}\n" for n in range(200))]))
+    texts, how = split(giant, *(f"small {n}\n" for n in range(200)))
     assert "end" in how
     assert_near(texts, 0.9, 1.1)
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\n\n", "\r\n"])
-def test_the_end_of_a_novel_is_held_out(tmp_path: Path, line_end: str):
+def test_the_end_of_a_novel_is_held_out(split, line_end: str):
     lines = paragraphs(400, "novel")
-    (path,) = write(tmp_path / "one", [line_end.join(lines) + line_end])
-    texts, how = split([path])
+    text = line_end.join(lines) + line_end
+    texts, how = split(text)
     assert "end" in how
-    assert texts["train"] + texts["valid"] + texts["test"] == path.read_bytes().decode()
+    assert texts["train"] + texts["valid"] + texts["test"] == text
     assert all(text.endswith(line_end) for text in texts.values())
     assert_near(texts, 0.9, 1.1)
 
 
-def test_the_end_of_each_of_a_few_files_is_held_out(tmp_path: Path):
+def test_the_end_of_each_of_a_few_files_is_held_out(split):
     documents = ["".join(f"{line}\n" for line in paragraphs(80, f"d{n}")) for n in range(5)]
-    texts, _ = split(write(tmp_path / "files", documents))
+    texts, _ = split(*documents)
     assert sorted("".join(texts.values())) == sorted("".join(documents))
     for number, document in enumerate(documents):
         parts = {n: [w for w in t.split() if w.startswith(f"d{number}.")] for n, t in texts.items()}
@@ -180,18 +184,17 @@ def test_no_text_is_in_two_splits(tmp_path: Path, seed: int):
 
 
 @pytest.mark.parametrize("variant", ["chapters", "title and text"])
-def test_long_lines_are_cut_at_spaces(tmp_path: Path, variant: str):
+def test_long_lines_are_cut_at_spaces(split, variant: str):
     lines = [" ".join(paragraphs(200, f"c{number}")) for number in range(10)]
     text = "\n".join(lines) if variant == "chapters" else "A Novel\n" + " ".join(lines)
-    texts, _ = split(write(tmp_path / "one", [text]))
+    texts, _ = split(text)
     assert texts["train"] + texts["valid"] + texts["test"] == text
     assert [word for part in texts.values() for word in part.split()] == text.split()
     assert_near(texts, 0.7, 1.3)
 
 
-def test_a_single_line_is_cut_at_spaces(tmp_path: Path):
-    (path,) = write(tmp_path / "one", ["wörd " * 500])
-    texts, _ = split([path])
+def test_a_single_line_is_cut_at_spaces(split):
+    texts, _ = split("wörd " * 500)
     assert "".join(texts.values()) == "wörd " * 500
     assert all(set(text.split()) == {"wörd"} for text in texts.values())
     assert_near(texts, 0.9, 1.1)
@@ -200,9 +203,9 @@ def test_a_single_line_is_cut_at_spaces(tmp_path: Path):
 @pytest.mark.parametrize(
     "text", ["one two three four five six seven eight nine ten", "a\nb\n", "x"]
 )
-def test_a_text_that_is_too_small_to_split_is_refused(tmp_path: Path, text: str):
+def test_a_text_that_is_too_small_to_split_is_refused(split, text: str):
     with pytest.raises(UserError, match=r"^here is too small to be split: .*train\.txt"):
-        split(write(tmp_path / "one", [text]))
+        split(text)
 
 
 def test_blocks_and_the_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

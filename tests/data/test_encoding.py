@@ -23,14 +23,12 @@ ODD_TEXTS = {
 }
 
 
-def encode_file(path, folder, block_bytes: int):
-    """Vocabulary and ids of a corpus whose three splits are the same file."""
-    folder.mkdir()
-    blocks = {
-        split: read_blocks(path, block_bytes=block_bytes) for split in ("train", "valid", "test")
-    }
-    vocabulary, _ = write_ids(folder, blocks, WhiteSpace(), source="here", min_count=1)
-    return vocabulary, [np.fromfile(folder / f"{split}.bin", np.int32) for split in blocks]
+def encode(folder, *texts: str, **options):
+    """Vocabulary, notes and ids of train, valid and test."""
+    folder.mkdir(exist_ok=True)
+    blocks = {split: [text.encode()] for split, text in zip(SPLITS, texts, strict=True)}
+    vocabulary, notes = write_ids(folder, blocks, WhiteSpace(), source="here", **options)
+    return vocabulary, notes, [np.fromfile(folder / f"{split}.bin", np.int32) for split in SPLITS]
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())
@@ -39,50 +37,42 @@ def test_odd_texts_at_every_block_size(tmp_path, text):
     path.write_bytes(text.encode())
     expected = reference_tokens(text)
     for block_bytes in (*range(1, len(text.encode()) + 2), 2**20):
-        vocabulary, splits = encode_file(path, tmp_path / str(block_bytes), block_bytes)
+        blocks = {split: read_blocks(path, block_bytes=block_bytes) for split in SPLITS}
+        vocabulary, _ = write_ids(tmp_path, blocks, WhiteSpace(), source="here", min_count=1)
         assert vocabulary.words == tuple(dict.fromkeys(expected))
-        for ids in splits:
-            assert vocabulary.decode(ids) == expected
+        for split in SPLITS:
+            assert vocabulary.decode(np.fromfile(tmp_path / f"{split}.bin", np.int32)) == expected
 
 
-def test_a_long_text_is_renumbered_in_parts(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_a_long_text_is_renumbered_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "RENUMBERED_TOGETHER", 3)
     text = "rare a b a c b\nonce b a twice c twice\n"
-    blocks = {split: [text.encode()] for split in SPLITS}
-    vocabulary, _ = write_ids(tmp_path, blocks, WhiteSpace(), source="here", min_count=2)
+    vocabulary, _, splits = encode(tmp_path, text, text, text, min_count=2)
     expected = reference_tokens(text.replace("rare", "<unk>").replace("once", "<unk>"))
-    for split in SPLITS:
-        ids = np.fromfile(tmp_path / f"{split}.bin", np.int32)
-        assert vocabulary.decode(ids) == expected
+    assert [vocabulary.decode(ids) for ids in splits] == [expected] * 3
 
 
-def test_what_makes_a_perplexity_say_little_is_noted(tmp_path):
+@pytest.mark.parametrize(
+    ("num_words", "valid", "expected"),
+    [
+        (998, "b" + 20 * " a" + "\n", []),
+        (998, "b a a a\n", ["train has far fewer <unk>"]),
+        (999, "b a a\n", ["so many <unk> are easy", "train has 1 line ends; "]),
+    ],
+)
+def test_what_makes_a_perplexity_say_little_is_noted(tmp_path, num_words, valid, expected):
     """Many unknown words in valid, or many more than in train; more than 1,000 tokens a line."""
-    for name, num_words, valid, expected in (
-        ("good", 998, "b" + 20 * " a" + "\n", []),
-        ("uneven", 998, "b a a a\n", ["train has far fewer <unk>"]),
-        ("bad", 999, "b a a\n", ["so many <unk> are easy", "train has 1 line ends; "]),
-    ):
-        folder = tmp_path / name
-        folder.mkdir()
-        texts = {"train": "rare " + "a " * num_words, "valid": valid, "test": "a"}
-        blocks = {split: [text.encode()] for split, text in texts.items()}
-        _, (of_unk, *notes) = write_ids(folder, blocks, WhiteSpace(), source="here", min_count=2)
-        assert of_unk.startswith("<unk> stands for 1 words that are too rare")
-        assert len(notes) == len(expected)
-        assert all(map(str.startswith, notes, expected))
+    _, (of_unk, *notes), _ = encode(tmp_path, "rare " + "a " * num_words, valid, "a", min_count=2)
+    assert of_unk.startswith("<unk> stands for 1 words that are too rare")
+    assert len(notes) == len(expected)
+    assert all(map(str.startswith, notes, expected))
 
 
 def test_unknown_words_without_unk(tmp_path):
-    blocks = {
-        "train": [b"a a b b b\na a b\n"],
-        "valid": [b"a new b\n", b"new\n"],
-        "test": [b"a b newer\n" + b"a\n" * 2],
-    }
-    with pytest.raises(UserError) as caught:
-        write_ids(tmp_path, blocks, WhiteSpace(), source="here", min_count=1)
-    for part in ("here: ", "(2, such as 'new', 'newer')", "data=text", "data.min_count=5 "):
-        assert part in str(caught.value)
+    texts = "a a b b b\na a b\n", "a new b\nnew\n", "a b newer\na\na\n"
+    message = r"^here: .*\(2, such as 'new', 'newer'\).*data=text.*data\.min_count=5 "
+    with pytest.raises(UserError, match=message):
+        encode(tmp_path, *texts, min_count=1)
 
 
 @pytest.mark.parametrize(
@@ -94,16 +84,13 @@ def test_unknown_words_without_unk(tmp_path):
     ],
 )
 def test_what_becomes_unk_counted_by_hand(tmp_path, train, min_count, words, rare, share):
-    blocks = {"train": [train.encode()], "valid": [b"e new e\n"], "test": [b"new\n"]}
-    vocabulary, (note, *_) = write_ids(
-        tmp_path, blocks, WhiteSpace(), source="here", min_count=min_count
+    vocabulary, (note, *_), splits = encode(
+        tmp_path, train, "e new e\n", "new\n", min_count=min_count
     )
     assert vocabulary.words == tuple(words.split())
     assert re.search(f"{rare}.* 1 that .* {share} of train, 25.0% of valid, 50.0% of test$", note)
-    valid = np.fromfile(tmp_path / "valid.bin", np.int32)
-    assert vocabulary.decode(valid) == ["e", "<unk>", "e", "<eos>"]
+    assert vocabulary.decode(splits[1]) == ["e", "<unk>", "e", "<eos>"]
 
 
 def test_nothing_is_noted_if_nothing_becomes_unk(tmp_path):
-    blocks = {"train": [b"a a <unk>\n"], "valid": [b"a\n"], "test": [b"<unk>\n"]}
-    assert write_ids(tmp_path, blocks, WhiteSpace(), source="here")[1] == []
+    assert encode(tmp_path, "a a <unk>\n", "a\n", "<unk>\n")[1] == []

@@ -97,17 +97,38 @@ def test_an_evaluator_reports_edges(
 
 
 @pytest.mark.parametrize(
-    ("mode", "grid", "name"),
+    ("mode", "name", "values"),
     [
-        (Cache, {"windows": [5], "thetas": []}, "thetas"),
-        (Cache, {"windows": [5, 0]}, "windows"),
-        (Cache, {"windows": 5}, "windows"),
-        (Cache, {"interpolations": [0.1, 1.5]}, "interpolations"),
-        (Cache, {"depths": [1]}, "depths"),
-        (Dynamic, {"lrs": [-0.1]}, "lrs"),
-        *((Dynamic, {"num_tokens": value}, "num_tokens") for value in (1e4, -5, 0, True)),
+        (Cache, "window", [0]),
+        (Cache, "theta", [math.inf]),
+        (Cache, "interpolation", [-0.1, 1.0]),
+        (Dynamic, "rule", ["adam"]),
+        (Dynamic, "lr", [-1.0, math.inf]),
+        (Dynamic, "decay", [1.1, -0.1]),
+        (Dynamic, "epsilon", [0.0, math.inf]),
+        (Dynamic, "statistics", [{"columns": 0}, {"columns": None}, {"segments": 0}]),
+        (MCDropout, "multiplier", [-0.1, math.inf]),
+        (MCDropout, "samples", [0]),
+        (Temperature, "value", [0.0, -1.0, math.inf, math.nan]),
+        (Cache, "grid", [{"windows": [5], "thetas": []}, {"windows": [5, 0]}, {"windows": 5}]),
+        (Cache, "grid", [{"interpolations": [0.1, 1.5]}]),
+        (Dynamic, "grid", [{"lrs": [-0.1]}, *({"num_tokens": n} for n in (1e4, -5, 0, True))]),
     ],
 )
-def test_grids_are_checked_before_anything_is_read(mode: Any, grid: dict, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^grid\.{name}"):
-        mode(grid=grid)
+def test_values_out_of_range_are_refused(mode: Any, name: str, values: list[Any]) -> None:
+    """Those of a grid, too, before anything is read."""
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name}[.a-z_]*:? .*must "):
+            mode(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "message"),
+    [
+        (Cache, {"grid": {"depths": [1]}}, r"^grid\.depths"),
+        (Dynamic, {"statistics": {"column": 4}}, "^statistics has columns .* but no column$"),
+    ],
+)
+def test_unknown_settings_are_refused(mode: Any, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mode(**options)

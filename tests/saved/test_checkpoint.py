@@ -3,7 +3,6 @@
 import math
 import os
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,5 +186,8 @@ def test_a_checkpoint_without_what_a_run_needs_is_called_damaged(
     run_dir = make_run()
     path = run_dir / "checkpoints/best.ckpt"
     torch.save({FORMAT_KEY: FORMAT, **content}, path)
-    with pytest.raises(UserError, match=re.escape(f"{path} is damaged: ")):
+    with pytest.raises(UserError, match=rf"{path} is damaged: "):
+        read_run_model(run_dir)
+    path.unlink()
+    with pytest.raises(UserError, match=r"has no best\.ckpt yet: .* first validation"):
         read_run_model(run_dir)

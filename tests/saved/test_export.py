@@ -155,10 +155,6 @@ def test_files_that_fit_together_may_still_be_damaged(folder: Path):
         assert "config.json is damaged" in refusal(folder)
 
 
-def names_below(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-
-
 def test_an_export_is_replaced_only_with_overwrite(
     make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -166,7 +162,7 @@ def test_an_export_is_replaced_only_with_overwrite(
     run_dir, output = make_run(), tmp_path / "deep" / "export"
     output.mkdir(parents=True)  # an empty folder may be filled
     write(run_dir, output)
-    before = names_below(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
 
     def fail(path: Path, data: bytes) -> None:
         path.touch()
@@ -180,9 +176,9 @@ def test_an_export_is_replaced_only_with_overwrite(
             write(run_dir, output, overwrite=True)
     with pytest.raises(NotADirectoryError):
         write(run_dir, run_dir / "config.yaml/export")
-    assert names_below(tmp_path) == before
+    assert sorted(tmp_path.rglob("*")) == before
     write(run_dir, output, overwrite=True)
-    assert names_below(output) == NAMES
+    assert sorted(path.name for path in output.iterdir()) == NAMES
     lmbench.load(output)
 
 
@@ -195,11 +191,6 @@ def test_what_is_not_an_export_is_never_replaced(folder: Path, tmp_path: Path):
     file.touch()
     link.symlink_to(folder)
     (folder / "notes.txt").touch()
-    for path, part in (
-        (of_others, "would be lost"),
-        (file, "would be lost"),
-        (link, "would be lost"),
-        (folder, "would be lost"),
-    ):
-        with pytest.raises(UserError, match=f"{path} .*{part}"):
+    for path in (of_others, file, link, folder):
+        with pytest.raises(UserError, match=f"{path} .*would be lost"):
             require_free(path, overwrite=True)

@@ -34,6 +34,8 @@ class Document(NamedTuple):
     path: Path
     start: int
     stop: int
+    sha256: str = ""
+    """Hash of a whole document's text."""
 
     def blocks(self) -> Iterator[bytes]:
         """Its text in blocks of whole lines, without a byte order mark at the file's start."""
@@ -77,13 +79,11 @@ def split_documents(
     Raises:
         UserError: There is no text, or too little.
     """
-    hashes = {document: sha256 for file in files for document, sha256 in _documents(file)}
-    documents = list(hashes)
-    split = _whole(documents, hashes, shares)
-    if split is not None:
-        counts = ", ".join(f"{name} {len(those):,}" for name, those in split.items())
+    documents = [document for file in files for document in _documents(file)]
+    if split := _whole(documents, shares):
+        counts = ", ".join(f"{name} {len(pieces):,}" for name, pieces in split.items())
         return split, f"split by documents: {counts}"
-    split = _ends(documents, hashes, shares)
+    split = _ends(documents, shares)
     if empty := [name for name, pieces in split.items() if not pieces]:
         raise UserError(
             f"{source} is too small to be split: nothing is left for {' and '.join(empty)}. Give "
@@ -93,60 +93,54 @@ def split_documents(
     return split, f"split: the end of {what} becomes valid and test"
 
 
-def _documents(path: Path) -> Iterator[tuple[Document, str]]:
-    """The documents of a file, each with a hash of its text."""
+def _documents(path: Path) -> Iterator[Document]:
     with _mapped(path) as text:
         # The empty line belongs to its title: cut off with the text before, there would be none.
         starts = [match.start() for match in _BEFORE_TITLE.finditer(text)]
         for start, stop in pairwise([0, *starts[1:], len(text)]):
             with memoryview(text) as view, view[start:stop] as content:
                 if content:
-                    yield Document(path, start, stop), hashlib.sha256(content).hexdigest()
+                    yield Document(path, start, stop, hashlib.sha256(content).hexdigest())
 
 
 def _whole(
-    documents: Sequence[Document], hashes: Mapping[Document, str], shares: Mapping[str, float]
+    documents: Sequence[Document], shares: Mapping[str, float]
 ) -> dict[str, list[Document]] | None:
     """Gives each document to the split that lacks the most; None if that does not work out.
 
     Documents of the same text go to the same split.
     """
     total, sizes = 0, dict.fromkeys(shares, 0)
-    chosen: dict[Document, str] = {}
-    of_text: dict[str, str] = {}
-    for document in sorted(documents, key=hashes.__getitem__):
+    chosen: dict[str, str] = {}  # hash of a text → split
+    for document in sorted(documents, key=lambda document: document.sha256):
         # Only earlier documents count: with its own size, short ones would go to valid and test.
         lacking = {name: share * total - sizes[name] for name, share in shares.items()}
-        most = max(lacking, key=lacking.__getitem__)
-        chosen[document] = of_text.setdefault(hashes[document], most)
+        name = chosen.setdefault(document.sha256, max(lacking, key=lacking.__getitem__))
         size = document.stop - document.start
-        total, sizes[chosen[document]] = total + size, sizes[chosen[document]] + size
-    split = {name: [one for one in documents if chosen[one] == name] for name in shares}
+        total, sizes[name] = total + size, sizes[name] + size
+    split = {name: [d for d in documents if chosen[d.sha256] == name] for name in shares}
     is_near = all(abs(sizes[name] / share - total) < total / 2 for name, share in shares.items())
-    return split if is_near and all(len(those) >= 5 for those in split.values()) else None
+    return split if is_near and all(len(pieces) >= 5 for pieces in split.values()) else None
 
 
-def _ends(
-    documents: Sequence[Document], hashes: Mapping[Document, str], shares: Mapping[str, float]
-) -> dict[str, list[Document]]:
+def _ends(documents: Sequence[Document], shares: Mapping[str, float]) -> dict[str, list[Document]]:
     """Cuts each document, at line ends where there are some; those of the same text alike."""
-    cuts: dict[str, dict[str, int]] = {}  # hash of a text → split → where its piece begins
+    cuts: dict[tuple[str, str], int] = {}  # (hash of a text, split) → where its piece begins
     split: dict[str, list[Document]] = {name: [] for name in shares}
     owed = {"test": 0.0, "valid": 0.0}  # bytes still due after earlier cuts; may be negative
-    for document in documents:
-        path, start, stop = document
-        end, of_text = stop, cuts.setdefault(hashes[document], {})
+    for path, start, stop, sha256 in documents:
+        end = stop
         with _mapped(path) as text:
             for name, due in owed.items():
                 wanted = shares[name] * (stop - start) + due
-                if name not in of_text:
-                    of_text[name] = _cut(text, start, end, wanted) - start
-                cut = start + of_text[name]
+                if (sha256, name) not in cuts:
+                    cuts[sha256, name] = _cut(text, start, end, wanted) - start
+                cut = start + cuts[sha256, name]
                 owed[name] = wanted - (end - cut)
                 split[name].append(Document(path, cut, end))
                 end = cut
         split["train"].append(Document(path, start, end))
-    return {name: [one for one in pieces if one.start < one.stop] for name, pieces in split.items()}
+    return {name: [d for d in pieces if d.start < d.stop] for name, pieces in split.items()}
 
 
 def _cut(text: mmap.mmap | bytes, start: int, end: int, wanted: float) -> int:

@@ -40,11 +40,11 @@ def find_files(path: Path) -> dict[str, Path] | list[Path]:
         return files
     for split in SPLITS:
         if len(present[split]) != 1:
-            shown = ", ".join([*names[:10], *(["…"] if len(names) > 10 else [])]) or "no file"
+            there = ", ".join(present[split] or names[:10]) or "no file"
             raise UserError(
                 f"{path} must have one file for the {split} split: {' or '.join(wanted[split])}. "
-                f"It has {', '.join(present[split]) or shown}. Fix that, or set data.path=… to "
-                "another folder. One with .txt files of other names is split automatically."
+                f"It has {there}. Fix that, or set data.path=… to another folder. One with .txt "
+                "files of other names is split automatically."
             )
     return {split: path / present[split][0] for split in SPLITS}
 

@@ -4,7 +4,7 @@ Shape letters: T time steps, B columns, H hidden, N targets, M of a batch, S sen
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -137,13 +137,23 @@ def score_outputs(
     model: LanguageModel, outputs: Float[Tensor, "N H"], targets: Int[Tensor, " N"]
 ) -> Float[np.ndarray, "2 N"]:
     """Surprisal and entropy of targets, in bits, from the outputs that predict them."""
-    size = rows_at_once(model)
+    nats = in_parts(model, outputs, targets, model.head.surprisal_and_entropy)
+    require_numbers(nats)
+    return nats / math.log(2)
+
+
+def in_parts(
+    model: LanguageModel,
+    outputs: Float[Tensor, "N H"],
+    targets: Int[Tensor, " N"],
+    score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Float[np.ndarray, "2 N"]:
+    """Two scores of each target, with the distributions of a part of them at a time in memory."""
+    size = max(1, LOG_PROBS_BYTES // (4 * model.head.vocabulary_size))
     parts = zip(outputs.split(size), targets.to(outputs.device).split(size), strict=True)
     with torch.no_grad():
-        scores = [torch.stack(model.head.surprisal_and_entropy(*part)) for part in parts]
-    bits = torch.cat(scores, 1).double().cpu().numpy() / math.log(2)
-    require_numbers(bits)
-    return bits
+        scores = [torch.stack(score(*part)) for part in parts]
+    return torch.cat(scores, 1).double().cpu().numpy()
 
 
 def require_numbers(values: Float[np.ndarray, "*N"]) -> None:
@@ -156,8 +166,3 @@ def require_numbers(values: Float[np.ndarray, "*N"]) -> None:
         raise UserError(
             "The model's probabilities are not numbers: it has diverged, or its file is damaged."
         )
-
-
-def rows_at_once(model: LanguageModel) -> int:
-    """Number of targets whose distributions are held at a time."""
-    return max(1, LOG_PROBS_BYTES // (4 * model.head.vocabulary_size))

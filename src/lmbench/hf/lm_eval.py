@@ -16,10 +16,11 @@ import torch
 from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
 from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+from torch import Tensor
 
 import lmbench
 from lmbench.data.tokenizer.choice import cut_continuation, tokenizer_for
-from lmbench.evaluation.surprisal import read_sentences, rows_at_once
+from lmbench.evaluation.surprisal import in_parts, read_sentences
 
 log = logging.getLogger(__name__)
 
@@ -84,22 +85,18 @@ class LMBench(LM):
         self, sentences: Sequence[np.ndarray], lengths: Sequence[int]
     ) -> list[tuple[float, bool]]:
         """Scores of the last words of each sentence, as many as ``lengths`` says."""
-        num_targets = np.array([len(ids) - 1 for ids in sentences], int)
-        ends = num_targets.cumsum()
-        log_probs, is_likeliest = np.empty(num_targets.sum()), np.empty(num_targets.sum(), bool)
-        size = rows_at_once(self.model)
+
+        def score(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            log_probs = self.model.head.log_probs(outputs)
+            is_likeliest = log_probs.argmax(1) == targets
+            return log_probs.gather(1, targets[:, None])[:, 0], is_likeliest.to(log_probs.dtype)
+
+        ends = np.cumsum([len(ids) - 1 for ids in sentences], dtype=int)
+        scores = np.empty((2, ends[-1] if len(ends) else 0))
         for places, outputs, targets in read_sentences(self.model, sentences):
-            target_log_probs, likeliest = [], []
-            parts = outputs.split(size), targets.to(outputs.device).split(size)
-            for part, words in zip(*parts, strict=True):
-                with torch.no_grad():
-                    rows = self.model.head.log_probs(part)
-                target_log_probs.append(rows.gather(1, words[:, None])[:, 0])
-                likeliest.append(rows.argmax(1) == words)
-            log_probs[places] = torch.cat(target_log_probs).double().cpu().numpy()
-            is_likeliest[places] = torch.cat(likeliest).cpu().numpy()
-        slices = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-        return [(float(log_probs[of].sum()), bool(is_likeliest[of].all())) for of in slices]
+            scores[:, places] = in_parts(self.model, outputs, targets, score)
+        last = [scores[:, end - size : end] for end, size in zip(ends, lengths, strict=True)]
+        return [(float(log_probs.sum()), bool(likeliest.all())) for log_probs, likeliest in last]
 
 
 def main() -> None:

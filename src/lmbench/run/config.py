@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmbench.errors import UserError
 from lmbench.files import read_yaml, replace_text
-from lmbench.run.directory import is_run, require_no_run
+from lmbench.run.directory import require_no_run, require_run
 from lmbench.run.targets import PLACES, flatten, require_known_targets
 
 INHERITED_NODES = ("data", "model", "batching", "loss", "evaluation")
@@ -36,8 +36,7 @@ def read_run_config(run_dir: str | Path, places: Iterable[str] = PLACES) -> dict
             that lmbench does not know.
     """
     path = Path(run_dir, "config.yaml")
-    if not is_run(run_dir):
-        raise UserError(f"{run_dir} is not the directory of a run: it has no config.yaml.")
+    require_run(Path(run_dir))
     config = read_yaml(path)
     for node in INHERITED_NODES:
         if not isinstance(config.get(node), dict):

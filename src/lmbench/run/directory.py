@@ -23,6 +23,21 @@ def is_run(path: str | Path) -> bool:
         return False
 
 
+def require_run(path: Path) -> None:
+    """Refuses what is not the directory of a run.
+
+    Raises:
+        UserError: Naming the runs in it, if it is a folder of runs.
+    """
+    if is_run(path):
+        return
+    runs = sorted(config.parent for config in path.glob("*/config.yaml"))
+    if runs:
+        names = ", ".join(shown(run) for run in runs[:3]) + (", …" if len(runs) > 3 else "")
+        raise UserError(f"{path} is not a run, but a folder of {len(runs)}: name one of {names}.")
+    raise UserError(f"{path} is not the directory of a run: it has no config.yaml.")
+
+
 def require_inside(folder: Path) -> None:
     """Refuses a folder with a link that leads out of it: what is written would land elsewhere.
 

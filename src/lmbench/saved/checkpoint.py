@@ -16,6 +16,7 @@ from lmbench.data.vocabulary import Vocabulary
 from lmbench.errors import UserError
 from lmbench.files import reading
 from lmbench.run.config import read_run_config
+from lmbench.run.directory import as_override
 from lmbench.run.targets import MODEL_PLACES
 
 DATA = "LanguageModelDataModule"
@@ -152,6 +153,11 @@ def read_run_model(run_dir: Path) -> SavedModel:
     """
     model_config = read_run_config(run_dir, MODEL_PLACES)["model"]
     path = run_dir / "checkpoints/best.ckpt"
+    if not path.exists():
+        raise UserError(
+            f"{run_dir} has no best.ckpt yet: it gets one at its first validation. To continue it: "
+            f"lmbench-train {as_override('resume', run_dir)}"
+        )
     with reading(path, " Copy it again."):
         checkpoint = read_checkpoint(path)
         corpus = checkpoint[DATA]

@@ -18,9 +18,7 @@ from lmbench.errors import UserError
 from lmbench.run.targets import conf_dir
 
 NAMES = sorted(path.stem for path in (conf_dir() / "data/tokenizer").glob("*.yaml"))
-TEXT = (
-    "\x85a\u2028b. Mr. Ray isn't there.\n\n\"It's\t1,000 red-hot,\" he said  \r\nna日本 <unk> ..."
-)
+TEXT = "\x85a\u2028b. Mr. Ray isn't.\n\n\"It's\t1,000 red-hot,\" he said  \r\nna日本 <unk> ..."
 
 
 @pytest.fixture(params=[*NAMES, "moses-de"])
@@ -53,8 +51,9 @@ def test_a_corpus_is_cut_like_a_text(tokenizer: Tokenizer):
 
 def test_tokenizers_by_name_as_in_old_runs():
     expected = {"none": WhiteSpace(), "moses": Moses(), "moses-de": Moses("de"), "penn": Penn()}
-    assert {name: make_tokenizer(name) for name in expected} == expected
-    assert {name: make_tokenizer(name).name for name in expected} == {n: n for n in expected}
+    for name, tokenizer in expected.items():
+        assert make_tokenizer(name) == tokenizer
+        assert tokenizer.name == name
     assert make_tokenizer("moses-en") == Moses()
     for name in ("", "Moses", "none-de", "spacy", None, 5):
         with pytest.raises(ValueError, match=r"^tokenizer must be one of auto, moses, none, penn"):

@@ -83,9 +83,7 @@ class RunStart(L.Callback):
         self.first_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Says where the run continues; keeps it ended if early stopping ended it."""
-        if trainer.is_global_zero and self.first_step:
-            log.info("continuing after step %s", f"{self.first_step:,}")
+        """Keeps a run ended that early stopping has ended."""
         if _was_stopped_early(trainer):
             trainer.should_stop = True
 
@@ -96,10 +94,15 @@ class RunStart(L.Callback):
         if trainer.is_global_zero and self.first_step and not self.has_begun:
             reason = ": early stopping has ended the run" if _was_stopped_early(trainer) else ""
             log.info("nothing was left to train%s; testing again", reason)
-        self.on_train_batch_start(trainer, pl_module, None, 0)
+        self._begin(trainer)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        """Updates the directory as the training continues."""
+        """Says where the run continues, and updates the directory."""
+        if trainer.is_global_zero and self.first_step and not self.has_begun:
+            log.info("continuing after step %s", f"{self.first_step:,}")
+        self._begin(trainer)
+
+    def _begin(self, trainer: Any) -> None:
         if trainer.is_global_zero and not self.has_begun:
             if self._run.changed is not None:
                 replace_run_config(self._run.changed, self._run_dir)

@@ -47,7 +47,7 @@ def entries(cache_dir) -> list[str]:
 
 def test_small_corpus(folder, cache_dir):
     corpus = load_text(folder, cache_dir=cache_dir)
-    assert corpus.name == "text"
+    assert corpus.name == "text/"
     assert corpus.perplexity_floor is None
     for split, text in TEXTS.items():
         expected = ["<unk>" if w == "dog" else w for w in reference_tokens(text)]

@@ -298,7 +298,7 @@ def test_what_is_not_a_model(tmp_path: Path, make_run: Callable[..., Path]):
         assert refusal(tmp_path / name).startswith(f"{tmp_path / name} is neither")
     run_dir = make_run()
     (run_dir / "checkpoints/best.ckpt").unlink()
-    assert "best.ckpt cannot be read: No such file" in refusal(run_dir)
+    assert "has no best.ckpt yet" in refusal(run_dir)
     (run_dir / "config.yaml").write_text("a: &a [x]\nb: *a\n")
     for read in (lmbench.load, read_run_config, lambda path: resumed_config(path, [])):
         with pytest.raises(UserError, match=r"config\.yaml is damaged: .*aliases"):

@@ -163,15 +163,16 @@ def test_one_seed_each_is_not_enough_and_a_command_trains_more(
     tmp_path: Path, write_run: Write, section_of: Read
 ):
     for seed, name in ((1, "a"), (2, "b")):
-        run_dir = write_run(tmp_path / name, model=name, seed=seed, valid=100 + seed)
+        scores = {"valid": 100 - seed, "test": 100 + 10 * seed}  # the order is that of test
+        run_dir = write_run(tmp_path / name, model=name, seed=seed, **scores)
         note(run_dir, f"model={name}", f"seed={seed}", "optimizer={lr: 1}", "data='two words'")
     first, second = said(section_of(tmp_path))
     assert first.text == (
-        "It is unclear whether a or b is better: they have 110.00 and 110.00 on test, "
-        "one seed each."
+        "a has a 8.3% lower perplexity than b: 110.00 and 120.00 on test, one seed each. A test of "
+        "that needs two seeds each."
     )
     assert second.command is not None
-    for command, name, seeds in zip(second.command.split("; "), "ab", ("2,3", "1,3"), strict=True):
+    for command, name, seeds in zip(second.command.split("; "), "ba", ("1,3", "2,3"), strict=True):
         program, option, *overrides = shlex.split(command)
         assert (program, option) == ("lmbench-train", "-m")
         expected = [f"model={name}", "optimizer={lr: 1}", "data='two words'", f"seed={seeds}"]
@@ -234,7 +235,7 @@ def test_only_what_was_read_alike_is_compared(
         config = {"name": f"n{number}"}
         write_run(tmp_path / str(number), valid=100 - number, config=config, results=results)
     first, *_ = said(section_of(tmp_path))
-    assert first.text.startswith("It is unclear whether n1 or n0 is better: ")
+    assert first.text.startswith("n1 has as low a perplexity as n0: ")
 
 
 def test_no_records_are_asked_for_if_the_text_has_too_few_articles(

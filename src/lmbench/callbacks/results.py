@@ -22,6 +22,7 @@ from lmbench.callbacks.throughput import Throughput, peak_memory_bytes
 from lmbench.data.datamodule import LanguageModelDataModule
 from lmbench.files import replace_text
 from lmbench.machine import processor
+from lmbench.run.config import model_name
 from lmbench.run.directory import key_of, noted_overrides
 from lmbench.run.provenance import provenance
 from lmbench.run.targets import flatten
@@ -82,6 +83,9 @@ class Results(L.Callback):
         console = Console(file=text, width=Console().width)
         console.print(_table(results))
         console.print(_summary(results))
+        limits = [getattr(trainer, f"limit_{split}_batches") for split in ("val", "test")]
+        if any(limit is not None and repr(limit) != "1.0" for limit in limits):
+            console.print("A test of the set-up: valid and test were read in part. Not a result.")
         lines = (line.rstrip() for line in text.getvalue().splitlines())
         log.info("results.json has been written.\n%s", "\n".join(lines))
 
@@ -102,7 +106,7 @@ class Results(L.Callback):
             "lmbench_version": version("lmbench"),
             **(self._provenance or provenance()),
             "name": self._config.get("name"),
-            "model": self._config["model"]["name"],
+            "model": model_name(self._config["model"]),
             "num_parameters": module.model.num_parameters,
             "seed": self._config["seed"],
             **({"init_from": init_from} if init_from else {}),

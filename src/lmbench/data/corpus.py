@@ -34,7 +34,7 @@ class Corpus:
     """Token ids of the training, validation and test splits, and the vocabulary they index.
 
     Args:
-        name: What results call it, such as ``wikitext2``, ``text`` or ``synthetic``.
+        name: What results call it, such as ``wikitext2`` or ``synthetic``.
         vocabulary: Id to word.
         train: 1-D int32 ids, which may lie on disk.
         valid: The same for the validation split.
@@ -84,7 +84,7 @@ class Corpus:
 def load_text(
     path: str | Path,
     *,
-    name: str = "text",
+    name: str | None = None,
     cache_dir: str | Path | None = None,
     tokenizer: Tokenizer | Mapping[str, Any] | str = "none",
     min_count: int | None = None,
@@ -102,7 +102,8 @@ def load_text(
         path: A folder with ``train.txt``, ``train.tokens``, ``wiki.train.tokens`` or
             ``ptb.train.txt``, and the same for ``valid`` and ``test``; or a file, or a folder of
             other ``.txt`` files, which may be in subfolders. These are split by documents.
-        name: Name of the corpus in results.
+        name: Name of the corpus in results; None for ``novel.txt`` or ``novels/``, the name
+            of the file or folder.
         cache_dir: Where the ids are cached, by content; see ``load_or_build``.
         tokenizer: What cuts the text; or its name or config node, see
             :func:`lmbench.data.tokenizer.choice.make_tokenizer`.
@@ -126,7 +127,10 @@ def load_text(
             raise ValueError(f"{option} must be more than 0 and less than 0.5, not {share}")
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = make_tokenizer(tokenizer)
-    files = find_files(Path(path).expanduser())
+    path = Path(path).expanduser()
+    files = find_files(path)
+    place = path.resolve()
+    name = name or (f"{place.name}/" if place.is_dir() else place.name)
     paths = list(files.values()) if isinstance(files, dict) else files
     hashes = list(map(_hash, paths))
     limits = {"min_count": min_count, "max_size": max_size}

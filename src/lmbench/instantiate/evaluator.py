@@ -11,7 +11,7 @@ from lmbench.evaluation.measure import Measure, TrainedRun
 from lmbench.evaluation.split_perplexity import SplitPerplexity
 from lmbench.instantiate.arguments import call, factory, parameters_of
 from lmbench.instantiate.model import build_saved
-from lmbench.run.config import read_run_config, set_value
+from lmbench.run.config import model_name, read_run_config, set_value
 from lmbench.run.targets import DATA_PLACES, MODEL_PLACES, import_target
 from lmbench.saved.checkpoint import read_run_model
 
@@ -65,7 +65,7 @@ def trained_run(folder: Path, data: Mapping[str, str | None], device: Any) -> Tr
     model = build_saved(saved).to(device)
     about = {
         "lmbench_version": version("lmbench"),
-        "model": config["model"].get("name", ""),
+        "model": model_name(config["model"]),
         "seed": config.get("seed"),
         "weights_sha256": model.weights_sha256(),
         "device": str(device),

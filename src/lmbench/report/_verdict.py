@@ -63,7 +63,7 @@ def _about_pair(
     known = seeds or text
     unclear = f"It is unclear whether {best.name} or {other.name} is better"
     if known is None:
-        yield Sentence(f"{unclear}: they have {_scores([best, other], split)}.")
+        yield Sentence(_without_test([best, other], split))
     else:
         sign = 1 if known.test.difference > 0 else -1
         better, worse = (best, other)[::sign]
@@ -114,8 +114,25 @@ def _has_records(group: Group, split: str) -> bool:
     )
 
 
+def _without_test(groups: Sequence[Group], split: str) -> str:
+    split = _split_of_all(groups, split)
+    means = [(value.mean, group) for group in groups if (value := group.perplexity(split))]
+    (low, lower), (high, higher) = sorted(means, key=lambda pair: pair[0])
+    lead = f"{100 * (1 - low / high):.1f}%"
+    says = "as low a" if lead == "0.0%" else f"a {lead} lower"
+    than = "as" if lead == "0.0%" else "than"
+    scores = _scores([lower, higher], split)
+    text = f"{lower.name} has {says} perplexity {than} {higher.name}: {scores}."
+    has_single = any(len(group.runs) < 2 for group in groups)
+    return f"{text} A test of that needs two seeds each." if has_single else text
+
+
+def _split_of_all(groups: Sequence[Group], split: str) -> str:
+    return split if all(group.perplexity(split) for group in groups) else "valid"
+
+
 def _scores(groups: Sequence[Group], split: str) -> str:
-    split = split if all(group.perplexity(split) for group in groups) else "valid"
+    split = _split_of_all(groups, split)
     values = [value for group in groups if (value := group.perplexity(split))]
     means = " and ".join(perplexity_text(value.mean) for value in values)
     return f"{means} on {split}, {_number_of(groups[0].unit, *(x.num_values for x in values))}"

@@ -118,6 +118,8 @@ def compare(
             tables += [accuracy_difference_table(tests, results)] if tests else []
             pairs.append((results, tests))
         said = verdict(section, comparisons, split)
+        if len(sections) > 1:
+            said.append(Sentence("Runs on another text or vocabulary cannot be compared with it."))
         suffix = f"_{file_stem(corpus)}" if len(sections) > 1 else ""
         chapters.append(Chapter(section, comparisons, said, tables, published_here, pairs, suffix))
     return Report(chapters, skipped, split)

@@ -1,7 +1,7 @@
 """Runs that differ only in their seed, as groups with short names."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,23 @@ def group_runs(
         else:
             group[origin] = run
     ordered = sorted(corpora.items(), key=lambda item: (item[0].name, item[0].sha256))
-    sections = [_section(corpus, of.values(), places, group_by) for corpus, of in ordered]
+    names = _corpus_names([next(iter(of.values())) for _, of in ordered])
+    sections = [
+        _section(replace(corpus, name=name), of.values(), places, group_by)
+        for name, (corpus, of) in zip(names, ordered, strict=True)
+    ]
     return sections, skipped
+
+
+def _corpus_names(groups: Sequence[Mapping[Hashable, Run]]) -> list[str]:
+    """Names of corpora, with options of the data where they coincide, such as the tokenizer."""
+    runs = [next(iter(group.values())) for group in groups]
+    neutral = ("data.path", "data.cache_dir")
+    data = [
+        {key: x for key, x in run.config.items() if key.startswith("data.") and key not in neutral}
+        for run in runs
+    ]
+    return unique_names([run.corpus.name for run in runs], differing_values(data))
 
 
 def _lineage(run: Run, places: Mapping[tuple[str, ...], Run]) -> list[Run]:

@@ -80,6 +80,20 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     return plain
 
 
+def model_name(model: Mapping[str, Any]) -> str:
+    """A model's name and, if the name does not say it, the class of its core.
+
+    >>> model_name({"name": "awd_lstm", "core": {"_target_": "lmbench.model.core.AWDLSTM"}})
+    'awd_lstm'
+    >>> model_name({"name": "awd_lstm", "core": {"_target_": "lmbench.model.core.GRU"}})
+    'awd_lstm (GRU)'
+    """
+    name = str(model.get("name", ""))
+    core = str(model.get("core", {}).get("_target_", "")).rpartition(".")[2]
+    is_said = not core or core.lower() == name.replace("_", "").lower()
+    return name if is_said else f"{name} ({core})"
+
+
 def set_value(config: dict[str, Any], override: str, key: str, value: Any) -> None:
     """Changes one value in place.
 

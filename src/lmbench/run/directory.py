@@ -1,5 +1,6 @@
 """The directory of a run: whether it is one, who works in it, and which links leave it."""
 
+import os
 import re
 import shlex
 import shutil
@@ -31,7 +32,8 @@ def require_run(path: Path) -> None:
     """
     if is_run(path):
         return
-    runs = sorted(config.parent for config in path.glob("*/config.yaml"))
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - False for too long a name, where Path raises
+    runs = sorted(config.parent for config in path.glob("*/config.yaml")) if is_folder else []
     if runs:
         names = ", ".join(shown(run) for run in runs[:3]) + (", …" if len(runs) > 3 else "")
         raise UserError(f"{path} is not a run, but a folder of {len(runs)}: name one of {names}.")

@@ -133,6 +133,12 @@ class LanguageModelModule(L.LightningModule):
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def on_train_start(self) -> None:
+        """Lets the steps of a short epoch be logged at its end."""
+        trainer: Any = self.trainer
+        num_steps = trainer.datamodule.num_training_steps(1, trainer.limit_train_batches)
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, num_steps)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the best validation."""
         checkpoint["best"] = self.best and (self.best.epoch, *self.best.score)

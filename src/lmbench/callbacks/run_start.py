@@ -13,7 +13,14 @@ from lmbench.errors import Diverged, UserError, is_out_of_memory
 from lmbench.files import replace_text
 from lmbench.run.choice import ChosenRun
 from lmbench.run.config import replace_run_config, write_run_config
-from lmbench.run.directory import DIVERGED, alone_in, as_override, clear_run, last_checkpoint
+from lmbench.run.directory import (
+    DIVERGED,
+    alone_in,
+    as_override,
+    clear_run,
+    last_checkpoint,
+    remove_unfinished_files,
+)
 from lmbench.training.lightning_internals import purge_tensorboard
 
 log = logging.getLogger(__name__)
@@ -56,6 +63,8 @@ class RunStart(L.Callback):
         """
         with alone_in(self._run_dir) if is_first else nullcontext():
             last = _checkpoint_to_resume(self._run_dir) if self._run.resumes else None
+            if is_first:
+                remove_unfinished_files(self._run_dir)
             if is_first and not self._run.resumes:
                 write_run_config(self._run.config, self._run_dir, self._run.overrides)
             elif is_first and last is None:

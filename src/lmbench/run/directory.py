@@ -1,6 +1,5 @@
 """The directory of a run: whether it is one, who works in it, and which links leave it."""
 
-import os
 import re
 import shlex
 import shutil
@@ -30,10 +29,11 @@ def require_run(path: Path) -> None:
     Raises:
         UserError: Naming the runs in it, if it is a folder of runs.
     """
+    from lmbench.files import is_folder  # --help can do without
+
     if is_run(path):
         return
-    is_folder = os.path.isdir(path)  # noqa: PTH112 - False for too long a name, where Path raises
-    runs = sorted(config.parent for config in path.glob("*/config.yaml")) if is_folder else []
+    runs = sorted(x.parent for x in path.glob("*/config.yaml")) if is_folder(path) else []
     if runs:
         names = ", ".join(shown(run) for run in runs[:3]) + (", …" if len(runs) > 3 else "")
         raise UserError(f"{path} is not a run, but a folder of {len(runs)}: name one of {names}.")
@@ -109,6 +109,15 @@ def clear_run(run_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_unfinished_files(run_dir: Path) -> None:
+    """Removes what killed processes of a run were writing; the caller is alone in its folder."""
+    for folder in (run_dir, run_dir / "checkpoints"):
+        for path in folder.glob("*.*.tmp"):
+            # An evaluation may be at work beside.
+            if re.fullmatch(r"(?!evaluation).+\.\d+\.tmp", path.name):
+                path.unlink(missing_ok=True)
 
 
 def remove_failed_start(run_dir: Path) -> None:

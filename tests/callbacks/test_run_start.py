@@ -84,17 +84,15 @@ def test_a_resume_that_changes_no_value_leaves_the_config(run_dir: Path):
     assert not (run_dir / "results.json").exists()
 
 
-def test_a_resume_removes_what_killed_processes_were_writing(run_dir: Path):
-    (run_dir / "checkpoints").mkdir(exist_ok=True)
+def test_a_resume_removes_what_killed_processes_were_writing(run_dir: Path, checkpoint: Path):
     left = ["metrics.csv.12.tmp", "checkpoints/last.ckpt.345.tmp"]
     kept = ["evaluation-cache-test.json.12.tmp", "notes.tmp", "checkpoints/my.tmp"]
     for name in left + kept:
         (run_dir / name).touch()
-    with RunStart(SAME, run_dir).in_directory(is_first=False):
-        assert all((run_dir / name).exists() for name in left)
-    with RunStart(SAME, run_dir).in_directory(is_first=True):
-        assert not any((run_dir / name).exists() for name in left)
-        assert all((run_dir / name).exists() for name in kept)
+    for is_first in (False, True):
+        with RunStart(SAME, run_dir).in_directory(is_first=is_first):
+            assert all((run_dir / name).exists() != is_first for name in left)
+            assert all((run_dir / name).exists() for name in kept)
 
 
 def test_only_one_process_writes(run_dir: Path):

@@ -36,6 +36,7 @@ def test_keys_with_the_same_last_word_come_before_similar_ones():
         (["logger=[csv,wnadb]"], "There is no logger=wnadb. Did you mean wandb? Choose from csv, "),
         (["resume=~/run"], "resume=~/run: ~ cannot be read here."),
         (["optimizer.momentum=3"], "There is no key optimizer.momentum. To add it: +optimizer.mom"),
+        (["model=lstm", "optimizer.momentum=3"], "There is no key optimizer.momentum. To add it: "),
         (["bogus=1"], "There is no key bogus."),
         (["data.tokenizer=none"], "There is no key data.tokenizer here, but there is with data=te"),
         (["model=lstm", "model.core.weight_dropout=1"], "There is no key model.core.weight_dropou"),

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import resource
 import struct
@@ -186,6 +187,11 @@ def test_the_error_says_what_is_wrong_with_the_folder(folder, cache_dir, change,
         (b"ten words are not enough for any model at all", r"x\.txt is too small to be split: "),
         (b"", r"x\.txt is too small to be split: "),
         (b"caf\xe9\n" * 1000, r"x\.txt is not UTF-8: byte 0xe9 at byte offset 3, .* iconv "),
+        (
+            gzip.compress(b"a b\n" * 1000),
+            r"x\.txt is not text, but a gzip archive: ",
+        ),
+        (b"%PDF-1.7\n%\xe2\xe3", r"x\.txt is not text, but a PDF: extract the text first\."),
         (None, r"x\.txt cannot be read: No such file.*data\.path="),
     ],
 )

@@ -26,7 +26,7 @@ def test_a_node_makes_its_object():
     [
         ("gru", r"^a\.b=gru names no class to build.*a/b=NAME"),
         (None, r"^a\.b=None names no class"),
-        ({"numerator": 3}, r"names no class.*, or leave it out with ~a\.b\.$"),
+        ({"numerator": 3}, r"names no class.*, or leave it out with '~a\.b'\.$"),
         ({"_target_": "fractions.Part"}, r"^a\.b\._target_: fractions\.Part cannot be imported: "),
         ({"_target_": "no_such.Module"}, r"no_such\.Module cannot be imported: No module named"),
         *(
@@ -36,7 +36,7 @@ def test_a_node_makes_its_object():
         (FRACTION | {"nominator": 3}, r"^a\.b\.nominator: .* no such argument.*~a\.b\.nominator"),
         (
             FRACTION | {"a": 3, "b": 4},
-            r"^a\.b\.a, a\.b\.b: .* argument.*with ~a\.b\.a ~a\.b\.b\.$",
+            r"^a\.b\.a, a\.b\.b: .* argument.*with '~a\.b\.a' '~a\.b\.b'\.$",
         ),
     ],
 )

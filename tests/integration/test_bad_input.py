@@ -133,6 +133,7 @@ def test_a_hub_out_of_reach(
     ("override", "part"),
     [
         ("seed=abc", 'seed="abc" has the wrong type'),
+        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0"),
     ],
 )
@@ -144,7 +145,6 @@ def test_a_bad_value(refusal: Callable, tmp_path: Path, override: str, part: str
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
-        (("optimizer.lr=-1",), "learning rate: -1"),
         (("trainer.limit_val_batches=0.001",), "Please increase the `limit_val_batches` argument"),
         # finite losses, whose perplexity is not
         (("optimizer.lr=1e30", "trainer.max_steps=20"), "Lower optimizer.lr or trainer"),

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from lmbench.cli.output_folder import register, unresolved
 from lmbench.errors import Diverged, UserError
 from lmbench.machine import set_matmul_precision, set_up_allocator, set_up_threads
 from lmbench.run.choice import ChosenRun, choose_job, choose_run
+from lmbench.run.config import model_name
 from lmbench.run.directory import shown
 from lmbench.run.targets import PLACES, conf_dir, require_known_targets
 from lmbench.terminal.printing import printable
@@ -76,8 +78,21 @@ def train(run: ChosenRun, run_dir: Path) -> float:
             log.info("%s: writing to %s", printable(str(config.get("name"))), shown(run_dir))
             for note in corpus.notes:
                 log.info("%s: %s", printable(corpus.name), printable(note))
+            if note := _note_on_optimizer(config):
+                log.info("%s", printable(note))
         with recording(trainer, config, run_dir):
             return _fit_and_test(trainer, module, datamodule, last)
+
+
+def _note_on_optimizer(config: Mapping[str, Any]) -> str:
+    """What to say if a core was put into a recipe of SGD, whose rate suits only its own core."""
+    name, optimizer = model_name(config["model"]), config["optimizer"]
+    if not name.endswith(")") or not str(optimizer["_target_"]).endswith("SGD"):
+        return ""
+    return (
+        f"{name}: SGD's learning rate, {optimizer['lr']}, was chosen for another core. "
+        "experiment=cores trains every core, by Adam."
+    )
 
 
 def _load(module: "LanguageModelModule", corpus: "Corpus", path: Path) -> dict[str, Any]:

@@ -14,6 +14,12 @@ SPLITS = ("train", "valid", "test")
 BLOCK_BYTES = 16 * 2**20
 
 FILE_NAMES = ("{}.txt", "{}.tokens", "wiki.{}.tokens", "ptb.{}.txt")
+_NOT_TEXT = {
+    "a zip archive": b"PK\x03\x04",
+    "a gzip archive": b"\x1f\x8b",
+    "an xz archive": b"\xfd7zXZ",
+    "a PDF": b"%PDF",
+}
 _SPLIT_WORDS = ("train(ing)?", "valid(ation)?|dev", "test")
 
 
@@ -92,6 +98,11 @@ def read_blocks(
                 yield block if offset else block.removeprefix(b"\xef\xbb\xbf")
                 offset, line = offset + len(block), line + block.count(b"\n")
     except UnicodeDecodeError as error:
+        for kind, start in _NOT_TEXT.items():
+            if offset == 0 and error.object.startswith(start):
+                raise UserError(
+                    f"{name} is not text, but {kind}: extract the text first."
+                ) from error
         line += error.object.count(b"\n", 0, error.start)
         is_utf16 = offset == 0 and error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
         kind, encoding = ("UTF-16", "utf-16") if is_utf16 else ("from Windows", "windows-1252")

@@ -27,7 +27,7 @@ def factory(node: Any, key: str) -> Callable[..., Any]:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(
             f"{key}={node} names no class to build. Choose one with {key.replace('.', '/')}=NAME "
-            f"(lmbench-train --help lists them), or leave it out with ~{key}."
+            f"(lmbench-train --help lists them), or leave it out with '~{key}'."
         )
     for name, value in node.items():
         if value == "???":
@@ -140,7 +140,7 @@ def _require_known(target: Callable[..., Any], key: str, names: Iterable[str]) -
     if any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values()):
         return
     if unknown := [f"{key}.{name}" for name in names if name not in parameters]:
-        removals = " ".join(f"~{name}" for name in unknown)
+        removals = " ".join(f"'~{name}'" for name in unknown)  # quoted for zsh
         raise UserError(
             f"{', '.join(unknown)}: {target.__name__} has no such argument. Leave it out, or take "
             f"it out of an experiment with {removals}."

@@ -91,12 +91,14 @@ def datamodule(config: Mapping[str, Any], corpus: Corpus) -> LanguageModelDataMo
 
 def module(config: Mapping[str, Any], model: LanguageModel) -> LanguageModelModule:
     """The model in training: with its optimizer, schedule and penalties."""
+    make_optimizer = factory(config["optimizer"], "optimizer")
+    make_optimizer(model.parameters())  # so that a wrong value is refused before a run is written
     module = call(
         LanguageModelModule,
         "loss",
         config["loss"],
         model,
-        factory(config["optimizer"], "optimizer"),
+        make_optimizer,
         _scheduler(config) if config.get("scheduler") else None,
     )
     if str(config["trainer"].get("precision")) in ("64", "64-true"):

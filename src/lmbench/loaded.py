@@ -3,7 +3,6 @@
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -11,8 +10,7 @@ from torch import Tensor
 from lmbench.data.tokenizer.choice import tokenizer_for
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.evaluation.progress import progress_of
-from lmbench.evaluation.surprisal import score_sentences, score_stream
-from lmbench.evaluation.text import encode_text, sample_words
+from lmbench.evaluation.text import encode_text, sample_words, score_text
 from lmbench.model import LanguageModel
 
 if TYPE_CHECKING:
@@ -57,49 +55,21 @@ class Loaded(NamedTuple):
                 :func:`lmbench.data.tokenizer.choice.tokenizer_for`.
 
         Returns:
-            One row per word, in the order of the text: ``word``, as the tokenizer leaves it;
-            ``sentid`` and ``sentpos``, its sentence and its place in that, from 0; ``wlen``, its
-            length in characters, 1 for ``@-@``; ``surp``, its surprisal in bits; ``entropy``, in
-            bits, of the distribution that predicted it; ``entred``, by how much that is less than
-            for the word before, but at least 0, and 0 for the first word of a sentence;
-            ``unknown``, whether it was read as ``<unk>``. The columns up to ``entred`` are those of
-            vansky/neural-complexity (van Schijndel and Linzen 2018).
+            The table of :func:`lmbench.evaluation.text.score_text`.
 
         Raises:
             ValueError: The tokenizer is unknown.
             UserError: The model's probabilities are not numbers.
         """
-        import pandas as pd  # slow to import
-
-        if text and not text.endswith("\n"):
-            text += "\n"
-        cutter = tokenizer_for(self.vocabulary, tokenizer)
-        words = cutter.cut(text)
-        ids = self.vocabulary.encode([cutter.eos, *words])
-        is_end = np.array([word == cutter.eos for word in words], bool)
-        ends = np.flatnonzero(is_end) + 1
-        starts = np.append(0, ends[:-1])[: len(ends)]
-        with progress_of("scoring", len(words)) as on_window:
-            if stream and words:
-                scores = score_stream(self.model, ids, on_window)
-            else:
-                sentences = [ids[start : end + 1] for start, end in zip(starts, ends, strict=True)]
-                scores = score_sentences(self.model, sentences, on_window)
-        sentence = np.repeat(np.arange(len(ends)), ends - starts)
-        position = np.arange(len(words)) - starts[sentence]
-        reduction = np.maximum(0.0, -np.diff(scores.entropy, prepend=0.0))
-        return pd.DataFrame(
-            {
-                "word": pd.array(words, "str"),
-                "sentid": sentence,
-                "sentpos": position,
-                "wlen": [cutter.num_characters(word) for word in words],
-                "surp": scores.surprisal,
-                "entropy": scores.entropy,
-                "entred": np.where(position == 0, 0.0, reduction),
-                "unknown": [word not in self.vocabulary.ids for word in words],
-            }
-        )
+        with progress_of("scoring", len(tokenizer_for(self.vocabulary, tokenizer).cut(text))) as on:
+            return score_text(
+                self.model,
+                self.vocabulary,
+                text,
+                stream=stream,
+                tokenizer=tokenizer,
+                on_window=on,
+            )
 
     def generate(
         self,

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def text(run_dirs: list[Path]) -> str:
 def test_a_closed_stdin_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdin", None)  # as Python does
     with pytest.raises(UserError, match=r"^stdin is empty"):
-        score._text("-")
+        score._blocks("-", whole=False)
     assert generate._prompt(Namespace(prompt=None)) == ""
 
 
@@ -169,6 +170,31 @@ def test_files(run_dirs: list[Path], text: str, tmp_path: Path, run_main: Callab
     table = pd.read_parquet(tmp_path / "scores.parquet")
     assert list(table) == COLUMNS
     assert table["word"].tolist() == text.split()
+
+
+@pytest.mark.parametrize("options", [(), ("--eos",), ("--sentences",), ("--stream",)])
+def test_blocks_do_not_change_the_table(
+    run_dirs: list[Path],
+    tmp_path: Path,
+    run_main: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+):
+    words = lmbench.load(run_dirs[0]).vocabulary.words[1:]
+    lines = [" ".join(words[n % 20 : n % 20 + n % 5]) for n in range(30)]  # some are empty
+    text = "\n".join(lines).encode()
+    tables, told = [], []
+    for block_bytes in (2**20, 40):
+        monkeypatch.setattr(score, "BLOCK_BYTES", block_bytes)
+        path = tmp_path / f"{block_bytes}.parquet"
+        told += [run_main(*run_dirs, "-", *options, "--output", path, stdin=text).err]
+        tables.append(pd.read_parquet(path))
+        printed = run_main(*run_dirs, "-", *options, stdin=text).table
+        assert printed[0] == list(tables[-1])
+        assert len(printed) == len(tables[-1]) + 1
+    assert tables[0]["sentid"].nunique() == sum(bool(line) or "--eos" in options for line in lines)
+    pd.testing.assert_frame_equal(*tables, rtol=1e-5)
+    assert len({tuple(re.findall("included: (.*) tokens, ", text)) for text in told}) == 1
 
 
 def test_unknown_words_are_marked(make_run: Callable[..., Path], run_main: Callable):

@@ -7,9 +7,10 @@ import math
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import lmbench
 from lmbench.cli._command import VERSION, run_command
@@ -20,6 +21,12 @@ from lmbench.terminal.printing import printable, printing, tell
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from lmbench.evaluation.progress import OnWindow
+
+
+BLOCK_BYTES = 2**20
+"""A text is scored in blocks of whole lines: tables take some seventy times its memory."""
 
 
 def score(options: Namespace) -> None:
@@ -32,68 +39,101 @@ def score(options: Namespace) -> None:
     """
     set_up_threads()
     set_up_allocator()
-    import pandas as pd
+    from lmbench.data.tokenizer.choice import tokenizer_for
+    from lmbench.evaluation.progress import progress_of
 
     device = device_of(options.device)
     set_matmul_precision("auto", device.type)  # as lmbench-evaluate does
-    texts = {printable(name): _text(name) for name in options.files}
-    how = {"stream": options.stream, "tokenizer": options.tokenizer}
-    mean, surprisals = pd.DataFrame(), {}
-    for folder, name in zip(options.folders, _short_names(options.folders), strict=True):
-        loaded = lmbench.load(folder, device=device)
-        loaded.model.float()
-        parts = {file: loaded.score(text, **how) for file, text in texts.items()}
-        table = pd.concat(parts, names=["file", "row"]).reset_index(level="file")
-        _tell(folder, table)
-        surprisals[f"surp_{name}"] = table["surp"]
-        if mean.empty:
-            mean = table
-            continue
-        if not table["word"].equals(mean["word"]):
-            raise UserError(
-                f"{folder} and {options.folders[0]} split the text into different words. Set "
-                "--tokenizer to one that suits both, or score them separately."
-            )
-        for column in ("surp", "entropy", "entred"):
-            # Not in place: that would also change the first column in pandas 2.
-            mean[column] = mean[column] + (table[column] - mean[column]) / len(surprisals)
-        mean["unknown"] |= table["unknown"]
-    if len(surprisals) > 1:
-        mean = mean.assign(**surprisals)
-    if not options.eos:
-        mean = mean.loc[mean["word"] != "<eos>"]
-    if options.sentences:
-        mean = _sentences(mean)
-    if len(texts) == 1:
-        mean = mean.drop(columns="file")
-    _write(mean, options.output)
+    # All are read before anything is written, for the errors.
+    texts = {printable(name): _blocks(name, whole=options.stream) for name in options.files}
+    models = [_Model(folder, device) for folder in options.folders]
+    cut = tokenizer_for(models[0].vocabulary, options.tokenizer).cut
+    num_words = sum(len(cut(block.decode())) for blocks in texts.values() for block in blocks)
+    with (
+        _writing(options.output) as write,
+        progress_of("scoring", num_words * len(models)) as on_window,
+    ):
+        for file, blocks in texts.items():
+            num_sentences = 0
+            for block in blocks:
+                how = {"stream": options.stream, "tokenizer": options.tokenizer}
+                tables = [model.score(block.decode(), on_window, **how) for model in models]
+                table = _mean_over(models, tables)
+                table["sentid"] += num_sentences
+                num_sentences = int(table["sentid"].max()) + 1  # each has an <eos> at least
+                table.insert(0, "file", file)
+                if not options.eos:
+                    table = table.loc[table["word"] != "<eos>"]
+                if options.sentences:
+                    table = _sentences(table)
+                write(table.drop(columns="file") if len(texts) == 1 else table)
+    for model in models:
+        model.tell()
 
 
-def _text(name: str) -> str:
+class _Model:
+    """A model, and what it has made of the texts so far."""
+
+    def __init__(self, folder: Path, device: Any) -> None:
+        self.folder = folder
+        self.model, self.vocabulary = lmbench.load(folder, device=device)
+        self.model.float()
+        self._bits, self._num_tokens, self._unknown = 0.0, 0, Counter[str]()
+
+    def score(self, text: str, on_window: "OnWindow", **how: Any) -> "pd.DataFrame":
+        from lmbench.evaluation.text import score_text
+
+        table = score_text(self.model, self.vocabulary, text, on_window=on_window, **how)
+        self._bits += float(table["surp"].sum())
+        self._num_tokens += len(table)
+        self._unknown.update(table["word"][table["unknown"]])
+        return table
+
+    def tell(self) -> None:
+        from lmbench.evaluation.text import shown
+        from lmbench.perplexity import Score
+
+        score = Score(self._bits * math.log(2), self._num_tokens)
+        share = self._unknown.total() / self._num_tokens
+        tell(
+            f"{self.folder}, line ends included: {score.num_tokens:,} tokens, {score.nats:,.2f} "
+            f"nats, perplexity {score.ppl:,.2f}, {share:.2%} unknown words"
+        )
+        if self._unknown:
+            most = ", ".join(f"{shown(word)} ({n:,})" for word, n in self._unknown.most_common(10))
+            tell(f"Read as <unk>: {most}")
+
+
+def _blocks(name: str, *, whole: bool) -> list[bytes]:
+    """The text of a file or stdin, in blocks of whole lines."""
     from lmbench.data.text_files import read_blocks
 
     file: Any = Path(name)
     if name == "-":
         file, name = (sys.stdin.buffer if sys.stdin else io.BytesIO()), "stdin"  # None: closed
-    text = b"".join(read_blocks(file, name)).decode()
-    if not text:
+    blocks = list(read_blocks(file, name, BLOCK_BYTES))
+    if not any(blocks):
         raise UserError(f"{name} is empty: there is nothing to score.")
-    return text
+    return [b"".join(blocks)] if whole else blocks
 
 
-def _tell(folder: Path, table: "pd.DataFrame") -> None:
-    from lmbench.evaluation.text import shown
-    from lmbench.perplexity import Score
-
-    unknown = Counter(table["word"][table["unknown"]])
-    score = Score(float(table["surp"].sum()) * math.log(2), len(table))
-    tell(
-        f"{folder}, line ends included: {score.num_tokens:,} tokens, {score.nats:,.2f} nats, "
-        f"perplexity {score.ppl:,.2f}, {unknown.total() / len(table):.2%} unknown words"
-    )
-    if unknown:
-        most = ", ".join(f"{shown(word)} ({n:,})" for word, n in unknown.most_common(10))
-        tell(f"Read as <unk>: {most}")
+def _mean_over(models: Sequence[_Model], tables: Sequence["pd.DataFrame"]) -> "pd.DataFrame":
+    """The mean of several models' tables, with the surprisal that each gives."""
+    mean = tables[0].copy()
+    for number, (model, table) in enumerate(zip(models[1:], tables[1:], strict=True), start=2):
+        if not table["word"].equals(mean["word"]):
+            raise UserError(
+                f"{model.folder} and {models[0].folder} split the text into different words. Set "
+                "--tokenizer to one that suits both, or score them separately."
+            )
+        for column in ("surp", "entropy", "entred"):
+            mean[column] += (table[column] - mean[column]) / number
+        mean["unknown"] |= table["unknown"]
+    if len(tables) > 1:
+        names = _short_names([model.folder for model in models])
+        of_each = zip(names, tables, strict=True)
+        mean = mean.assign(**{f"surp_{name}": table["surp"] for name, table in of_each})
+    return mean
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
@@ -109,22 +149,55 @@ def _sentences(table: "pd.DataFrame") -> "pd.DataFrame":
     return groups.agg(**columns, **{name: (name, "sum") for name in sums}).reset_index()
 
 
-def _write(table: "pd.DataFrame", output: Path | None) -> None:
-    if output is not None and output.suffix == ".parquet":
-        with replacing(output.resolve()) as temporary:
-            table.to_parquet(temporary, index=False)
-        return
-    # Words may be quotation marks, and readers of the table split it at tabs.
-    form = {"sep": "\t", "index": False, "quoting": csv.QUOTE_NONE, "float_format": "%.9g"}
-    table = table.astype({"unknown": "int64"})
-    if output is not None:
-        with replacing(output.resolve()) as temporary:
-            table.to_csv(temporary, encoding="utf-8", **form)
-        return
-    for name in {"word", "sentence", "file"} & set(table):
-        table[name] = table[name].map(printable)
-    with printing(encoding="utf-8"):
-        table.to_csv(sys.stdout, **form)
+@contextmanager
+def _writing(output: Path | None) -> Iterator[Callable[["pd.DataFrame"], None]]:
+    """Yields what writes a table's blocks, one after the other, to a file or stdout."""
+    if output is None:
+        with printing(encoding="utf-8"):
+            yield _tsv_writer(sys.stdout, printable)
+    elif output.suffix != ".parquet":
+        with (
+            replacing(output.resolve()) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            yield _tsv_writer(file)
+    else:
+        with replacing(output.resolve()) as temporary, ExitStack() as stack:
+            yield _parquet_writer(temporary, stack)
+
+
+def _tsv_writer(
+    file: TextIO, shown: Callable[[str], str] | None = None
+) -> Callable[["pd.DataFrame"], None]:
+    is_first = True
+
+    def write(table: "pd.DataFrame") -> None:
+        nonlocal is_first
+        table = table.astype({"unknown": "int64"})
+        for name in {"word", "sentence", "file"} & set(table) if shown else ():
+            table[name] = table[name].map(shown)
+        # Words may be quotation marks, and readers of the table split it at tabs.
+        form = {"sep": "\t", "index": False, "quoting": csv.QUOTE_NONE, "float_format": "%.9g"}
+        table.to_csv(file, header=is_first, **form)
+        is_first = False
+
+    return write
+
+
+def _parquet_writer(path: Path, stack: ExitStack) -> Callable[["pd.DataFrame"], None]:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    writer: Any = None
+
+    def write(table: "pd.DataFrame") -> None:
+        nonlocal writer
+        rows = pyarrow.Table.from_pandas(table, preserve_index=False)
+        if writer is None:
+            writer = stack.enter_context(ParquetWriter(path, rows.schema))
+        writer.write_table(rows.cast(writer.schema))
+
+    return write
 
 
 def parse_options(arguments: Sequence[str]) -> Namespace:

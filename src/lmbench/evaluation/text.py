@@ -6,7 +6,7 @@ Shape letters: N any axes, V vocabulary, T time steps.
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,10 +14,15 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 from torch.nn import functional
 
+from lmbench.data.tokenizer.choice import tokenizer_for
 from lmbench.data.vocabulary import Vocabulary
-from lmbench.evaluation.surprisal import require_numbers
+from lmbench.evaluation.progress import OnWindow
+from lmbench.evaluation.surprisal import require_numbers, score_sentences, score_stream
 from lmbench.model import LanguageModel
 from lmbench.terminal.printing import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOLERANCE = 1e-6
 
@@ -40,6 +45,73 @@ def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " 
     words = [tokenizer.eos, *tokenizer.cut(text)]
     unknown = Counter(word for word in words if word not in vocabulary.ids)
     return vocabulary.encode(words), unknown
+
+
+def score_text(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    text: str,
+    *,
+    stream: bool = False,
+    tokenizer: str | None = None,
+    on_window: OnWindow = lambda num_scored, nats: None,
+) -> "pd.DataFrame":
+    """Surprisal and entropy of each word of a text, and of the ``<eos>`` of each line.
+
+    Args:
+        model: The model, in evaluation mode.
+        vocabulary: Its words.
+        text: One sentence per line; a last line without a line end is given one.
+        stream: Whether the text is read in one stream, as the standard evaluation reads a split.
+            Otherwise each sentence is read by itself, after an ``<eos>``.
+        tokenizer: Name of what cuts the text, see
+            :func:`lmbench.data.tokenizer.choice.tokenizer_for`.
+        on_window: Called after each window.
+
+    Returns:
+        One row per word, in the order of the text: ``word``, as the tokenizer leaves it;
+        ``sentid`` and ``sentpos``, its sentence and its place in that, from 0; ``wlen``, its
+        length in characters, 1 for ``@-@``; ``surp``, its surprisal in bits; ``entropy``, in
+        bits, of the distribution that predicted it; ``entred``, by how much that is less than
+        for the word before, but at least 0, and 0 for the first word of a sentence;
+        ``unknown``, whether it was read as ``<unk>``. The columns up to ``entred`` are those of
+        vansky/neural-complexity (van Schijndel and Linzen 2018).
+
+    Raises:
+        ValueError: The tokenizer is unknown.
+        UserError: The model's probabilities are not numbers; or there are unknown words, and the
+            vocabulary has no ``<unk>``.
+    """
+    import pandas as pd  # slow to import
+
+    if text and not text.endswith("\n"):
+        text += "\n"
+    cutter = tokenizer_for(vocabulary, tokenizer)
+    words = cutter.cut(text)
+    ids = vocabulary.encode([cutter.eos, *words])
+    is_end = np.array([word == cutter.eos for word in words], bool)
+    ends = np.flatnonzero(is_end) + 1
+    starts = np.append(0, ends[:-1])[: len(ends)]
+    if stream and words:
+        scores = score_stream(model, ids, on_window)
+    else:
+        sentences = [ids[start : end + 1] for start, end in zip(starts, ends, strict=True)]
+        scores = score_sentences(model, sentences, on_window)
+    sentence = np.repeat(np.arange(len(ends)), ends - starts)
+    position = np.arange(len(words)) - starts[sentence]
+    reduction = np.maximum(0.0, -np.diff(scores.entropy, prepend=0.0))
+    return pd.DataFrame(
+        {
+            "word": pd.array(words, "str"),
+            "sentid": sentence,
+            "sentpos": position,
+            "wlen": [cutter.num_characters(word) for word in words],
+            "surp": scores.surprisal,
+            "entropy": scores.entropy,
+            "entred": np.where(position == 0, 0.0, reduction),
+            "unknown": [word not in vocabulary.ids for word in words],
+        }
+    )
 
 
 def shown(word: str) -> str:

@@ -1,6 +1,7 @@
 """The command, as it is typed."""
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ FILES = {
     "table.md",
     "table.csv",
     "table.tex",
+    "comparison.json",
     "runs.csv",
     "significance.csv",
     *(
@@ -80,6 +82,14 @@ def test_with_output_all_files_are_there(
     with (output / "significance.csv").open() as file:
         assert [row["test"] for row in csv.DictReader(file)] == ["Welch"]
     assert "\\toprule" in (output / "table.tex").read_text()
+    assert "\\label{tab:perplexity_on_text}" in (output / "table.tex").read_text()
+    written = json.loads((output / "comparison.json").read_text())
+    with (output / "table.csv").open() as file:
+        for row, group in zip(csv.DictReader(file), written["groups"], strict=True):
+            assert (row["label"], int(row["num_seeds"])) == (group["label"], group["num_seeds"])
+            assert float(row["test_ppl_mean"]) == group["test_ppl"]["mean"]
+    assert [row["test"] for row in written["significance"]] == ["Welch"]
+    assert len(written["runs"]) == sum(group["num_seeds"] for group in written["groups"])
 
 
 def test_each_corpus_has_its_own_plots_and_rows(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from lmbench.report.formats import (
     Table,
     csv_text,
     estimate_text,
+    json_rows,
     latex,
     markdown,
     perplexity_text,
@@ -226,3 +228,11 @@ def test_a_group_called_key_hides_no_key(
         write_run(tmp_path / model, model=model, config={"optimizer.lr": lr})
     _, rows, _ = config_difference_table(section_of(tmp_path)).shown()
     assert ["optimizer.lr", "30", "20"] in rows
+
+
+def test_rows_for_json_have_plain_values():
+    estimate = Estimate(101.5, None, 1)
+    rows = json_rows([Table("", [{"a": Cell(estimate), "b": Cell(float("inf")), "c": Cell(3)}])])
+    assert json.loads(json.dumps(rows, allow_nan=False)) == [
+        {"a": {"mean": 101.5, "half_width": None, "num_values": 1}, "b": None, "c": 3}
+    ]

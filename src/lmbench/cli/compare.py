@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lmbench-compare",
         description="Compare runs: a table of means over seeds, which is better, and how certain "
-        "that is; with --output a page with plots, and the tables as Markdown, CSV and LaTeX.",
+        "that is; with --output a page with plots, and tables as Markdown, CSV, LaTeX and JSON.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_argument

@@ -17,7 +17,7 @@ from lmbench.errors import UserError
 from lmbench.evaluation.progress import OnWindow
 from lmbench.model import LanguageModel
 
-LOG_PROBS_BYTES = 32 * 2**20
+LOG_PROBS_BYTES = 16 * 2**20
 """Size of the log-probabilities that are held at a time."""
 
 BATCH_TOKENS = 4096

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from lmbench.files import file_stem
 from lmbench.report.statistics import Estimate
 from lmbench.terminal.printing import printable
 
@@ -86,6 +88,17 @@ def csv_text(tables: Iterable[Table]) -> str:
     return file.getvalue()
 
 
+def json_rows(tables: Iterable[Table]) -> list[dict[str, Any]]:
+    """The rows of tables for JSON; an estimate is an object, what is not finite is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Estimate):
+            return {name: plain(x) for name, x in value._asdict().items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return [{key: plain(row[key].value) for key in row} for x in tables for row in x.rows]
+
+
 def markdown(table: Table) -> str:
     """The table in GitHub's Markdown, under a heading."""
 
@@ -118,7 +131,13 @@ def latex(table: Table) -> str:
     frame.columns = [title.translate(_LATEX) for title in titles]
     columns = "".join("r" if is_number else "l" for is_number in numbers)
     caption = table.title.translate(_LATEX)
-    text = frame.to_latex(index=False, escape=False, column_format=columns, caption=caption)
+    text = frame.to_latex(
+        index=False,
+        escape=False,
+        column_format=columns,
+        caption=caption,
+        label=f"tab:{file_stem(table.title).lower()}",
+    )
     return f"% \\usepackage{{booktabs}}\n{text}"
 
 

@@ -1,5 +1,6 @@
 """The files of a comparison: a self-contained page, tables and plots."""
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from lmbench.errors import UserError
 from lmbench.files import replacing
 from lmbench.report._significance import MOST_COMPARED, OWN_PREDICTIONS, Comparison
 from lmbench.report.comparison import Chapter, Report
-from lmbench.report.formats import csv_text, latex, markdown, p_text
+from lmbench.report.formats import csv_text, json_rows, latex, markdown, p_text
 from lmbench.report.groups import Group
 from lmbench.report.minimal_pairs import accuracy_difference_table, part_table
 from lmbench.report.plots import Plot, draw_plots
@@ -53,12 +54,19 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     }
     tables = [table for chapter in chapters for table in chapter.tables]
     skipped = [skipped_table(report.skipped)] if report.skipped else []
-    pairs = (pair_table("", chapter.comparisons, report.split) for chapter in chapters)
+    groups = [group_table(chapter.section) for chapter in chapters]
+    runs = [run_table(chapter.section) for chapter in chapters]
+    pairs = [pair_table("", chapter.comparisons, report.split) for chapter in chapters]
+    rows = {"groups": groups, "runs": runs, "significance": pairs}
+    everything = {"lmbench_version": version("lmbench"), "split": report.split} | {
+        name: json_rows(of) for name, of in rows.items()
+    }
     texts = {
         "table.md": "\n".join(markdown(table) for table in [*tables, *skipped]),
         "table.tex": "\n".join(latex(table) for table in tables),
-        "table.csv": csv_text(group_table(chapter.section) for chapter in chapters),
-        "runs.csv": csv_text(run_table(chapter.section) for chapter in chapters),
+        "table.csv": csv_text(groups),
+        "runs.csv": csv_text(runs),
+        "comparison.json": json.dumps(everything, indent=2, allow_nan=False) + "\n",
     }
     if any(chapter.comparisons for chapter in chapters):
         texts["significance.csv"] = csv_text(pairs)

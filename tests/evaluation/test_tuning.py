@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,38 @@ def test_the_lr_is_searched_first_and_then_the_decay(caplog: pytest.LogCaptureFi
     ]
     assert tried[3]["nll"] is None  # nan, as from an lr that breaks the model, is never the best
     assert not caplog.records
+
+
+def test_an_interrupted_tuning_goes_on_where_it_was(
+    make_evaluator: Callable[..., Evaluator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    readings: list[float] = []
+    read_once, model = Evaluator.read, make_evaluator().model
+    grid = {"multipliers": [0.1, 0.2, 0.3, 0.4]}
+
+    def tune(most: int, **options: Any) -> dict[str, Any]:
+        mode = MCDropout(samples=2, grid=grid)
+        evaluator = make_evaluator(model, columns=1, modes=[mode], **options)
+
+        def read(self: Evaluator, *how: Any) -> Reading:
+            if len(readings) == most:
+                raise KeyboardInterrupt
+            readings.append(mode.multiplier)
+            return read_once(self, *how)
+
+        monkeypatch.setattr(Evaluator, "read", read)
+        return evaluator.tune()
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(2)
+    tuned = tune(9)
+    assert readings == [0.1, 0.2, 0.3, 0.4]
+    assert tune(4) == tuned  # all are kept
+    (tmp_path / "tuning.json").write_text('{"made_from": 3, "scores": [')
+    assert tune(99) == tuned
+    assert readings[4:] == readings[:4]
+    tune(99, window=7)  # another way to read
+    assert readings[8:] == readings[:4]
 
 
 def test_modes_act_in_the_order_of_their_names(make_evaluator: Callable[..., Evaluator]) -> None:

@@ -36,3 +36,17 @@ def test_a_terminal_shows_no_date(log: logging.Logger, monkeypatch: pytest.Monke
 def test_errors_go_to_stderr_as_they_are(log: logging.Logger, capsys: pytest.CaptureFixture[str]):
     log.error("It is wrong.")
     assert capsys.readouterr() == ("", "#3 It is wrong.\n")
+
+
+def test_a_terminal_breaks_long_lines_at_spaces(
+    log: logging.Logger, monkeypatch: pytest.MonkeyPatch
+):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    command = f"  lmbench-train {'x=1 ' * 10}"  # is copied
+    log.info("what is to be done with forty-three-year-old lines\n%s\n│%s", command, "─" * 50)
+    first, second, *others = terminal.getvalue().splitlines()
+    assert (first[8:], second) == (" #3 what is to be done with", "forty-three-year-old lines")
+    assert others == [command, f"│{'─' * 50}"]

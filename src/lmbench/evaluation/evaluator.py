@@ -16,8 +16,9 @@ from lmbench.data.corpus import Corpus
 from lmbench.errors import UserError
 from lmbench.evaluation.progress import OnWindow, progress_of
 from lmbench.evaluation.reading import Learn, Reading, read_stream
-from lmbench.evaluation.tuning import Grid, tune_in_turn, warn_of_edges
+from lmbench.evaluation.tuning import Grid, KeptScores, tune_in_turn, warn_of_edges
 from lmbench.model.language_model import LanguageModel
+from lmbench.perplexity import Score
 
 
 class Mode:
@@ -191,10 +192,23 @@ class Evaluator:
         num_tokens = min((limit for limit in limits if limit), default=None)
         if num_tokens is not None and num_tokens >= len(self.corpus.valid):
             num_tokens = None
+        made_from = {
+            "weights": self.model.weights_sha256(),
+            "corpus": self.corpus.sha256,
+            "window": self.settings.window,
+            **self.settings.plain(self._columns_of("valid", num_tokens).num_columns),
+            "num_tokens": num_tokens,
+        }
+        kept = KeptScores(self.folder / "tuning.json", made_from)
+
+        def score() -> Score:
+            settings = {key: x for of in self.reading_modes for key, x in of.settings().items()}
+            return kept.score(settings, lambda: self.read("valid", num_tokens).score)
+
         tried: dict[str, Any] = {}
         for mode in self.reading_modes:
             if mode.grid:
-                tried[mode.name] = tune_in_turn(mode, lambda: self.read("valid", num_tokens).score)
+                tried[mode.name] = tune_in_turn(mode, score)
         if grids.keys() - tried.keys():
             reading = self.read("valid", num_tokens)
             for mode in self.rescoring_modes:

@@ -1,12 +1,19 @@
 """Better settings for a mode, chosen from a grid on the valid split alone."""
 
+import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
+from lmbench.errors import UserError
+from lmbench.files import read_json, reading, replace_text
 from lmbench.perplexity import Score
+from lmbench.terminal.live_line import duration
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +67,55 @@ def tune_in_turn(mode: Any, score: Callable[[], Score]) -> list[dict[str, Any]]:
         A :func:`trial` for each combination that was tried.
     """
     tried: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for name, values in values_to_try(mode).items():
+    lists = values_to_try(mode)
+    num_left = sum(map(len, lists.values()))
+    log.info("tuning %s: at most %d readings", mode.name, num_left)
+    for name, values in lists.items():
         for value in values:
             setattr(mode, name, value)
             settings = tuple(mode.settings()[mode.name].values())
+            num_left -= 1
             if settings not in tried:
+                start = time.perf_counter()
                 tried[settings] = trial(mode, score())
+                seconds = time.perf_counter() - start
+                if num_left and seconds > 0.1:  # else the score was kept
+                    left = duration(num_left * seconds)
+                    log.info("tuning %s: at most %d more in %s", mode.name, num_left, left)
         take_best(mode, tried.values())
     return list(tried.values())
+
+
+class KeptScores:
+    """Scores of a tuning's readings, kept in a file, so that an interrupted tuning loses none.
+
+    Args:
+        path: The file. One that is damaged, or was made from anything else, is replaced.
+        made_from: What all the readings have in common, such as the weights and the text.
+    """
+
+    def __init__(self, path: Path, made_from: Mapping[str, Any]) -> None:
+        self._path = path
+        self._made_from = dict(made_from)
+        self._scores: dict[str, Score] = {}
+        with suppress(UserError), reading(path):
+            content = read_json(path)
+            if content["made_from"] == self._made_from:
+                rows = content["scores"].items()
+                self._scores = {key: Score(float(nats), int(n)) for key, (nats, n) in rows}
+
+    def score(self, settings: Mapping[str, Any], read: Callable[[], Score]) -> Score:
+        """The score of a reading with these settings, which is read if it is not in the file."""
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._scores:
+            self._scores[key] = read()
+            rows = {key: (score.nats, score.num_tokens) for key, score in self._scores.items()}
+            content = {"made_from": self._made_from, "scores": rows}
+            try:
+                replace_text(self._path, json.dumps(content, indent=1) + "\n")
+            except OSError as error:  # only an interrupted tuning takes longer
+                log.warning("%s cannot be written: %s.", self._path, error.strerror or error)
+        return self._scores[key]
 
 
 def take_best(mode: Any, tried: Iterable[Mapping[str, Any]]) -> None:

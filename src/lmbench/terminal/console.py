@@ -1,7 +1,9 @@
 """Log lines on the console: above a live bar, with the job's number in a sweep of several."""
 
 import logging
+import shutil
 import sys
+from textwrap import TextWrapper
 
 
 class ConsoleHandler(logging.Handler):
@@ -26,7 +28,16 @@ class ConsoleHandler(logging.Handler):
         level = "Warning: " if record.levelno == logging.WARNING else ""
         style = f"{'' if is_error else '%(asctime)s '}{self._job}{level}%(message)s"
         try:
-            stream.write(logging.Formatter(style, f"{day}%H:%M:%S").format(record) + "\n")
+            text = logging.Formatter(style, f"{day}%H:%M:%S").format(record)
+            stream.write((_wrapped(text) if stream.isatty() else text) + "\n")
             stream.flush()
         except Exception:  # as logging does: a full disk must not end a training run
             self.handleError(record)
+
+
+def _wrapped(text: str) -> str:
+    """Lines broken at spaces where the terminal ends; not those with an indent: commands, tables."""
+    width = shutil.get_terminal_size().columns
+    wrap = TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = text.split("\n")
+    return "\n".join(x if len(x) <= width or x[:1] in " │┃" else wrap.fill(x) for x in lines)

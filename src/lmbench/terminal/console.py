@@ -36,7 +36,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def _wrapped(text: str) -> str:
-    """Lines broken at spaces where the terminal ends; not those with an indent: commands, tables."""
+    """Lines broken at spaces where the terminal ends, but for indented commands and tables."""
     width = shutil.get_terminal_size().columns
     wrap = TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     lines = text.split("\n")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmbench.report._group_names import differing_values, telling_keys
+from lmbench.report._group_names import differing_values, telling_keys, unique_names
 
 
 def test_only_values_that_differ_are_listed_and_short_keys_come_first():
@@ -33,3 +33,11 @@ def test_telling_keys_separate_as_much_as_all_keys_and_one_is_chosen_if_enough(s
 def test_where_nothing_differs_there_are_no_telling_keys():
     assert telling_keys({"a": ["1", "1"], "b": ["2", "2"]}) == ()
     assert telling_keys({}) == ()
+
+
+def test_numbers_that_a_search_drew_are_rounded():
+    drawn = [2.000778174008002, 0.00123456789, 1.23456789e-05, 0.00100000001, 30]
+    names = unique_names(["a"] * 5, differing_values([{"optimizer.lr": lr} for lr in drawn]))
+    assert names == ["a, lr=2.001", "a, lr=0.001235", "a, lr=1.235e-05", "a, lr=0.001", "a, lr=30"]
+    near = ("2.000778174", "2.000778175")
+    assert unique_names(["a"] * 2, {"lr": near}) == [f"a, lr={text}" for text in near]

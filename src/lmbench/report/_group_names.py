@@ -1,6 +1,7 @@
 """Short names for groups of runs, by what tells their configs apart."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,9 @@ def unique_names(names: Sequence[str], differences: Mapping[str, Sequence[str]])
         same = [index for index, other in enumerate(names) if other == name]
         columns = {key: [values[index] for index in same] for key, values in differences.items()}
         keys = telling_keys(columns)
+        texts = {key: dict(zip(same, _rounded(columns[key]), strict=True)) for key in keys}
         for index in same:
-            pairs = [shortened(key, differences[key][index]) for key in keys]
+            pairs = [shortened(key, texts[key][index]) for key in keys]
             shorts = [short for short, _ in pairs]
             for key, (short, value) in zip(keys, pairs, strict=True):
                 unique = short if shorts.count(short) == 1 else key.removesuffix(CLASS)
@@ -94,3 +96,10 @@ def value_text(value: Any) -> str:
     is_word = value is None or isinstance(value, bool)
     text = json.dumps(value) if is_word else printable(str(value))
     return text if len(text) <= LONGEST_NAME else f"{text[:24]}…{text[-23:]}"
+
+
+def _rounded(values: Sequence[str]) -> list[str]:
+    """Numbers to four digits, as a search draws 16; the values as they are if these coincide."""
+    is_long = re.compile(r"-?\d+\.\d{5,}(e[-+]\d+)?").fullmatch
+    rounded = [f"{float(text):.4g}" if is_long(text) else text for text in values]
+    return rounded if len(set(rounded)) == len(set(values)) else list(values)

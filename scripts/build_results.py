@@ -42,7 +42,7 @@ GOALS = (
 HEAD = """# Results
 
 Written by `python scripts/build_results.py` from the folders here and `recipes.yaml`. Each folder
-has the run's config, curve and results. Perplexities are those of the epoch that is best on valid.
+has the run's config, curve and results. Perplexities are those of the epoch with the best valid.
 
 - **cache**: `lmbench-evaluate RUN_DIR evaluation=cache evaluation.tune=true split=valid,test`.
 - **dynamic_cache**: with `evaluation.window=20` and `evaluation.dynamic.epsilon=2e-5`, tuned on the

@@ -10,7 +10,7 @@ from torch import Tensor
 from lmbench.data.tokenizer.choice import tokenizer_for
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.evaluation.progress import progress_of
-from lmbench.evaluation.text import encode_text, sample_words, score_text
+from lmbench.evaluation.text import cut_lines, encode_text, sample_words, score_words
 from lmbench.model import LanguageModel
 
 if TYPE_CHECKING:
@@ -55,20 +55,17 @@ class Loaded(NamedTuple):
                 :func:`lmbench.data.tokenizer.choice.tokenizer_for`.
 
         Returns:
-            The table of :func:`lmbench.evaluation.text.score_text`.
+            The table of :func:`lmbench.evaluation.text.score_words`.
 
         Raises:
             ValueError: The tokenizer is unknown.
             UserError: The model's probabilities are not numbers.
         """
-        with progress_of("scoring", len(tokenizer_for(self.vocabulary, tokenizer).cut(text))) as on:
-            return score_text(
-                self.model,
-                self.vocabulary,
-                text,
-                stream=stream,
-                tokenizer=tokenizer,
-                on_window=on,
+        cutter = tokenizer_for(self.vocabulary, tokenizer)
+        words = cut_lines(text, cutter)
+        with progress_of("scoring", len(words)) as on:
+            return score_words(
+                self.model, self.vocabulary, words, cutter, stream=stream, on_window=on
             )
 
     def generate(

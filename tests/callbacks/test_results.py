@@ -245,3 +245,20 @@ def test_why_early_stopping_ended_the_run(
     quiet_trainer(*more, max_epochs=9).fit(small_module(9), datamodule=random_windows(9, 162))
     found = [message for message in caplog.messages if "did not improve" in message]
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "is_marked"),
+    [
+        ({}, False),
+        ({"limit_val_batches": 1}, True),
+        ({"limit_test_batches": 1}, True),
+        ({"limit_test_batches": 0}, False),  # a search does not look at test
+    ],
+)
+def test_results_of_a_part_of_a_split_are_marked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, limits: dict, is_marked: bool
+):
+    caplog.set_level(logging.INFO)
+    run(tmp_path, **limits)
+    assert ("Not a result." in caplog.text) == is_marked

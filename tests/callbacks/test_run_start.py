@@ -86,7 +86,7 @@ def test_a_resume_that_changes_no_value_leaves_the_config(run_dir: Path):
 
 def test_a_resume_removes_what_killed_processes_were_writing(run_dir: Path, checkpoint: Path):
     left = ["metrics.csv.12.tmp", "checkpoints/last.ckpt.345.tmp"]
-    kept = ["evaluation-cache-test.json.12.tmp", "notes.tmp", "checkpoints/my.tmp"]
+    kept = ["evaluation-cache-test.json.12.tmp", "checkpoints/tuning.json.12.tmp", "notes.tmp"]
     for name in left + kept:
         (run_dir / name).touch()
     for is_first in (False, True):

@@ -235,7 +235,7 @@ def test_only_what_was_read_alike_is_compared(
         config = {"name": f"n{number}"}
         write_run(tmp_path / str(number), valid=100 - number, config=config, results=results)
     first, *_ = said(section_of(tmp_path))
-    assert first.text.startswith("n1 has as low a perplexity as n0: ")
+    assert first.text.startswith("n1 and n0 have nearly the same perplexity: ")
 
 
 def test_no_records_are_asked_for_if_the_text_has_too_few_articles(

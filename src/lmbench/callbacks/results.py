@@ -83,8 +83,7 @@ class Results(L.Callback):
         console = Console(file=text, width=Console().width)
         console.print(_table(results))
         console.print(_summary(results))
-        limits = [getattr(trainer, f"limit_{split}_batches") for split in ("val", "test")]
-        if any(limit is not None and repr(limit) != "1.0" for limit in limits):
+        if any(map(_is_part, (trainer.limit_val_batches, trainer.limit_test_batches))):
             console.print("A test of the set-up: valid and test were read in part. Not a result.")
         lines = (line.rstrip() for line in text.getvalue().splitlines())
         log.info("results.json has been written.\n%s", "\n".join(lines))
@@ -195,3 +194,8 @@ def _summary(results: Mapping[str, Any]) -> str:
     if results["nt_asgd"]["triggered_epoch"] is not None:
         words.append(f"averaged SGD after epoch {results['nt_asgd']['triggered_epoch'] + 1}")
     return ", ".join(words)
+
+
+def _is_part(limit: int | float) -> bool:
+    """Whether Lightning's limit leaves a part of a split's batches: 1 is one of them, 1.0 is all."""
+    return limit != 0 and not (isinstance(limit, float) and limit == 1.0)

@@ -1,23 +1,23 @@
 """``lmbench-score``: surprisal and entropy, word by word."""
 
 import argparse
-import csv
 import io
 import math
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import lmbench
 from lmbench.cli._command import VERSION, run_command
+from lmbench.cli._score_table import writing
 from lmbench.errors import UserError
-from lmbench.files import exists, is_folder, replacing
+from lmbench.files import exists, is_folder
 from lmbench.machine import device_of, set_matmul_precision, set_up_allocator, set_up_threads
-from lmbench.terminal.printing import printable, printing, tell
+from lmbench.terminal.printing import printable, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,25 +39,25 @@ def score(options: Namespace) -> None:
     """
     set_up_threads()
     set_up_allocator()
-    from lmbench.data.tokenizer.choice import tokenizer_for
     from lmbench.evaluation.progress import progress_of
 
     device = device_of(options.device)
     set_matmul_precision("auto", device.type)  # as lmbench-evaluate does
     # All are read before anything is written, for the errors.
     texts = {printable(name): _blocks(name, whole=options.stream) for name in options.files}
-    models = [_Model(folder, device) for folder in options.folders]
-    cut = tokenizer_for(models[0].vocabulary, options.tokenizer).cut
-    num_words = sum(len(cut(block.decode())) for blocks in texts.values() for block in blocks)
-    with (
-        _writing(options.output) as write,
-        progress_of("scoring", num_words * len(models)) as on_window,
-    ):
+    models = [_Model(folder, device, options.tokenizer) for folder in options.folders]
+    is_read_live = options.output is None and sys.stdout is not None and sys.stdout.isatty()
+    if is_read_live:  # a live line would stand between the rows
+        progress: Any = nullcontext(lambda num_scored, nats: None)
+    else:
+        all_blocks = [block for blocks in texts.values() for block in blocks]
+        num_words = sum(len(models[0].cut(block)) for block in all_blocks)
+        progress = progress_of("scoring", num_words * len(models))
+    with writing(options.output) as write, progress as on_window:
         for file, blocks in texts.items():
             num_sentences = 0
             for block in blocks:
-                how = {"stream": options.stream, "tokenizer": options.tokenizer}
-                tables = [model.score(block.decode(), on_window, **how) for model in models]
+                tables = [model.score(block, options.stream, on_window) for model in models]
                 table = _mean_over(models, tables)
                 table["sentid"] += num_sentences
                 num_sentences = int(table["sentid"].max()) + 1  # each has an <eos> at least
@@ -74,16 +74,25 @@ def score(options: Namespace) -> None:
 class _Model:
     """A model, and what it has made of the texts so far."""
 
-    def __init__(self, folder: Path, device: Any) -> None:
+    def __init__(self, folder: Path, device: Any, tokenizer: str | None) -> None:
+        from lmbench.data.tokenizer.choice import tokenizer_for
+
         self.folder = folder
-        self.model, self.vocabulary = lmbench.load(folder, device=device)
-        self.model.float()
+        self._model, self._vocabulary = lmbench.load(folder, device=device)
+        self._model.float()
+        self._tokenizer = tokenizer_for(self._vocabulary, tokenizer)
         self._bits, self._num_tokens, self._unknown = 0.0, 0, Counter[str]()
 
-    def score(self, text: str, on_window: "OnWindow", **how: Any) -> "pd.DataFrame":
-        from lmbench.evaluation.text import score_text
+    def cut(self, block: bytes) -> list[str]:
+        from lmbench.evaluation.text import cut_lines
 
-        table = score_text(self.model, self.vocabulary, text, on_window=on_window, **how)
+        return cut_lines(block.decode(), self._tokenizer)
+
+    def score(self, block: bytes, stream: bool, on_window: "OnWindow") -> "pd.DataFrame":
+        from lmbench.evaluation.text import score_words
+
+        parts = self._model, self._vocabulary, self.cut(block), self._tokenizer
+        table = score_words(*parts, stream=stream, on_window=on_window)
         self._bits += float(table["surp"].sum())
         self._num_tokens += len(table)
         self._unknown.update(table["word"][table["unknown"]])
@@ -147,57 +156,6 @@ def _sentences(table: "pd.DataFrame") -> "pd.DataFrame":
     columns = {"sentence": ("word", " ".join), "words": ("word", "size")}
     groups = table.groupby(["file", "sentid"], sort=False)
     return groups.agg(**columns, **{name: (name, "sum") for name in sums}).reset_index()
-
-
-@contextmanager
-def _writing(output: Path | None) -> Iterator[Callable[["pd.DataFrame"], None]]:
-    """Yields what writes a table's blocks, one after the other, to a file or stdout."""
-    if output is None:
-        with printing(encoding="utf-8"):
-            yield _tsv_writer(sys.stdout, printable)
-    elif output.suffix != ".parquet":
-        with (
-            replacing(output.resolve()) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            yield _tsv_writer(file)
-    else:
-        with replacing(output.resolve()) as temporary, ExitStack() as stack:
-            yield _parquet_writer(temporary, stack)
-
-
-def _tsv_writer(
-    file: TextIO, shown: Callable[[str], str] | None = None
-) -> Callable[["pd.DataFrame"], None]:
-    is_first = True
-
-    def write(table: "pd.DataFrame") -> None:
-        nonlocal is_first
-        table = table.astype({"unknown": "int64"})
-        for name in {"word", "sentence", "file"} & set(table) if shown else ():
-            table[name] = table[name].map(shown)
-        # Words may be quotation marks, and readers of the table split it at tabs.
-        form = {"sep": "\t", "index": False, "quoting": csv.QUOTE_NONE, "float_format": "%.9g"}
-        table.to_csv(file, header=is_first, **form)
-        is_first = False
-
-    return write
-
-
-def _parquet_writer(path: Path, stack: ExitStack) -> Callable[["pd.DataFrame"], None]:
-    import pyarrow
-    from pyarrow.parquet import ParquetWriter
-
-    writer: Any = None
-
-    def write(table: "pd.DataFrame") -> None:
-        nonlocal writer
-        rows = pyarrow.Table.from_pandas(table, preserve_index=False)
-        if writer is None:
-            writer = stack.enter_context(ParquetWriter(path, rows.schema))
-        writer.write_table(rows.cast(writer.schema))
-
-    return write
 
 
 def parse_options(arguments: Sequence[str]) -> Namespace:

@@ -87,7 +87,8 @@ def train(run: ChosenRun, run_dir: Path) -> float:
 def _note_on_optimizer(config: Mapping[str, Any]) -> str:
     """What to say if a core was put into a recipe of SGD, whose rate suits only its own core."""
     name, optimizer = model_name(config["model"]), config["optimizer"]
-    if not name.endswith(")") or not str(optimizer["_target_"]).endswith("SGD"):
+    is_of_recipe = name == config["model"].get("name")
+    if is_of_recipe or "lr" not in optimizer or not optimizer["_target_"].endswith("SGD"):
         return ""
     return (
         f"{name}: SGD's learning rate, {optimizer['lr']}, was chosen for another core. "

@@ -202,7 +202,7 @@ class Evaluator:
         kept = KeptScores(self.folder / "tuning.json", made_from)
 
         def score() -> Score:
-            settings = {key: x for of in self.reading_modes for key, x in of.settings().items()}
+            settings = [mode.settings() for mode in self.reading_modes]
             return kept.score(settings, lambda: self.read("valid", num_tokens).score)
 
         tried: dict[str, Any] = {}

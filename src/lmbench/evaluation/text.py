@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 from torch.nn import functional
 
-from lmbench.data.tokenizer.choice import tokenizer_for
+from lmbench.data.tokenizer.contract import Tokenizer
 from lmbench.data.vocabulary import Vocabulary
 from lmbench.evaluation.progress import OnWindow
 from lmbench.evaluation.surprisal import require_numbers, score_sentences, score_stream
@@ -47,13 +47,18 @@ def encode_text(text: str, vocabulary: Vocabulary) -> tuple[Int32[np.ndarray, " 
     return vocabulary.encode(words), unknown
 
 
-def score_text(
+def cut_lines(text: str, tokenizer: Tokenizer) -> list[str]:
+    """The words of a text, with an ``<eos>`` at the end of each line, the last one included."""
+    return tokenizer.cut(f"{text}\n" if text and not text.endswith("\n") else text)
+
+
+def score_words(
     model: LanguageModel,
     vocabulary: Vocabulary,
-    text: str,
+    words: list[str],
+    tokenizer: Tokenizer,
     *,
     stream: bool = False,
-    tokenizer: str | None = None,
     on_window: OnWindow = lambda num_scored, nats: None,
 ) -> "pd.DataFrame":
     """Surprisal and entropy of each word of a text, and of the ``<eos>`` of each line.
@@ -61,11 +66,10 @@ def score_text(
     Args:
         model: The model, in evaluation mode.
         vocabulary: Its words.
-        text: One sentence per line; a last line without a line end is given one.
+        words: What :func:`cut_lines` makes of the text, which has one sentence per line.
+        tokenizer: What has cut it.
         stream: Whether the text is read in one stream, as the standard evaluation reads a split.
             Otherwise each sentence is read by itself, after an ``<eos>``.
-        tokenizer: Name of what cuts the text, see
-            :func:`lmbench.data.tokenizer.choice.tokenizer_for`.
         on_window: Called after each window.
 
     Returns:
@@ -78,18 +82,13 @@ def score_text(
         vansky/neural-complexity (van Schijndel and Linzen 2018).
 
     Raises:
-        ValueError: The tokenizer is unknown.
         UserError: The model's probabilities are not numbers; or there are unknown words, and the
             vocabulary has no ``<unk>``.
     """
     import pandas as pd  # slow to import
 
-    if text and not text.endswith("\n"):
-        text += "\n"
-    cutter = tokenizer_for(vocabulary, tokenizer)
-    words = cutter.cut(text)
-    ids = vocabulary.encode([cutter.eos, *words])
-    is_end = np.array([word == cutter.eos for word in words], bool)
+    ids = vocabulary.encode([tokenizer.eos, *words])
+    is_end = np.array([word == tokenizer.eos for word in words], bool)
     ends = np.flatnonzero(is_end) + 1
     starts = np.append(0, ends[:-1])[: len(ends)]
     if stream and words:
@@ -105,7 +104,7 @@ def score_text(
             "word": pd.array(words, "str"),
             "sentid": sentence,
             "sentpos": position,
-            "wlen": [cutter.num_characters(word) for word in words],
+            "wlen": [tokenizer.num_characters(word) for word in words],
             "surp": scores.surprisal,
             "entropy": scores.entropy,
             "entred": np.where(position == 0, 0.0, reduction),

@@ -104,7 +104,7 @@ class KeptScores:
                 rows = content["scores"].items()
                 self._scores = {key: Score(float(nats), int(n)) for key, (nats, n) in rows}
 
-    def score(self, settings: Mapping[str, Any], read: Callable[[], Score]) -> Score:
+    def score(self, settings: Sequence[Mapping[str, Any]], read: Callable[[], Score]) -> Score:
         """The score of a reading with these settings, which is read if it is not in the file."""
         key = json.dumps(settings, sort_keys=True)
         if key not in self._scores:

@@ -119,10 +119,10 @@ def _without_test(groups: Sequence[Group], split: str) -> str:
     means = [(value.mean, group) for group in groups if (value := group.perplexity(split))]
     (low, lower), (high, higher) = sorted(means, key=lambda pair: pair[0])
     lead = f"{100 * (1 - low / high):.1f}%"
-    says = "as low a" if lead == "0.0%" else f"a {lead} lower"
-    than = "as" if lead == "0.0%" else "than"
-    scores = _scores([lower, higher], split)
-    text = f"{lower.name} has {says} perplexity {than} {higher.name}: {scores}."
+    text = f"{lower.name} has a {lead} lower perplexity than {higher.name}"
+    if lead == "0.0%":
+        text = f"{lower.name} and {higher.name} have nearly the same perplexity"
+    text += f": {_scores([lower, higher], split)}."
     has_single = any(len(group.runs) < 2 for group in groups)
     return f"{text} A test of that needs two seeds each." if has_single else text
 

@@ -119,7 +119,9 @@ def compare(
             pairs.append((results, tests))
         said = verdict(section, comparisons, split)
         if len(sections) > 1:
-            said.append(Sentence("Runs on another text or vocabulary cannot be compared with it."))
+            said.append(
+                Sentence("Runs on other texts or vocabularies cannot be compared with these.")
+            )
         suffix = f"_{file_stem(corpus)}" if len(sections) > 1 else ""
         chapters.append(Chapter(section, comparisons, said, tables, published_here, pairs, suffix))
     return Report(chapters, skipped, split)

@@ -57,9 +57,12 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     groups = [group_table(chapter.section) for chapter in chapters]
     runs = [run_table(chapter.section) for chapter in chapters]
     pairs = [pair_table("", chapter.comparisons, report.split) for chapter in chapters]
-    rows = {"groups": groups, "runs": runs, "significance": pairs}
-    everything = {"lmbench_version": version("lmbench"), "split": report.split} | {
-        name: json_rows(of) for name, of in rows.items()
+    everything = {
+        "lmbench_version": version("lmbench"),
+        "split": report.split,
+        "groups": json_rows(groups),
+        "runs": json_rows(runs),
+        "significance": json_rows(pairs),
     }
     texts = {
         "table.md": "\n".join(markdown(table) for table in [*tables, *skipped]),

@@ -112,11 +112,14 @@ def clear_run(run_dir: Path) -> None:
 
 
 def remove_unfinished_files(run_dir: Path) -> None:
-    """Removes what killed processes of a run were writing; the caller is alone in its folder."""
+    """Removes what killed trainings of a run were writing; the caller is alone in its folder.
+
+    Not what evaluations write: one may be at work beside.
+    """
+    of_training = r"(.+\.ckpt|(metrics|timing)\.csv|(results|overrides)\.json|config\.yaml)"
     for folder in (run_dir, run_dir / "checkpoints"):
-        for path in folder.glob("*.*.tmp"):
-            # An evaluation may be at work beside.
-            if re.fullmatch(r"(?!evaluation).+\.\d+\.tmp", path.name):
+        for path in folder.glob("*.tmp"):
+            if re.fullmatch(rf"{of_training}\.\d+\.tmp", path.name):
                 path.unlink(missing_ok=True)
 
 

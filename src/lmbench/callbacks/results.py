@@ -197,5 +197,5 @@ def _summary(results: Mapping[str, Any]) -> str:
 
 
 def _is_part(limit: int | float) -> bool:
-    """Whether Lightning's limit leaves a part of a split's batches: 1 is one of them, 1.0 is all."""
+    """Whether Lightning's limit leaves out batches of a split: 1 is one of them, 1.0 is all."""
     return limit != 0 and not (isinstance(limit, float) and limit == 1.0)
